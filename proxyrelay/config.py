@@ -1,0 +1,481 @@
+"""relay.toml, the command line, and what they become: one frozen `Config`.
+
+Each setting stands once, below, with its type, range, default and meaning. All
+problems of a file are found in one go, each with its key, its line and what
+would be right. No value of a setting is ever part of a message, so that no
+secret is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+import tomlkit
+from msgspec import Meta, Struct
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Table
+
+from proxyrelay.errors import Problem
+
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+"""Names of log levels, as the reference relay spells them."""
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(ge=0, le=86400)]
+Wait = Annotated[float, Meta(ge=0.1, le=86400)]
+
+
+class Secret:
+    """A text that shows itself only when asked by name.
+
+    Args:
+        text: What nobody may read by accident.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class AuthArguments(Struct, frozen=True):
+    """``[auth.kwargs]``: what the authentication method needs.
+
+    Attributes:
+        client_id: Client ID of the relay's Globus application.
+        client_secret: A secret of that application.
+        audience: The application that tokens must have been issued for.
+    """
+
+    client_id: str | None = None
+    client_secret: Secret | None = None
+    audience: str | None = None
+
+
+class Auth(Struct, frozen=True):
+    """``[auth]``: how clients prove who they are.
+
+    Attributes:
+        method: ``globus``, or none: then everybody is the same user.
+        kwargs: What the method needs.
+    """
+
+    method: Literal["globus"] | None = None
+    kwargs: AuthArguments = msgspec.field(default_factory=AuthArguments)
+
+
+class Logging(Struct, frozen=True):
+    """``[logging]``: what is logged, and where besides standard output.
+
+    Attributes:
+        log_dir: Folder for rotated log files, made if it is missing.
+        default_level: The least severe level of the relay's lines.
+        websockets_level: The same for the WebSocket library's lines.
+        current_client_interval: Seconds between two lists of the connected
+            clients; 0 turns them off.
+        current_client_limit: Up to this many clients are listed one by one;
+            above, only their number is logged.
+    """
+
+    log_dir: Path | None = None
+    default_level: Level = "INFO"
+    websockets_level: Level = "WARNING"
+    current_client_interval: Seconds = 60
+    current_client_limit: Annotated[int, Meta(ge=0)] = 32
+
+
+class Timeouts(Struct, frozen=True):
+    """``[timeouts]``: how long each phase of a connection may last, in seconds.
+
+    Attributes:
+        tls_handshake: From accept to the end of the TLS handshake.
+        opening_handshake: From then to the whole request. Clients themselves
+            give up after 10 s.
+        authentication: From the request to the authenticator's answer. Clients
+            wait 10 s for the whole upgrade.
+        registration: From the upgrade to the first registration.
+        ping_interval: From a sign of life to the relay's ping; 0 for no pings.
+        ping_timeout: From that ping to the next sign of life.
+        close_handshake: From the relay's close frame to the answer, and again
+            from there to the end of the connection.
+        unread: How long a client may leave unread what is sent to it.
+        stop: How long a stopping relay waits for its clients' goodbye.
+    """
+
+    tls_handshake: Wait = 12
+    opening_handshake: Wait = 12
+    authentication: Wait = 8
+    registration: Wait = 12
+    ping_interval: Seconds = 20
+    ping_timeout: Wait = 20
+    close_handshake: Wait = 5
+    unread: Wait = 20
+    stop: Seconds = 10
+
+
+class Config(Struct, frozen=True):
+    """The settings of a relay.
+
+    Attributes:
+        host: Address or name of the interface to listen on; none for all.
+        port: TCP port; 0 takes a free one, which the log names.
+        certfile: PEM file with the certificate and its chain; turns TLS on.
+        keyfile: PEM file with the private key; none if it is in ``certfile``.
+        max_message_bytes: Longest message of a client, in bytes of UTF-8. None
+            for 1 MiB, which nothing exceeds anyway.
+        max_unread_bytes: How much a client may leave unread, beside what fits
+            into the buffers of the transport.
+        allowed_origins: Patterns with ``*`` for the ``Origin`` header of
+            browsers. Clients that send none are always let in.
+        auth: See `Auth`.
+        logging: See `Logging`.
+        timeouts: See `Timeouts`.
+    """
+
+    host: str | None = None
+    port: Port = 8700
+    certfile: Path | None = None
+    keyfile: Path | None = None
+    max_message_bytes: Annotated[int, Meta(ge=1)] | None = None
+    max_unread_bytes: Annotated[int, Meta(ge=65536)] = 1024 * 1024
+    allowed_origins: tuple[str, ...] = ("*",)
+    auth: Auth = msgspec.field(default_factory=Auth)
+    logging: Logging = msgspec.field(default_factory=Logging)
+    timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
+
+    @property
+    def scheme(self) -> str:
+        """``wss`` with TLS, ``ws`` without."""
+        return "ws" if self.certfile is None else "wss"
+
+    def exposure(self) -> str | None:
+        """What a stranger on the network could do, in one sentence, or None."""
+        lacks = []
+        if self.certfile is None:
+            lacks.append("TLS (set certfile)")
+        if self.auth.method is None:
+            lacks.append("authentication (set [auth])")
+        if not lacks or _is_loopback(self.host):
+            return None
+        return (
+            f"other machines reach this relay without {' and without '.join(lacks)}: "
+            "keep it inside a trusted network"
+        )
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host is None:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+ALIASES: Mapping[tuple[str, ...], str] = {
+    ("logging", "default_log_level"): "default_level",
+    ("logging", "websockets_log_level"): "websockets_level",
+    ("logging", "connected_client_logging_interval"): "current_client_interval",
+    ("logging", "connected_client_logging_limit"): "current_client_limit",
+}
+"""Spellings in ProxyStore's documentation that its relay never read."""
+
+_LEVEL_SPELLINGS: Mapping[object, str] = {
+    "WARN": "WARNING",
+    "FATAL": "CRITICAL",
+    10: "DEBUG",
+    20: "INFO",
+    30: "WARNING",
+    40: "ERROR",
+    50: "CRITICAL",
+}
+
+_ORIGINS_HINT = 'a list of origins, such as ["https://*.example.org"]'
+
+_HINTS: Mapping[tuple[str, ...], str] = {
+    ("allowed_origins",): _ORIGINS_HINT,
+    ("auth", "method"): '"globus", or nothing for a relay without authentication',
+    ("logging", "default_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+    ("logging", "websockets_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+}
+
+
+@dataclass
+class Loaded:
+    """What became of a file and a command line.
+
+    Attributes:
+        config: The settings; the default stands in for each that has a problem.
+        problems: Why they cannot be served.
+        warnings: What should be changed, but can be served.
+        text: What the file says; empty without a file.
+        file: Its name, or None.
+    """
+
+    config: Config
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    text: str = ""
+    file: str | None = None
+
+    def sound(self, *keys: str) -> bool:
+        """Whether none of some settings has a problem."""
+        return not any(problem.key in keys for problem in self.problems)
+
+    def located(self, problem: Problem) -> Problem:
+        """A problem with a setting, with the place where the setting stands."""
+        if self.file is None:
+            return problem
+        line = _line(self.text, tuple(problem.key.split(".")))
+        return replace(problem, line=line, file=self.file)
+
+
+def load(path: Path | None, overrides: Mapping[str, str | None] | None = None) -> Loaded:
+    """Read the settings.
+
+    Args:
+        path: The TOML file, or None for the defaults. Relative paths in it start
+            from its folder.
+        overrides: What the command line says, by the name of the option
+            (``--log-dir``); None where it says nothing. It wins over the file.
+
+    Returns:
+        The settings, with all problems found: it does not raise.
+    """
+    spoken: dict[str, Any] = {
+        option: int(value) if option == "--port" and value.isdecimal() else value
+        for option, value in (overrides or {}).items()
+        if value is not None
+    }
+    if path is None:
+        return _Reader("", Path(), None, spoken).read({})
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = tomlkit.parse(text).unwrap()
+    except OSError as error:
+        problem = Problem("", f"cannot be read: {error.strerror}", file=str(path))
+    except UnicodeDecodeError:
+        problem = Problem("", "is not UTF-8 text", file=str(path))
+    except TOMLKitError as error:
+        line = getattr(error, "line", None)
+        problem = Problem("", f"is not valid TOML: {error}", line, str(path))
+    else:
+        return _Reader(text, path.parent, str(path), spoken).read(table)
+    return Loaded(Config(), [problem])
+
+
+OVERRIDES: Mapping[str, tuple[str, ...]] = {
+    "--host": ("host",),
+    "--port": ("port",),
+    "--log-dir": ("logging", "log_dir"),
+    "--log-level": ("logging", "default_level"),
+}
+"""Options of the command line, and the settings that they override."""
+
+
+class _Reader:
+    """Turns one table into a `Loaded`, collecting problems on the way."""
+
+    def __init__(
+        self, text: str, folder: Path, file: str | None, overrides: dict[str, Any]
+    ) -> None:
+        self._text = text
+        self._folder = folder.absolute()
+        self._file = file
+        self._overrides = overrides
+        self._options = {path: option for option, path in OVERRIDES.items()}
+        self._problems: list[Problem] = []
+        self._warnings: list[Problem] = []
+
+    def read(self, table: dict[str, Any]) -> Loaded:
+        config: Config = self._struct(Config, table, ())
+        if config.keyfile is not None and config.certfile is None:
+            self._problem(("keyfile",), "needs a certfile beside it")
+        return Loaded(config, self._problems, self._warnings, self._text, self._file)
+
+    def _struct(self, kind: Any, table: dict[str, Any], path: tuple[str, ...]) -> Any:
+        table = self._spell(table, path)
+        hints = get_type_hints(kind, include_extras=True)
+        values: dict[str, Any] = {}
+        for name, hint in hints.items():
+            here = (*path, name)
+            option = self._options.get(here)
+            if option in self._overrides:
+                self._value(values, hint, self._overrides[option], here, option)
+            elif isinstance(hint, type) and issubclass(hint, Struct):
+                inner = table.get(name, {})
+                if isinstance(inner, dict):
+                    values[name] = self._struct(hint, inner, here)
+                else:
+                    self._problem(here, f"expected a table, [{'.'.join(here)}]")
+                    values[name] = self._struct(hint, {}, here)
+            elif name in table:
+                self._value(values, hint, table[name], here, None)
+        for name in table:
+            if name not in hints:
+                self._stranger((*path, name), table[name])
+        return kind(**values)
+
+    def _stranger(self, path: tuple[str, ...], value: Any) -> None:
+        """Refuse a setting that does not exist, or each in a table that does not."""
+        if isinstance(value, dict) and value:
+            for name, inner in value.items():
+                self._stranger((*path, name), inner)
+        else:
+            self._problem(path, _unknown(path))
+
+    def _spell(self, table: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+        """Replace aliases by the settings that they stand for."""
+        spelt = dict(table)
+        for alias, name in ALIASES.items():
+            if alias[:-1] != path or alias[-1] not in table:
+                continue
+            value = spelt.pop(alias[-1])
+            if name in table:
+                self._problem(alias, f"is another spelling of {name}: keep only that")
+            else:
+                spelt[name] = value
+                self._warnings.append(
+                    self._at(alias, f"is a deprecated spelling: write {name}")
+                )
+        return spelt
+
+    def _value(
+        self,
+        values: dict[str, Any],
+        hint: Any,
+        value: Any,
+        path: tuple[str, ...],
+        option: str | None,
+    ) -> None:
+        if hint is Level:
+            spelling = value.upper() if isinstance(value, str) else value
+            if not isinstance(spelling, bool) and isinstance(spelling, str | int):
+                value = _LEVEL_SPELLINGS.get(spelling, spelling)
+        folder = Path.cwd() if option else self._folder
+        try:
+            values[path[-1]] = msgspec.convert(
+                value, hint, dec_hook=lambda kind, raw: _decode(kind, raw, folder)
+            )
+        except msgspec.ValidationError as error:
+            text = f"expected {_HINTS[path]}" if path in _HINTS else _plain(str(error))
+            if option:
+                self._problems.append(Problem(option, text))
+            else:
+                self._problem(path, text)
+
+    def _problem(self, path: tuple[str, ...], message: str) -> None:
+        self._problems.append(self._at(path, message))
+
+    def _at(self, path: tuple[str, ...], message: str) -> Problem:
+        return Problem(".".join(path), message, _line(self._text, path), self._file)
+
+
+def _decode(kind: type, raw: object, folder: Path) -> object:
+    if not isinstance(raw, str):
+        raise TypeError("Expected `str`")
+    if not raw:
+        raise ValueError("expected a text that is not empty")
+    if kind is Secret:
+        return Secret(raw)
+    return folder / Path(raw).expanduser()
+
+
+def _plain(message: str) -> str:
+    words = {
+        " | null": "",
+        "`int`": "a whole number",
+        "`float`": "a number",
+        "`str`": "a text",
+        "`bool`": "true or false",
+        "`array`": "a list",
+        "`object`": "a table",
+    }
+    for word, plain in words.items():
+        message = message.replace(word, plain)
+    return message[:1].lower() + message[1:]
+
+
+def settings(
+    kind: Any = Config, path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
+    """Every table and setting there is, as a path of names."""
+    for name, hint in get_type_hints(kind).items():
+        yield (*path, name)
+        if isinstance(hint, type) and issubclass(hint, Struct):
+            yield from settings(hint, (*path, name))
+
+
+def _spelt(path: tuple[str, ...]) -> str:
+    table = f" in [{'.'.join(path[:-1])}]" if path[:-1] else " at the top of the file"
+    return path[-1] + table
+
+
+def _unknown(path: tuple[str, ...]) -> str:
+    """Say that there is no such setting, and which comes closest."""
+    known = list(settings())
+    same_name = [other for other in known if other[-1] == path[-1]]
+    beside = [other[-1] for other in known if other[:-1] == path[:-1]]
+    near = get_close_matches(path[-1], beside, 1) or get_close_matches(
+        path[-1], [other[-1] for other in known], 1
+    )
+    if same_name:
+        hint = _spelt(same_name[0])
+    elif near:
+        hint = _spelt(
+            next(
+                other
+                for other in sorted(known, key=lambda other: other[:-1] != path[:-1])
+                if other[-1] == near[0]
+            )
+        )
+    else:
+        hint = ""
+    return f"unknown setting; did you mean {hint}?" if hint else "unknown setting"
+
+
+_MARK = "\0"
+
+
+def _line(text: str, path: tuple[str, ...]) -> int | None:
+    """The line on which a setting stands in a TOML text.
+
+    tomlkit keeps no positions, but writes a text as it was: so a mark is set on
+    the setting, and looked for in what is written.
+    """
+    document = tomlkit.parse(text)
+    item: Any = document
+    for name in path:
+        if name not in item:
+            return None
+        item = item[name]
+    if hasattr(item, "comment"):
+        item.comment(_MARK)
+        before, found, _ = tomlkit.dumps(document).partition(_MARK)
+        if found:
+            inside = 0 if isinstance(item, Table) else item.as_string().count("\n")
+            return before.count("\n") + 1 - inside
+    # A table that has no header of its own stands where its first setting does.
+    if isinstance(item, Mapping):
+        lines = (_line(text, (*path, name)) for name in item)
+        return next((line for line in lines if line is not None), None)
+    return None

@@ -1,0 +1,154 @@
+"""Everything that goes wrong, in one tree.
+
+::
+
+    ProxyRelayError
+     |-- ConfigError            the settings cannot be served; lists every Problem
+     |-- StartError             the relay cannot start, in one line
+     |-- PeerGone               a text was sent to a peer that has left
+     `-- Refusal                a client is closed; carries code and reason
+          |-- UnknownMessage    4000
+          |-- Unauthorized      4001
+          |-- Forbidden         4002
+          |-- MessageTooLong    4003
+          |-- Superseded        4004
+          |-- PolicyViolation   1008
+          `-- TryAgainLater     1013
+
+Only exceptions, and what they carry, live here. The codes are those of the
+ProxyStore relay (4000 to 4004) and of RFC 6455, section 7.4.1. Clients give up
+for good on 4001, 4002 and 4004 and come back after any other code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class ProxyRelayError(Exception):
+    """Base of all errors of this package."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the settings.
+
+    Attributes:
+        key: The setting, dotted (``logging.log_dir``) or as the command line
+            spells it (``--port``). Empty if the whole file is meant.
+        message: What is wrong and what would be right. Never a secret.
+        line: Line of the file, counted from 1, if the setting stands there.
+        file: Name of the file, if any.
+    """
+
+    key: str
+    message: str
+    line: int | None = None
+    file: str | None = None
+
+    def __str__(self) -> str:
+        place = self.file or ""
+        if self.line is not None:
+            place = f"{place}:{self.line}"
+        return ": ".join(part for part in (place, self.key, self.message) if part)
+
+
+class ConfigError(ProxyRelayError):
+    """The settings cannot be served.
+
+    Attributes:
+        problems: All that was found, in the order of the settings.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class StartError(ProxyRelayError):
+    """The relay cannot start. The text is one line for the operator."""
+
+
+class PeerGone(ProxyRelayError):
+    """A text was sent to a peer whose connection is closing or closed."""
+
+
+class Refusal(ProxyRelayError):
+    """A client is refused: its socket is closed with a code and a reason.
+
+    Attributes:
+        code: WebSocket close code.
+        prefix: What stands before the text in the close reason.
+    """
+
+    code: ClassVar[int]
+    prefix: ClassVar[str] = ""
+
+    @property
+    def reason(self) -> str:
+        """The close reason, before it is cut to 123 bytes."""
+        return f"{self.prefix}{self}"
+
+
+class UnknownMessage(Refusal):
+    """A message that is not one of the relay's messages.
+
+    Attributes:
+        detail: What was wrong with it, for the log: never sent to the client,
+            and never a piece of the message.
+    """
+
+    code = 4000
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("Unknown message type.")
+        self.detail = detail
+
+
+class Unauthorized(Refusal):
+    """The client did not say who it is. Final for the client."""
+
+    code = 4001
+    prefix = "UnauthorizedError: "
+
+
+class Forbidden(Refusal):
+    """The client may not do what it asks for. Final for the client."""
+
+    code = 4002
+    prefix = "ForbiddenError: "
+
+
+class MessageTooLong(Refusal):
+    """A message is longer than ``max_message_bytes``."""
+
+    code = 4003
+
+    def __init__(self) -> None:
+        super().__init__("Message length exceeds limit.")
+
+
+class Superseded(Refusal):
+    """A newer connection holds the UUID. Final for the client."""
+
+    code = 4004
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Relay received a registration with the same ID. This might mean that "
+            "the endpoint is running in multiple locations."
+        )
+
+
+class PolicyViolation(Refusal):
+    """The client's frames are valid one by one, but abusive together."""
+
+    code = 1008
+
+
+class TryAgainLater(Refusal):
+    """The relay cannot serve the client now; the client should come back."""
+
+    code = 1013

@@ -1,0 +1,98 @@
+"""What can be found out about the settings before anything is served.
+
+``twistd proxyrelay`` and ``proxyrelay check`` look through the same eyes, so
+that what passes the check also starts.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from proxyrelay import tls
+from proxyrelay.auth import Authenticator, authenticator
+from proxyrelay.config import Config, Loaded
+from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.messages import MESSAGE_CEILING
+
+
+@dataclass
+class Inspection:
+    """What was found.
+
+    Attributes:
+        config: The settings; defaults stand in for what has a problem.
+        problems: Why they cannot be served.
+        faults: Why clients will refuse what is served.
+        warnings: What the operator should know.
+        authenticator: What the settings ask for, unless that has a problem.
+        pair: Certificate and key, if TLS is asked for and has no problem.
+    """
+
+    config: Config
+    problems: list[Problem] = field(default_factory=list)
+    faults: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    authenticator: Authenticator | None = None
+    pair: tls.KeyPair | None = None
+
+
+def inspect(loaded: Loaded, now: datetime) -> Inspection:
+    """Look at all that the settings name.
+
+    Args:
+        loaded: The settings, with the problems that reading them showed.
+        now: The time, aware of its zone.
+    """
+    config = loaded.config
+    found = Inspection(config, list(loaded.problems), [], list(loaded.warnings))
+
+    try:
+        found.authenticator = authenticator(config.auth)
+    except ConfigError as error:
+        found.problems += map(loaded.located, error.problems)
+
+    if config.certfile is not None and loaded.sound("certfile", "keyfile"):
+        try:
+            found.pair = tls.load(config.certfile, config.keyfile)
+            tls.context(found.pair)
+        except ConfigError as error:
+            found.problems += map(loaded.located, error.problems)
+        else:
+            found.faults += map(loaded.located, found.pair.problems(now))
+            found.warnings += map(loaded.located, found.pair.warnings(now))
+
+    if config.logging.log_dir is not None and not _writable(config.logging.log_dir):
+        found.problems.append(
+            loaded.located(
+                Problem(
+                    "logging.log_dir",
+                    f"{config.logging.log_dir} is no folder that can be written or "
+                    "made",
+                )
+            )
+        )
+
+    if (config.max_message_bytes or 0) > MESSAGE_CEILING:
+        found.warnings.append(
+            loaded.located(
+                Problem(
+                    "max_message_bytes",
+                    f"has no effect: no message may exceed {MESSAGE_CEILING} bytes",
+                )
+            )
+        )
+    exposure = config.exposure()
+    if exposure is not None and not found.problems:
+        found.warnings.append(Problem("", exposure))
+    return found
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a folder can be written, or made where it is missing."""
+    for place in (folder, *folder.parents):
+        if place.exists():
+            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    return False

@@ -1,0 +1,93 @@
+"""The listening sockets: bound before anything else starts.
+
+They are bound here rather than by a Twisted endpoint so that a taken port is
+found while there is still a terminal to say it on, before the process becomes a
+daemon, and so that one name can mean both IPv4 and IPv6, as in asyncio.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from proxyrelay.errors import StartError
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted: all clients come back at once after
+a fault of the network. The kernel caps it at ``net.core.somaxconn``."""
+
+
+def bind(host: str | None, port: int) -> list[socket.socket]:
+    """Open the listening sockets.
+
+    Args:
+        host: Address or name of an interface; None for all interfaces.
+        port: TCP port; 0 for any free one, the same for all sockets.
+
+    Returns:
+        One socket for each address that the host stands for.
+
+    Raises:
+        StartError: The port is taken, privileged, or not of this machine.
+    """
+    try:
+        found = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise StartError(
+            f"cannot listen on {host}: {error.strerror}; host must be an address or "
+            "a name of this machine"
+        ) from None
+    # A kernel without IPv6 still resolves names to it.
+    found = [info for info in found if _available(info[0])]
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            sockets.append(_bound(family, (address[0], port, *address[2:])))
+            port = sockets[0].getsockname()[1]
+    except OSError as error:
+        for bound in sockets:
+            bound.close()
+        raise StartError(_explain(host, port, error)) from None
+    return sockets
+
+
+def _available(family: int) -> bool:
+    try:
+        socket.socket(family, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
+
+
+def _bound(family: int, address: tuple[object, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # The IPv4 addresses have a socket of their own.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _explain(host: str | None, port: int, error: OSError) -> str:
+    place = f"port {port}" if host is None else f"{host} port {port}"
+    hints = {
+        errno.EADDRINUSE: "another process listens there; stop it or set another port",
+        errno.EACCES: (
+            "ports below 1024 are privileged; set a higher one, or give the service "
+            "CAP_NET_BIND_SERVICE"
+        ),
+        errno.EADDRNOTAVAIL: "host must be an address of this machine",
+    }
+    reason = os.strerror(error.errno or 0).lower()
+    hint = hints.get(error.errno or 0)
+    return f"cannot listen on {place}: {reason}{f' ({hint})' if hint else ''}"

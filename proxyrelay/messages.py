@@ -1,0 +1,181 @@
+"""The wire grammar: what clients and the relay say to each other.
+
+All messages are JSON objects in text frames::
+
+    client -> relay          relay_registration  name, uuid
+    relay  -> client         relay_response      success, message, error
+    client -> relay -> peer  peer_connection     source_uuid, source_name, peer_uuid,
+                                                 description_type, description, error
+
+``message_type`` names the message and is written last. ProxyStore 0.4 and 0.5
+say ``server_registration`` and ``server_response`` for the first two. UUIDs are
+read as leniently as `uuid.UUID` reads them and written canonically.
+
+Only the grammar lives here: types, decoding, encoding. No rules, no I/O.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+from proxyrelay.errors import UnknownMessage
+
+MESSAGE_CEILING = 1024 * 1024
+"""Bytes of the longest message that stock clients accept: the default
+``max_size`` of the websockets library."""
+
+_CANONICAL = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def canonical_uuid(text: str) -> str:
+    """Spell a UUID in lower case with dashes.
+
+    Args:
+        text: Anything that `uuid.UUID` takes: braces, ``urn:uuid:``, no dashes.
+
+    Raises:
+        ValueError: The text is no UUID.
+    """
+    if _CANONICAL.fullmatch(text):
+        return text
+    return str(UUID(text))
+
+
+class RegistrationRequest(
+    msgspec.Struct,
+    tag_field="message_type",
+    tag="relay_registration",
+    forbid_unknown_fields=True,
+    gc=False,
+):
+    """A client asks to be reachable under its UUID.
+
+    Attributes:
+        name: What the client calls itself: text that is never trusted.
+        uuid: The UUID, canonical after decoding.
+    """
+
+    name: str
+    uuid: str
+
+    def __post_init__(self) -> None:
+        self.uuid = canonical_uuid(self.uuid)
+
+
+class LegacyRegistrationRequest(RegistrationRequest, tag="server_registration"):
+    """The same from ProxyStore 0.4 or 0.5, which wants a ``server_response``."""
+
+
+class PeerConnection(
+    msgspec.Struct,
+    tag_field="message_type",
+    tag="peer_connection",
+    forbid_unknown_fields=True,
+    gc=False,
+):
+    """An offer or an answer on its way from one client to another.
+
+    Attributes:
+        source_uuid: The sender, canonical after decoding.
+        source_name: What the sender calls itself: text that is never trusted.
+        peer_uuid: The receiver, canonical after decoding.
+        description_type: ``offer`` or ``answer``.
+        description: The session description, opaque to the relay.
+        error: Why the message came back to its sender, or None.
+    """
+
+    source_uuid: str
+    source_name: str
+    peer_uuid: str
+    description_type: Literal["offer", "answer"]
+    description: str
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        self.source_uuid = canonical_uuid(self.source_uuid)
+        self.peer_uuid = canonical_uuid(self.peer_uuid)
+
+
+ClientMessage = RegistrationRequest | LegacyRegistrationRequest | PeerConnection
+"""What a client may send."""
+
+_decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
+
+
+def decode(payload: bytes, *, binary: bool = False) -> ClientMessage:
+    """Read one message.
+
+    A payload that passes is valid UTF-8 throughout, so it can be forwarded in a
+    text frame without another check.
+
+    Args:
+        payload: The bytes of the message.
+        binary: Whether they came in a binary frame, which no client may send.
+
+    Raises:
+        UnknownMessage: It is none of the messages that a client may send.
+    """
+    if binary:
+        raise UnknownMessage("a binary frame")
+    try:
+        return _decoder.decode(payload)
+    except msgspec.ValidationError:
+        raise UnknownMessage("no message that a client may send") from None
+    except msgspec.MsgspecError:
+        raise UnknownMessage("malformed JSON") from None
+    except UnicodeDecodeError:
+        raise UnknownMessage("invalid UTF-8") from None
+    except RecursionError:
+        raise UnknownMessage("JSON nested too deeply") from None
+
+
+def _accepted(message_type: str) -> bytes:
+    return json.dumps(
+        {
+            "success": True,
+            "message": None,
+            "error": False,
+            "message_type": message_type,
+        }
+    ).encode()
+
+
+ACCEPTED = _accepted("relay_response")
+"""The answer to an accepted registration. Clients end on any other shape."""
+
+LEGACY_ACCEPTED = _accepted("server_response")
+"""The same for ProxyStore 0.4 and 0.5."""
+
+
+def echo(message: PeerConnection, error: str) -> bytes:
+    """Write a message back to its sender, with the reason why it did not pass.
+
+    The description is left out where it would lift the text over what a stock
+    client accepts: a client that gets an error does not read it.
+
+    Args:
+        message: What the sender asked for.
+        error: The reason, in words that clients match by their start.
+    """
+    fields = {
+        "source_uuid": message.source_uuid,
+        "source_name": message.source_name,
+        "peer_uuid": message.peer_uuid,
+        "description_type": message.description_type,
+        "description": message.description,
+        "error": error,
+        "message_type": "peer_connection",
+    }
+    text = msgspec.json.encode(fields)
+    if len(text) > MESSAGE_CEILING:
+        fields["description"] = ""
+        text = msgspec.json.encode(fields)
+    if len(text) > MESSAGE_CEILING:
+        fields["source_name"] = ""
+        text = msgspec.json.encode(fields)
+    return text

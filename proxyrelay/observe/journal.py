@@ -1,0 +1,156 @@
+"""What happens to clients, one line each.
+
+Format strings are constant, since twisted.logger would read attributes of its
+fields on behalf of a text from outside. Whatever a client chose is written with
+``!a``, so that it can neither forge a line nor control a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from twisted.logger import Logger
+
+from proxyrelay.errors import Refusal, TryAgainLater, UnknownMessage
+from proxyrelay.messages import PeerConnection
+from proxyrelay.peer import Peer, Registration
+from proxyrelay.registry import Registry
+
+
+class LogJournal:
+    """Writes the journal to the log.
+
+    Args:
+        clock: Gives the time in seconds, as the relay's does.
+        verbose: Whether lines at DEBUG are shown: they are not even composed
+            otherwise.
+    """
+
+    log = Logger(namespace="proxyrelay")
+
+    def __init__(self, clock: Callable[[], float], verbose: bool = False) -> None:
+        self._clock = clock
+        self._verbose = verbose
+
+    def registered(self, peer: Peer, registration: Registration) -> None:
+        """A peer holds a UUID from now on, or once more."""
+        self.log.info(
+            "registered {uuid} name={name!a} user={user!a} from {address}",
+            uuid=registration.uuid,
+            name=registration.name,
+            user=peer.user.sub,
+            address=peer.address,
+        )
+
+    def replaced(self, old: Peer, new: Peer, uuid: str) -> None:
+        """A newer connection of the same user took over a UUID."""
+        self.log.warn(
+            "replaced {uuid}: registered again from {new}, so {old} is closed",
+            uuid=uuid,
+            new=new.address,
+            old=old.address,
+        )
+
+    def left(self, peer: Peer, registration: Registration, why: str) -> None:
+        """A peer no longer holds its UUID."""
+        self.log.info(
+            "left {uuid} name={name!a} from {address} after {seconds:.1f} s, "
+            "{sent} messages sent, {received} received: {why}",
+            uuid=registration.uuid,
+            name=registration.name,
+            address=peer.address,
+            seconds=self._clock() - registration.since,
+            sent=registration.sent,
+            received=registration.received,
+            why=why,
+        )
+
+    def refused(self, peer: Peer, refusal: Refusal) -> None:
+        """A peer is being closed for what it did or is."""
+        detail = refusal.detail if isinstance(refusal, UnknownMessage) else ""
+        say = self.log.info if isinstance(refusal, TryAgainLater) else self.log.warn
+        say(
+            "refused {address} with {code}: {reason}{detail}",
+            address=peer.address,
+            code=refusal.code,
+            reason=refusal.reason,
+            detail=f" ({detail})" if detail else "",
+        )
+
+    def forwarded(self, source: Peer, target: Peer, message: PeerConnection) -> None:
+        """An offer or answer was handed to its receiver."""
+        if self._verbose:
+            self.log.debug(
+                "forwarded {kind} of {source} at {address} to {target} at {place}",
+                kind=message.description_type,
+                source=message.source_uuid,
+                address=source.address,
+                target=message.peer_uuid,
+                place=target.address,
+            )
+
+    def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
+        """An offer or answer went back to its sender with an error."""
+        self.log.info(
+            "returned {kind} for {target} to {address}: {error}",
+            kind=message.description_type,
+            target=message.peer_uuid,
+            address=source.address,
+            error=error,
+        )
+
+    def skipped(self, peer: Peer, refusal: UnknownMessage) -> None:
+        """A message of an old client was ignored, as old clients expect."""
+        self.log.info(
+            "skipped a message of {address}: {detail}",
+            address=peer.address,
+            detail=refusal.detail,
+        )
+
+    def rejected(self, address: str, status: HTTPStatus, detail: str) -> None:
+        """A request was answered with an HTTP error."""
+        self.log.info(
+            "rejected {address} with HTTP {status}: {detail!a}",
+            address=address,
+            status=status.value,
+            detail=detail,
+        )
+
+    def failed(self, address: str, code: int, detail: str) -> None:
+        """A client broke the WebSocket protocol and is closed with a code."""
+        self.log.warn(
+            "failed {address} with {code}: {detail!a}",
+            address=address,
+            code=code,
+            detail=detail,
+        )
+
+    def dropped(self, address: str, why: str) -> None:
+        """A connection that holds no UUID ended without a close handshake."""
+        self.log.info("dropped {address}: {why!a}", address=address, why=why)
+
+    def clients(self, registry: Registry, limit: int) -> None:
+        """List who is connected.
+
+        Args:
+            registry: Who is.
+            limit: Up to how many clients get a line of their own.
+        """
+        self.log.info("connected clients: {count}", count=len(registry))
+        if len(registry) > limit:
+            return
+        for peer in registry:
+            registration = peer.registration
+            if registration is not None:
+                self.log.info(
+                    "connected {uuid} name={name!a} user={user!a} from {address} "
+                    "for {seconds:.0f} s, {sent} messages sent, {received} received",
+                    uuid=registration.uuid,
+                    name=registration.name,
+                    user=peer.user.sub,
+                    address=peer.address,
+                    seconds=self._clock() - registration.since,
+                    sent=registration.sent,
+                    received=registration.received,
+                )

@@ -1,0 +1,118 @@
+"""Where log lines go, and how they look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, TextIO, cast
+
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    LogPublisher,
+    eventAsText,
+    formatTime,
+)
+from twisted.python.logfile import LogFile
+
+from proxyrelay.config import Level, Logging
+from proxyrelay.errors import ConfigError, Problem
+
+FILE_NAME = "proxyrelay.log"
+
+ROTATE_BYTES = 10 * 1024 * 1024
+"""Length at which a log file is put aside."""
+
+ROTATED_FILES = 10
+"""How many old log files are kept."""
+
+_LEVELS = {
+    "DEBUG": LogLevel.debug,
+    "INFO": LogLevel.info,
+    "WARNING": LogLevel.warn,
+    "ERROR": LogLevel.error,
+    "CRITICAL": LogLevel.critical,
+}
+
+_NAMES = {level: name for name, level in _LEVELS.items()}
+
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S%z"
+
+
+def line(event: LogEvent) -> str | None:
+    """Format an event: time, level, text, and a traceback if there is one.
+
+    Only the lines of a traceback may break the line, and nothing may control a
+    terminal: whatever comes from outside stays inside its line.
+    """
+    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    if not text:
+        return None
+    printable = "".join(
+        c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text
+    )
+    if event.get("log_failure") is None:
+        printable = printable.replace("\n", "\\n")
+    when = formatTime(event.get("log_time"), timeFormat=TIME_FORMAT)
+    level = _NAMES.get(event.get("log_level", LogLevel.info), "INFO")
+    return f"{when} {level:<8} {printable}\n"
+
+
+def observer(settings: Logging, stdout: TextIO | None) -> ILogObserver | None:
+    """Build what all log events go through.
+
+    Args:
+        settings: Levels and folder.
+        stdout: Gets every line that passes the levels; None if there is none.
+
+    Returns:
+        The observer, or None if it would write nowhere.
+
+    Raises:
+        ConfigError: The folder or the file cannot be written.
+    """
+    outlets = [] if stdout is None else [FileLogObserver(stdout, line)]
+    if settings.log_dir is not None:
+        outlets.append(FileLogObserver(cast(IO[str], _file(settings.log_dir)), line))
+    if not outlets:
+        return None
+    return FilteringLogObserver(LogPublisher(*outlets), [levels(settings)])
+
+
+def levels(settings: Logging) -> LogLevelFilterPredicate:
+    """Which events are let through.
+
+    Autobahn writes whole requests, tokens included, at DEBUG: that level is not
+    to be had for it, whatever the settings say. Twisted's reports of its own
+    comings and goings are for those who debug.
+    """
+    predicate = LogLevelFilterPredicate(_LEVELS[settings.default_level])
+    for library in ("autobahn", "txaio"):
+        level = _severer(settings.websockets_level, "INFO")
+        predicate.setLogLevelForNamespace(library, _LEVELS[level])
+    if settings.default_level == "INFO":
+        for library in ("twisted", "log_legacy"):
+            predicate.setLogLevelForNamespace(library, LogLevel.warn)
+    return predicate
+
+
+def _severer(one: Level, other: Level) -> Level:
+    order = list(_LEVELS)
+    return one if order.index(one) > order.index(other) else other
+
+
+def _file(folder: Path) -> LogFile:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return LogFile(
+            FILE_NAME,
+            str(folder),
+            rotateLength=ROTATE_BYTES,
+            maxRotatedFiles=ROTATED_FILES,
+        )
+    except OSError as error:
+        problem = f"{folder} cannot be written: {error.strerror}"
+        raise ConfigError([Problem("logging.log_dir", problem)]) from None

@@ -1,0 +1,62 @@
+"""What the rules see of a connection. Pure.
+
+State per connection hangs on the peer, so that nothing has to be looked up, or
+forgotten, beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxyrelay.identity import User
+
+NAME_LENGTH = 128
+"""Characters of a client's name that the relay keeps. It is only ever logged."""
+
+
+@dataclass(slots=True)
+class Registration:
+    """A client's hold on a UUID, from its acceptance until it leaves.
+
+    Attributes:
+        uuid: The UUID, canonical.
+        name: What the client calls itself, cut to `NAME_LENGTH`; not trusted.
+        legacy: Whether it speaks the dialect of ProxyStore 0.4 and 0.5.
+        since: When it was accepted, in seconds of the relay's clock.
+        sent: Messages of this client that reached their peer.
+        received: Messages of others that reached this client.
+    """
+
+    uuid: str
+    name: str
+    legacy: bool
+    since: float
+    sent: int = 0
+    received: int = 0
+
+
+class Peer(Protocol):
+    """A connected client, as the rules see it.
+
+    Attributes:
+        user: Whom the connection belongs to.
+        address: Where it comes from, as text for the log.
+        arrival: Its place in the order in which connections were accepted.
+        registration: The UUID that it holds, or None.
+    """
+
+    user: User
+    address: str
+    arrival: int
+    registration: Registration | None
+
+    def send(self, text: bytes) -> None:
+        """Hand a text to the connection, without waiting.
+
+        Raises:
+            PeerGone: The connection is closing or closed.
+        """
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection through the close handshake, if it is open."""

@@ -1,0 +1,303 @@
+"""The composition root: from a command line to a running relay.
+
+Only this module touches the global reactor.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IReactorTime,
+)
+from twisted.internet.task import LoopingCall
+from twisted.logger import ILogObserver, Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from proxyrelay import __version__, config, listen, tls
+from proxyrelay.auth import Authenticator
+from proxyrelay.config import Config
+from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
+from proxyrelay.inspection import Inspection, inspect
+from proxyrelay.observe import logs
+from proxyrelay.observe.journal import LogJournal
+from proxyrelay.relay import Relay
+from proxyrelay.websocket import RelayFactory, address_text
+
+log = Logger(namespace="proxyrelay")
+
+
+class RelayService(MultiService):
+    """A relay and its listening sockets.
+
+    The sockets are bound at once, so that a taken port is an exception here and
+    not a line in the log of a process that serves nothing.
+
+    Args:
+        settings: The settings.
+        authenticator: Tells whom a connection belongs to.
+        pair: Certificate and key; None to serve without TLS.
+        reactor: Runs everything.
+        clock: Runs the deadlines of connections; None for the reactor's.
+
+    Attributes:
+        factory: Builds the connections, and knows those that there are.
+
+    Raises:
+        StartError: The port cannot be listened on.
+        ConfigError: OpenSSL refuses the certificate or the key.
+    """
+
+    def __init__(
+        self,
+        settings: Config,
+        authenticator: Authenticator,
+        pair: tls.KeyPair | None,
+        reactor: Any,
+        clock: IReactorTime | None = None,
+    ) -> None:
+        super().__init__()
+        clock = clock or reactor
+        self.config = settings
+        self._reactor = reactor
+        verbose = settings.logging.default_level == "DEBUG"
+        self.journal = LogJournal(clock.seconds, verbose)
+        self.factory = RelayFactory(
+            Relay(self.journal, clock.seconds),
+            authenticator,
+            self.journal,
+            clock,
+            settings,
+        )
+        self._served: IProtocolFactory = self.factory
+        if pair is not None:
+            self._served = TLSMemoryBIOFactory(
+                tls.context(pair), False, self.factory, reactor
+            )
+        self._census = LoopingCall(
+            self.journal.clients,
+            self.factory.relay.registry,
+            settings.logging.current_client_limit,
+        )
+        self._census.clock = clock
+        self._ports: list[IListeningPort] = []
+        self._sockets = listen.bind(settings.host, settings.port)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where the relay listens, such as ``ws://127.0.0.1:8700``."""
+        return [
+            f"{self.config.scheme}://{address_text(port.getHost())}"
+            for port in self._ports
+        ]
+
+    def privilegedStartService(self) -> None:
+        """Accept connections."""
+        super().privilegedStartService()
+        for bound in self._sockets:
+            self._ports.append(
+                self._reactor.adoptStreamPort(
+                    bound.fileno(), bound.family, self._served
+                )
+            )
+            bound.close()  # the reactor has its own descriptor of it
+        self._sockets = []
+        log.info(
+            "proxyrelay {version} serves {urls} (authentication: {method})",
+            version=__version__,
+            urls=", ".join(self.urls),
+            method=self.config.auth.method or "none",
+        )
+
+    def startService(self) -> None:
+        """Accept connections, if that has not begun yet."""
+        if self._sockets:
+            self.privilegedStartService()
+        super().startService()
+        interval = self.config.logging.current_client_interval
+        if interval:
+            listed = self._census.start(interval, now=False)
+            listed.addErrback(_log_failure, "the list of clients has stopped")
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop accepting, and close every connection with 1001.
+
+        Returns:
+            Fires when no connection is left, at the latest after
+            ``timeouts.stop``.
+        """
+        if self._census.running:
+            self._census.stop()
+        for bound in self._sockets:
+            bound.close()
+        self._sockets = []
+        stopping: list[Deferred[Any]] = [
+            maybeDeferred(port.stopListening) for port in self._ports
+        ]
+        stopping.append(self.factory.stop(self.config.timeouts.stop))
+        stopping.append(super().stopService())
+        return DeferredList(stopping, fireOnOneErrback=True, consumeErrors=True)
+
+
+def _log_failure(failure: Failure, what: str) -> None:
+    log.failure("{what}", failure, what=what)
+
+
+class StopSignals(Service):
+    """Ends the process in order on SIGINT and SIGTERM, with exit status 0.
+
+    Twisted's own handlers stop the reactor, too, but let twistd end by the
+    signal, which a supervisor takes for a crash.
+
+    Args:
+        relay: Loses its connections at once when the signal comes twice.
+        reactor: Is stopped.
+    """
+
+    def __init__(self, relay: RelayService, reactor: Any) -> None:
+        self._relay = relay
+        self._reactor = reactor
+
+    def startService(self) -> None:
+        """Take the signals over as soon as the reactor has taken them."""
+        super().startService()
+        self._reactor.callWhenRunning(self._install)
+
+    def _install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._caught)
+
+    def _caught(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        self._reactor.callFromThread(self.stop, name)
+
+    def stop(self, name: str) -> None:
+        """Stop on the first call, and end what is left on the next."""
+        if self._relay.factory.stopping:
+            self._relay.factory.abort_all()
+            return
+        log.info(
+            "stopping on {signal}: closing {count} connections",
+            signal=name,
+            count=len(self._relay.factory.connections),
+        )
+        try:
+            self._reactor.stop()
+        except ReactorNotRunning:
+            log.info("the reactor has stopped already")
+
+
+class Application(MultiService):
+    """The service that twistd runs: a relay, with a log and signals of its own.
+
+    Args:
+        observer: Where the log goes; None leaves that to twistd.
+    """
+
+    def __init__(self, observer: ILogObserver | None) -> None:
+        super().__init__()
+        self._observer = observer
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join twistd's application, and give it the log."""
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)
+
+
+class Options(UsageOptions):
+    """The command line of ``twistd proxyrelay``."""
+
+    synopsis = "[options]"
+
+    longdesc = (
+        "Serves a relay through which ProxyStore endpoints find each other. "
+        "Without a configuration file it serves ws on port 8700 of all "
+        "interfaces. The other options override the file. "
+        "'proxyrelay check --config FILE' tells what a file would serve."
+    )
+
+    optParameters = [  # noqa: RUF012 - Twisted reads it from the class
+        ["config", "c", None, "Configuration file (TOML)."],
+        ["host", None, None, "Address or name of the interface to listen on."],
+        ["port", None, None, "TCP port to listen on; 0 takes a free one."],
+        ["log-dir", None, None, "Folder for rotated log files."],
+        [
+            "log-level",
+            None,
+            None,
+            "Least severe level to log: DEBUG, INFO, WARNING, ERROR or CRITICAL.",
+        ],
+    ]
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Read the command line.
+
+        Raises:
+            SystemExit: It is wrong; the text says what is.
+        """
+        try:
+            super().parseOptions(options)
+        except UsageError as error:
+            raise SystemExit(
+                f"proxyrelay: {error}; see 'twistd proxyrelay --help'"
+            ) from None
+
+    def load(self) -> config.Loaded:
+        """Read the settings that the command line asks for."""
+        path = self["config"]
+        return config.load(
+            None if path is None else Path(path),
+            {option: self[option.removeprefix("--")] for option in config.OVERRIDES},
+        )
+
+
+def makeService(options: Options) -> Application:
+    """Build what ``twistd proxyrelay`` runs.
+
+    Raises:
+        SystemExit: It cannot be run; the text says why, a line for each reason.
+    """
+    from twisted.internet import reactor  # noqa: PLC0415 - installed by twistd
+
+    loaded = options.load()
+    found = inspect(loaded, tls.now())
+    try:
+        if found.problems or found.authenticator is None:
+            raise ConfigError(found.problems)
+        relay = RelayService(found.config, found.authenticator, found.pair, reactor)
+        application = Application(logs.observer(found.config.logging, _stdout(options)))
+    except ProxyRelayError as error:
+        lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
+        raise SystemExit("\n".join(lines)) from None
+    relay.setServiceParent(application)
+    StopSignals(relay, reactor).setServiceParent(application)
+    _report(found)
+    return application
+
+
+def _stdout(options: Options) -> Any:
+    """Standard output, unless twistd is going to close it."""
+    twistd = options.parent
+    return sys.stdout if twistd is None or twistd["nodaemon"] else None
+
+
+def _report(found: Inspection) -> None:
+    problem: Problem
+    for problem in found.faults:
+        log.error("{problem}", problem=str(problem))
+    for problem in found.warnings:
+        log.warn("{problem}", problem=str(problem))

@@ -1,0 +1,226 @@
+"""Certificates and keys: what is in the files, and what TLS is served with."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+from OpenSSL import crypto
+from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
+
+from proxyrelay.errors import ConfigError, Problem
+
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""For TLS 1.2: forward secrecy and authenticated encryption only, as Mozilla's
+intermediate profile has it. TLS 1.3 has no others."""
+
+SHORTEST_RSA = 2048
+"""Bits of the shortest RSA key that current clients accept."""
+
+EXPIRES_SOON = timedelta(days=14)
+"""How long before its end a certificate is worth a warning."""
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A certificate with its chain and its private key, which match.
+
+    Attributes:
+        chain: The server's certificate first, then those that complete it.
+        key: The private key.
+    """
+
+    chain: tuple[x509.Certificate, ...]
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+    def names(self) -> list[str]:
+        """The host names and addresses that the certificate is for."""
+        try:
+            names = self.chain[0].extensions.get_extension_for_class(
+                x509.SubjectAlternativeName
+            )
+        except x509.ExtensionNotFound:
+            return []
+        return [str(name.value) for name in names.value]
+
+    def problems(self, now: datetime) -> Iterator[Problem]:
+        """Why clients that verify will refuse it.
+
+        Args:
+            now: The time, aware of its zone.
+        """
+        for certificate in self.chain:
+            subject = _name(certificate.subject)
+            end = certificate.not_valid_after_utc
+            if now > end:
+                yield Problem("certfile", f"{subject} has expired on {_day(end)}")
+            if now < certificate.not_valid_before_utc:
+                start = _day(certificate.not_valid_before_utc)
+                yield Problem("certfile", f"{subject} is not valid before {start}")
+        for lower, upper in zip(self.chain, self.chain[1:], strict=False):
+            try:
+                lower.verify_directly_issued_by(upper)
+            except (ValueError, TypeError, InvalidSignature):  # noqa: PERF203
+                yield Problem(
+                    "certfile",
+                    f"the chain is broken: {_name(lower.subject)} is followed by "
+                    f"{_name(upper.subject)}, which has not issued it; each "
+                    "certificate must be followed by its issuer's",
+                )
+
+    def warnings(self, now: datetime) -> Iterator[Problem]:
+        """What the operator should know, or do soon.
+
+        Args:
+            now: The time, aware of its zone.
+        """
+        end = self.chain[0].not_valid_after_utc
+        if now <= end < now + EXPIRES_SOON:
+            yield Problem("certfile", f"expires soon, on {_day(end)}: renew it")
+        if not self.names():
+            yield Problem(
+                "certfile", "names no host (subjectAltName): clients will refuse it"
+            )
+        last = self.chain[-1]
+        if last.issuer == last.subject:
+            if len(self.chain) == 1:
+                yield Problem(
+                    "certfile",
+                    "is self-signed: clients must trust this very certificate, or "
+                    "not verify at all",
+                )
+        elif last.issuer not in _trusted():
+            yield Problem(
+                "certfile",
+                f"the chain ends at {_name(last.issuer)}, which is neither in the "
+                "file nor trusted by this machine: append the missing intermediate "
+                "certificates (a file often called fullchain.pem), unless all "
+                "clients trust that authority",
+            )
+
+
+def load(certfile: Path, keyfile: Path | None) -> KeyPair:
+    """Read a certificate, its chain and its key.
+
+    Args:
+        certfile: PEM file with one or more certificates.
+        keyfile: PEM file with the key; None if ``certfile`` has it.
+
+    Raises:
+        ConfigError: They cannot be read, or do not belong together.
+    """
+    chain = _load_chain(_read("certfile", certfile), certfile)
+    setting, place = ("keyfile", keyfile) if keyfile else ("certfile", certfile)
+    key = _load_key(setting, place)
+    if _public(chain[0].public_key()) != _public(key.public_key()):
+        raise _wrong(
+            setting, f"the key in {place} is not that of the certificate in {certfile}"
+        )
+    return KeyPair(chain, key)
+
+
+def context(pair: KeyPair) -> CertificateOptions:
+    """What TLS connections are made with.
+
+    Raises:
+        ConfigError: OpenSSL refuses the pair.
+    """
+    options = CertificateOptions(
+        privateKey=crypto.PKey.from_cryptography_key(pair.key),
+        certificate=crypto.X509.from_cryptography(pair.chain[0]),
+        extraCertChain=[crypto.X509.from_cryptography(c) for c in pair.chain[1:]],
+        raiseMinimumTo=TLSVersion.TLSv1_2,
+        acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
+    )
+    try:
+        options.getContext()
+    except Exception as error:  # pyOpenSSL raises several unrelated classes
+        raise _wrong("certfile", f"is refused by OpenSSL: {error}") from None
+    return options
+
+
+def now() -> datetime:
+    """The time, aware of its zone."""
+    return datetime.now(timezone.utc)
+
+
+def _wrong(setting: str, message: str) -> ConfigError:
+    return ConfigError([Problem(setting, message)])
+
+
+def _read(setting: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _wrong(setting, f"{path} cannot be read: {error.strerror}") from None
+
+
+def _load_chain(pem: bytes, path: Path) -> tuple[x509.Certificate, ...]:
+    try:
+        return tuple(x509.load_pem_x509_certificates(pem))
+    except ValueError:
+        raise _wrong(
+            "certfile", f"{path} holds no PEM certificate (-----BEGIN CERTIFICATE-----)"
+        ) from None
+
+
+def _load_key(
+    setting: str, path: Path
+) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    pem = _read(setting, path)
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise _wrong(
+            setting,
+            f"the key in {path} is encrypted, and nobody is there to type its "
+            f"passphrase: write it without (openssl pkey -in {path.name} -out ...)",
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise _wrong(
+            setting, f"{path} holds no PEM private key (-----BEGIN PRIVATE KEY-----)"
+        ) from None
+    if isinstance(key, rsa.RSAPrivateKey):
+        if key.key_size < SHORTEST_RSA:
+            raise _wrong(
+                setting,
+                f"the RSA key in {path} has {key.key_size} bits; clients want at "
+                f"least {SHORTEST_RSA}",
+            )
+        return key
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key
+    raise _wrong(setting, f"the key in {path} is neither an ECDSA nor an RSA key")
+
+
+def _public(key: object) -> bytes:
+    encoded: bytes = key.public_bytes(  # type: ignore[attr-defined]
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    return encoded
+
+
+def _trusted() -> set[x509.Name]:
+    """The authorities that this machine's TLS clients trust."""
+    store = ssl.create_default_context()
+    certificates = store.get_ca_certs(binary_form=True)
+    return {x509.load_der_x509_certificate(c).subject for c in certificates}
+
+
+def _name(name: x509.Name) -> str:
+    return ascii(name.rfc4514_string()) if name.rdns else "a nameless certificate"
+
+
+def _day(moment: datetime) -> str:
+    return moment.date().isoformat()

@@ -1,0 +1,1 @@
+"""The tests mirror proxyrelay/; integration/ starts real processes."""

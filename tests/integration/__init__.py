@@ -1,0 +1,1 @@
+"""Tests with real processes: twistd, and the real proxystore package."""

@@ -1,0 +1,1 @@
+"""What several tests need: recording seams, certificates, a relay to talk to."""

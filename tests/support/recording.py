@@ -1,0 +1,109 @@
+"""Peers and a journal that remember what the rules did to them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+from proxyrelay.errors import PeerGone, Refusal, UnknownMessage
+from proxyrelay.identity import ANONYMOUS, User
+from proxyrelay.messages import PeerConnection
+from proxyrelay.peer import Peer, Registration
+
+A = "0b0f8a9e-5d3a-4a5e-9a58-0c7d4e1f2a3b"
+B = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+C = "a3bb189e-8bf9-3888-9912-ace4e6543002"
+
+_arrivals = count()
+
+
+@dataclass(eq=False)
+class RecordingPeer:
+    """A peer that keeps what it is sent."""
+
+    user: User = ANONYMOUS
+    address: str = "192.0.2.1:4711"
+    arrival: int = field(default_factory=lambda: next(_arrivals))
+    registration: Registration | None = None
+    sent: list[bytes] = field(default_factory=list)
+    closed: tuple[int, str] | None = None
+    gone: bool = False
+
+    def send(self, text: bytes) -> None:
+        if self.gone or self.closed:
+            raise PeerGone
+        self.sent.append(text)
+
+    def close(self, code: int, reason: str) -> None:
+        if self.closed is None:
+            self.closed = (code, reason)
+
+    def take(self) -> dict[str, Any]:
+        """The oldest message that was sent, decoded."""
+        message: dict[str, Any] = json.loads(self.sent.pop(0))
+        return message
+
+
+class RecordingJournal:
+    """A journal that keeps the names of events, and what they were about."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+
+    @property
+    def names(self) -> list[str]:
+        return [event[0] for event in self.events]
+
+    def registered(self, peer: Peer, registration: Registration) -> None:
+        self.events.append(("registered", peer, registration.uuid))
+
+    def replaced(self, old: Peer, new: Peer, uuid: str) -> None:
+        self.events.append(("replaced", old, new, uuid))
+
+    def left(self, peer: Peer, registration: Registration, why: str) -> None:
+        self.events.append(("left", peer, registration.uuid, why))
+
+    def refused(self, peer: Peer, refusal: Refusal) -> None:
+        self.events.append(("refused", peer, refusal.code))
+
+    def forwarded(self, source: Peer, target: Peer, message: PeerConnection) -> None:
+        self.events.append(("forwarded", source, target))
+
+    def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
+        self.events.append(("returned", source, error))
+
+    def skipped(self, peer: Peer, refusal: UnknownMessage) -> None:
+        self.events.append(("skipped", peer, refusal.detail))
+
+    def rejected(self, address: str, status: HTTPStatus, detail: str) -> None:
+        self.events.append(("rejected", status, detail))
+
+    def failed(self, address: str, code: int, detail: str) -> None:
+        self.events.append(("failed", code, detail))
+
+    def dropped(self, address: str, why: str) -> None:
+        self.events.append(("dropped", why))
+
+
+def registration(uuid: str | UUID = A, name: str = "a", legacy: bool = False) -> bytes:
+    """What a client sends to register."""
+    kind = "server_registration" if legacy else "relay_registration"
+    return json.dumps({"name": name, "uuid": str(uuid), "message_type": kind}).encode()
+
+
+def offer(source: str = A, peer: str = B, **fields: Any) -> bytes:
+    """What a client sends to reach a peer; keywords replace or add fields."""
+    message: dict[str, Any] = {
+        "source_uuid": source,
+        "source_name": "a",
+        "peer_uuid": peer,
+        "description_type": "offer",
+        "description": "v=0",
+        "error": None,
+        "message_type": "peer_connection",
+    }
+    return json.dumps(message | fields).encode()

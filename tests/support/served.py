@@ -1,0 +1,241 @@
+"""A relay on the reactor of the tests, with clients that block in a thread.
+
+The relay runs in the main thread, as it does in production; a scenario runs in
+another one and talks to it through real sockets. Deadlines run on a `Clock`, so
+that nothing waits for one.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.trial.unittest import TestCase
+from websockets.sync.client import ClientConnection, connect
+
+
+from proxyrelay.auth import Authenticator
+from proxyrelay.auth.anonymous import AnonymousAuthenticator
+from proxyrelay.config import Config
+from proxyrelay.identity import User
+from proxyrelay.service import RelayService
+from proxyrelay.websocket import RelayProtocol
+from tests.support.certificates import Authority
+from tests.support.recording import registration
+
+PATIENCE = 20.0
+"""Seconds after which a client that blocks gives up: a failure, not a pace."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Self = TypeVar("Self", bound="RelayTestCase")
+
+
+class PendingAuthenticator:
+    """Answers when the test says so: the null authenticator as a slow one."""
+
+    def __init__(self) -> None:
+        self.pending: list[Deferred[User]] = []
+        self.cancelled = 0
+
+    def authenticate(self, headers: Mapping[str, str]) -> Deferred[User]:
+        def cancel(_: object) -> None:
+            self.cancelled += 1
+
+        pending: Deferred[User] = Deferred(cancel)
+        self.pending.append(pending)
+        return pending
+
+
+class HeaderAuthenticator:
+    """Takes the user from a header, for tests with several users."""
+
+    def authenticate(self, headers: Mapping[str, str]) -> Deferred[User]:
+        answer: Deferred[User] = Deferred()
+        answer.callback(User(headers.get("x-user", "nobody")))
+        return answer
+
+
+def scenario(
+    method: Callable[Concatenate[Self, P], None],
+) -> Callable[Concatenate[Self, P], Deferred[None]]:
+    """Run a test in a thread, and check the invariants after it."""
+
+    @functools.wraps(method)
+    def run(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[None]:
+        def blocking() -> None:
+            try:
+                method(self, *args, **kwargs)
+                self.check()
+            finally:
+                self.hang_up()
+
+        return deferToThread(blocking)
+
+    return run
+
+
+class RelayTestCase(TestCase):
+    """Serves a relay on a free port of the loopback interface."""
+
+    secure = False
+    config = Config(host="127.0.0.1", port=0)
+
+    def authenticator(self) -> Authenticator:
+        return AnonymousAuthenticator()
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.authority = Authority() if self.secure else None
+        pair = self.authority.pair() if self.authority else None
+        settings = self.config
+        if pair is not None:
+            settings = msgspec.structs.replace(settings, certfile="in memory")
+        self.service = RelayService(
+            settings, self.authenticator(), pair, reactor, self.clock
+        )
+        self.service.startService()
+        self.addCleanup(self._stop)
+        self.url = self.service.urls[0]
+        self.port = int(self.url.rpartition(":")[2])
+        self._clients: list[ClientConnection | socket.socket] = []
+
+    def _stop(self) -> Deferred[Any]:
+        stopped = self.service.stopService()
+        self.service.factory.abort_all()
+        return stopped
+
+    # -- in the reactor's thread
+
+    def in_reactor(self, function: Callable[..., T], *args: Any) -> T:
+        """Call something where the relay runs, and wait for it."""
+        return blockingCallFromThread(reactor, function, *args)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass for the relay's deadlines."""
+        self.in_reactor(self.clock.advance, seconds)
+
+    def connections(self) -> list[RelayProtocol]:
+        """All connections of the relay, in the order in which they arrived."""
+        return self.in_reactor(
+            lambda: sorted(
+                self.service.factory.connections, key=lambda peer: peer.arrival
+            )
+        )
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait until something holds in the reactor's thread, turn by turn.
+
+        Raises:
+            AssertionError: It did not within `PATIENCE`.
+        """
+        done: Deferred[None] = Deferred()
+        done.addTimeout(PATIENCE, reactor)
+
+        def look() -> None:
+            if done.called:
+                return
+            if condition():
+                done.callback(None)
+            else:
+                reactor.callLater(0.001, look)
+
+        def start() -> Deferred[None]:
+            look()
+            return done
+
+        blockingCallFromThread(reactor, start)
+
+    def check(self) -> None:
+        """The registry is exactly the open, registered connections."""
+        self.in_reactor(self._check)
+
+    def _check(self) -> None:
+        registered = {
+            peer.registration.uuid: peer
+            for peer in self.service.factory.connections
+            if peer.registration is not None
+        }
+        registry = self.service.factory.relay.registry
+        self.assertEqual(
+            {peer.registration.uuid: peer for peer in registry if peer.registration},
+            registered,
+        )
+        self.assertEqual(len(registry), len(registered))
+        for peer in registry:
+            assert isinstance(peer, RelayProtocol)
+            self.assertEqual(peer.state, RelayProtocol.STATE_OPEN)
+
+    # -- in the scenario's thread
+
+    def connect(self, **options: Any) -> ClientConnection:
+        """Open a WebSocket, as the stock client's library does."""
+        if self.authority is not None:
+            options.setdefault("ssl", self.authority.client_context())
+        options.setdefault("open_timeout", PATIENCE)
+        options.setdefault("close_timeout", PATIENCE)
+        client = connect(self.url, **options)
+        self._clients.append(client)
+        return client
+
+    def registered(self, uuid: str, **options: Any) -> ClientConnection:
+        """Open a WebSocket and register."""
+        client = self.connect(**options)
+        client.send(registration(uuid).decode())
+        self.assertIn('"success": true', client.recv(PATIENCE))
+        return client
+
+    def raw(self, secure: bool | None = None) -> socket.socket:
+        """Open a plain or TLS socket."""
+        plain = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        self._clients.append(plain)
+        if self.authority is None or secure is False:
+            return plain
+        secured = self.authority.client_context().wrap_socket(
+            plain, server_hostname="127.0.0.1"
+        )
+        self._clients.append(secured)
+        return secured
+
+    def read_to_end(self, connection: socket.socket) -> bytes:
+        """All that the relay sends until it ends the connection."""
+        received = b""
+        try:
+            while piece := connection.recv(65536):
+                received += piece
+        except (ConnectionError, ssl.SSLError):
+            pass
+        return received
+
+    def hang_up(self) -> None:
+        """Close whatever a scenario left open."""
+        for client in self._clients:
+            if isinstance(client, ClientConnection):
+                client.socket.close()
+                client.recv_events_thread.join(PATIENCE)
+            else:
+                client.close()
+
+
+def upgrade(*lines: str) -> bytes:
+    """The request of an opening handshake, with more header lines at its end."""
+    head = [
+        "GET / HTTP/1.1",
+        "Host: relay.example",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+        *lines,
+    ]
+    return "\r\n".join([*head, "", ""]).encode("latin-1")
+
+
