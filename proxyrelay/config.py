@@ -249,7 +249,9 @@ class Loaded:
         return replace(problem, line=line, file=self.file)
 
 
-def load(path: Path | None, overrides: Mapping[str, str | None] | None = None) -> Loaded:
+def load(
+    path: Path | None, overrides: Mapping[str, str | None] | None = None
+) -> Loaded:
     """Read the settings.
 
     Args:

@@ -123,7 +123,8 @@ class RelayProtocol(WebSocketServerProtocol):
     address: str
     arrival: int
 
-    log = Logger()
+    # Not "log": that is the name of Autobahn's, which writes requests as they are.
+    _log = Logger(namespace="proxyrelay")
 
     _phase = Phase.GONE
     _deadline: IDelayedCall | None = None
@@ -320,7 +321,7 @@ class RelayProtocol(WebSocketServerProtocol):
         elif failure.check(CancelledError):
             self._refusal = TryAgainLater("Authentication took too long.")
         else:
-            self.log.failure(
+            self._log.failure(
                 "authenticating {address} failed", failure, address=self.address
             )
             self._refusal = TryAgainLater("Authentication is out of order.")
@@ -391,7 +392,7 @@ class RelayProtocol(WebSocketServerProtocol):
         try:
             self.factory.relay.receive(self, payload, binary=isBinary)
         except Exception:
-            self.log.failure("a message of {address} failed", address=self.address)
+            self._log.failure("a message of {address} failed", address=self.address)
         if self._phase is Phase.REGISTERING and self.registration is not None:
             self._enter(Phase.READY)
 

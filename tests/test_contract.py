@@ -6,10 +6,8 @@ The client is the library that the stock client uses.
 from __future__ import annotations
 
 import json
-import socket
 from typing import Any
 
-import msgspec
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
@@ -21,9 +19,14 @@ from tests.support.served import (
     HeaderAuthenticator,
     RelayTestCase,
     scenario,
+    upgrade,
 )
 
-UNKNOWN = (
+ACCEPTED = (
+    '{"success": true, "message": null, "error": false, '
+    '"message_type": "relay_response"}'
+)
+UNKNOWN_PEER = (
     "Cannot forward peer connection message to peer {} because this peer is not "
     "registered this relay server."
 )
@@ -31,9 +34,32 @@ DUPLICATE = (
     "Relay received a registration with the same ID. This might mean that the "
     "endpoint is running in multiple locations."
 )
+UNREADABLE = {
+    "no JSON": "hello",
+    "a list": "[]",
+    "a number": "1",
+    "a text": '"relay_registration"',
+    "not a number": "NaN",
+    "many digits": "1" * 10_000,
+    "deep lists": "[" * 30_000,
+    "deep objects": '{"a":' * 30_000,
+    "a deep name": '{"message_type": "relay_registration", "name": ' + "[" * 30_000,
+    "no type": f'{{"name": "a", "uuid": "{A}"}}',
+    "an unknown type": f'{{"name": "a", "uuid": "{A}", "message_type": "hello"}}',
+    "a response": ACCEPTED,
+    "an old response": ACCEPTED.replace("relay_", "server_"),
+    "a bad UUID": registration("12").decode(),
+    "no name": f'{{"uuid": "{A}", "message_type": "relay_registration"}}',
+    "a number for a name": registration(A).decode().replace('"a"', "1"),
+    "an unknown field": registration(A).decode().replace("{", '{"x": 1, '),
+    "digits in a field": registration(A).decode().replace('"a"', "9" * 10_000),
+    "a lone surrogate": registration(A, name="\ud800").decode(),
+    "a text behind": registration(A).decode() + "{}",
+    "an unknown description": offer(description_type="bye").decode(),
+}
 
 
-class Contract:
+class ContractMixin:
     """The behaviour, whatever carries it."""
 
     config = Config(host="127.0.0.1", port=0, max_message_bytes=200_000)
@@ -42,9 +68,290 @@ class Contract:
         return HeaderAuthenticator()
 
     def closed(self: Any, client: ClientConnection) -> tuple[int, str]:
-        """The code and reason that a client is closed with, and nothing else."""
+        """The code and reason that a client is closed with, before any message."""
         with self.assertRaises(ConnectionClosed) as caught:
             client.recv(PATIENCE)
         received = caught.exception.rcvd
         assert received is not None
         return received.code, received.reason
+
+    @scenario
+    def test_accepts_a_registration(self: Any) -> None:
+        client = self.connect()
+        client.send(registration(A).decode())
+        self.assertEqual(client.recv(PATIENCE), ACCEPTED)
+
+    @scenario
+    def test_accepts_a_registration_again(self: Any) -> None:
+        client = self.registered(A)
+        client.send(registration(A, name="renamed").decode())
+        self.assertEqual(client.recv(PATIENCE), ACCEPTED)
+        self.check()
+
+    @scenario
+    def test_reads_uuids_as_leniently_as_python(self: Any) -> None:
+        client = self.connect()
+        client.send(registration("{" + A.replace("-", "").upper() + "}").decode())
+        self.assertEqual(client.recv(PATIENCE), ACCEPTED)
+        other = self.registered(B)
+        text = offer(B, f"urn:uuid:{A}").decode()
+        other.send(text)
+        self.assertEqual(client.recv(PATIENCE), text)
+
+    @scenario
+    def test_takes_any_path_origin_and_subprotocol(self: Any) -> None:
+        client = self.registered(
+            A,
+            origin="https://elsewhere.example",
+            subprotocols=["chat"],
+        )
+        self.assertIsNone(client.subprotocol)
+        self.url += "/any/path?and=query"
+        self.registered(B, origin="null")
+
+    @scenario
+    def test_declines_compression(self: Any) -> None:
+        client = self.registered(A, compression="deflate")
+        assert client.response is not None
+        self.assertNotIn("Sec-WebSocket-Extensions", client.response.headers)
+
+    @scenario
+    def test_replaces_an_older_socket_of_the_same_user(self: Any) -> None:
+        old = self.registered(A)
+        new = self.registered(A)
+        self.assertEqual(self.closed(old), (4004, DUPLICATE))
+        self.check()
+        other = self.registered(B)
+        other.send(offer(B, A).decode())
+        self.assertEqual(new.recv(PATIENCE), offer(B, A).decode())
+
+    @scenario
+    def test_an_older_socket_cannot_replace_a_newer_one(self: Any) -> None:
+        old = self.connect()
+        new = self.registered(A)
+        old.send(registration(A).decode())
+        self.assertEqual(self.closed(old), (4004, DUPLICATE))
+        new.send(offer(A, A).decode())
+        self.assertEqual(new.recv(PATIENCE), offer(A, A).decode())
+
+    @scenario
+    def test_refuses_the_uuid_of_another_user(self: Any) -> None:
+        mine = self.registered(A, additional_headers={"X-User": "me"})
+        theirs = self.connect(additional_headers={"X-User": "them"})
+        theirs.send(registration(A).decode())
+        self.assertEqual(
+            self.closed(theirs),
+            (
+                4002,
+                f"ForbiddenError: The client UUID {A} is already registered to "
+                "another user.",
+            ),
+        )
+        mine.send(offer(A, A).decode())
+        self.assertEqual(mine.recv(PATIENCE), offer(A, A).decode())
+
+    @scenario
+    def test_a_second_uuid_releases_the_first(self: Any) -> None:
+        client = self.registered(A)
+        client.send(registration(B).decode())
+        self.assertEqual(client.recv(PATIENCE), ACCEPTED)
+        self.check()
+        client.send(offer(B, A).decode())
+        self.assertEqual(
+            json.loads(client.recv(PATIENCE))["error"], UNKNOWN_PEER.format(A)
+        )
+
+    @scenario
+    def test_forwards_a_message_as_it_came(self: Any) -> None:
+        one, other = self.registered(A), self.registered(B)
+        # The order of keys, white space and escapes are the sender's.
+        text = (
+            f'{{ "message_type":"peer_connection",  "peer_uuid": "{B}",'
+            f'"source_uuid": "{A}", "source_name": "\\u00e9\u00e9", '
+            '"description": "v=0\\r\\n", "description_type": "offer"}'
+        )
+        one.send(text)
+        self.assertEqual(other.recv(PATIENCE), text)
+        answer = offer(B, A, description_type="answer").decode()
+        other.send(answer)
+        self.assertEqual(one.recv(PATIENCE), answer)
+
+    @scenario
+    def test_returns_an_offer_to_an_unknown_peer(self: Any) -> None:
+        client = self.registered(A)
+        client.send(offer(A, "{" + B.upper() + "}").decode())
+        self.assertEqual(
+            list(json.loads(client.recv(PATIENCE)).items()),
+            list(json.loads(offer(A, B, error=UNKNOWN_PEER.format(B))).items()),
+        )
+
+    @scenario
+    def test_returns_an_offer_to_a_peer_that_left(self: Any) -> None:
+        client, other = self.registered(A), self.registered(B)
+        other.close()
+        self.check()
+        client.send(offer(A, B).decode())
+        self.assertEqual(
+            json.loads(client.recv(PATIENCE))["error"], UNKNOWN_PEER.format(B)
+        )
+
+    @scenario
+    def test_returns_an_offer_to_a_peer_of_another_user(self: Any) -> None:
+        client = self.registered(A, additional_headers={"X-User": "me"})
+        self.registered(B, additional_headers={"X-User": "them"})
+        client.send(offer(A, B).decode())
+        self.assertEqual(
+            json.loads(client.recv(PATIENCE)),
+            json.loads(
+                offer(error=f"The requested peer {B} is owned by a different user.")
+            ),
+        )
+
+    @scenario
+    def test_returns_an_offer_in_the_name_of_another_source(self: Any) -> None:
+        client, other = self.registered(A), self.registered(B)
+        client.send(offer(C, B).decode())
+        echoed = json.loads(client.recv(PATIENCE))
+        self.assertIn(C, echoed["error"])
+        self.assertEqual(echoed | {"error": None}, json.loads(offer(C, B)))
+        # The next thing that the peer hears is something else.
+        client.send(offer(A, B).decode())
+        self.assertEqual(other.recv(PATIENCE), offer(A, B).decode())
+
+    @scenario
+    def test_refuses_a_message_before_registration(self: Any) -> None:
+        client = self.connect()
+        client.send(offer(A, B).decode())
+        self.assertEqual(
+            self.closed(client),
+            (
+                4002,
+                "ForbiddenError: Client has not registered and authenticated with "
+                "the relay server.",
+            ),
+        )
+
+    @scenario
+    def test_refuses_a_binary_message(self: Any) -> None:
+        client = self.connect()
+        client.send(registration(A))
+        self.assertEqual(self.closed(client), (4000, "Unknown message type."))
+
+    @scenario
+    def test_refuses_invalid_utf_8(self: Any) -> None:
+        client = self.registered(A)
+        client.send(
+            registration(A, name="\u00e9").replace(b"\\u00e9", b"\xff"), text=True
+        )
+        self.assertEqual(self.closed(client), (4000, "Unknown message type."))
+
+    @scenario
+    def test_refuses_encoded_surrogates(self: Any) -> None:
+        client = self.registered(A)
+        broken = registration(A, name="\u00e9").replace(b"\\u00e9", b"\xed\xa0\x80")
+        client.send(broken, text=True)
+        self.assertEqual(self.closed(client), (4000, "Unknown message type."))
+
+    @scenario
+    def test_refuses_what_cannot_be_read_and_harms_nobody(self: Any) -> None:
+        witness, other = self.registered(B), self.registered(C)
+        for what, text in UNREADABLE.items():
+            client = self.registered(A)
+            client.send(text)
+            self.assertEqual(
+                (what, *self.closed(client)), (what, 4000, "Unknown message type.")
+            )
+            self.check()
+            witness.send(offer(B, C).decode())
+            self.assertEqual(other.recv(PATIENCE), offer(B, C).decode())
+
+    @scenario
+    def test_refuses_a_message_over_the_setting(self: Any) -> None:
+        client = self.registered(A)
+        client.send(offer(A, A, description="x" * 200_000).decode())
+        self.assertEqual(self.closed(client), (4003, "Message length exceeds limit."))
+
+    @scenario
+    def test_refuses_fragments_over_the_setting(self: Any) -> None:
+        client = self.registered(A)
+        client.send(iter(["x" * 100_000, "x" * 100_000, "x"]))
+        self.assertEqual(self.closed(client), (4003, "Message length exceeds limit."))
+
+    @scenario
+    def test_takes_a_message_of_just_the_setting(self: Any) -> None:
+        client = self.registered(A)
+        room = 200_000 - len(offer(A, A, description=""))
+        text = offer(A, A, description="x" * room).decode()
+        client.send(text)
+        self.assertEqual(client.recv(PATIENCE), text)
+
+    @scenario
+    def test_returns_what_grows_over_the_setting(self: Any) -> None:
+        client = self.registered(A)
+        room = 200_000 - len(offer(A, B, description=""))
+        client.send(offer(A, B, description="x" * room).decode())
+        self.assertEqual(
+            json.loads(client.recv(PATIENCE))["error"], UNKNOWN_PEER.format(B)
+        )
+
+    @scenario
+    def test_fails_a_message_over_the_ceiling(self: Any) -> None:
+        client = self.registered(A)
+        client.send("x" * (1024 * 1024 + 1))
+        self.assertEqual(self.closed(client)[0], 1009)
+
+    @scenario
+    def test_answers_plain_http_with_426(self: Any) -> None:
+        connection = self.raw()
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: relay.example\r\n\r\n")
+        answer = self.read_to_end(connection)
+        self.assertTrue(answer.startswith(b"HTTP/1.1 426 Upgrade Required\r\n"))
+        self.assertIn(b"\r\nUpgrade: websocket\r\n", answer)
+
+    @scenario
+    def test_names_neither_library_nor_version(self: Any) -> None:
+        connection = self.raw()
+        connection.sendall(upgrade())
+        self.assertNotIn(b"Autobahn", connection.recv(65536))
+
+    @scenario
+    def test_answers_pings(self: Any) -> None:
+        client = self.registered(A)
+        self.assertTrue(client.ping().wait(PATIENCE))
+
+    @scenario
+    def test_answers_a_close_frame_and_forgets_the_client(self: Any) -> None:
+        client = self.registered(A)
+        client.close(1000, "done")
+        self.assertEqual(client.close_code, 1000)
+        self.assertEqual(len(self.service.factory.relay.registry), 0)
+
+    @scenario
+    def test_closes_with_1001_when_it_stops(self: Any) -> None:
+        client, unregistered = self.registered(A), self.connect()
+        stopped = self.in_reactor(lambda: [self.service.stopService()])[0]
+        for each in (client, unregistered):
+            self.assertEqual(self.closed(each)[0], 1001)
+        self.in_reactor(lambda: stopped)
+        self.assertEqual(self.connections(), [])
+
+    @scenario
+    def test_speaks_the_dialect_of_old_clients(self: Any) -> None:
+        client = self.connect()
+        client.send(registration(A, legacy=True).decode())
+        self.assertEqual(client.recv(PATIENCE), ACCEPTED.replace("relay_", "server_"))
+        # What cannot be read is skipped.
+        client.send("hello")
+        client.send(b"\x00")
+        client.send(offer(A, A).decode())
+        self.assertEqual(client.recv(PATIENCE), offer(A, A).decode())
+
+
+class TcpContractTests(ContractMixin, RelayTestCase):
+    """Over plain TCP."""
+
+
+class TlsContractTests(ContractMixin, RelayTestCase):
+    """Over TLS."""
+
+    secure = True

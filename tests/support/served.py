@@ -7,6 +7,7 @@ that nothing waits for one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import socket
 import ssl
@@ -14,13 +15,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.trial.unittest import TestCase
 from websockets.sync.client import ClientConnection, connect
-
 
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
@@ -31,11 +31,12 @@ from proxyrelay.websocket import RelayProtocol
 from tests.support.certificates import Authority
 from tests.support.recording import registration
 
+reactor: Any = _reactor
+
 PATIENCE = 20.0
 """Seconds after which a client that blocks gives up: a failure, not a pace."""
 
 P = ParamSpec("P")
-T = TypeVar("T")
 Self = TypeVar("Self", bound="RelayTestCase")
 
 
@@ -115,7 +116,7 @@ class RelayTestCase(TestCase):
 
     # -- in the reactor's thread
 
-    def in_reactor(self, function: Callable[..., T], *args: Any) -> T:
+    def in_reactor(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call something where the relay runs, and wait for it."""
         return blockingCallFromThread(reactor, function, *args)
 
@@ -125,11 +126,9 @@ class RelayTestCase(TestCase):
 
     def connections(self) -> list[RelayProtocol]:
         """All connections of the relay, in the order in which they arrived."""
-        return self.in_reactor(
-            lambda: sorted(
-                self.service.factory.connections, key=lambda peer: peer.arrival
-            )
-        )
+        connections = self.service.factory.connections
+        found: list[RelayProtocol] = self.in_reactor(list, connections)
+        return sorted(found, key=lambda peer: peer.arrival)
 
     def until(self, condition: Callable[[], object]) -> None:
         """Wait until something holds in the reactor's thread, turn by turn.
@@ -152,7 +151,7 @@ class RelayTestCase(TestCase):
             look()
             return done
 
-        blockingCallFromThread(reactor, start)
+        self.in_reactor(start)
 
     def check(self) -> None:
         """The registry is exactly the open, registered connections."""
@@ -182,7 +181,7 @@ class RelayTestCase(TestCase):
             options.setdefault("ssl", self.authority.client_context())
         options.setdefault("open_timeout", PATIENCE)
         options.setdefault("close_timeout", PATIENCE)
-        client = connect(self.url, **options)
+        client: ClientConnection = connect(self.url, **options)
         self._clients.append(client)
         return client
 
@@ -219,7 +218,8 @@ class RelayTestCase(TestCase):
         """Close whatever a scenario left open."""
         for client in self._clients:
             if isinstance(client, ClientConnection):
-                client.socket.close()
+                with contextlib.suppress(OSError):
+                    client.socket.shutdown(socket.SHUT_RDWR)
                 client.recv_events_thread.join(PATIENCE)
             else:
                 client.close()
@@ -237,5 +237,3 @@ def upgrade(*lines: str) -> bytes:
         *lines,
     ]
     return "\r\n".join([*head, "", ""]).encode("latin-1")
-
-
