@@ -113,11 +113,12 @@ class Timeouts(Struct, frozen=True):
         authentication: From the request to the authenticator's answer. Clients
             wait 10 s for the whole upgrade.
         registration: From the upgrade to the first registration.
-        ping_interval: From a sign of life to the relay's ping; 0 for no pings.
-        ping_timeout: From that ping to the next sign of life.
+        ping_interval: From the registration, or the last pong, to the relay's
+            next ping.
+        ping_timeout: From that ping to its pong. A client that does not read
+            what is sent to it cannot answer, and is ended then.
         close_handshake: From the relay's close frame to the answer, and again
             from there to the end of the connection.
-        unread: How long a client may leave unread what is sent to it.
         stop: How long a stopping relay waits for its clients' goodbye.
     """
 
@@ -125,10 +126,9 @@ class Timeouts(Struct, frozen=True):
     opening_handshake: Wait = 12
     authentication: Wait = 8
     registration: Wait = 12
-    ping_interval: Seconds = 20
+    ping_interval: Wait = 20
     ping_timeout: Wait = 20
     close_handshake: Wait = 5
-    unread: Wait = 20
     stop: Seconds = 10
 
 
@@ -143,7 +143,8 @@ class Config(Struct, frozen=True):
         max_message_bytes: Longest message of a client, in bytes of UTF-8. None
             for 1 MiB, which nothing exceeds anyway.
         max_unread_bytes: How much a client may leave unread, beside what fits
-            into the buffers of the transport.
+            into the buffers of the transport, before messages for it go back to
+            their senders.
         allowed_origins: Patterns with ``*`` for the ``Origin`` header of
             browsers. Clients that send none are always let in.
         auth: See `Auth`.

@@ -5,7 +5,8 @@
     ProxyRelayError
      |-- ConfigError            the settings cannot be served; lists every Problem
      |-- StartError             the relay cannot start, in one line
-     |-- PeerGone               a text was sent to a peer that has left
+     |-- PeerGone               a text was meant for a peer that has left
+     |-- PeerBusy               a text was meant for a peer that does not read
      `-- Refusal                a client is closed; carries code and reason
           |-- UnknownMessage    4000
           |-- Unauthorized      4001
@@ -72,7 +73,11 @@ class StartError(ProxyRelayError):
 
 
 class PeerGone(ProxyRelayError):
-    """A text was sent to a peer whose connection is closing or closed."""
+    """A text was meant for a peer whose connection is closing or closed."""
+
+
+class PeerBusy(ProxyRelayError):
+    """A text was meant for a peer that leaves too much unread already."""
 
 
 class Refusal(ProxyRelayError):

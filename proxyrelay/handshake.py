@@ -8,6 +8,7 @@ headers. So a head passes here first, against RFC 9112, sections 2 to 5.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
 HEAD_CEILING = 16 * 1024
@@ -74,3 +75,18 @@ def head_complete(data: bytes) -> bool:
     if len(data) > end:
         raise BadRequest(HTTPStatus.BAD_REQUEST, "data behind the request head")
     return True
+
+
+def origin_matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Build what tells whether a browser's ``Origin`` is let in.
+
+    Args:
+        patterns: Origins as RFC 6454, section 6.2, writes them
+            (``https://www.example.org:8443``), with ``*`` for any text without a
+            slash. A lone ``*`` matches everything, ``null`` included.
+    """
+    spelt = [pattern.lower() for pattern in patterns]
+    if "*" in spelt:
+        return lambda _: True
+    allowed = re.compile("|".join(re.escape(p).replace(r"\*", "[^/]*") for p in spelt))
+    return lambda origin: bool(spelt and allowed.fullmatch(origin.lower()))

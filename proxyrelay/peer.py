@@ -51,11 +51,20 @@ class Peer(Protocol):
     arrival: int
     registration: Registration | None
 
-    def send(self, text: bytes) -> None:
-        """Hand a text to the connection, without waiting.
+    def answer(self, text: bytes) -> None:
+        """Send the answer to something that this peer sent, without waiting.
 
         Raises:
             PeerGone: The connection is closing or closed.
+        """
+
+    def deliver(self, text: bytes) -> None:
+        """Send a message of another peer, without waiting.
+
+        Raises:
+            PeerGone: The connection is closing or closed.
+            PeerBusy: The client leaves too much unread. It keeps its connection:
+                what others send must not cost it that.
         """
 
     def close(self, code: int, reason: str) -> None:

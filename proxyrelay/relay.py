@@ -14,6 +14,7 @@ from typing import Protocol
 from proxyrelay import messages
 from proxyrelay.errors import (
     Forbidden,
+    PeerBusy,
     PeerGone,
     Refusal,
     Superseded,
@@ -134,7 +135,7 @@ class Relay:
             peer.registration = registration
             self.registry.add(request.uuid, peer)
         self._journal.registered(peer, registration)
-        self._send(peer, messages.LEGACY_ACCEPTED if legacy else messages.ACCEPTED)
+        self._answer(peer, messages.LEGACY_ACCEPTED if legacy else messages.ACCEPTED)
 
     def _take_over(self, holder: Peer, peer: Peer, uuid: str) -> None:
         if holder.user != peer.user:
@@ -165,35 +166,47 @@ class Relay:
             )
             return
         target = self.registry.get(message.peer_uuid)
-        if target is not None and target.user != peer.user:
-            self._return(
-                peer,
-                message,
-                f"The requested peer {message.peer_uuid} is owned by a different user.",
-            )
-            return
-        if target is None or not self._send(target, text):
-            self._return(
-                peer,
-                message,
-                "Cannot forward peer connection message to peer "
-                f"{message.peer_uuid} because this peer is not registered this "
-                "relay server.",
-            )
+        error = self._deliver(peer, target, message, text)
+        if error is not None:
+            self._return(peer, message, error)
             return
         registration.sent += 1
-        if target.registration is not None:
+        if target is not None and target.registration is not None:
             target.registration.received += 1
-        self._journal.forwarded(peer, target, message)
+            self._journal.forwarded(peer, target, message)
+
+    def _deliver(
+        self, peer: Peer, target: Peer | None, message: PeerConnection, text: bytes
+    ) -> str | None:
+        """Hand a text to its receiver, or say why it cannot be."""
+        if target is not None:
+            if target.user != peer.user:
+                return (
+                    f"The requested peer {message.peer_uuid} is owned by a "
+                    "different user."
+                )
+            try:
+                target.deliver(text)
+            except PeerBusy:
+                return (
+                    f"The requested peer {message.peer_uuid} does not read what the "
+                    "relay server sends to it."
+                )
+            except PeerGone:
+                self.leave(target, "gone while it was sent a message")
+            else:
+                return None
+        return (
+            f"Cannot forward peer connection message to peer {message.peer_uuid} "
+            "because this peer is not registered this relay server."
+        )
 
     def _return(self, peer: Peer, message: PeerConnection, error: str) -> None:
         self._journal.returned(peer, message, error)
-        self._send(peer, messages.echo(message, error))
+        self._answer(peer, messages.echo(message, error))
 
-    def _send(self, peer: Peer, text: bytes) -> bool:
+    def _answer(self, peer: Peer, text: bytes) -> None:
         try:
-            peer.send(text)
+            peer.answer(text)
         except PeerGone:
-            self.leave(peer, "gone while it was sent a message")
-            return False
-        return True
+            self.leave(peer, "gone while it was answered")

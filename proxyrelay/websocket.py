@@ -14,11 +14,12 @@ from collections.abc import Callable
 from enum import Enum, auto
 from http import HTTPStatus
 from itertools import count
+from secrets import token_bytes
 from typing import Any, Protocol, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.util import encode_truncate
-from autobahn.websocket.types import ConnectionRequest
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import (
@@ -38,12 +39,13 @@ from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Timeouts
 from proxyrelay.errors import (
     MessageTooLong,
+    PeerBusy,
     PeerGone,
     PolicyViolation,
     Refusal,
     TryAgainLater,
 )
-from proxyrelay.handshake import BadRequest, head_complete
+from proxyrelay.handshake import BadRequest, head_complete, origin_matcher
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.messages import MESSAGE_CEILING
 from proxyrelay.peer import Registration
@@ -132,12 +134,12 @@ class RelayProtocol(WebSocketServerProtocol):
     _refusal: Refusal | None = None
     _paused = False
     _unread = 0
-    _unread_deadline: IDelayedCall | None = None
     _frames = 0
+    _ping = b""
 
     # -- the peer, as the rules see it
 
-    def send(self, text: bytes) -> None:
+    def answer(self, text: bytes) -> None:
         """Send one text message.
 
         Not through ``sendMessage``: it refuses what is longer than a client may
@@ -145,12 +147,24 @@ class RelayProtocol(WebSocketServerProtocol):
 
         Raises:
             PeerGone: The connection is closing or closed, or was dropped just
-                now since the client does not read.
+                now since the client asks and asks and does not read.
         """
         if self.state == self.STATE_OPEN:
             self.sendFrame(opcode=1, payload=text)
         if self.state != self.STATE_OPEN:
             raise PeerGone
+
+    def deliver(self, text: bytes) -> None:
+        """Send one text message of another peer, if the client reads.
+
+        Raises:
+            PeerGone: As with `answer`.
+            PeerBusy: More than ``max_unread_bytes`` would be unread.
+        """
+        limit = self.factory.config.max_unread_bytes
+        if self._paused and self._unread + len(text) > limit:
+            raise PeerBusy
+        self.answer(text)
 
     def close(self, code: int, reason: str) -> None:
         """Start the close handshake, unless the connection is past it.
@@ -197,8 +211,6 @@ class RelayProtocol(WebSocketServerProtocol):
         """
         if self.state == self.STATE_CLOSED:
             return
-        if self._phase is Phase.AWAITING_PONG:
-            self._enter(Phase.READY)
         self._dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -227,7 +239,8 @@ class RelayProtocol(WebSocketServerProtocol):
         self._deadline = None
         if self._phase is Phase.READY:
             self._enter(Phase.AWAITING_PONG)
-            self.sendPing()
+            self._ping = token_bytes(4)
+            self.sendPing(self._ping)
         elif self._phase is Phase.AUTHENTICATING and self._checking is not None:
             self._checking.cancel()
         elif self._phase is Phase.REGISTERING:
@@ -252,7 +265,6 @@ class RelayProtocol(WebSocketServerProtocol):
             self.factory.relay.leave(self, why)
         elif self._phase in _UNREGISTERED:
             self.factory.journal.dropped(self.address, why)
-        self.resumeProducing()
         if self._checking is not None:
             self._checking.cancel()
 
@@ -301,7 +313,12 @@ class RelayProtocol(WebSocketServerProtocol):
             A Deferred that fires with None, whatever the outcome, since an HTTP
             error would end the client's process: the upgrade is completed, and
             a refusal is acted upon in `onOpen`.
+
+        Raises:
+            ConnectionDeny: A browser came from a page that is not allowed.
         """
+        if request.origin and not self.factory.origin_allowed(request.origin):
+            raise ConnectionDeny(HTTPStatus.FORBIDDEN.value, "origin not allowed")
         self._enter(Phase.AUTHENTICATING)
         checking: Deferred[Any] = maybeDeferred(
             self.factory.authenticator.authenticate, request.headers
@@ -376,6 +393,7 @@ class RelayProtocol(WebSocketServerProtocol):
         if status is HTTPStatus.UPGRADE_REQUIRED:
             headers.append(("Upgrade", "websocket"))
         self.wasNotCleanReason = reason
+        self._enter(Phase.DROPPING)
         self.sendHttpErrorResponse(status.value, status.phrase, headers)
         self.dropConnection(abort=False)
 
@@ -394,6 +412,15 @@ class RelayProtocol(WebSocketServerProtocol):
         except Exception:
             self._log.failure("a message of {address} failed", address=self.address)
         if self._phase is Phase.REGISTERING and self.registration is not None:
+            self._enter(Phase.READY)
+
+    def onPong(self, payload: bytes) -> None:
+        """Take note that the client has read everything up to the relay's ping.
+
+        Only the pong to that very ping says so: a client that does not read can
+        still send. So the ping's timeout bounds how long data stays unread.
+        """
+        if self._phase is Phase.AWAITING_PONG and payload == self._ping:
             self._enter(Phase.READY)
 
     def onMessageBegin(self, isBinary: bool) -> None:
@@ -465,38 +492,33 @@ class RelayProtocol(WebSocketServerProtocol):
     ) -> None:
         """Write, and count what is written while the client does not read.
 
+        What others send it is bounded in `deliver`. Twice as much can only come
+        of pongs and answers: then the client sends on, and does not read.
+
         Autobahn's way to write in pieces is left out, as are its log lines.
         """
         if self._paused:
             self._unread += len(data)
-            if self._unread > self.factory.config.max_unread_bytes:
+            if self._unread > 2 * self.factory.config.max_unread_bytes:
                 self._drop("left too much unread")
                 return
         self.transport.write(data)
 
     def pauseProducing(self) -> None:
-        """The transport's buffer is full: the client does not read."""
-        self._paused = True
-        self._unread = 0
-        seconds = self.factory.config.timeouts.unread
-        if seconds and self._unread_deadline is None:
-            self._unread_deadline = self.factory.clock.callLater(
-                seconds, self._unread_for_too_long
-            )
+        """The transport's buffer is full: the client does not read.
+
+        A TCP transport says so again at every write.
+        """
+        if not self._paused:
+            self._paused = True
+            self._unread = 0
 
     def resumeProducing(self) -> None:
         """The transport's buffer is empty: the client has read everything."""
         self._paused = False
-        if self._unread_deadline is not None:
-            self._unread_deadline.cancel()
-            self._unread_deadline = None
 
     def stopProducing(self) -> None:
         """The transport is gone; `connectionLost` follows."""
-
-    def _unread_for_too_long(self) -> None:
-        self._unread_deadline = None
-        self._drop("left data unread for too long")
 
 
 _UNREGISTERED = {
@@ -526,6 +548,7 @@ class RelayFactory(WebSocketServerFactory):
         config: What each connection may take.
 
     Attributes:
+        origin_allowed: Tells whether a browser's ``Origin`` is let in.
         connections: All that are not yet lost, registered or not.
         stopping: Whether new connections are closed as soon as they are open.
     """
@@ -550,6 +573,7 @@ class RelayFactory(WebSocketServerFactory):
         self.deadlines = _deadlines(config.timeouts)
         self.connections: set[RelayProtocol] = set()
         self.stopping = False
+        self.origin_allowed = origin_matcher(config.allowed_origins)
         self._arrivals = count()
         self._all_gone: Deferred[None] | None = None
         self.setProtocolOptions(
@@ -563,8 +587,9 @@ class RelayFactory(WebSocketServerFactory):
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             autoPingInterval=0,
-            allowedOrigins=list(config.allowed_origins),
-            allowNullOrigin="*" in config.allowed_origins,
+            # What Autobahn matches is a spelling of its own, always with a port.
+            allowedOrigins=["*"],
+            allowNullOrigin=True,
         )
 
     def buildProtocol(  # type: ignore[override]

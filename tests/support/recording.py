@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from proxyrelay.errors import PeerGone, Refusal, UnknownMessage
+from proxyrelay.errors import PeerBusy, PeerGone, Refusal, UnknownMessage
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.messages import PeerConnection
 from proxyrelay.peer import Peer, Registration
@@ -32,11 +32,17 @@ class RecordingPeer:
     sent: list[bytes] = field(default_factory=list)
     closed: tuple[int, str] | None = None
     gone: bool = False
+    busy: bool = False
 
-    def send(self, text: bytes) -> None:
+    def answer(self, text: bytes) -> None:
         if self.gone or self.closed:
             raise PeerGone
         self.sent.append(text)
+
+    def deliver(self, text: bytes) -> None:
+        if self.busy:
+            raise PeerBusy
+        self.answer(text)
 
     def close(self, code: int, reason: str) -> None:
         if self.closed is None:
