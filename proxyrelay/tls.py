@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
+from cryptography.utils import CryptographyDeprecationWarning
 from OpenSSL import crypto
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
 
@@ -100,7 +103,7 @@ class KeyPair:
                     "is self-signed: clients must trust this very certificate, or "
                     "not verify at all",
                 )
-        elif last.issuer not in _trusted():
+        elif last.issuer not in set(_trusted()):
             yield Problem(
                 "certfile",
                 f"the chain ends at {_name(last.issuer)}, which is neither in the "
@@ -211,11 +214,15 @@ def _public(key: object) -> bytes:
     return encoded
 
 
-def _trusted() -> set[x509.Name]:
+def _trusted() -> Iterator[x509.Name]:
     """The authorities that this machine's TLS clients trust."""
     store = ssl.create_default_context()
-    certificates = store.get_ca_certs(binary_form=True)
-    return {x509.load_der_x509_certificate(c).subject for c in certificates}
+    with warnings.catch_warnings():
+        # Some of the world's oldest roots have serial numbers that are not allowed.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        for encoded in store.get_ca_certs(binary_form=True):
+            with contextlib.suppress(ValueError):
+                yield x509.load_der_x509_certificate(encoded).subject
 
 
 def _name(name: x509.Name) -> str:

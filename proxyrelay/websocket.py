@@ -10,6 +10,7 @@ Checked against Autobahn 26.10.2. Each override says what it changes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from enum import Enum, auto
 from http import HTTPStatus
@@ -22,6 +23,7 @@ from autobahn.util import encode_truncate
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -192,7 +194,8 @@ class RelayProtocol(WebSocketServerProtocol):
         TCP_NODELAY is set here, at accept: Autobahn tries to before it knows its
         own option, and Nagle's algorithm would hold up the TLS handshake.
         """
-        self.transport.setTcpNoDelay(True)
+        with contextlib.suppress(OSError):  # some kernels refuse after a reset
+            self.transport.setTcpNoDelay(True)
         super().connectionMade()
         self.factory.connections.add(self)
         self.transport.registerProducer(self, True)
@@ -222,7 +225,8 @@ class RelayProtocol(WebSocketServerProtocol):
         vanished = self.state != self.STATE_CLOSED
         self._connectionLost(reason)  # type: ignore[arg-type]
         if vanished:
-            self._release("connection lost")
+            lost = reason.check(ConnectionDone, ConnectionLost)
+            self._release("connection lost" if lost else reason.getErrorMessage())
         self._enter(Phase.GONE)
         self.factory.connection_lost(self)
 
@@ -323,8 +327,8 @@ class RelayProtocol(WebSocketServerProtocol):
         checking: Deferred[Any] = maybeDeferred(
             self.factory.authenticator.authenticate, request.headers
         )
-        checking.addCallbacks(self._identified, self._not_identified)
         self._checking = checking
+        checking.addCallbacks(self._identified, self._not_identified)
         return checking
 
     def _identified(self, user: User) -> None:
