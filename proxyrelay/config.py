@@ -8,6 +8,7 @@ secret is.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -265,10 +266,12 @@ def load(
         The settings, with all problems found: it does not raise.
     """
     spoken: dict[str, Any] = {
-        option: int(value) if option == "--port" and value.isdecimal() else value
+        option: value
         for option, value in (overrides or {}).items()
         if value is not None
     }
+    with contextlib.suppress(KeyError, ValueError):
+        spoken["--port"] = int(spoken["--port"])
     if path is None:
         return _Reader("", Path(), None, spoken).read({})
     try:
@@ -313,6 +316,7 @@ class _Reader:
         config: Config = self._struct(Config, table, ())
         if config.keyfile is not None and config.certfile is None:
             self._problem(("keyfile",), "needs a certfile beside it")
+        self._problems.sort(key=lambda problem: problem.line or 0)
         return Loaded(config, self._problems, self._warnings, self._text, self._file)
 
     def _struct(self, kind: Any, table: dict[str, Any], path: tuple[str, ...]) -> Any:

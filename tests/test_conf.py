@@ -1,0 +1,59 @@
+"""The examples in conf/ say what the code does."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from proxyrelay.config import Config, load, settings
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+class ExampleTests(SynchronousTestCase):
+    """relay.toml and its relatives."""
+
+    def test_relay_toml_holds_the_defaults(self) -> None:
+        loaded = load(CONF / "relay.toml")
+        self.assertEqual(loaded.problems + loaded.warnings, [])
+        self.assertEqual(loaded.config, Config())
+
+    def test_relay_toml_names_every_setting(self) -> None:
+        text = (CONF / "relay.toml").read_text()
+        for path in settings():
+            if path[:2] == ("auth", "kwargs"):
+                continue  # what the method needs stands with the method
+            name = re.escape(path[-1])
+            pattern = rf"^(# )?{name} = |^\[{re.escape('.'.join(path))}\]"
+            self.assertTrue(re.search(pattern, text, re.MULTILINE), path)
+
+    def test_relay_tls_toml_is_taken(self) -> None:
+        loaded = load(CONF / "relay-tls.toml")
+        self.assertEqual(loaded.problems + loaded.warnings, [])
+        self.assertEqual(loaded.config.scheme, "wss")
+
+
+class UnitTests(SynchronousTestCase):
+    """The unit for systemd."""
+
+    def test_systemd_takes_the_unit(self) -> None:
+        """It exits with 0 even on unknown keys, so any word is a complaint."""
+        analyze = shutil.which("systemd-analyze")
+        if analyze is None:
+            raise SkipTest("no systemd-analyze on this machine")
+        unit = Path(self.mktemp() + ".service")
+        text = (CONF / "proxyrelay.service").read_text()
+        unit.write_text(text.replace("/opt/proxyrelay/bin/twistd", "/bin/true"))
+        done = subprocess.run(
+            [analyze, "verify", "--man=no", str(unit.absolute())],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        complaints = [line for line in done.stderr.splitlines() if unit.name in line]
+        self.assertEqual((done.returncode, complaints), (0, []))
