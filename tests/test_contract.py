@@ -9,13 +9,12 @@ import json
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection
 
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config
 from tests.support.recording import A, B, C, offer, registration
 from tests.support.served import (
-    PATIENCE,
+    Client,
     HeaderAuthenticator,
     RelayTestCase,
     scenario,
@@ -67,10 +66,10 @@ class ContractMixin:
     def authenticator(self) -> Authenticator:
         return HeaderAuthenticator()
 
-    def closed(self: Any, client: ClientConnection) -> tuple[int, str]:
+    def closed(self: Any, client: Client) -> tuple[int, str]:
         """The code and reason that a client is closed with, before any message."""
         with self.assertRaises(ConnectionClosed) as caught:
-            client.recv(PATIENCE)
+            client.recv()
         received = caught.exception.rcvd
         assert received is not None
         return received.code, received.reason
@@ -79,24 +78,24 @@ class ContractMixin:
     def test_accepts_a_registration(self: Any) -> None:
         client = self.connect()
         client.send(registration(A).decode())
-        self.assertEqual(client.recv(PATIENCE), ACCEPTED)
+        self.assertEqual(client.recv(), ACCEPTED)
 
     @scenario
     def test_accepts_a_registration_again(self: Any) -> None:
         client = self.registered(A)
         client.send(registration(A, name="renamed").decode())
-        self.assertEqual(client.recv(PATIENCE), ACCEPTED)
+        self.assertEqual(client.recv(), ACCEPTED)
         self.check()
 
     @scenario
     def test_reads_uuids_as_leniently_as_python(self: Any) -> None:
         client = self.connect()
         client.send(registration("{" + A.replace("-", "").upper() + "}").decode())
-        self.assertEqual(client.recv(PATIENCE), ACCEPTED)
+        self.assertEqual(client.recv(), ACCEPTED)
         other = self.registered(B)
         text = offer(B, f"urn:uuid:{A}").decode()
         other.send(text)
-        self.assertEqual(client.recv(PATIENCE), text)
+        self.assertEqual(client.recv(), text)
 
     @scenario
     def test_takes_any_path_origin_and_subprotocol(self: Any) -> None:
@@ -105,15 +104,15 @@ class ContractMixin:
             origin="https://elsewhere.example",
             subprotocols=["chat"],
         )
-        self.assertIsNone(client.subprotocol)
+        self.assertIsNone(client.connection.subprotocol)
         self.url += "/any/path?and=query"
         self.registered(B, origin="null")
 
     @scenario
     def test_declines_compression(self: Any) -> None:
         client = self.registered(A, compression="deflate")
-        assert client.response is not None
-        self.assertNotIn("Sec-WebSocket-Extensions", client.response.headers)
+        assert client.connection.response is not None
+        self.assertNotIn("Sec-WebSocket-Extensions", client.connection.response.headers)
 
     @scenario
     def test_replaces_an_older_socket_of_the_same_user(self: Any) -> None:
@@ -123,7 +122,7 @@ class ContractMixin:
         self.check()
         other = self.registered(B)
         other.send(offer(B, A).decode())
-        self.assertEqual(new.recv(PATIENCE), offer(B, A).decode())
+        self.assertEqual(new.recv(), offer(B, A).decode())
 
     @scenario
     def test_an_older_socket_cannot_replace_a_newer_one(self: Any) -> None:
@@ -132,7 +131,7 @@ class ContractMixin:
         old.send(registration(A).decode())
         self.assertEqual(self.closed(old), (4004, DUPLICATE))
         new.send(offer(A, A).decode())
-        self.assertEqual(new.recv(PATIENCE), offer(A, A).decode())
+        self.assertEqual(new.recv(), offer(A, A).decode())
 
     @scenario
     def test_refuses_the_uuid_of_another_user(self: Any) -> None:
@@ -148,18 +147,16 @@ class ContractMixin:
             ),
         )
         mine.send(offer(A, A).decode())
-        self.assertEqual(mine.recv(PATIENCE), offer(A, A).decode())
+        self.assertEqual(mine.recv(), offer(A, A).decode())
 
     @scenario
     def test_a_second_uuid_releases_the_first(self: Any) -> None:
         client = self.registered(A)
         client.send(registration(B).decode())
-        self.assertEqual(client.recv(PATIENCE), ACCEPTED)
+        self.assertEqual(client.recv(), ACCEPTED)
         self.check()
         client.send(offer(B, A).decode())
-        self.assertEqual(
-            json.loads(client.recv(PATIENCE))["error"], UNKNOWN_PEER.format(A)
-        )
+        self.assertEqual(json.loads(client.recv())["error"], UNKNOWN_PEER.format(A))
 
     @scenario
     def test_forwards_a_message_as_it_came(self: Any) -> None:
@@ -171,17 +168,17 @@ class ContractMixin:
             '"description": "v=0\\r\\n", "description_type": "offer"}'
         )
         one.send(text)
-        self.assertEqual(other.recv(PATIENCE), text)
+        self.assertEqual(other.recv(), text)
         answer = offer(B, A, description_type="answer").decode()
         other.send(answer)
-        self.assertEqual(one.recv(PATIENCE), answer)
+        self.assertEqual(one.recv(), answer)
 
     @scenario
     def test_returns_an_offer_to_an_unknown_peer(self: Any) -> None:
         client = self.registered(A)
         client.send(offer(A, "{" + B.upper() + "}").decode())
         self.assertEqual(
-            list(json.loads(client.recv(PATIENCE)).items()),
+            list(json.loads(client.recv()).items()),
             list(json.loads(offer(A, B, error=UNKNOWN_PEER.format(B))).items()),
         )
 
@@ -191,9 +188,7 @@ class ContractMixin:
         other.close()
         self.check()
         client.send(offer(A, B).decode())
-        self.assertEqual(
-            json.loads(client.recv(PATIENCE))["error"], UNKNOWN_PEER.format(B)
-        )
+        self.assertEqual(json.loads(client.recv())["error"], UNKNOWN_PEER.format(B))
 
     @scenario
     def test_returns_an_offer_to_a_peer_of_another_user(self: Any) -> None:
@@ -201,7 +196,7 @@ class ContractMixin:
         self.registered(B, additional_headers={"X-User": "them"})
         client.send(offer(A, B).decode())
         self.assertEqual(
-            json.loads(client.recv(PATIENCE)),
+            json.loads(client.recv()),
             json.loads(
                 offer(error=f"The requested peer {B} is owned by a different user.")
             ),
@@ -211,12 +206,12 @@ class ContractMixin:
     def test_returns_an_offer_in_the_name_of_another_source(self: Any) -> None:
         client, other = self.registered(A), self.registered(B)
         client.send(offer(C, B).decode())
-        echoed = json.loads(client.recv(PATIENCE))
+        echoed = json.loads(client.recv())
         self.assertIn(C, echoed["error"])
         self.assertEqual(echoed | {"error": None}, json.loads(offer(C, B)))
         # The next thing that the peer hears is something else.
         client.send(offer(A, B).decode())
-        self.assertEqual(other.recv(PATIENCE), offer(A, B).decode())
+        self.assertEqual(other.recv(), offer(A, B).decode())
 
     @scenario
     def test_refuses_a_message_before_registration(self: Any) -> None:
@@ -263,7 +258,7 @@ class ContractMixin:
             )
             self.check()
             witness.send(offer(B, C).decode())
-            self.assertEqual(other.recv(PATIENCE), offer(B, C).decode())
+            self.assertEqual(other.recv(), offer(B, C).decode())
 
     @scenario
     def test_refuses_a_message_over_the_setting(self: Any) -> None:
@@ -283,16 +278,14 @@ class ContractMixin:
         room = 200_000 - len(offer(A, A, description=""))
         text = offer(A, A, description="x" * room).decode()
         client.send(text)
-        self.assertEqual(client.recv(PATIENCE), text)
+        self.assertEqual(client.recv(), text)
 
     @scenario
     def test_returns_what_grows_over_the_setting(self: Any) -> None:
         client = self.registered(A)
         room = 200_000 - len(offer(A, B, description=""))
         client.send(offer(A, B, description="x" * room).decode())
-        self.assertEqual(
-            json.loads(client.recv(PATIENCE))["error"], UNKNOWN_PEER.format(B)
-        )
+        self.assertEqual(json.loads(client.recv())["error"], UNKNOWN_PEER.format(B))
 
     @scenario
     def test_fails_a_message_over_the_ceiling(self: Any) -> None:
@@ -317,13 +310,13 @@ class ContractMixin:
     @scenario
     def test_answers_pings(self: Any) -> None:
         client = self.registered(A)
-        self.assertTrue(client.ping().wait(PATIENCE))
+        client.ping()
 
     @scenario
     def test_answers_a_close_frame_and_forgets_the_client(self: Any) -> None:
         client = self.registered(A)
         client.close(1000, "done")
-        self.assertEqual(client.close_code, 1000)
+        self.assertEqual(client.connection.close_code, 1000)
         self.assertEqual(len(self.service.factory.relay.registry), 0)
 
     @scenario
@@ -339,12 +332,12 @@ class ContractMixin:
     def test_speaks_the_dialect_of_old_clients(self: Any) -> None:
         client = self.connect()
         client.send(registration(A, legacy=True).decode())
-        self.assertEqual(client.recv(PATIENCE), ACCEPTED.replace("relay_", "server_"))
+        self.assertEqual(client.recv(), ACCEPTED.replace("relay_", "server_"))
         # What cannot be read is skipped.
         client.send("hello")
         client.send(b"\x00")
         client.send(offer(A, A).decode())
-        self.assertEqual(client.recv(PATIENCE), offer(A, A).decode())
+        self.assertEqual(client.recv(), offer(A, A).decode())
 
 
 class TcpContractTests(ContractMixin, RelayTestCase):

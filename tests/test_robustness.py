@@ -14,7 +14,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection
 
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Timeouts
@@ -26,6 +25,7 @@ from tests.support.frames import CLOSE, CONTINUATION, PING, PONG, TEXT, frame, h
 from tests.support.recording import A, B, offer, registration
 from tests.support.served import (
     PATIENCE,
+    Client,
     PendingAuthenticator,
     RelayTestCase,
     scenario,
@@ -362,7 +362,7 @@ class OpenMixin(SocketMixin):
 
     config = Config(host="127.0.0.1", port=0, max_unread_bytes=65536)
 
-    def busy(self: Any, peer: RelayProtocol, sender: ClientConnection) -> None:
+    def busy(self: Any, peer: RelayProtocol, sender: Client) -> None:
         """Send to a peer that does not read until the relay holds data for it."""
         text = offer(B, A, description="x" * 10_000).decode()
         while not self.in_reactor(lambda: peer._paused):
@@ -377,7 +377,7 @@ class OpenMixin(SocketMixin):
         text = offer(B, A, description="x" * 60_000).decode()
         sender.send(text)
         sender.send(text)
-        echoed = json.loads(sender.recv(PATIENCE))
+        echoed = json.loads(sender.recv())
         self.assertEqual(
             echoed["error"],
             f"The requested peer {A} does not read what the relay server sends to it.",
@@ -407,9 +407,7 @@ class OpenMixin(SocketMixin):
         self.advance(TIMEOUTS.ping_timeout)
         self.until(lambda: peer.state == RelayProtocol.STATE_CLOSED)
         sender.send(offer(B, A).decode())
-        self.assertTrue(
-            json.loads(sender.recv(PATIENCE))["error"].startswith("Cannot forward")
-        )
+        self.assertTrue(json.loads(sender.recv())["error"].startswith("Cannot forward"))
 
     @scenario
     def test_a_peer_that_vanishes_with_an_offer_is_unknown(self: Any) -> None:
@@ -423,9 +421,7 @@ class OpenMixin(SocketMixin):
             source.onMessage(offer(B, A), False)
 
         self.in_reactor(vanish)
-        self.assertTrue(
-            json.loads(sender.recv(PATIENCE))["error"].startswith("Cannot forward")
-        )
+        self.assertTrue(json.loads(sender.recv())["error"].startswith("Cannot forward"))
 
     @scenario
     def test_ends_a_peer_that_lets_pongs_pile_up(self: Any) -> None:
@@ -585,7 +581,7 @@ class OpenMixin(SocketMixin):
         rules._forward = broken
         client.send(offer(A, A).decode())
         client.send(offer(A, A).decode())
-        self.assertEqual(client.recv(PATIENCE), offer(A, A).decode())
+        self.assertEqual(client.recv(), offer(A, A).decode())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
@@ -635,5 +631,5 @@ class ClosedClientTests(SocketMixin, RelayTestCase):
         client = self.connect()
         client.send("hello")
         with self.assertRaises(ConnectionClosed):
-            client.recv(PATIENCE)
-        self.assertEqual(client.close_code, 4000)
+            client.recv()
+        self.assertEqual(client.connection.close_code, 4000)

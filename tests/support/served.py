@@ -7,11 +7,12 @@ that nothing waits for one.
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import functools
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
@@ -20,7 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.trial.unittest import TestCase
-from websockets.sync.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
@@ -65,6 +66,56 @@ class HeaderAuthenticator:
         return answer
 
 
+class Client:
+    """The stock client's WebSocket library, for a thread that blocks.
+
+    Args:
+        loop: Runs in a thread of its own.
+        connection: An open connection of that loop.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, connection: ClientConnection
+    ) -> None:
+        self._loop = loop
+        self.connection = connection
+
+    def _wait(self, awaitable: Awaitable[Any]) -> Any:
+        async def bounded() -> Any:
+            return await asyncio.wait_for(awaitable, PATIENCE)
+
+        return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
+
+    def send(self, message: Any, text: bool | None = None) -> None:
+        """Send a message, or several fragments of one."""
+        self._wait(self.connection.send(message, text=text))
+
+    def recv(self) -> Any:
+        """The next message."""
+        return self._wait(self.connection.recv())
+
+    def ping(self) -> None:
+        """Wait for the answer to a ping."""
+
+        async def answered() -> None:
+            await (await self.connection.ping())
+
+        self._wait(answered())
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close in good order."""
+        self._wait(self.connection.close(code, reason))
+
+    def hang_up(self) -> None:
+        """Drop the connection."""
+
+        async def drop() -> None:
+            self.connection.transport.abort()
+            await self.connection.wait_closed()
+
+        self._wait(drop())
+
+
 def scenario(
     method: Callable[Concatenate[Self, P], None],
 ) -> Callable[Concatenate[Self, P], Deferred[None]]:
@@ -107,7 +158,8 @@ class RelayTestCase(TestCase):
         self.addCleanup(self._stop)
         self.url = self.service.urls[0]
         self.port = int(self.url.rpartition(":")[2])
-        self._clients: list[ClientConnection | socket.socket] = []
+        self._clients: list[Client | socket.socket] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def _stop(self) -> Deferred[Any]:
         stopped = self.service.stopService()
@@ -175,21 +227,32 @@ class RelayTestCase(TestCase):
 
     # -- in the scenario's thread
 
-    def connect(self, **options: Any) -> ClientConnection:
-        """Open a WebSocket, as the stock client's library does."""
+    def connect(self, **options: Any) -> Client:
+        """Open a WebSocket, as the stock client does."""
         if self.authority is not None:
             options.setdefault("ssl", self.authority.client_context())
-        options.setdefault("open_timeout", PATIENCE)
-        options.setdefault("close_timeout", PATIENCE)
-        client: ClientConnection = connect(self.url, **options)
+        loop = self._running_loop()
+
+        async def open_connection() -> ClientConnection:
+            return await connect(self.url, proxy=None, **options)
+
+        opening = asyncio.run_coroutine_threadsafe(open_connection(), loop)
+        client = Client(loop, opening.result(PATIENCE))
         self._clients.append(client)
         return client
 
-    def registered(self, uuid: str, **options: Any) -> ClientConnection:
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever)
+            self._thread.start()
+        return self._loop
+
+    def registered(self, uuid: str, **options: Any) -> Client:
         """Open a WebSocket and register."""
         client = self.connect(**options)
         client.send(registration(uuid).decode())
-        self.assertIn('"success": true', client.recv(PATIENCE))
+        self.assertIn('"success": true', client.recv())
         return client
 
     def raw(self, secure: bool | None = None) -> socket.socket:
@@ -217,12 +280,14 @@ class RelayTestCase(TestCase):
     def hang_up(self) -> None:
         """Close whatever a scenario left open."""
         for client in self._clients:
-            if isinstance(client, ClientConnection):
-                with contextlib.suppress(OSError):
-                    client.socket.shutdown(socket.SHUT_RDWR)
-                client.recv_events_thread.join(PATIENCE)
+            if isinstance(client, Client):
+                client.hang_up()
             else:
                 client.close()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
 
 def upgrade(*lines: str) -> bytes:
