@@ -58,12 +58,12 @@ def _check(arguments: argparse.Namespace) -> int:
         },
     )
     found = inspect(loaded, tls.now())
-    if loaded.sound("", "host", "port", "--port"):
+    if loaded.sound("", "host", "port"):
         try:
             for bound in listen.bind(found.config.host, found.config.port):
                 bound.close()
         except StartError as error:
-            found.problems.append(loaded.located(Problem("port", str(error))))
+            found.problems.append(loaded.located(Problem(error.setting, str(error))))
 
     for problem in (*found.problems, *found.faults):
         print(f"problem: {problem}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 import tomlkit
 from msgspec import Meta, Struct
-from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import Table
+from tomlkit.exceptions import KeyAlreadyPresent, TOMLKitError
+from tomlkit.items import AoT
 
 from proxyrelay.errors import Problem
 
@@ -153,7 +153,7 @@ class Config(Struct, frozen=True):
         timeouts: See `Timeouts`.
     """
 
-    host: str | None = None
+    host: Annotated[str, Meta(min_length=1)] | None = None
     port: Port = 8700
     certfile: Path | None = None
     keyfile: Path | None = None
@@ -214,6 +214,7 @@ _LEVEL_SPELLINGS: Mapping[object, str] = {
 _ORIGINS_HINT = 'a list of origins, such as ["https://*.example.org"]'
 
 _HINTS: Mapping[tuple[str, ...], str] = {
+    ("host",): "a text: an address or a name of this machine",
     ("allowed_origins",): _ORIGINS_HINT,
     ("auth", "method"): '"globus", or nothing for a relay without authentication',
     ("logging", "default_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
@@ -231,20 +232,25 @@ class Loaded:
         warnings: What should be changed, but can be served.
         text: What the file says; empty without a file.
         file: Its name, or None.
+        options: The options that win over settings, by the setting's dotted name.
     """
 
     config: Config
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
-    text: str = ""
+    text: str = field(default="", repr=False)
     file: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
 
     def sound(self, *keys: str) -> bool:
-        """Whether none of some settings has a problem."""
-        return not any(problem.key in keys for problem in self.problems)
+        """Whether none of some settings, or of their options, has a problem."""
+        spelt = {*keys, *(self.options.get(key, key) for key in keys)}
+        return not any(problem.key in spelt for problem in self.problems)
 
     def located(self, problem: Problem) -> Problem:
         """A problem with a setting, with the place where the setting stands."""
+        if problem.key in self.options:
+            return replace(problem, key=self.options[problem.key])
         if self.file is None:
             return problem
         line = _line(self.text, tuple(problem.key.split(".")))
@@ -282,8 +288,9 @@ def load(
     except UnicodeDecodeError:
         problem = Problem("", "is not UTF-8 text", file=str(path))
     except TOMLKitError as error:
-        line = getattr(error, "line", None)
-        problem = Problem("", f"is not valid TOML: {error}", line, str(path))
+        line = getattr(error, "line", None) or _line_of_repetition(text)
+        words = str(error).replace("'\\x00'", "the end of the file")
+        problem = Problem("", f"is not valid TOML: {words}", line, str(path))
     else:
         return _Reader(text, path.parent, str(path), spoken).read(table)
     return Loaded(Config(), [problem])
@@ -308,16 +315,22 @@ class _Reader:
         self._folder = folder.absolute()
         self._file = file
         self._overrides = overrides
-        self._options = {path: option for option, path in OVERRIDES.items()}
+        self._options = {
+            path: option for option, path in OVERRIDES.items() if option in overrides
+        }
+        self._spelt: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
 
     def read(self, table: dict[str, Any]) -> Loaded:
         config: Config = self._struct(Config, table, ())
-        if config.keyfile is not None and config.certfile is None:
+        if config.keyfile is not None and "certfile" not in table:
             self._problem(("keyfile",), "needs a certfile beside it")
         self._problems.sort(key=lambda problem: problem.line or 0)
-        return Loaded(config, self._problems, self._warnings, self._text, self._file)
+        options = {".".join(path): option for path, option in self._options.items()}
+        return Loaded(
+            config, self._problems, self._warnings, self._text, self._file, options
+        )
 
     def _struct(self, kind: Any, table: dict[str, Any], path: tuple[str, ...]) -> Any:
         table = self._spell(table, path)
@@ -326,7 +339,7 @@ class _Reader:
         for name, hint in hints.items():
             here = (*path, name)
             option = self._options.get(here)
-            if option in self._overrides:
+            if option is not None:
                 self._value(values, hint, self._overrides[option], here, option)
             elif isinstance(hint, type) and issubclass(hint, Struct):
                 inner = table.get(name, {})
@@ -361,6 +374,7 @@ class _Reader:
                 self._problem(alias, f"is another spelling of {name}: keep only that")
             else:
                 spelt[name] = value
+                self._spelt[(*path, name)] = alias
                 self._warnings.append(
                     self._at(alias, f"is a deprecated spelling: write {name}")
                 )
@@ -394,6 +408,7 @@ class _Reader:
         self._problems.append(self._at(path, message))
 
     def _at(self, path: tuple[str, ...], message: str) -> Problem:
+        path = self._spelt.get(path, path)
         return Problem(".".join(path), message, _line(self._text, path), self._file)
 
 
@@ -404,7 +419,12 @@ def _decode(kind: type, raw: object, folder: Path) -> object:
         raise ValueError("expected a text that is not empty")
     if kind is Secret:
         return Secret(raw)
-    return folder / Path(raw).expanduser()
+    if "\0" in raw:
+        raise ValueError("expected a path without null characters")
+    try:
+        return folder / Path(raw).expanduser()
+    except RuntimeError:
+        raise ValueError("expected a path; there is no such home folder") from None
 
 
 def _plain(message: str) -> str:
@@ -419,6 +439,7 @@ def _plain(message: str) -> str:
     }
     for word, plain in words.items():
         message = message.replace(word, plain)
+    message = message.replace("`", "")
     return message[:1].lower() + message[1:]
 
 
@@ -460,29 +481,57 @@ def _unknown(path: tuple[str, ...]) -> str:
     return f"unknown setting; did you mean {hint}?" if hint else "unknown setting"
 
 
-_MARK = "\0"
+_MARK = "<here>"
 
 
 def _line(text: str, path: tuple[str, ...]) -> int | None:
     """The line on which a setting stands in a TOML text.
 
-    tomlkit keeps no positions, but writes a text as it was: so a mark is set on
-    the setting, and looked for in what is written.
+    tomlkit keeps no positions, but writes a text as it was: so a mark is put in the
+    place of the setting, and looked for in what is written.
     """
     document = tomlkit.parse(text)
     item: Any = document
     for name in path:
-        if name not in item:
+        if not isinstance(item, MutableMapping) or name not in item:
             return None
-        item = item[name]
-    if hasattr(item, "comment"):
+        table, item = item, item[name]
+    if isinstance(item, MutableMapping):
+        return _line_of_table(text, path, document, item)
+    if isinstance(item, AoT):
+        item = item[0]
         item.comment(_MARK)
-        before, found, _ = tomlkit.dumps(document).partition(_MARK)
-        if found:
-            inside = 0 if isinstance(item, Table) else item.as_string().count("\n")
-            return before.count("\n") + 1 - inside
-    # A table that has no header of its own stands where its first setting does.
-    if isinstance(item, Mapping):
-        lines = (_line(text, (*path, name)) for name in item)
-        return next((line for line in lines if line is not None), None)
+    else:
+        table[path[-1]] = _MARK
+    return _line_of_mark(document)
+
+
+def _line_of_table(
+    text: str, path: tuple[str, ...], document: tomlkit.TOMLDocument, table: Any
+) -> int | None:
+    """The line of a table's header, or where it has none of its first setting."""
+    if hasattr(table, "comment"):
+        table.comment(_MARK)
+        line = _line_of_mark(document)
+        if line is not None:
+            return line
+    lines = (_line(text, (*path, name)) for name in table)
+    return next((line for line in lines if line is not None), None)
+
+
+def _line_of_mark(document: tomlkit.TOMLDocument) -> int | None:
+    before, found, _ = tomlkit.dumps(document).partition(_MARK)
+    return before.count("\n") + 1 if found else None
+
+
+def _line_of_repetition(text: str) -> int | None:
+    """The line that names something again; tomlkit does not always tell."""
+    lines = text.splitlines(keepends=True)
+    for number in range(1, len(lines) + 1):
+        try:
+            tomlkit.parse("".join(lines[:number]))
+        except KeyAlreadyPresent:  # noqa: PERF203
+            return number
+        except TOMLKitError:
+            continue
     return None

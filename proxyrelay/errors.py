@@ -69,7 +69,15 @@ class ConfigError(ProxyRelayError):
 
 
 class StartError(ProxyRelayError):
-    """The relay cannot start. The text is one line for the operator."""
+    """The relay cannot start. The text is one line for the operator.
+
+    Attributes:
+        setting: The setting that would have to change.
+    """
+
+    def __init__(self, message: str, setting: str) -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class PeerGone(ProxyRelayError):

@@ -16,6 +16,7 @@ from proxyrelay.auth import Authenticator, authenticator
 from proxyrelay.config import Config, Loaded
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.messages import MESSAGE_CEILING
+from proxyrelay.observe.logs import FILE_NAME
 
 
 @dataclass
@@ -64,16 +65,10 @@ def inspect(loaded: Loaded, now: datetime) -> Inspection:
             found.faults += map(loaded.located, found.pair.problems(now))
             found.warnings += map(loaded.located, found.pair.warnings(now))
 
-    if config.logging.log_dir is not None and not _writable(config.logging.log_dir):
-        found.problems.append(
-            loaded.located(
-                Problem(
-                    "logging.log_dir",
-                    f"{config.logging.log_dir} is no folder that can be written or "
-                    "made",
-                )
-            )
-        )
+    if config.logging.log_dir is not None:
+        wrong = _unwritable(config.logging.log_dir)
+        if wrong is not None:
+            found.problems.append(loaded.located(Problem("logging.log_dir", wrong)))
 
     if (config.max_message_bytes or 0) > MESSAGE_CEILING:
         found.warnings.append(
@@ -90,9 +85,14 @@ def inspect(loaded: Loaded, now: datetime) -> Inspection:
     return found
 
 
-def _writable(folder: Path) -> bool:
-    """Whether a folder can be written, or made where it is missing."""
+def _unwritable(folder: Path) -> str | None:
+    """Why the log cannot be written in a folder, or None."""
+    file = folder / FILE_NAME
+    if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
+        return f"{file} is no file that can be written"
     for place in (folder, *folder.parents):
         if place.exists():
-            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return False
+            if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+                return f"{folder} is no folder that can be written or made"
+            break
+    return None

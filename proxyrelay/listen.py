@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from typing import Any
 
 from proxyrelay.errors import StartError
 
@@ -31,17 +32,10 @@ def bind(host: str | None, port: int) -> list[socket.socket]:
     Raises:
         StartError: The port is taken, privileged, or not of this machine.
     """
-    try:
-        found = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except socket.gaierror as error:
-        raise StartError(
-            f"cannot listen on {host}: {error.strerror}; host must be an address or "
-            "a name of this machine"
-        ) from None
     # A kernel without IPv6 still resolves names to it.
-    found = [info for info in found if _available(info[0])]
+    found = [info for info in _resolved(host, port) if _available(info[0])]
+    if not found:
+        raise _no_host(host, "no address that this machine can use")
     sockets: list[socket.socket] = []
     try:
         for family, _, _, _, address in dict.fromkeys(found):
@@ -50,8 +44,30 @@ def bind(host: str | None, port: int) -> list[socket.socket]:
     except OSError as error:
         for bound in sockets:
             bound.close()
-        raise StartError(_explain(host, port, error)) from None
+        setting = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
+        raise StartError(_explain(host, port, error), setting) from None
     return sockets
+
+
+def _resolved(host: str | None, port: int) -> list[Any]:
+    if host == "":
+        raise _no_host(host, "an empty name")
+    try:
+        return socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise _no_host(host, str(error.strerror)) from None
+    except UnicodeError:
+        raise _no_host(host, "no name that there can be") from None
+
+
+def _no_host(host: str | None, why: str) -> StartError:
+    return StartError(
+        f"cannot listen on {host}: {why}; host must be an address or a name of this "
+        "machine",
+        "host",
+    )
 
 
 def _available(family: int) -> bool:

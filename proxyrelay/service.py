@@ -278,8 +278,8 @@ def makeService(options: Options) -> Application:
     try:
         if found.problems or found.authenticator is None:
             raise ConfigError(found.problems)
-        relay = RelayService(found.config, found.authenticator, found.pair, reactor)
         application = Application(logs.observer(found.config.logging, _stdout(options)))
+        relay = RelayService(found.config, found.authenticator, found.pair, reactor)
     except ProxyRelayError as error:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -18,8 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from cryptography.utils import CryptographyDeprecationWarning
-from OpenSSL import crypto
+from OpenSSL import SSL, crypto
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
 
 from proxyrelay.errors import ConfigError, Problem
@@ -53,7 +51,7 @@ class KeyPair:
             names = self.chain[0].extensions.get_extension_for_class(
                 x509.SubjectAlternativeName
             )
-        except x509.ExtensionNotFound:
+        except (x509.ExtensionNotFound, ValueError):  # none, or a malformed one
             return []
         return [str(name.value) for name in names.value]
 
@@ -103,7 +101,7 @@ class KeyPair:
                     "is self-signed: clients must trust this very certificate, or "
                     "not verify at all",
                 )
-        elif last.issuer not in set(_trusted()):
+        elif not _anchored(self.chain):
             yield Problem(
                 "certfile",
                 f"the chain ends at {_name(last.issuer)}, which is neither in the "
@@ -148,8 +146,9 @@ def context(pair: KeyPair) -> CertificateOptions:
     )
     try:
         options.getContext()
-    except Exception as error:  # pyOpenSSL raises several unrelated classes
-        raise _wrong("certfile", f"is refused by OpenSSL: {error}") from None
+    except SSL.Error as error:
+        reasons = ", ".join(str(reason) for _, _, reason in error.args[0])
+        raise _wrong("certfile", f"is refused by OpenSSL: {reasons}") from None
     return options
 
 
@@ -214,15 +213,25 @@ def _public(key: object) -> bytes:
     return encoded
 
 
-def _trusted() -> Iterator[x509.Name]:
-    """The authorities that this machine's TLS clients trust."""
-    store = ssl.create_default_context()
-    with warnings.catch_warnings():
-        # Some of the world's oldest roots have serial numbers that are not allowed.
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        for encoded in store.get_ca_certs(binary_form=True):
-            with contextlib.suppress(ValueError):
-                yield x509.load_der_x509_certificate(encoded).subject
+def _anchored(chain: tuple[x509.Certificate, ...]) -> bool:
+    """Whether a chain ends at an authority that this machine's TLS clients trust."""
+    places = ssl.get_default_verify_paths()
+    store = crypto.X509Store()
+    for file, folder in ((places.cafile, None), (None, places.capath)):
+        if file or folder:
+            with contextlib.suppress(crypto.Error):
+                store.load_locations(file, folder)
+    leaf, *others = map(crypto.X509.from_cryptography, chain)
+    try:
+        crypto.X509StoreContext(store, leaf, others).verify_certificate()
+    except crypto.X509StoreContextError as error:
+        return error.errors[0] not in _NO_ISSUER
+    return True
+
+
+_NO_ISSUER = {2, 20, 21}
+"""What OpenSSL says of a chain whose last issuer is unknown (X509_V_ERR_UNABLE_TO_...).
+Other errors, such as an expired certificate, are found elsewhere."""
 
 
 def _name(name: x509.Name) -> str:

@@ -13,7 +13,7 @@ from twisted.logger import (
     LogLevel,
     LogLevelFilterPredicate,
     LogPublisher,
-    eventAsText,
+    formatEvent,
     formatTime,
 )
 from twisted.python.logfile import LogFile
@@ -45,20 +45,23 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S%z"
 def line(event: LogEvent) -> str | None:
     """Format an event: time, level, text, and a traceback if there is one.
 
-    Only the lines of a traceback may break the line, and nothing may control a
-    terminal: whatever comes from outside stays inside its line.
+    Whatever comes from outside stays inside its line, and cannot control a terminal;
+    only a traceback has lines of its own.
     """
-    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    text = _printable(formatEvent(event)).replace("\n", "\\n")
+    failure = event.get("log_failure")
+    if failure is not None:
+        traceback = _printable(failure.getTraceback()).rstrip("\n")
+        text = f"{text}\n{traceback}" if text else traceback
     if not text:
         return None
-    printable = "".join(
-        c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text
-    )
-    if event.get("log_failure") is None:
-        printable = printable.replace("\n", "\\n")
     when = formatTime(event.get("log_time"), timeFormat=TIME_FORMAT)
     level = _NAMES.get(event.get("log_level", LogLevel.info), "INFO")
-    return f"{when} {level:<8} {printable}\n"
+    return f"{when} {level:<8} {text}\n"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def observer(settings: Logging, stdout: TextIO | None) -> ILogObserver | None:
