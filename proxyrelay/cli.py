@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from proxyrelay import __version__, config, listen, tls
 from proxyrelay.config import Config
 from proxyrelay.errors import Problem, StartError
@@ -96,7 +98,19 @@ def _served(found: Inspection) -> list[str]:
     if settings.logging.log_dir is not None:
         logged += f" and {settings.logging.log_dir}"
     lines.append(f"log: {settings.logging.default_level} and above, to {logged}")
+    usual = Config()
+    for path in config.settings():
+        value, default = _value(settings, path), _value(usual, path)
+        if value != default and not isinstance(value, Struct):
+            lines.append(f"set: {'.'.join(path)} = {value}")
     return lines
+
+
+def _value(settings: Config, path: tuple[str, ...]) -> object:
+    value: object = settings
+    for name in path:
+        value = getattr(value, name)
+    return value
 
 
 if __name__ == "__main__":

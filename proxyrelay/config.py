@@ -8,8 +8,8 @@ secret is.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -30,6 +30,10 @@ Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Wait = Annotated[float, Meta(ge=0.1, le=86400)]
+
+
+SHORTEST_INTERVAL = 0.1
+"""Seconds between two lists of clients that leave the relay time for anything else."""
 
 
 class Secret:
@@ -111,8 +115,8 @@ class Timeouts(Struct, frozen=True):
         tls_handshake: From accept to the end of the TLS handshake.
         opening_handshake: From then to the whole request. Clients themselves
             give up after 10 s.
-        authentication: From the request to the authenticator's answer. Clients
-            wait 10 s for the whole upgrade.
+        authentication: From the request to the authenticator's answer; 8 at most,
+            as clients wait 10 s for the whole upgrade.
         registration: From the upgrade to the first registration.
         ping_interval: From the registration, or the last pong, to the relay's
             next ping.
@@ -125,7 +129,7 @@ class Timeouts(Struct, frozen=True):
 
     tls_handshake: Wait = 12
     opening_handshake: Wait = 12
-    authentication: Wait = 8
+    authentication: Annotated[float, Meta(ge=0.1, le=8)] = 8
     registration: Wait = 12
     ping_interval: Wait = 20
     ping_timeout: Wait = 20
@@ -158,7 +162,7 @@ class Config(Struct, frozen=True):
     certfile: Path | None = None
     keyfile: Path | None = None
     max_message_bytes: Annotated[int, Meta(ge=1)] | None = None
-    max_unread_bytes: Annotated[int, Meta(ge=65536)] = 1024 * 1024
+    max_unread_bytes: Annotated[int, Meta(ge=65536)] = 512 * 1024
     allowed_origins: tuple[str, ...] = ("*",)
     auth: Auth = msgspec.field(default_factory=Auth)
     logging: Logging = msgspec.field(default_factory=Logging)
@@ -175,7 +179,7 @@ class Config(Struct, frozen=True):
         if self.certfile is None:
             lacks.append("TLS (set certfile)")
         if self.auth.method is None:
-            lacks.append("authentication (set [auth])")
+            lacks.append("authentication")
         if not lacks or _is_loopback(self.host):
             return None
         return (
@@ -215,6 +219,7 @@ _ORIGINS_HINT = 'a list of origins, such as ["https://*.example.org"]'
 
 _HINTS: Mapping[tuple[str, ...], str] = {
     ("host",): "a text: an address or a name of this machine",
+    ("port",): "a whole number from 0 to 65535",
     ("allowed_origins",): _ORIGINS_HINT,
     ("auth", "method"): '"globus", or nothing for a relay without authentication',
     ("logging", "default_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
@@ -276,8 +281,8 @@ def load(
         for option, value in (overrides or {}).items()
         if value is not None
     }
-    with contextlib.suppress(KeyError, ValueError):
-        spoken["--port"] = int(spoken["--port"])
+    if spoken.get("--port", "").isdecimal():
+        spoken["--port"] = int(spoken["--port"][:9])
     if path is None:
         return _Reader("", Path(), None, spoken).read({})
     try:
@@ -289,7 +294,8 @@ def load(
         problem = Problem("", "is not UTF-8 text", file=str(path))
     except TOMLKitError as error:
         line = getattr(error, "line", None) or _line_of_repetition(text)
-        words = str(error).replace("'\\x00'", "the end of the file")
+        words = re.sub(r" at line \d+ col (\d+)$", r" (column \1)", str(error))
+        words = words.replace("'\\x00'", "the end of the file")
         problem = Problem("", f"is not valid TOML: {words}", line, str(path))
     else:
         return _Reader(text, path.parent, str(path), spoken).read(table)
@@ -324,6 +330,11 @@ class _Reader:
 
     def read(self, table: dict[str, Any]) -> Loaded:
         config: Config = self._struct(Config, table, ())
+        if 0 < config.logging.current_client_interval < SHORTEST_INTERVAL:
+            self._problem(
+                ("logging", "current_client_interval"),
+                f"expected 0 or a number >= {SHORTEST_INTERVAL}",
+            )
         if config.keyfile is not None and "certfile" not in table:
             self._problem(("keyfile",), "needs a certfile beside it")
         self._problems.sort(key=lambda problem: problem.line or 0)
@@ -481,9 +492,6 @@ def _unknown(path: tuple[str, ...]) -> str:
     return f"unknown setting; did you mean {hint}?" if hint else "unknown setting"
 
 
-_MARK = "<here>"
-
-
 def _line(text: str, path: tuple[str, ...]) -> int | None:
     """The line on which a setting stands in a TOML text.
 
@@ -491,6 +499,7 @@ def _line(text: str, path: tuple[str, ...]) -> int | None:
     place of the setting, and looked for in what is written.
     """
     document = tomlkit.parse(text)
+    mark = _absent(text)
     item: Any = document
     for name in path:
         if not isinstance(item, MutableMapping) or name not in item:
@@ -499,11 +508,10 @@ def _line(text: str, path: tuple[str, ...]) -> int | None:
     if isinstance(item, MutableMapping):
         return _line_of_table(text, path, document, item)
     if isinstance(item, AoT):
-        item = item[0]
-        item.comment(_MARK)
+        item[0].comment(mark)
     else:
-        table[path[-1]] = _MARK
-    return _line_of_mark(document)
+        table[path[-1]] = mark
+    return _line_of(mark, document)
 
 
 def _line_of_table(
@@ -511,16 +519,25 @@ def _line_of_table(
 ) -> int | None:
     """The line of a table's header, or where it has none of its first setting."""
     if hasattr(table, "comment"):
-        table.comment(_MARK)
-        line = _line_of_mark(document)
+        mark = _absent(text)
+        table.comment(mark)
+        line = _line_of(mark, document)
         if line is not None:
             return line
     lines = (_line(text, (*path, name)) for name in table)
     return next((line for line in lines if line is not None), None)
 
 
-def _line_of_mark(document: tomlkit.TOMLDocument) -> int | None:
-    before, found, _ = tomlkit.dumps(document).partition(_MARK)
+def _absent(text: str) -> str:
+    """A mark that does not occur in a text."""
+    mark = "here"
+    while mark in text:
+        mark += "-"
+    return mark
+
+
+def _line_of(mark: str, document: tomlkit.TOMLDocument) -> int | None:
+    before, found, _ = tomlkit.dumps(document).partition(mark)
     return before.count("\n") + 1 if found else None
 
 

@@ -5,6 +5,7 @@
     ProxyRelayError
      |-- ConfigError            the settings cannot be served; lists every Problem
      |-- StartError             the relay cannot start, in one line
+     |-- BadRequest             a handshake is answered with an HTTP error
      |-- PeerGone               a text was meant for a peer that has left
      |-- PeerBusy               a text was meant for a peer that does not read
      `-- Refusal                a client is closed; carries code and reason
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import ClassVar
 
 
@@ -78,6 +80,18 @@ class StartError(ProxyRelayError):
     def __init__(self, message: str, setting: str) -> None:
         super().__init__(message)
         self.setting = setting
+
+
+class BadRequest(ProxyRelayError):
+    """A request is answered with an HTTP error.
+
+    Attributes:
+        status: The error. The exception's text is for the log only.
+    """
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
 
 
 class PeerGone(ProxyRelayError):

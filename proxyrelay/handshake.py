@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
+from proxyrelay.errors import BadRequest
+
 HEAD_CEILING = 16 * 1024
 """Bytes of the longest request head."""
 
@@ -18,6 +20,8 @@ HEADERS_CEILING = 128
 """Header lines of the longest request head."""
 
 _END = b"\r\n\r\n"
+
+_TLS_RECORD = b"\x16\x03"
 
 _ILLEGAL = re.compile(rb"[^\t\r\n -~]")
 
@@ -28,24 +32,21 @@ _HEAD = re.compile(
 
 _AUTHORIZATION = re.compile(rb"\r\nauthorization:", re.IGNORECASE)
 
+_ORIGIN = re.compile(rb"\r\n(?:sec-websocket-)?origin:([^\r]*)", re.IGNORECASE)
 
-class BadRequest(Exception):
-    """A request is answered with an HTTP error.
-
-    Attributes:
-        status: The error. The exception's text is for the log only.
-    """
-
-    def __init__(self, status: HTTPStatus, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
+_OFFERS = re.compile(
+    rb"\r\n(?:(?:sec-websocket-)?origin|sec-websocket-(?:extensions|protocol)):[^\r]*",
+    re.IGNORECASE,
+)
 
 
-def head_complete(data: bytes) -> bool:
+def head_complete(data: bytes, seen: int = 0) -> bool:
     """Look at all that a client has sent so far.
 
     Args:
         data: The bytes from the start of the connection.
+        seen: How many of them were looked at before, so that a head that comes
+            byte by byte is not read anew for each.
 
     Returns:
         Whether it is one whole, well-formed request head; if not, more may come.
@@ -53,9 +54,13 @@ def head_complete(data: bytes) -> bool:
     Raises:
         BadRequest: It is no such head and cannot become one.
     """
-    if _ILLEGAL.search(data, 0, HEAD_CEILING):
+    if data.startswith(_TLS_RECORD):
+        raise BadRequest(
+            HTTPStatus.BAD_REQUEST, "a TLS handshake (wss) on a port without TLS"
+        )
+    if _ILLEGAL.search(data, seen, HEAD_CEILING):
         raise BadRequest(HTTPStatus.BAD_REQUEST, "bytes that no request head has")
-    end = data.find(_END, 0, HEAD_CEILING)
+    end = data.find(_END, max(0, seen - len(_END)), HEAD_CEILING)
     if end < 0:
         if len(data) >= HEAD_CEILING:
             raise BadRequest(
@@ -75,6 +80,27 @@ def head_complete(data: bytes) -> bool:
     if len(data) > end:
         raise BadRequest(HTTPStatus.BAD_REQUEST, "data behind the request head")
     return True
+
+
+def origins(head: bytes) -> list[str]:
+    """Where a browser says that a request comes from: one value, or none.
+
+    Args:
+        head: A whole request head.
+    """
+    return [value.strip().decode("ascii") for value in _ORIGIN.findall(head)]
+
+
+def without_offers(head: bytes) -> bytes:
+    """A request head less what the relay does not take up.
+
+    It declines all extensions and subprotocols, and has its own word on origins. In
+    Autobahn's eyes a strange one would be a reason to fail, which ends real clients.
+
+    Args:
+        head: A whole request head.
+    """
+    return _OFFERS.sub(b"", head)
 
 
 def origin_matcher(patterns: Iterable[str]) -> Callable[[str], bool]:

@@ -88,11 +88,12 @@ def inspect(loaded: Loaded, now: datetime) -> Inspection:
 def _unwritable(folder: Path) -> str | None:
     """Why the log cannot be written in a folder, or None."""
     file = folder / FILE_NAME
-    if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
+    # os.path, for pathlib raises where a folder on the way may not be entered.
+    if os.path.exists(file) and not (os.path.isfile(file) and os.access(file, os.W_OK)):
         return f"{file} is no file that can be written"
     for place in (folder, *folder.parents):
-        if place.exists():
-            if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        if os.path.exists(place):
+            if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
                 return f"{folder} is no folder that can be written or made"
             break
     return None

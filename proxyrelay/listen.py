@@ -19,6 +19,12 @@ BACKLOG = 4096
 a fault of the network. The kernel caps it at ``net.core.somaxconn``."""
 
 
+SEND_BUFFER = 128 * 1024
+"""Bytes that the kernel keeps for a client that reads slowly (Linux takes twice that).
+Left to itself it keeps several MB, and a slow client would find the relay's ping
+behind all of them."""
+
+
 def bind(host: str | None, port: int) -> list[socket.socket]:
     """Open the listening sockets.
 
@@ -85,6 +91,8 @@ def _bound(family: int, address: tuple[object, ...]) -> socket.socket:
         if family == socket.AF_INET6:
             # The IPv4 addresses have a socket of their own.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Connections inherit it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.setblocking(False)
         listener.bind(address)
         listener.listen(BACKLOG)

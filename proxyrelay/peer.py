@@ -63,8 +63,8 @@ class Peer(Protocol):
 
         Raises:
             PeerGone: The connection is closing or closed.
-            PeerBusy: The client leaves too much unread. It keeps its connection:
-                what others send must not cost it that.
+            PeerBusy: The client leaves too much unread. It keeps its connection as
+                long as it answers pings.
         """
 
     def close(self, code: int, reason: str) -> None:

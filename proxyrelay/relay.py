@@ -88,7 +88,7 @@ class Relay:
             self.refuse(peer, refusal)
 
     def refuse(self, peer: Peer, refusal: Refusal) -> None:
-        """Close a peer for a reason that is its own doing."""
+        """Close a peer that is not, or no longer, to be served."""
         self._journal.refused(peer, refusal)
         self.leave(peer, f"refused with {refusal.code}")
         peer.close(refusal.code, refusal.reason)

@@ -115,12 +115,6 @@ class RelayService(MultiService):
             )
             bound.close()  # the reactor has its own descriptor of it
         self._sockets = []
-        log.info(
-            "proxyrelay {version} serves {urls} (authentication: {method})",
-            version=__version__,
-            urls=", ".join(self.urls),
-            method=self.config.auth.method or "none",
-        )
 
     def startService(self) -> None:
         """Accept connections, if that has not begun yet."""
@@ -131,6 +125,15 @@ class RelayService(MultiService):
         if interval:
             listed = self._census.start(interval, now=False)
             listed.addErrback(_log_failure, "the list of clients has stopped")
+        self._reactor.callWhenRunning(self._announce)
+
+    def _announce(self) -> None:
+        log.info(
+            "proxyrelay {version} serves {urls} (authentication: {method})",
+            version=__version__,
+            urls=", ".join(self.urls),
+            method=self.config.auth.method or "none",
+        )
 
     def stopService(self) -> Deferred[Any]:
         """Stop accepting, and close every connection with 1001.
@@ -149,7 +152,8 @@ class RelayService(MultiService):
         ]
         stopping.append(self.factory.stop(self.config.timeouts.stop))
         stopping.append(super().stopService())
-        return DeferredList(stopping, fireOnOneErrback=True, consumeErrors=True)
+        stopped = DeferredList(stopping, fireOnOneErrback=True, consumeErrors=True)
+        return stopped.addCallback(lambda _: log.info("stopped"))
 
 
 def _log_failure(failure: Failure, what: str) -> None:
@@ -179,6 +183,13 @@ class StopSignals(Service):
     def _install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._caught)
+        signal.signal(signal.SIGHUP, self._hung_up)
+
+    def _hung_up(self, _number: int, _frame: FrameType | None) -> None:
+        """Go on: without this, a signal to rotate logs would cost every client."""
+        self._reactor.callFromThread(
+            log.info, "SIGHUP is ignored: settings and certificates are read at start"
+        )
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -190,7 +201,7 @@ class StopSignals(Service):
             self._relay.factory.abort_all()
             return
         log.info(
-            "stopping on {signal}: closing {count} connections",
+            "stopping on {signal}, connections to close: {count}",
             signal=name,
             count=len(self._relay.factory.connections),
         )
@@ -243,6 +254,20 @@ class Options(UsageOptions):
         ],
     ]
 
+    def opt_version(self) -> None:
+        """Display the version and exit."""
+        print(f"proxyrelay {__version__}")
+        sys.exit(0)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse whatever is no option.
+
+        Raises:
+            UsageError: There is something.
+        """
+        if arguments:
+            raise UsageError(f"unexpected argument {arguments[0]!r}")
+
     def parseOptions(self, options: Any = None) -> None:
         """Read the command line.
 
@@ -278,21 +303,34 @@ def makeService(options: Options) -> Application:
     try:
         if found.problems or found.authenticator is None:
             raise ConfigError(found.problems)
-        application = Application(logs.observer(found.config.logging, _stdout(options)))
+        application = Application(_observer(options, found.config.logging))
         relay = RelayService(found.config, found.authenticator, found.pair, reactor)
     except ProxyRelayError as error:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None
-    relay.setServiceParent(application)
+    # Signals first: who reads that the relay serves may stop it at once.
     StopSignals(relay, reactor).setServiceParent(application)
+    relay.setServiceParent(application)
     _report(found)
     return application
 
 
-def _stdout(options: Options) -> Any:
-    """Standard output, unless twistd is going to close it."""
-    twistd = options.parent
-    return sys.stdout if twistd is None or twistd["nodaemon"] else None
+def _observer(options: Options, settings: config.Logging) -> ILogObserver | None:
+    """What the log goes through; None where twistd's own options have taken it.
+
+    Raises:
+        ConfigError: The log cannot be written, or two places are asked for.
+    """
+    twistd: Any = options.parent or {}
+    if twistd.get("logfile") or twistd.get("syslog"):
+        if settings.log_dir is not None:
+            raise ConfigError(
+                [Problem("logging.log_dir", "excludes twistd's --logfile and --syslog")]
+            )
+        return None
+    # A daemon has no standard output.
+    foreground = not options.parent or twistd.get("nodaemon")
+    return logs.observer(settings, sys.stdout if foreground else None)
 
 
 def _report(found: Inspection) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -25,6 +26,9 @@ from proxyrelay.errors import ConfigError, Problem
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption only, as Mozilla's
 intermediate profile has it. TLS 1.3 has no others."""
+
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
+"""Curves of the ECDSA keys that current clients accept."""
 
 SHORTEST_RSA = 2048
 """Bits of the shortest RSA key that current clients accept."""
@@ -64,8 +68,16 @@ class KeyPair:
         for certificate in self.chain:
             subject = _name(certificate.subject)
             end = certificate.not_valid_after_utc
+            digest = certificate.signature_hash_algorithm
+            if isinstance(digest, hashes.MD5 | hashes.SHA1) and not _is_root(
+                certificate
+            ):
+                yield Problem(
+                    "certfile",
+                    f"{subject} is signed with {digest.name}, which clients refuse",
+                )
             if now > end:
-                yield Problem("certfile", f"{subject} has expired on {_day(end)}")
+                yield Problem("certfile", f"{subject} expired on {_day(end)}")
             if now < certificate.not_valid_before_utc:
                 start = _day(certificate.not_valid_before_utc)
                 yield Problem("certfile", f"{subject} is not valid before {start}")
@@ -94,7 +106,7 @@ class KeyPair:
                 "certfile", "names no host (subjectAltName): clients will refuse it"
             )
         last = self.chain[-1]
-        if last.issuer == last.subject:
+        if _is_root(last):
             if len(self.chain) == 1:
                 yield Problem(
                     "certfile",
@@ -105,9 +117,9 @@ class KeyPair:
             yield Problem(
                 "certfile",
                 f"the chain ends at {_name(last.issuer)}, which is neither in the "
-                "file nor trusted by this machine: append the missing intermediate "
-                "certificates (a file often called fullchain.pem), unless all "
-                "clients trust that authority",
+                "file nor trusted by this machine: if intermediate certificates are "
+                "missing, append them (a file often called fullchain.pem); if this "
+                "is an authority of your own, all clients must trust it",
             )
 
 
@@ -121,12 +133,30 @@ def load(certfile: Path, keyfile: Path | None) -> KeyPair:
     Raises:
         ConfigError: They cannot be read, or do not belong together.
     """
-    chain = _load_chain(_read("certfile", certfile), certfile)
     setting, place = ("keyfile", keyfile) if keyfile else ("certfile", certfile)
-    key = _load_key(setting, place)
-    if _public(chain[0].public_key()) != _public(key.public_key()):
+    problems: list[Problem] = []
+    chain: tuple[x509.Certificate, ...] = ()
+    key = None
+    try:
+        chain = _load_chain(certfile)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        key = _load_key(setting, place)
+    except ConfigError as error:
+        problems += (problem for problem in error.problems if problem not in problems)
+    if problems or key is None:
+        raise ConfigError(problems)
+    own = [c for c in chain if _public(c.public_key()) == _public(key.public_key())]
+    if not own:
         raise _wrong(
             setting, f"the key in {place} is not that of the certificate in {certfile}"
+        )
+    if own[0] is not chain[0]:
+        raise _wrong(
+            "certfile",
+            f"the certificates in {certfile} are in the wrong order: that of the key "
+            "must come first, each followed by its issuer's",
         )
     return KeyPair(chain, key)
 
@@ -143,6 +173,8 @@ def context(pair: KeyPair) -> CertificateOptions:
         extraCertChain=[crypto.X509.from_cryptography(c) for c in pair.chain[1:]],
         raiseMinimumTo=TLSVersion.TLSv1_2,
         acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
+        # Without this, Twisted ends every handshake in which a client offers ALPN.
+        acceptableProtocols=[b"http/1.1"],
     )
     try:
         options.getContext()
@@ -150,6 +182,10 @@ def context(pair: KeyPair) -> CertificateOptions:
         reasons = ", ".join(str(reason) for _, _, reason in error.args[0])
         raise _wrong("certfile", f"is refused by OpenSSL: {reasons}") from None
     return options
+
+
+def _is_root(certificate: x509.Certificate) -> bool:
+    return certificate.issuer == certificate.subject
 
 
 def now() -> datetime:
@@ -168,7 +204,8 @@ def _read(setting: str, path: Path) -> bytes:
         raise _wrong(setting, f"{path} cannot be read: {error.strerror}") from None
 
 
-def _load_chain(pem: bytes, path: Path) -> tuple[x509.Certificate, ...]:
+def _load_chain(path: Path) -> tuple[x509.Certificate, ...]:
+    pem = _read("certfile", path)
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError:
@@ -187,7 +224,7 @@ def _load_key(
         raise _wrong(
             setting,
             f"the key in {path} is encrypted, and nobody is there to type its "
-            f"passphrase: write it without (openssl pkey -in {path.name} -out ...)",
+            f"passphrase: write it without (openssl pkey -in {path} -out ...)",
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise _wrong(
@@ -202,6 +239,12 @@ def _load_key(
             )
         return key
     if isinstance(key, ec.EllipticCurvePrivateKey):
+        if key.curve.name not in CURVES:
+            raise _wrong(
+                setting,
+                f"the ECDSA key in {path} is on the curve {key.curve.name}; clients "
+                f"want one of {', '.join(CURVES)}",
+            )
         return key
     raise _wrong(setting, f"the key in {path} is neither an ECDSA nor an RSA key")
 

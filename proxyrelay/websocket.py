@@ -11,6 +11,7 @@ Checked against Autobahn 26.10.2. Each override says what it changes.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from enum import Enum, auto
 from http import HTTPStatus
@@ -20,10 +21,10 @@ from typing import Any, Protocol, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.util import encode_truncate
-from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from autobahn.websocket.types import ConnectionRequest
+from OpenSSL import SSL
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -40,6 +41,7 @@ from zope.interface import implementer
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Timeouts
 from proxyrelay.errors import (
+    BadRequest,
     MessageTooLong,
     PeerBusy,
     PeerGone,
@@ -47,7 +49,12 @@ from proxyrelay.errors import (
     Refusal,
     TryAgainLater,
 )
-from proxyrelay.handshake import BadRequest, head_complete, origin_matcher
+from proxyrelay.handshake import (
+    head_complete,
+    origin_matcher,
+    origins,
+    without_offers,
+)
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.messages import MESSAGE_CEILING
 from proxyrelay.peer import Registration
@@ -58,6 +65,12 @@ FRAMES_CEILING = 1024
 
 REASON_CEILING = 123
 """Bytes of the longest close reason (RFC 6455, section 5.5)."""
+
+FIRST_CONTROL = 8
+"""Opcodes from here on are those of control frames (RFC 6455, section 5.5)."""
+
+CONTROL_CEILING = 125
+"""Bytes of the longest control frame (RFC 6455, section 5.5)."""
 
 GOING_AWAY = 1001
 
@@ -136,6 +149,7 @@ class RelayProtocol(WebSocketServerProtocol):
     _refusal: Refusal | None = None
     _paused = False
     _unread = 0
+    _seen = 0
     _frames = 0
     _ping = b""
 
@@ -185,6 +199,8 @@ class RelayProtocol(WebSocketServerProtocol):
     def abort(self) -> None:
         """End the connection at once, with whatever it still had to send."""
         self._drop("aborted at shutdown")
+        if self._phase is Phase.DROPPING:
+            self.transport.abortConnection()
 
     # -- the life of the connection
 
@@ -223,12 +239,14 @@ class RelayProtocol(WebSocketServerProtocol):
         words for a format.
         """
         vanished = self.state != self.STATE_CLOSED
-        self._connectionLost(reason)  # type: ignore[arg-type]
-        if vanished:
-            lost = reason.check(ConnectionDone, ConnectionLost)
-            self._release("connection lost" if lost else reason.getErrorMessage())
-        self._enter(Phase.GONE)
-        self.factory.connection_lost(self)
+        try:
+            self._connectionLost(reason)  # type: ignore[arg-type]
+        finally:
+            if vanished:
+                when = _WHEN.get(self._phase, "")
+                self._release(f"connection lost{when}{_tls(reason)}")
+            self._enter(Phase.GONE)
+            self.factory.connection_lost(self)
 
     def _enter(self, phase: Phase) -> None:
         if self._deadline is not None:
@@ -247,6 +265,9 @@ class RelayProtocol(WebSocketServerProtocol):
             self.sendPing(self._ping)
         elif self._phase is Phase.AUTHENTICATING and self._checking is not None:
             self._checking.cancel()
+            if self._phase is Phase.AUTHENTICATING:
+                # The authenticator goes on for all that.
+                self._drop(_LATE[self._phase])
         elif self._phase is Phase.REGISTERING:
             self.factory.relay.refuse(
                 self, TryAgainLater("No registration arrived in time.")
@@ -267,7 +288,7 @@ class RelayProtocol(WebSocketServerProtocol):
         """Let go of all that a connection holds, when its state is CLOSED."""
         if self.registration is not None:
             self.factory.relay.leave(self, why)
-        elif self._phase in _UNREGISTERED:
+        elif self._phase in _WHEN:
             self.factory.journal.dropped(self.address, why)
         if self._checking is not None:
             self._checking.cancel()
@@ -305,8 +326,13 @@ class RelayProtocol(WebSocketServerProtocol):
             self.failHandshake("data before the handshake was answered")
             return
         try:
-            if head_complete(self.data):
+            if head_complete(self.data, self._seen):
+                if not all(map(self.factory.origin_allowed, origins(self.data))):
+                    raise BadRequest(HTTPStatus.FORBIDDEN, "a page of another origin")
+                self.data = without_offers(self.data)
                 super().processHandshake()
+            else:
+                self._seen = len(self.data)
         except BadRequest as error:
             self.failHandshake(str(error), error.status)
 
@@ -317,12 +343,7 @@ class RelayProtocol(WebSocketServerProtocol):
             A Deferred that fires with None, whatever the outcome, since an HTTP
             error would end the client's process: the upgrade is completed, and
             a refusal is acted upon in `onOpen`.
-
-        Raises:
-            ConnectionDeny: A browser came from a page that is not allowed.
         """
-        if request.origin and not self.factory.origin_allowed(request.origin):
-            raise ConnectionDeny(HTTPStatus.FORBIDDEN.value, "origin not allowed")
         self._enter(Phase.AUTHENTICATING)
         checking: Deferred[Any] = maybeDeferred(
             self.factory.authenticator.authenticate, request.headers
@@ -350,20 +371,19 @@ class RelayProtocol(WebSocketServerProtocol):
     def succeedHandshake(self, res: object) -> None:
         """Complete the upgrade, if the client is still there.
 
-        Autobahn would revive a connection that is lost. All extensions are
-        declined here, so that a strange offer is no reason to fail.
+        Autobahn would revive a connection that is lost.
         """
         if self.state == self.STATE_CONNECTING:
-            self.websocket_extensions: list[object] = []
             super().succeedHandshake(res)
 
     def onOpen(self) -> None:
         """Wait for the registration, or close with what was decided before.
 
-        The request is forgotten, as it may hold a token.
+        What Autobahn keeps of the request is forgotten: it may hold a token, and may
+        be long.
         """
-        self.http_request_data = b""
-        self.http_headers: dict[str, str] = {}
+        for name in _HANDSHAKE_LEFTOVERS:
+            vars(self).pop(name, None)
         if self.factory.stopping:
             self.shut()
         elif self._refusal is not None:
@@ -388,15 +408,16 @@ class RelayProtocol(WebSocketServerProtocol):
             responseHeaders: Header fields that belong to the status.
         """
         status = HTTPStatus(code)
-        self.factory.journal.rejected(self.address, status, reason)
-        headers = [
-            *(responseHeaders or ()),
-            ("Connection", "close"),
-            ("Content-Length", "0"),
-        ]
+        # Where Autobahn quotes the request, it may quote a secret.
+        detail = re.split("[\"']", reason, maxsplit=1)[0].strip()
+        self.factory.journal.rejected(self.address, status, detail)
+        headers = [*(responseHeaders or ()), ("Content-Length", "0")]
         if status is HTTPStatus.UPGRADE_REQUIRED:
-            headers.append(("Upgrade", "websocket"))
-        self.wasNotCleanReason = reason
+            headers += [("Upgrade", "websocket"), ("Connection", "upgrade, close")]
+        else:
+            headers.append(("Connection", "close"))
+        self.wasNotCleanReason = detail
+        # The journal has been told, so this is no longer a connection to tell of.
         self._enter(Phase.DROPPING)
         self.sendHttpErrorResponse(status.value, status.phrase, headers)
         self.dropConnection(abort=False)
@@ -440,6 +461,25 @@ class RelayProtocol(WebSocketServerProtocol):
             self._fail_connection(refusal.code, refusal.reason)
         super().onMessageFrameBegin(length)
 
+    def onFrameData(self, payload: bytes) -> bool | None:
+        """Keep nothing of a control frame that is too long.
+
+        After the violation Autobahn reads it to its end, and keeps every byte.
+        """
+        frame = self.current_frame
+        if frame.opcode >= FIRST_CONTROL and frame.length > CONTROL_CEILING:
+            return None
+        return super().onFrameData(payload)
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        """Keep a frame in one piece: Autobahn keeps one for each read."""
+        if self.failedByMe:
+            return
+        if self.frame_data:
+            self.frame_data[0] += payload
+        else:
+            self.frame_data.append(bytearray(payload))
+
     def _max_message_size_exceeded(
         self,
         msg_size: int,
@@ -449,13 +489,14 @@ class RelayProtocol(WebSocketServerProtocol):
         """Close 4003 above the setting, but 1009 above what any relay takes."""
         if msg_size > MESSAGE_CEILING:
             self._fail_connection(self.CLOSE_STATUS_CODE_MESSAGE_TOO_BIG, reason)
-        else:
-            self.failedByMe = True
+            return
+        self.failedByMe = True
+        if self.state == self.STATE_OPEN:
             self.factory.relay.refuse(self, MessageTooLong())
 
     def _fail_connection(
         self,
-        code: int = WebSocketServerProtocol.CLOSE_STATUS_CODE_GOING_AWAY,
+        code: int = GOING_AWAY,
         reason: str = "going away",
     ) -> None:
         """Close after a violation of the protocol.
@@ -479,6 +520,9 @@ class RelayProtocol(WebSocketServerProtocol):
         """Send a close frame; from here on the client is no longer registered."""
         why = "closed by the client" if isReply else f"closed with {code}"
         self.factory.relay.leave(self, why)
+        # The last word is not counted. Were the connection dropped for it, Autobahn
+        # would set its state back from CLOSED to CLOSING.
+        self._unread = 0
         super().sendCloseFrame(code, reasonUtf8, isReply)
         if self.state == self.STATE_CLOSING:
             self._enter(Phase.CLOSING)
@@ -525,11 +569,31 @@ class RelayProtocol(WebSocketServerProtocol):
         """The transport is gone; `connectionLost` follows."""
 
 
-_UNREGISTERED = {
-    Phase.TLS_HANDSHAKE,
-    Phase.OPENING,
-    Phase.AUTHENTICATING,
-    Phase.REGISTERING,
+def _tls(reason: Failure) -> str:
+    """What OpenSSL says of the end, such as that it is the certificate's fault."""
+    if not isinstance(reason.value, SSL.Error):
+        return ""
+    said = [str(parts[-1]) for parts in reason.value.args[0]]
+    return f" (TLS: {', '.join(said)})"
+
+
+_HANDSHAKE_LEFTOVERS = (
+    "http_headers",
+    "http_request_data",
+    "http_request_host",
+    "http_request_params",
+    "http_request_path",
+    "http_request_uri",
+    "http_response_data",
+    "http_status_line",
+)
+
+# The phases in which a client holds no UUID yet.
+_WHEN = {
+    Phase.TLS_HANDSHAKE: " during the TLS handshake",
+    Phase.OPENING: " before a whole request",
+    Phase.AUTHENTICATING: " during authentication",
+    Phase.REGISTERING: " before a registration",
 }
 
 _LATE = {
@@ -591,9 +655,6 @@ class RelayFactory(WebSocketServerFactory):
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             autoPingInterval=0,
-            # What Autobahn matches is a spelling of its own, always with a port.
-            allowedOrigins=["*"],
-            allowNullOrigin=True,
         )
 
     def buildProtocol(  # type: ignore[override]
@@ -614,6 +675,8 @@ class RelayFactory(WebSocketServerFactory):
         Returns:
             Fires when no connection is left.
         """
+        if self._all_gone is not None:
+            return self._all_gone
         self.stopping = True
         all_gone = self._all_gone = Deferred()
         deadline = self.clock.callLater(seconds, self.abort_all)

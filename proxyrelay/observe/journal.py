@@ -55,8 +55,8 @@ class LogJournal:
     def left(self, peer: Peer, registration: Registration, why: str) -> None:
         """A peer no longer holds its UUID."""
         self.log.info(
-            "left {uuid} name={name!a} from {address} after {seconds:.1f} s, "
-            "{sent} messages sent, {received} received: {why}",
+            "left {uuid} name={name!a} from {address} after {seconds:.1f} s "
+            "(messages: {sent} sent, {received} received): {why}",
             uuid=registration.uuid,
             name=registration.name,
             address=peer.address,
@@ -102,11 +102,12 @@ class LogJournal:
 
     def skipped(self, peer: Peer, refusal: UnknownMessage) -> None:
         """A message of an old client was ignored, as old clients expect."""
-        self.log.info(
-            "skipped a message of {address}: {detail}",
-            address=peer.address,
-            detail=refusal.detail,
-        )
+        if self._verbose:
+            self.log.debug(
+                "skipped a message of {address}: {detail}",
+                address=peer.address,
+                detail=refusal.detail,
+            )
 
     def rejected(self, address: str, status: HTTPStatus, detail: str) -> None:
         """A request was answered with an HTTP error."""
@@ -145,7 +146,7 @@ class LogJournal:
             if registration is not None:
                 self.log.info(
                     "connected {uuid} name={name!a} user={user!a} from {address} "
-                    "for {seconds:.0f} s, {sent} messages sent, {received} received",
+                    "for {seconds:.0f} s (messages: {sent} sent, {received} received)",
                     uuid=registration.uuid,
                     name=registration.name,
                     user=peer.user.sub,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 from typing import IO, TextIO, cast
 
 from twisted.logger import (
@@ -46,12 +47,12 @@ def line(event: LogEvent) -> str | None:
     """Format an event: time, level, text, and a traceback if there is one.
 
     Whatever comes from outside stays inside its line, and cannot control a terminal;
-    only a traceback has lines of its own.
+    only a traceback has lines of its own, which are indented.
     """
     text = _printable(formatEvent(event)).replace("\n", "\\n")
     failure = event.get("log_failure")
     if failure is not None:
-        traceback = _printable(failure.getTraceback()).rstrip("\n")
+        traceback = indent(_printable(failure.getTraceback()).rstrip("\n"), "    ")
         text = f"{text}\n{traceback}" if text else traceback
     if not text:
         return None
