@@ -232,7 +232,7 @@ class Loaded:
     """What became of a file and a command line.
 
     Attributes:
-        config: The settings; the default stands in for each that has a problem.
+        config: The settings; the default stands in for each that is of a wrong type.
         problems: Why they cannot be served.
         warnings: What should be changed, but can be served.
         text: What the file says; empty without a file.
@@ -286,7 +286,7 @@ def load(
     if path is None:
         return _Reader("", Path(), None, spoken).read({})
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         table = tomlkit.parse(text).unwrap()
     except OSError as error:
         problem = Problem("", f"cannot be read: {error.strerror}", file=str(path))
@@ -474,8 +474,9 @@ def _unknown(path: tuple[str, ...]) -> str:
     known = list(settings())
     same_name = [other for other in known if other[-1] == path[-1]]
     beside = [other[-1] for other in known if other[:-1] == path[:-1]]
-    near = get_close_matches(path[-1], beside, 1) or get_close_matches(
-        path[-1], [other[-1] for other in known], 1
+    name = path[-1].lower()
+    near = get_close_matches(name, beside, 1) or get_close_matches(
+        name, [other[-1] for other in known], 1
     )
     if same_name:
         hint = _spelt(same_name[0])

@@ -141,7 +141,7 @@ class RelayProtocol(WebSocketServerProtocol):
     arrival: int
 
     # Not "log": that is the name of Autobahn's, which writes requests as they are.
-    _log = Logger(namespace="proxyrelay")
+    _log = Logger()
 
     _phase = Phase.GONE
     _deadline: IDelayedCall | None = None

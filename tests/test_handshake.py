@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from proxyrelay.errors import BadRequest
 from proxyrelay.handshake import (
     HEAD_CEILING,
     HEADERS_CEILING,
-    BadRequest,
     head_complete,
     origin_matcher,
 )
@@ -32,6 +32,12 @@ class HeadTests(SynchronousTestCase):
         head = upgrade("X-A:\tb c")
         for length in range(len(head)):
             self.assertFalse(head_complete(head[:length]))
+
+    def test_a_head_that_was_looked_at_is_not_read_anew(self) -> None:
+        head = upgrade("X-A: b")
+        for seen in range(len(head)):
+            self.assertTrue(head_complete(head, seen))
+        self.assertEqual(self.refused(head[:-4] + b"\x85\r\n\r\n"), 400)
 
     def test_counts_headers(self) -> None:
         room = HEADERS_CEILING - upgrade().count(b"\r\n") + 2

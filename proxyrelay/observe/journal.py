@@ -27,7 +27,7 @@ class LogJournal:
             otherwise.
     """
 
-    log = Logger(namespace="proxyrelay")
+    log = Logger()
 
     def __init__(self, clock: Callable[[], float], verbose: bool = False) -> None:
         self._clock = clock

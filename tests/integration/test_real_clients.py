@@ -1,0 +1,288 @@
+"""The real proxystore package against the relay: clients, peers, endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import ssl
+import sys
+from pathlib import Path
+from unittest import SkipTest
+from uuid import UUID, uuid4
+
+from aioice.ice import get_host_addresses
+from proxystore.connectors.endpoint import EndpointConnector, EndpointKey
+from proxystore.endpoint.config import (
+    EndpointConfig,
+    EndpointRelayConfig,
+    write_config,
+)
+from proxystore.p2p.exceptions import PeerConnectionError, PeerConnectionTimeoutError
+from proxystore.p2p.manager import PeerManager
+from proxystore.p2p.relay.client import RelayClient
+from proxystore.p2p.relay.exceptions import RelayRegistrationError
+from proxystore.p2p.relay.messages import PeerConnectionRequest
+from proxystore.store import Store
+
+from tests.support.certificates import Authority
+from tests.support.processes import Process, ProcessTestCase, RelayProcess, environment
+
+ENDPOINT = """
+import proxystore.endpoint.cli, proxystore.endpoint.serve
+
+async def nothing():
+    pass
+
+proxystore.endpoint.serve.check_nat_and_log = nothing
+proxystore.endpoint.cli.cli()
+"""
+"""``proxystore-endpoint``, but for a check that only writes to its log and asks
+public STUN servers."""
+
+
+def request(
+    source: RelayClient, target: RelayClient, kind: str
+) -> PeerConnectionRequest:
+    """An offer or answer that says nothing about how to connect."""
+    assert kind in {"offer", "answer"}
+    return PeerConnectionRequest(
+        source_uuid=source.uuid,
+        source_name=source.name,
+        peer_uuid=target.uuid,
+        description_type="offer" if kind == "offer" else "answer",
+        description=f"{kind} of {source.name}",
+    )
+
+
+def need_addresses() -> None:
+    """Peers talk through an interface of the machine that is not the loopback one.
+
+    Raises:
+        SkipTest: There is none.
+    """
+    if not get_host_addresses(use_ipv4=True, use_ipv6=True):
+        raise SkipTest("WebRTC needs an address beside that of the loopback interface")
+
+
+class RealTestCase(ProcessTestCase):
+    """Keeps what the package logs off the terminal."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        quiet = logging.NullHandler()
+        for name in ("proxystore", "asyncio"):
+            logger = logging.getLogger(name)
+            logger.addHandler(quiet)
+            self.addCleanup(logger.removeHandler, quiet)
+
+
+class RelayClientTests(RealTestCase):
+    """``RelayClient``: registration, messages, and coming back."""
+
+    async def exchange(self, one: RelayClient, two: RelayClient) -> None:
+        """An offer goes one way, and an answer the other."""
+        for source, target, kind in ((one, two, "offer"), (two, one, "answer")):
+            sent = request(source, target, kind)
+            await source.send(sent)
+            self.assertEqual(await target.recv(), sent)
+
+    def test_exchanges_an_offer_and_an_answer(self) -> None:
+        relay = self.relay()
+
+        async def scenario() -> None:
+            async with RelayClient(relay.url) as one, RelayClient(relay.url) as two:
+                await self.exchange(one, two)
+
+        self.play(scenario())
+
+    def test_exchanges_an_offer_and_an_answer_over_tls(self) -> None:
+        authority = Authority()
+        relay = self.secure_relay(authority)
+        context = authority.client_context()
+
+        async def scenario() -> None:
+            async with (
+                RelayClient(relay.url, ssl_context=context) as one,
+                RelayClient(relay.url, ssl_context=context) as two,
+            ):
+                await self.exchange(one, two)
+
+        self.play(scenario())
+
+    def test_verifies_the_certificate(self) -> None:
+        relay = self.secure_relay(Authority())
+
+        async def scenario() -> None:
+            client = RelayClient(relay.url)
+            with self.assertRaises(ssl.SSLCertVerificationError):
+                await client.connect(retry=False)
+
+        self.play(scenario())
+
+    def secure_relay(self, authority: Authority) -> RelayProcess:
+        authority.write(self.folder)
+        config = self.folder / "relay.toml"
+        config.write_text('certfile = "cert.pem"\nkeyfile = "privkey.pem"\n')
+        relay = self.relay("--config", config)
+        self.assertTrue(relay.url.startswith("wss://"))
+        return relay
+
+    def test_is_replaced_for_good(self) -> None:
+        relay = self.relay()
+        uuid = uuid4()
+
+        async def scenario() -> None:
+            async with (
+                RelayClient(relay.url, client_uuid=uuid, reconnect_task=False) as old,
+                RelayClient(relay.url) as other,
+            ):
+                lost = old.websocket
+                async with RelayClient(relay.url, client_uuid=uuid) as new:
+                    await lost.wait_closed()
+                    self.assertEqual(lost.close_code, 4004)
+                    with self.assertRaises(RelayRegistrationError) as final:
+                        await old.connect()
+                    self.assertEqual(str(final.exception), lost.close_reason)
+                    await self.exchange(other, new)
+
+        self.play(scenario())
+        self.assertEqual(relay.stop(), 0)
+        self.assertEqual(relay.said.count(f" registered {uuid} "), 2)
+        self.assertEqual(relay.said.count(f" replaced {uuid}: "), 1)
+
+    def test_comes_back_by_itself_to_a_restarted_relay(self) -> None:
+        port = self.reserve()
+
+        async def scenario() -> None:
+            relay = self.relay(port=port)
+            async with RelayClient(relay.url) as client:
+                lost = client.websocket
+                self.assertEqual(await asyncio.to_thread(relay.stop), 0)
+                await lost.wait_closed()
+                self.assertEqual(lost.close_code, 1001)
+                relay = await asyncio.to_thread(self.relay, port=port)
+                await asyncio.to_thread(relay.wait_for, f" registered {client.uuid} ")
+                async with RelayClient(relay.url) as other:
+                    await self.exchange(other, client)
+
+        self.play(scenario())
+
+    def test_comes_back_to_a_relay_that_was_killed(self) -> None:
+        port = self.reserve()
+
+        async def scenario() -> None:
+            relay = self.relay(port=port)
+            # The kernel may take one more connection before it closes the relay's
+            # port, which a client that comes back at once does not outlive.
+            async with RelayClient(relay.url, reconnect_task=False) as client:
+                lost = client.websocket
+                status = await asyncio.to_thread(relay.stop, signal.SIGKILL)
+                self.assertEqual(status, -signal.SIGKILL)
+                await lost.wait_closed()
+                self.assertEqual(lost.close_code, 1006)
+                relay = await asyncio.to_thread(self.relay, port=port)
+                async with RelayClient(relay.url) as other:
+                    await client.connect()
+                    await self.exchange(other, client)
+
+        self.play(scenario())
+
+
+class PeerManagerTests(RealTestCase):
+    """``PeerManager``: connections between peers."""
+
+    def test_learns_that_a_peer_is_unknown(self) -> None:
+        relay = self.relay()
+        stranger = uuid4()
+        # The package leaves a socket of a failed connection to the collector.
+        self.addCleanup(gc.collect)
+
+        async def scenario() -> None:
+            manager = PeerManager(RelayClient(relay.url), ice_servers=[])
+            async with manager:
+                with self.assertRaises(PeerConnectionError) as caught:
+                    await manager.send(stranger, "hello")
+                self.assertNotIsInstance(caught.exception, PeerConnectionTimeoutError)
+                self.assertIn(
+                    f"Cannot forward peer connection message to peer {stranger}",
+                    str(caught.exception),
+                )
+
+        self.play(scenario())
+
+    def test_connects_two_peers(self) -> None:
+        need_addresses()
+        relay = self.relay("--log-level", "DEBUG")
+        sizes = (5, 100_000)
+
+        async def scenario() -> None:
+            async with (
+                PeerManager(RelayClient(relay.url), ice_servers=[]) as one,
+                PeerManager(RelayClient(relay.url), ice_servers=[]) as two,
+            ):
+                for size in sizes:
+                    for source, target in ((one, two), (two, one)):
+                        message = source.name.encode() * size
+                        await source.send(target.uuid, message)
+                        self.assertEqual(await target.recv(), (source.uuid, message))
+                for source, target, kind in ((one, two, "offer"), (two, one, "answer")):
+                    await asyncio.to_thread(
+                        relay.wait_for,
+                        f" forwarded {kind} of {source.uuid} .* to {target.uuid} ",
+                    )
+
+        self.play(scenario())
+        self.assertEqual(relay.stop(), 0)
+        # The messages took another way.
+        self.assertEqual(relay.said.count(" forwarded "), 2)
+
+
+class EndpointTests(RealTestCase):
+    """``proxystore-endpoint``: objects that are elsewhere."""
+
+    def endpoint(self, name: str, relay: RelayProcess) -> tuple[UUID, Path, Process]:
+        """Start an endpoint in a home of its own; returns when it serves."""
+        home = self.folder / name
+        config = EndpointConfig(
+            name=name,
+            uuid=str(uuid4()),
+            host="127.0.0.1",
+            host_type="static",
+            port=self.reserve(),
+            relay=EndpointRelayConfig(address=relay.url, ice_servers=[]),
+        )
+        write_config(config, str(home / name))
+        process = self.start(
+            *(sys.executable, "-c", ENDPOINT, "start", name, "--no-detach"),
+            env=environment(PROXYSTORE_HOME=str(home)),
+        )
+        process.wait_for("Uvicorn running on")
+        relay.wait_for(f"registered {config.uuid} name='{name}' ")
+        return UUID(config.uuid), home, process
+
+    def test_an_object_is_read_through_another_endpoint(self) -> None:
+        need_addresses()
+        relay = self.relay("--log-level", "DEBUG")
+        one, home_of_one, process_of_one = self.endpoint("one", relay)
+        two, home_of_two, process_of_two = self.endpoint("two", relay)
+        value = {"numbers": list(range(10_000))}
+        with (
+            EndpointConnector([one], str(home_of_one)) as near,
+            EndpointConnector([two], str(home_of_two)) as far,
+        ):
+            self.assertEqual((near.endpoint_uuid, far.endpoint_uuid), (one, two))
+            key = Store("near", near).put(value)
+            assert isinstance(key, EndpointKey)
+            self.assertEqual(key.endpoint_id, str(one))
+            reader = Store("far", far)
+            self.assertTrue(reader.exists(key))
+            self.assertEqual(reader.get(key), value)
+        relay.wait_for(f"forwarded offer of {two} .* to {one} ")
+        relay.wait_for(f"forwarded answer of {one} .* to {two} ")
+        for process in (process_of_one, process_of_two):
+            self.assertEqual(process.stop(), 0, process.said)
+            self.assertNotIn("Traceback", process.said)
+        for uuid in (one, two):
+            relay.wait_for(f"left {uuid} ")

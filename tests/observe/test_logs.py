@@ -1,0 +1,339 @@
+"""Where log lines go, and how they look."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, ClassVar
+
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    Logger,
+    LogLevel,
+    PredicateResult,
+    formatTime,
+)
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.config import Level, Logging
+from proxyrelay.errors import ConfigError
+from proxyrelay.observe import logs
+from tests.support.recording import RecordingPeer
+
+LEVELS: tuple[tuple[Level, Any], ...] = (
+    ("DEBUG", LogLevel.debug),
+    ("INFO", LogLevel.info),
+    ("WARNING", LogLevel.warn),
+    ("ERROR", LogLevel.error),
+    ("CRITICAL", LogLevel.critical),
+)
+
+
+def event(format_: str = "{text}", **fields: Any) -> LogEvent:
+    """An event as a logger of the relay makes it."""
+    return {
+        "log_format": format_,
+        "log_level": LogLevel.info,
+        "log_namespace": "proxyrelay",
+        "log_time": 1700000000.0,
+        **fields,
+    }
+
+
+class KeptLogFile(LogFile):
+    """A log file that a test can close."""
+
+    made: ClassVar[list[LogFile]] = []
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.made.append(self)
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close every file that was opened."""
+        while cls.made:
+            cls.made.pop().close()
+
+
+class LineTests(SynchronousTestCase):
+    """How an event looks."""
+
+    WHEN = formatTime(1700000000.0, timeFormat="%Y-%m-%d %H:%M:%S%z")
+
+    def line(self, format_: str = "{text}", **fields: Any) -> str:
+        line = logs.line(event(format_, **fields))
+        assert line is not None
+        return line
+
+    def text(self, format_: str = "{text}", **fields: Any) -> str:
+        """A line without its time and level."""
+        line = self.line(format_, **fields)
+        start = f"{self.WHEN} INFO     "
+        self.assertTrue(line.startswith(start), line)
+        self.assertTrue(line.endswith("\n"), line)
+        return line.removeprefix(start).removesuffix("\n")
+
+    def test_is_time_level_and_text(self) -> None:
+        self.assertEqual(
+            self.line("{a} and {b!a}", a=1, b="é"),
+            f"{self.WHEN} INFO     1 and '\\xe9'\n",
+        )
+        self.assertRegex(self.WHEN, r"^2023-11-1\d \d\d:\d\d:20[+-]\d{4}$")
+
+    def test_spells_levels_as_the_settings_do(self) -> None:
+        for name, level in LEVELS:
+            line = self.line("x", log_level=level)
+            self.assertEqual(line, f"{self.WHEN} {name:<8} x\n")
+
+    def test_has_a_level_for_every_event(self) -> None:
+        bare = event("x")
+        del bare["log_level"]
+        self.assertEqual(logs.line(bare), f"{self.WHEN} INFO     x\n")
+
+    def test_an_event_without_a_text_is_no_line(self) -> None:
+        self.assertIsNone(logs.line({"log_level": LogLevel.info}))
+        self.assertIsNone(logs.line(event("")))
+
+    def test_escapes_what_breaks_lines(self) -> None:
+        for character, escaped in (
+            ("\n", "\\n"),
+            ("\r", "\\r"),
+            ("\v", "\\x0b"),
+            ("\f", "\\x0c"),
+            ("\x1c", "\\x1c"),
+            ("\x85", "\\x85"),
+            ("\u2028", "\\u2028"),
+            ("\u2029", "\\u2029"),
+        ):
+            self.assertEqual(self.text(text=f"a{character}b"), f"a{escaped}b")
+
+    def test_escapes_what_controls_a_terminal(self) -> None:
+        for character, escaped in (
+            ("\0", "\\x00"),
+            ("\x07", "\\x07"),
+            ("\x08", "\\x08"),
+            ("\t", "\\t"),
+            ("\x1b", "\\x1b"),
+            ("\x7f", "\\x7f"),
+            ("\x9b", "\\x9b"),
+            ("\u202e", "\\u202e"),
+            ("\u200b", "\\u200b"),
+            ("\ufeff", "\\ufeff"),
+            ("\ud800", "\\ud800"),
+            ("\U000e0001", "\\U000e0001"),
+        ):
+            self.assertEqual(self.text(text=f"a{character}[2Jb"), f"a{escaped}[2Jb")
+
+    def test_every_character_is_printable(self) -> None:
+        everything = "".join(map(chr, range(0x3000))) + "\ud800\udfff\U0010ffff"
+        self.assertTrue(self.text(text=everything).isprintable())
+
+    def test_leaves_letters_as_they_are(self) -> None:
+        self.assertEqual(self.text(text="größe 大 \\n"), "größe 大 \\n")
+
+    def test_a_forged_line_stays_inside_its_line(self) -> None:
+        forged = "x\n2026-01-01 00:00:00+0000 CRITICAL all is lost"
+        for line in (self.line(text=forged), self.line("{text!a}", text=forged)):
+            self.assertEqual(line.count("\n"), 1)
+
+    def test_does_not_interpret_the_fields(self) -> None:
+        for text in (
+            "{log_source}",
+            "{name.__class__}",
+            "{log_namespace}",
+            "{0}",
+            "{",
+            "%(text)s",
+            "{text()}",
+        ):
+            self.assertEqual(self.text(text=text), text)
+            self.assertEqual(self.text("{text!a}", text=text), repr(text))
+
+    def failure(self, text: str = "why") -> Failure:
+        try:
+            raise ValueError(text)
+        except ValueError:
+            return Failure()
+
+    def test_keeps_the_lines_of_a_traceback(self) -> None:
+        line = self.line("{what}", what="it failed", log_failure=self.failure())
+        lines = line.splitlines()
+        self.assertEqual(lines[0], f"{self.WHEN} INFO     it failed")
+        self.assertEqual(lines[1], "    Traceback (most recent call last):")
+        self.assertIn("    builtins.ValueError: why", lines)
+        self.assertTrue(all(line.startswith("    ") for line in lines[1:]))
+
+    def test_a_traceback_ends_without_an_empty_line(self) -> None:
+        line = self.line("{what}", what="it failed", log_failure=self.failure())
+        self.assertTrue(line.endswith("builtins.ValueError: why\n"), line)
+
+    def test_escapes_inside_a_traceback(self) -> None:
+        line = self.line("x", log_failure=self.failure("\x1b[2J\r\0"))
+        self.assertIn("builtins.ValueError: \\x1b[2J\\r\\x00", line)
+
+    def test_a_text_from_outside_cannot_forge_a_line_before_a_traceback(self) -> None:
+        forged = "x\n2026-01-01 00:00:00+0000 CRITICAL all is lost"
+        line = self.line("{text}", text=forged, log_failure=self.failure())
+        self.assertNotIn("\n2026-01-01 00:00:00+0000 CRITICAL", line)
+
+
+class LevelsTests(SynchronousTestCase):
+    """Which events are let through."""
+
+    def passes(self, settings: Logging, namespace: str, level: Any) -> bool:
+        answer = logs.levels(settings)(
+            event("x", log_namespace=namespace, log_level=level)
+        )
+        return answer is not PredicateResult.no
+
+    def assertLeast(  # noqa: N802 - as trial spells it
+        self, settings: Logging, namespace: str, least: Any
+    ) -> None:
+        for _, level in LEVELS:
+            self.assertEqual(
+                self.passes(settings, namespace, level),
+                level >= least,
+                (settings, namespace, level),
+            )
+
+    def test_the_relay_has_the_default_level(self) -> None:
+        for name, level in LEVELS:
+            for namespace in (
+                "proxyrelay",
+                "proxyrelay.observe.journal.LogJournal",
+                "elsewhere",
+            ):
+                self.assertLeast(Logging(default_level=name), namespace, level)
+
+    def test_the_library_has_its_own_level(self) -> None:
+        for name, level in LEVELS[1:]:
+            for namespace in ("autobahn", "autobahn.twisted.websocket", "txaio"):
+                for default, _ in LEVELS:
+                    settings = Logging(default_level=default, websockets_level=name)
+                    self.assertLeast(settings, namespace, level)
+
+    def test_the_library_never_writes_requests(self) -> None:
+        for default, _ in LEVELS:
+            settings = Logging(default_level=default, websockets_level="DEBUG")
+            for namespace in ("autobahn", "autobahn.websocket.protocol", "txaio"):
+                self.assertLeast(settings, namespace, LogLevel.info)
+
+    def test_twisted_is_for_those_who_debug(self) -> None:
+        for namespace in ("twisted.internet.tcp.Port", "log_legacy"):
+            self.assertLeast(Logging(), namespace, LogLevel.warn)
+            for name, level in LEVELS:
+                if name != "INFO":
+                    self.assertLeast(Logging(default_level=name), namespace, level)
+
+
+class ObserverTests(SynchronousTestCase):
+    """Where the lines go."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.stdout = io.StringIO()
+        self.patch(logs, "LogFile", KeptLogFile)
+        self.addCleanup(KeptLogFile.close_all)
+
+    def observer(self, settings: Logging, stdout: bool = True) -> ILogObserver:
+        observer = logs.observer(settings, self.stdout if stdout else None)
+        assert observer is not None
+        return observer
+
+    def refused(self, folder: Path) -> str:
+        with self.assertRaises(ConfigError) as caught:
+            logs.observer(Logging(log_dir=folder), self.stdout)
+        (problem,) = caught.exception.problems
+        self.assertEqual(problem.key, "logging.log_dir")
+        return str(problem.message)
+
+    def test_without_an_outlet_there_is_none(self) -> None:
+        self.assertIsNone(logs.observer(Logging(), None))
+
+    def test_writes_to_standard_output(self) -> None:
+        self.observer(Logging())(event("hello"))
+        self.assertTrue(self.stdout.getvalue().endswith(" INFO     hello\n"))
+        self.assertEqual(self.stdout.getvalue().count("\n"), 1)
+
+    def test_filters_by_level(self) -> None:
+        observer = self.observer(Logging(default_level="ERROR"))
+        observer(event("quiet"))
+        observer(event("loud", log_level=LogLevel.error))
+        observer(event("quiet", log_namespace="autobahn"))
+        observer(event("loud", log_namespace="autobahn", log_level=LogLevel.warn))
+        self.assertEqual(
+            [line.split()[-1] for line in self.stdout.getvalue().splitlines()],
+            ["loud", "loud"],
+        )
+
+    def test_writes_to_a_folder_that_it_makes(self) -> None:
+        folder = self.folder / "a" / "b"
+        for stdout in (True, False):
+            self.observer(Logging(log_dir=folder), stdout)(event("hello"))
+        lines = (folder / "proxyrelay.log").read_text().splitlines()
+        self.assertEqual(len(lines), 2)
+        self.assertEqual(self.stdout.getvalue(), lines[0] + "\n")
+
+    def test_continues_the_file_that_is_there(self) -> None:
+        (self.folder / "proxyrelay.log").write_text("before\n")
+        self.observer(Logging(log_dir=self.folder))(event("hello"))
+        lines = (self.folder / "proxyrelay.log").read_text().splitlines()
+        self.assertEqual((len(lines), lines[0]), (2, "before"))
+
+    def test_writes_utf_8(self) -> None:
+        self.observer(Logging(log_dir=self.folder))(event("größe 大"))
+        data = (self.folder / "proxyrelay.log").read_bytes()
+        self.assertIn("größe 大".encode(), data)
+
+    def test_puts_long_files_aside(self) -> None:
+        self.patch(logs, "ROTATE_BYTES", 100)
+        self.patch(logs, "ROTATED_FILES", 2)
+        observer = self.observer(Logging(log_dir=self.folder), stdout=False)
+        for number in range(9):
+            observer(event("{number} {text}", number=number, text="x" * 100))
+        files = sorted(path.name for path in self.folder.iterdir())
+        self.assertEqual(
+            files, ["proxyrelay.log", "proxyrelay.log.1", "proxyrelay.log.2"]
+        )
+        for name, number in zip(files, (8, 7, 6), strict=True):
+            self.assertIn(f" {number} xxx", (self.folder / name).read_text())
+
+    def test_a_folder_that_is_a_file(self) -> None:
+        path = self.folder / "file"
+        path.write_text("")
+        for folder in (path, path / "logs"):
+            message = self.refused(folder)
+            self.assertTrue(
+                message.startswith(f"{folder} cannot be written: "), message
+            )
+            self.assertNotIn("None", message)
+
+    def test_a_file_that_is_a_folder(self) -> None:
+        (self.folder / "proxyrelay.log").mkdir()
+        self.assertIn("Is a directory", self.refused(self.folder))
+
+    def test_a_folder_without_permission(self) -> None:
+        locked = self.folder / "locked"
+        locked.mkdir(mode=0o500)
+        try:
+            (locked / "probe").touch()
+        except PermissionError:
+            message = self.refused(locked)
+        else:
+            self.skipTest("this user may write everywhere")
+        self.assertTrue(message.startswith(f"{locked} cannot be written: "), message)
+        self.assertNotIn("None", message)
+
+    def test_a_name_that_a_client_chose_is_only_text(self) -> None:
+        observer = self.observer(Logging(default_level="DEBUG"))
+        peer = RecordingPeer()
+        log = Logger(namespace="proxyrelay", source=peer, observer=observer)
+        for name in ("{log_source}", "{name.__class__}", "\x1b]0;x\x07\n{", "{0!r}"):
+            log.info("registered name={name!a}", name=name)
+            line = self.stdout.getvalue().splitlines()[-1]
+            self.assertTrue(line.endswith(f"registered name={name!a}"), line)

@@ -1,0 +1,232 @@
+"""Processes that tests start, listen to, and are sure to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sysconfig
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+PATIENCE = 30.0
+"""Seconds after which a wait for a process fails: a failure, not a pace."""
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+"""Where the commands of the environment are that runs the tests."""
+
+SERVES = r"proxyrelay \S+ serves (wss?://\S+)"
+
+
+class Process:
+    """A running command, whose output is kept as it comes.
+
+    Args:
+        command: The program and its arguments.
+        folder: Its working directory.
+        **options: For `subprocess.Popen`.
+
+    Attributes:
+        output: Lines of its standard output.
+        errors: Lines of its standard error.
+    """
+
+    def __init__(
+        self, command: Sequence[str | Path], folder: Path, **options: Any
+    ) -> None:
+        self.output: list[str] = []
+        self.errors: list[str] = []
+        self._news = threading.Condition()
+        self._silent = False
+        self._child = subprocess.Popen(
+            list(map(str, command)),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="backslashreplace",
+            **options,
+        )
+        assert self._child.stdout is not None
+        assert self._child.stderr is not None
+        self._readers = [
+            threading.Thread(target=self._read, args=arguments, daemon=True)
+            for arguments in (
+                (self._child.stdout, self.output),
+                (self._child.stderr, self.errors),
+            )
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: IO[str], lines: list[str]) -> None:
+        with stream:
+            for line in stream:
+                with self._news:
+                    lines.append(line.rstrip("\n"))
+                    self._news.notify_all()
+        if lines is self.output:
+            with self._news:
+                self._silent = True
+                self._news.notify_all()
+
+    @property
+    def pid(self) -> int:
+        """The process ID."""
+        return self._child.pid
+
+    @property
+    def said(self) -> str:
+        """All that was written so far, for the message of a failure."""
+        return "\n".join([*self.output, *self.errors])
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Wait for a line of standard output that a pattern is found in.
+
+        Returns:
+            The first match.
+
+        Raises:
+            AssertionError: None came before the process ended or stalled.
+        """
+        found: re.Match[str] | None = None
+        seen = 0
+
+        def settled() -> bool:
+            nonlocal found, seen
+            while found is None and seen < len(self.output):
+                found = re.search(pattern, self.output[seen])
+                seen += 1
+            return found is not None or self._silent
+
+        with self._news:
+            self._news.wait_for(settled, PATIENCE)
+        if found is None:
+            raise AssertionError(f"no line has {pattern!r}:\n{self.said}")
+        return found
+
+    def wait(self) -> int:
+        """Wait until the process has ended and its output is read.
+
+        Returns:
+            Its exit status.
+
+        Raises:
+            AssertionError: It does not end.
+        """
+        try:
+            status = self._child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise AssertionError(f"the process does not end:\n{self.said}") from None
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        return status
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            AssertionError: It does not end.
+        """
+        self._child.send_signal(number)
+        return self.wait()
+
+    def end(self) -> None:
+        """Kill whatever is left."""
+        self._child.kill()
+        self._child.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(PATIENCE)
+
+
+class RelayProcess(Process):
+    """A relay under twistd that listens.
+
+    Args:
+        options: The options of ``proxyrelay``.
+        folder: Its working directory.
+        twistd: The twistd to run.
+        **more: For `subprocess.Popen`.
+
+    Attributes:
+        url: What it serves, as its log says.
+        port: The port of that.
+
+    Raises:
+        AssertionError: It does not come to serve.
+    """
+
+    def __init__(
+        self,
+        options: Sequence[str | Path],
+        folder: Path,
+        twistd: Path = SCRIPTS / "twistd",
+        **more: Any,
+    ) -> None:
+        command = [twistd, "-n", "--pidfile=", "proxyrelay", *options]
+        super().__init__(command, folder, **more)
+        try:
+            self.url = self.wait_for(SERVES)[1]
+        except BaseException:
+            self.end()
+            raise
+        self.port = int(self.url.rpartition(":")[2])
+
+
+class ProcessTestCase(SynchronousTestCase):
+    """Gives each test a folder, and ends the processes that it starts.
+
+    Attributes:
+        folder: An empty folder; an absolute path.
+    """
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+
+    def start(self, *command: str | Path, **options: Any) -> Process:
+        """Run a command in the test's folder."""
+        process = Process(command, self.folder, **options)
+        self.addCleanup(process.end)
+        return process
+
+    def relay(self, *options: str | Path, port: int = 0, **more: Any) -> RelayProcess:
+        """Run a relay on the loopback interface, and wait until it listens."""
+        where = ["--host", "127.0.0.1", "--port", str(port)]
+        relay = RelayProcess([*where, *options], self.folder, **more)
+        self.addCleanup(relay.end)
+        return relay
+
+    def reserve(self) -> int:
+        """A port that stays free until the test ends, for whoever asks for it.
+
+        It is bound without being listened on, so that the system gives it to
+        nobody who asks for any port.
+        """
+        holder = socket.socket()
+        self.addCleanup(holder.close)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        return port
+
+    def play(self, scenario: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine, within bounds."""
+        asyncio.run(asyncio.wait_for(scenario, 2 * PATIENCE))
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment of the tests, with some variables replaced."""
+    return {**os.environ, **variables}

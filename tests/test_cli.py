@@ -1,0 +1,329 @@
+"""``proxyrelay check``: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+
+import trustme
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay import __version__, cli, listen, tls
+
+HOST = "host = '127.0.0.1'\n"
+DAY = timedelta(days=1)
+
+
+class CommandTestCase(SynchronousTestCase):
+    """Has a folder of its own, and runs the command in this process."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.path = self.folder / "relay.toml"
+
+    def run_command(self, *arguments: str) -> tuple[int, list[str]]:
+        """Run it; returns the exit status and the lines of standard output."""
+        output = io.StringIO()
+        with redirect_stdout(output):
+            status = cli.main(arguments)
+        return status, output.getvalue().splitlines()
+
+    def check(self, text: str, *options: str) -> tuple[int, list[str]]:
+        """Check a file."""
+        self.path.write_text(text)
+        return self.run_command("check", "-c", str(self.path), *options)
+
+    def certificates(self, days: int = 90, whole: bool = True) -> str:
+        """Write a pair; returns the settings that name it."""
+        authority = trustme.CA()
+        now = tls.now()
+        issued = authority.issue_cert(
+            "relay.example",
+            "192.0.2.1",
+            not_before=now - 100 * DAY,
+            not_after=now + days * DAY + timedelta(hours=1),
+        )
+        chain = [blob.bytes() for blob in issued.cert_chain_pems]
+        if whole:
+            chain.append(authority.cert_pem.bytes())
+        (self.folder / "cert.pem").write_bytes(b"".join(chain))
+        (self.folder / "key.pem").write_bytes(issued.private_key_pem.bytes())
+        return HOST + "port = 0\ncertfile = 'cert.pem'\nkeyfile = 'key.pem'\n"
+
+
+class CheckTests(CommandTestCase):
+    """What would be served, or every reason why not."""
+
+    def test_tells_what_would_be_served(self) -> None:
+        self.assertEqual(
+            self.check(HOST + "port = 0\n"),
+            (
+                0,
+                [
+                    "would serve ws on 127.0.0.1, port (any)",
+                    "authentication: none",
+                    "log: INFO and above, to standard output",
+                    "set: host = 127.0.0.1",
+                    "set: port = 0",
+                ],
+            ),
+        )
+
+    def test_tells_what_the_options_say(self) -> None:
+        status, lines = self.check(
+            "host = 'nowhere.invalid'\nport = 'x'\n",
+            "--host=127.0.0.1",
+            "--port=0",
+            f"--log-dir={self.folder / 'logs'}",
+            "--log-level=debug",
+        )
+        self.assertEqual(status, 0)
+        self.assertEqual(lines[0], "would serve ws on 127.0.0.1, port (any)")
+        self.assertIn(
+            f"log: DEBUG and above, to standard output and {self.folder / 'logs'}",
+            lines,
+        )
+        self.assertIn("set: logging.default_level = DEBUG", lines)
+
+    def test_never_shows_a_secret(self) -> None:
+        status, lines = self.check(
+            HOST + "port = 0\n[auth.kwargs]\nclient_secret = 'hunter2'\n"
+        )
+        self.assertEqual(status, 0)
+        self.assertIn("set: auth.kwargs.client_secret = Secret(...)", lines)
+        self.assertNotIn("hunter2", "\n".join(lines))
+
+    def test_tells_of_the_certificate(self) -> None:
+        status, lines = self.check(self.certificates())
+        end = (tls.now() + 90 * DAY + timedelta(hours=1)).date().isoformat()
+        self.assertEqual(status, 0, lines)
+        self.assertEqual(lines[0], "would serve wss on 127.0.0.1, port (any)")
+        self.assertIn("certificate: for relay.example, 192.0.2.1", lines)
+        self.assertIn(f"certificate: valid until {end} (90 days left)", lines)
+        self.assertIn("certificate: 2 in the chain, and the key matches", lines)
+
+    def test_warns_and_passes(self) -> None:
+        status, lines = self.check(
+            self.certificates(days=3, whole=False)
+            + "max_message_bytes = 2000000\n[logging]\ndefault_log_level = 'INFO'\n"
+        )
+        self.assertEqual(status, 0)
+        self.assertEqual(
+            [line.partition(":")[0] for line in lines[:4]], ["warning"] * 4
+        )
+        self.assertFalse(lines[4].startswith("warning"))
+        text = "\n".join(lines[:4])
+        for start, word in (
+            (f"warning: {self.path}:7: logging.default_log_level: ", "default_level"),
+            (f"warning: {self.path}:3: certfile: ", "expires soon"),
+            (f"warning: {self.path}:3: certfile: ", "fullchain.pem"),
+            (f"warning: {self.path}:5: max_message_bytes: ", "has no effect"),
+        ):
+            self.assertIn(start, text)
+            self.assertIn(word, text)
+
+    def test_warns_of_strangers(self) -> None:
+        status, lines = self.run_command("check", "--port=0")
+        self.assertEqual(status, 0)
+        self.assertTrue(lines[0].startswith("warning: other machines reach"), lines)
+        self.assertEqual(lines[1], "would serve ws on all interfaces, port (any)")
+
+    def test_lists_every_problem(self) -> None:
+        status, lines = self.check(
+            "prot = 1\ncertfile = 'missing.pem'\n[logging]\nlog_dir = 'relay.toml'\n",
+            "--log-level=loud",
+            "--port=x",
+        )
+        self.assertEqual(status, 1)
+        self.assertEqual(
+            sorted(line.removeprefix(f"problem: {self.path}")[:28] for line in lines),
+            sorted(
+                [
+                    ":1: prot: unknown setting; did you mean port"[:28],
+                    ":2: certfile: /"[:14] + str(self.folder / "missing.pem")[:14],
+                    ":4: logging.log_dir: /"[:21] + str(self.path)[:7],
+                    "problem: --log-level: expected DEBUG"[:28],
+                    "problem: --port: expected a whole"[:28],
+                ]
+            ),
+        )
+
+    def test_a_file_that_cannot_be_read_is_the_only_problem(self) -> None:
+        for path in (self.folder / "missing.toml", self.folder):
+            status, lines = self.run_command("check", "--config", str(path))
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertTrue(lines[0].startswith(f"problem: {path}: cannot be read: "))
+
+    def test_broken_toml_is_the_only_problem(self) -> None:
+        status, lines = self.check("\nport 1\n")
+        self.assertEqual((status, len(lines)), (1, 1), lines)
+        self.assertTrue(lines[0].startswith(f"problem: {self.path}:2: is not valid"))
+
+    def test_an_expired_certificate_fails(self) -> None:
+        status, lines = self.check(self.certificates(days=-3))
+        self.assertEqual((status, len(lines)), (1, 1), lines)
+        self.assertTrue(lines[0].startswith(f"problem: {self.path}:3: certfile: "))
+        self.assertIn("expired on", lines[0])
+
+    def test_the_key_of_another_certificate_fails(self) -> None:
+        text = self.certificates()
+        key = trustme.CA().issue_cert("relay.example").private_key_pem
+        (self.folder / "key.pem").write_bytes(key.bytes())
+        status, lines = self.check(text)
+        self.assertEqual((status, len(lines)), (1, 1), lines)
+        self.assertTrue(lines[0].startswith(f"problem: {self.path}:4: keyfile: "))
+
+
+class PortTests(CommandTestCase):
+    """The port is tried, and given back."""
+
+    def taken(self) -> int:
+        (taken,) = listen.bind("127.0.0.1", 0)
+        self.addCleanup(taken.close)
+        port: int = taken.getsockname()[1]
+        return port
+
+    def test_a_taken_port_fails(self) -> None:
+        port = self.taken()
+        status, lines = self.check(HOST + f"port = {port}\n")
+        self.assertEqual(status, 1)
+        self.assertEqual(
+            lines,
+            [
+                f"problem: {self.path}:2: port: cannot listen on 127.0.0.1 port "
+                f"{port}: address already in use (another process listens there; "
+                "stop it or set another port)"
+            ],
+        )
+
+    def test_a_taken_port_of_an_option_has_no_line_of_the_file(self) -> None:
+        port = self.taken()
+        status, (line,) = self.check(HOST + "port = 0\n", f"--port={port}")
+        self.assertEqual(status, 1)
+        self.assertIn(f"127.0.0.1 port {port}", line)
+        self.assertNotIn(f"{self.path}:2", line)
+
+    def test_a_host_of_nobody_is_a_problem_of_the_host(self) -> None:
+        for host in ("nowhere.invalid", "192.0.2.1", "a..b"):
+            status, lines = self.check(f"\n\nhost = '{host}'\nport = 0\n")
+            self.assertEqual(status, 1)
+            (line,) = [line for line in lines if line.startswith("problem: ")]
+            self.assertTrue(line.startswith(f"problem: {self.path}:3: host: "), line)
+            self.assertIn(host, line)
+
+    def test_the_port_is_given_back(self) -> None:
+        port = self.taken()
+        self.doCleanups()
+        for _ in range(2):
+            status, lines = self.check(HOST + f"port = {port}\n")
+            self.assertEqual(status, 0, lines)
+            self.assertEqual(lines[0], f"would serve ws on 127.0.0.1, port {port}")
+        for bound in listen.bind("127.0.0.1", port):
+            bound.close()
+
+    def test_the_default_port_is_not_tried_for_a_wrong_one(self) -> None:
+        self.patch(listen, "bind", lambda host, port: self.fail(f"tried {port}"))
+        for text, options in (
+            ("port = 'x'\n", []),
+            ("host = 1\n", []),
+            ("", ["--port=x"]),
+            ("port =\n", []),
+        ):
+            status, lines = self.check(text, *options)
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+
+
+class LogDirTests(CommandTestCase):
+    """The folder of the log is looked at, and left alone."""
+
+    def test_is_never_made(self) -> None:
+        for options in ([], [f"--log-dir={self.folder / 'x' / 'y'}"]):
+            status, _ = self.check(
+                HOST + "port = 0\nlogging.log_dir = 'logs'\n", *options
+            )
+            self.assertEqual(status, 0)
+            self.assertEqual(list(self.folder.iterdir()), [self.path])
+
+    def test_one_that_cannot_be_made_fails(self) -> None:
+        status, (line,) = self.check(
+            HOST + "port = 0\nlogging.log_dir = 'relay.toml/logs'\n"
+        )
+        self.assertEqual(status, 1)
+        self.assertTrue(line.startswith(f"problem: {self.path}:3: logging.log_dir: "))
+
+    def test_one_that_cannot_be_written_fails(self) -> None:
+        locked = self.folder / "locked"
+        locked.mkdir(mode=0o500)
+        if os.access(locked, os.W_OK):
+            self.skipTest("this user may write everywhere")
+        status, (line,) = self.check(
+            HOST + "port = 0\nlogging.log_dir = 'locked/logs'\n"
+        )
+        self.assertEqual(status, 1)
+        self.assertIn("logging.log_dir", line)
+
+
+class CommandLineTests(CommandTestCase):
+    """The command itself."""
+
+    def ended(self, *arguments: str) -> tuple[object, str, str]:
+        """Exit status, output and errors of a command that ends by itself."""
+        output, errors = io.StringIO(), io.StringIO()
+        with (
+            redirect_stdout(output),
+            redirect_stderr(errors),
+            self.assertRaises(SystemExit) as caught,
+        ):
+            cli.main(arguments)
+        return caught.exception.code, output.getvalue(), errors.getvalue()
+
+    def test_tells_its_version(self) -> None:
+        self.assertEqual(self.ended("--version"), (0, f"{__version__}\n", ""))
+
+    def test_wants_a_command(self) -> None:
+        status, output, errors = self.ended()
+        self.assertEqual((status, output), (2, ""))
+        self.assertIn("COMMAND", errors)
+
+    def test_refuses_other_commands(self) -> None:
+        status, _, errors = self.ended("serve")
+        self.assertEqual(status, 2)
+        self.assertIn("check", errors)
+
+    def test_refuses_other_options(self) -> None:
+        status, _, errors = self.ended("check", "--bogus")
+        self.assertEqual(status, 2)
+        self.assertIn("--bogus", errors)
+
+    def test_helps(self) -> None:
+        status, output, _ = self.ended("--help")
+        self.assertEqual(status, 0)
+        self.assertIn("twistd -n proxyrelay", output)
+        status, output, _ = self.ended("check", "--help")
+        self.assertEqual(status, 0)
+        for option in ("--config", "--host", "--port", "--log-dir", "--log-level"):
+            self.assertIn(option, output)
+
+    def test_is_a_process_with_its_exit_status(self) -> None:
+        self.path.write_text("port = 'x'\n")
+        for options, status in (
+            ([], 1),
+            (["--port=0", "--host=127.0.0.1"], 0),
+        ):
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "proxyrelay.cli", "check"),
+                    *("-c", str(self.path), *options),
+                ],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            self.assertEqual((done.returncode, done.stderr), (status, ""), done.stdout)

@@ -1,0 +1,885 @@
+"""relay.toml and the command line: what they become, and how they are refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import settings as given_settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.config import (
+    Auth,
+    AuthArguments,
+    Config,
+    Loaded,
+    Logging,
+    Secret,
+    Timeouts,
+    load,
+    settings,
+)
+from proxyrelay.errors import ConfigError, Problem
+
+LEVELS = "DEBUG, INFO, WARNING, ERROR or CRITICAL"
+TEXT = "a text"
+WHOLE = "a whole number"
+
+WRONG: Mapping[str, Mapping[str, str]] = {
+    "host": {"1": TEXT, "true": TEXT, "[]": TEXT},
+    "port": {
+        "true": WHOLE,
+        "'8700'": WHOLE,
+        "8700.5": WHOLE,
+        "nan": WHOLE,
+        "inf": WHOLE,
+        "-1": "from 0 to 65535",
+        "65536": "from 0 to 65535",
+        "1" * 40: "from 0 to 65535",
+    },
+    "certfile": {"1": TEXT, "''": "empty", "['a']": TEXT, "{a = 1}": TEXT},
+    "keyfile": {"1": TEXT, "''": "empty"},
+    "max_message_bytes": {"0": ">= 1", "true": WHOLE, "'1'": WHOLE, "nan": WHOLE},
+    "max_unread_bytes": {"65535": ">= 65536", "1e6": WHOLE},
+    "allowed_origins": {"'*'": "a list of origins", "[1]": "a list of origins"},
+    "auth": {"1": "a table", "'globus'": "a table", "[]": "a table"},
+    "auth.method": {"'Globus'": '"globus"', "true": '"globus"', "''": '"globus"'},
+    "auth.kwargs": {"1": "a table", "'a'": "a table"},
+    "auth.kwargs.client_id": {"1": TEXT, "true": TEXT},
+    "auth.kwargs.client_secret": {"1": TEXT, "true": TEXT, "''": "empty"},
+    "auth.kwargs.audience": {"1": TEXT, "[]": TEXT},
+    "logging": {"1": "a table", "'DEBUG'": "a table"},
+    "logging.log_dir": {"1": TEXT, "true": TEXT, "''": "empty"},
+    "logging.default_level": {
+        "'LOUD'": LEVELS,
+        "''": LEVELS,
+        "0": LEVELS,
+        "15": LEVELS,
+        "10.0": LEVELS,
+        "true": LEVELS,
+        "['INFO']": LEVELS,
+    },
+    "logging.websockets_level": {"'LOUD'": LEVELS, "5": LEVELS, "false": LEVELS},
+    "logging.current_client_interval": {
+        "-1": ">= 0",
+        "86401": "<= 86400",
+        "'60'": "a number",
+        "true": "a number",
+        "nan": "a number",
+        "inf": "a number",
+        "-inf": "a number",
+    },
+    "logging.current_client_limit": {"-1": ">= 0", "true": WHOLE, "1.5": WHOLE},
+    "timeouts": {"10": "a table"},
+    **{
+        f"timeouts.{name}": {
+            "-1": ">= 0",
+            "86401": "<= 8.0" if name == "authentication" else "<= 86400",
+            "'1'": "a number",
+            "true": "a number",
+            "nan": "a number",
+            "inf": "a number",
+        }
+        for name in Timeouts.__struct_fields__
+    },
+}
+"""For each setting: wrong values as TOML, and what the message says of them."""
+
+RIGHT: Mapping[str, Mapping[str, Any]] = {
+    "host": {"'::1'": "::1", "'relay.example'": "relay.example"},
+    "port": {"0": 0, "65535": 65535, "0x1F": 31},
+    "max_message_bytes": {"1": 1, "2_000_000": 2_000_000},
+    "max_unread_bytes": {"65536": 65536},
+    "allowed_origins": {
+        "[]": (),
+        "['https://a.example', '*']": ("https://a.example", "*"),
+    },
+    "auth.method": {"'globus'": "globus"},
+    "auth.kwargs.client_id": {"'a'": "a"},
+    "auth.kwargs.client_secret": {"'a'": Secret("a")},
+    "auth.kwargs.audience": {"'a'": "a"},
+    "logging.default_level": {
+        "'ERROR'": "ERROR",
+        "'debug'": "DEBUG",
+        "'Warn'": "WARNING",
+        "'WARN'": "WARNING",
+        "'fatal'": "CRITICAL",
+        "10": "DEBUG",
+        "20": "INFO",
+        "30": "WARNING",
+        "40": "ERROR",
+        "50": "CRITICAL",
+    },
+    "logging.websockets_level": {"'critical'": "CRITICAL", "10": "DEBUG"},
+    "logging.current_client_interval": {"0": 0, "0.5": 0.5, "86400": 86400},
+    "logging.current_client_limit": {"0": 0, "1000000": 1_000_000},
+    "timeouts.authentication": {"0.1": 0.1, "8": 8},
+    "timeouts.stop": {"0": 0, "86400": 86400},
+    **{
+        f"timeouts.{name}": {"0.1": 0.1, "86400": 86400, "30": 30}
+        for name in Timeouts.__struct_fields__
+        if name not in {"authentication", "stop"}
+    },
+}
+"""For each setting but paths: values as TOML, and what becomes of them."""
+
+PATHS = ("certfile", "keyfile", "logging.log_dir")
+TABLES = ("auth", "auth.kwargs", "logging", "timeouts")
+
+
+def written(key: str, value: str) -> str:
+    """A document with one setting, on its second line if it is in a table."""
+    table, _, name = key.rpartition(".")
+    return f"[{table}]\n{name} = {value}\n" if table else f"{name} = {value}\n"
+
+
+def setting(config: Config, key: str) -> object:
+    """The value of a setting by its dotted name."""
+    value: object = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+class ConfigTestCase(SynchronousTestCase):
+    """Has a folder of its own."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.path = self.folder / "relay.toml"
+
+    def load(
+        self, text: str | bytes, overrides: Mapping[str, str | None] | None = None
+    ) -> Loaded:
+        data = text if isinstance(text, bytes) else text.encode()
+        self.path.write_bytes(data)
+        return load(self.path, overrides)
+
+    def only(self, text: str | bytes) -> Problem:
+        """The only problem of a document."""
+        loaded = self.load(text)
+        self.assertEqual(len(loaded.problems), 1, (text, loaded.problems))
+        return loaded.problems[0]
+
+    def found(self, text: str) -> list[tuple[str, int | None]]:
+        """Keys and lines of all problems of a document."""
+        return [(problem.key, problem.line) for problem in self.load(text).problems]
+
+
+class AcceptedTests(ConfigTestCase):
+    """What is taken, and what becomes of it."""
+
+    def test_the_defaults_need_no_file(self) -> None:
+        loaded = load(None)
+        self.assertEqual(
+            loaded.config,
+            Config(
+                host=None,
+                port=8700,
+                certfile=None,
+                keyfile=None,
+                max_message_bytes=None,
+                max_unread_bytes=512 * 1024,
+                allowed_origins=("*",),
+                auth=Auth(None, AuthArguments(None, None, None)),
+                logging=Logging(None, "INFO", "WARNING", 60, 32),
+                timeouts=Timeouts(
+                    tls_handshake=12,
+                    opening_handshake=12,
+                    authentication=8,
+                    registration=12,
+                    ping_interval=20,
+                    ping_timeout=20,
+                    close_handshake=5,
+                    stop=10,
+                ),
+            ),
+        )
+        self.assertEqual((loaded.problems, loaded.warnings), ([], []))
+        self.assertEqual((loaded.file, loaded.text), (None, ""))
+
+    def test_an_empty_file_means_the_defaults(self) -> None:
+        for text in ("", "\n", "# nothing\n", "[auth]\n[auth.kwargs]\n[logging]\n"):
+            loaded = self.load(text)
+            self.assertEqual((loaded.config, loaded.problems), (Config(), []), text)
+
+    def test_takes_every_setting(self) -> None:
+        for key, values in RIGHT.items():
+            for value, meant in values.items():
+                loaded = self.load(written(key, value))
+                self.assertEqual((key, loaded.problems), (key, []), value)
+                self.assertEqual(setting(loaded.config, key), meant, key)
+
+    def test_the_tables_of_these_tests_have_every_setting(self) -> None:
+        keys = {".".join(path) for path in settings()}
+        self.assertEqual(set(WRONG), keys)
+        self.assertEqual({*RIGHT, *PATHS, *TABLES}, keys)
+
+    def test_paths_start_from_the_folder_of_the_file(self) -> None:
+        nested = self.folder / "conf"
+        nested.mkdir()
+        path = nested / "relay.toml"
+        path.write_text(
+            "certfile = 'tls/cert.pem'\nkeyfile = '/etc/key.pem'\n"
+            "logging.log_dir = '../logs'\n"
+        )
+        config = load(Path(os.path.relpath(path))).config
+        self.assertEqual(config.certfile, nested / "tls/cert.pem")
+        self.assertEqual(config.keyfile, Path("/etc/key.pem"))
+        self.assertEqual(config.logging.log_dir, nested / "../logs")
+
+    def test_a_tilde_is_the_home(self) -> None:
+        config = self.load("certfile = '~/cert.pem'\nlogging.log_dir = '~'\n").config
+        self.assertEqual(config.certfile, Path.home() / "cert.pem")
+        self.assertEqual(config.logging.log_dir, Path.home())
+
+    def test_the_home_of_nobody_is_a_problem(self) -> None:
+        problem = self.only("\ncertfile = '~no-such-user/cert.pem'\n")
+        self.assertEqual((problem.key, problem.line), ("certfile", 2))
+
+    def test_a_path_with_a_null_character_is_a_problem(self) -> None:
+        for key in PATHS[::2]:
+            problem = self.only(written(key, '"a\\u0000b"'))
+            self.assertEqual(problem.key, key)
+
+    def test_tables_in_any_spelling(self) -> None:
+        meant = Config(auth=Auth("globus", AuthArguments("a", Secret("b"))))
+        for text in (
+            "[auth.kwargs]\nclient_id='a'\nclient_secret='b'\n[auth]\nmethod='globus'",
+            "auth.method='globus'\nauth.kwargs.client_id='a'\n"
+            "auth.kwargs.client_secret='b'",
+            "auth={method='globus', kwargs={client_id='a', client_secret='b'}}",
+            "[auth]\nmethod='globus'\n[logging]\n[auth.kwargs]\nclient_id='a'\n"
+            "client_secret='b'",
+        ):
+            loaded = self.load(text)
+            self.assertEqual((loaded.config, loaded.problems), (meant, []), text)
+
+    def test_settings_are_frozen(self) -> None:
+        with self.assertRaises(AttributeError):
+            Config().port = 1  # type: ignore[misc]
+
+    def test_the_scheme_tells_tls(self) -> None:
+        self.assertEqual(Config().scheme, "ws")
+        self.assertEqual(Config(certfile=Path("cert.pem")).scheme, "wss")
+
+
+class RefusedTests(ConfigTestCase):
+    """What is not taken: key, line, and what would be right."""
+
+    def test_refuses_wrong_types_and_ranges(self) -> None:
+        for key, values in WRONG.items():
+            for value, hint in values.items():
+                text = written(key, value)
+                loaded = self.load(text)
+                self.assertEqual([p.key for p in loaded.problems[:1]], [key], text)
+                problem = loaded.problems[0]
+                self.assertIn(hint, problem.message, text)
+                self.assertEqual(problem.file, str(self.path))
+
+    def test_the_list_of_clients_may_be_off_but_not_incessant(self) -> None:
+        problem = self.only("[logging]\ncurrent_client_interval = 0.05\n")
+        self.assertEqual(
+            (problem.key, problem.line), ("logging.current_client_interval", 2)
+        )
+        self.assertIn("0 or a number >= 0.1", problem.message)
+
+    def test_every_phase_but_the_stop_takes_time(self) -> None:
+        for name in Timeouts.__struct_fields__:
+            text = written(f"timeouts.{name}", "0")
+            if name == "stop":
+                self.assertEqual(self.found(text), [])
+            else:
+                self.assertIn(">= 0.1", self.only(text).message)
+
+    def test_gives_the_line_of_every_wrong_value(self) -> None:
+        for key, values in WRONG.items():
+            for value in values:
+                if value in {"true", "false"}:
+                    continue
+                text = written(key, value)
+                line = self.load(text).problems[0].line
+                self.assertEqual(line, text.count("\n"), text)
+
+    def test_gives_the_line_of_a_wrong_boolean(self) -> None:
+        for key in ("host", "port", "auth", "auth.method", "timeouts.stop"):
+            text = written(key, "true")
+            line = self.load(text).problems[0].line
+            self.assertEqual(line, text.count("\n"), text)
+
+    def test_refuses_an_empty_host(self) -> None:
+        self.assertEqual(self.found("host = ''\n"), [("host", 1)])
+
+    def test_names_the_type_of_dates_plainly(self) -> None:
+        for value in ("2020-01-01", "10:00:00", "2020-01-01T00:00:00Z"):
+            self.assertNotIn("`", self.only(f"host = {value}\n").message)
+
+    def test_speaks_plainly(self) -> None:
+        for key, values in WRONG.items():
+            for value in values:
+                message = self.load(written(key, value)).problems[0].message
+                self.assertNotIn("`", message, (key, value))
+                self.assertNotIn("null", message, (key, value))
+
+    def test_the_default_stands_in_for_what_is_wrong(self) -> None:
+        for key, values in WRONG.items():
+            for value in values:
+                config = self.load(written(key, value)).config
+                self.assertEqual(setting(config, key), setting(Config(), key))
+
+    def test_reports_all_problems_at_once_in_the_order_of_the_file(self) -> None:
+        found = self.found(
+            "port = 'x'\nunknown = 1\n[auth]\nmethod = 1\n[auth.kwargs]\n"
+            "client_secret = 1\n[logging]\ndefault_level = 'x'\nlog_dir = 1\n"
+        )
+        self.assertEqual(
+            found,
+            [
+                ("port", 1),
+                ("unknown", 2),
+                ("auth.method", 4),
+                ("auth.kwargs.client_secret", 6),
+                ("logging.default_level", 8),
+                ("logging.log_dir", 9),
+            ],
+        )
+
+    def test_a_problem_reads_as_place_key_and_message(self) -> None:
+        problem = self.only("\nport = -1\n")
+        self.assertEqual(
+            str(problem),
+            f"{self.path}:2: port: expected a whole number from 0 to 65535",
+        )
+        self.assertEqual(
+            str(ConfigError([problem, Problem("--port", "is odd")])),
+            f"{problem}\n--port: is odd",
+        )
+
+    def test_sound_tells_which_settings_have_no_problem(self) -> None:
+        loaded = self.load("port = 'x'\n")
+        self.assertFalse(loaded.sound("port"))
+        self.assertFalse(loaded.sound("host", "port"))
+        self.assertTrue(loaded.sound("host", "certfile"))
+
+    def test_locates_a_problem_that_was_found_elsewhere(self) -> None:
+        loaded = self.load("\n\ncertfile = 'a'\n")
+        problem = loaded.located(Problem("certfile", "is gone"))
+        self.assertEqual(problem, Problem("certfile", "is gone", 3, str(self.path)))
+        absent = loaded.located(Problem("host", "is odd"))
+        self.assertEqual(absent, Problem("host", "is odd", None, str(self.path)))
+        self.assertEqual(load(None).located(problem), problem)
+
+    def test_locates_a_table_without_a_header(self) -> None:
+        for text, key, line in (
+            ("\nauth.method = 'globus'\n", "auth", 2),
+            ("\n\nauth.kwargs.client_id = 'a'\n", "auth.kwargs", 3),
+            ("\n[auth.kwargs]\nclient_id = 'a'\n", "auth.kwargs", 2),
+            ("\n[auth]\nmethod = 'globus'\n", "auth", 2),
+            ("\nauth = {method = 'globus'}\n", "auth", 2),
+        ):
+            located = self.load(text).located(Problem(key, "is odd"))
+            self.assertEqual(located.line, line, text)
+
+    def test_locates_an_outer_table_in_its_inner_one(self) -> None:
+        loaded = self.load("\n[auth.kwargs]\nclient_id = 'a'\n")
+        self.assertIn(loaded.located(Problem("auth", "is odd")).line, (2, 3))
+
+    def test_locates_a_problem_below_what_is_no_table(self) -> None:
+        for text in ("logging = 5\n", "logging = 'log_dir'\n", "logging = []\n"):
+            loaded = self.load(text, {"--log-dir": "/dev/null/logs"})
+            located = loaded.located(Problem("logging.log_dir", "cannot be made"))
+            self.assertEqual(located.message, "cannot be made", text)
+
+    def test_a_keyfile_needs_a_certfile(self) -> None:
+        problem = self.only("port = 1\nkeyfile = 'key.pem'\n")
+        self.assertEqual((problem.key, problem.line), ("keyfile", 2))
+        self.assertIn("certfile", problem.message)
+
+    def test_a_wrong_certfile_is_not_a_missing_one(self) -> None:
+        self.assertEqual(self.found("certfile = 1\nkeyfile = 'a'\n"), [("certfile", 1)])
+
+    def test_an_unreadable_file(self) -> None:
+        for path, why in (
+            (self.folder / "missing.toml", "No such file"),
+            (self.folder, "Is a directory"),
+            (self.folder / "relay.toml" / "x", "No such file"),
+        ):
+            loaded = load(path)
+            self.assertEqual(loaded.config, Config())
+            (problem,) = loaded.problems
+            self.assertEqual((problem.key, problem.file), ("", str(path)))
+            self.assertIn("cannot be read", problem.message)
+            self.assertIn(why, problem.message)
+
+    def test_a_file_without_permission(self) -> None:
+        self.path.write_text("")
+        self.path.chmod(0)
+        if os.access(self.path, os.R_OK):
+            self.skipTest("this user may read everything")
+        self.assertIn("Permission denied", load(self.path).problems[0].message)
+
+    def test_a_file_that_is_not_utf_8(self) -> None:
+        problem = self.only("host = 'é'".encode("latin-1"))
+        self.assertEqual(str(problem), f"{self.path}: is not UTF-8 text")
+
+    def test_broken_toml_has_its_line(self) -> None:
+        for text, line in (
+            ("port = 1\nhost = \n", 2),
+            ("port = 1\n\n[auth\nmethod = 'globus'", 3),
+            ("port = 1\nport = 2\n", 2),
+            ("[auth]\n[auth]\n", 2),
+            ("a b = 1\n", 1),
+            ("\nhost = 'a\n", 2),
+        ):
+            problem = self.only(text)
+            self.assertEqual((problem.key, problem.line), ("", line), text)
+            self.assertIn("is not valid TOML", problem.message)
+
+    def test_a_setting_that_stands_twice_has_its_line(self) -> None:
+        problem = self.only("[auth.kwargs]\n\nclient_id = 'a'\nclient_id = 'b'\n")
+        self.assertIn("client_id", problem.message)
+        self.assertEqual(problem.line, 4)
+
+    def test_broken_toml_shows_no_nul(self) -> None:
+        for text in ("host =", "host = ", "x = [1,\n2\n", "[auth"):
+            self.assertNotIn("x00", self.only(text).message, text)
+
+    @given_settings(max_examples=60, deadline=None, database=None)
+    @given(st.text(alphabet="a=[]{}'\"\\#.,\n\r \t-1:T\x00é", max_size=40))
+    def test_any_text_is_read_or_refused(self, text: str) -> None:
+        self.assertIsInstance(self.load(text).config, Config)
+
+
+class AliasTests(ConfigTestCase):
+    """Spellings that ProxyStore's documentation uses."""
+
+    ALIASES: Mapping[str, tuple[str, str, object]] = {
+        "default_log_level": ("default_level", "'DEBUG'", "DEBUG"),
+        "websockets_log_level": ("websockets_level", "'ERROR'", "ERROR"),
+        "connected_client_logging_interval": ("current_client_interval", "7", 7),
+        "connected_client_logging_limit": ("current_client_limit", "7", 7),
+    }
+
+    def test_an_alias_counts_and_is_warned_of(self) -> None:
+        for alias, (name, value, meant) in self.ALIASES.items():
+            loaded = self.load(f"[logging]\n\n{alias} = {value}\n")
+            self.assertEqual(loaded.problems, [])
+            self.assertEqual(getattr(loaded.config.logging, name), meant)
+            (warning,) = loaded.warnings
+            self.assertEqual((warning.key, warning.line), (f"logging.{alias}", 3))
+            self.assertIn(f"write {name}", warning.message)
+
+    def test_both_spellings_are_a_problem(self) -> None:
+        for alias, (name, value, meant) in self.ALIASES.items():
+            loaded = self.load(f"[logging]\n{alias} = 'x'\n{name} = {value}\n")
+            (problem,) = loaded.problems
+            self.assertEqual((problem.key, problem.line), (f"logging.{alias}", 2))
+            self.assertIn(name, problem.message)
+            self.assertEqual(getattr(loaded.config.logging, name), meant)
+            self.assertEqual(loaded.warnings, [])
+
+    def test_a_wrong_value_has_the_line_and_the_key_that_stand_in_the_file(
+        self,
+    ) -> None:
+        for alias in self.ALIASES:
+            problem = self.only(f"[logging]\n\n{alias} = []\n")
+            self.assertEqual(problem.line, 3)
+            self.assertIn(alias, str(problem))
+
+    def test_an_alias_counts_only_in_its_table(self) -> None:
+        problem = self.only("default_log_level = 'DEBUG'\n")
+        self.assertEqual(problem.key, "default_log_level")
+        self.assertIn("default_level in [logging]", problem.message)
+
+
+class UnknownTests(ConfigTestCase):
+    """Settings that there are not are refused, with the nearest that there is."""
+
+    def test_names_what_was_probably_meant(self) -> None:
+        for text, key, hint in (
+            ("prot = 1\n", "prot", "port at the top of the file"),
+            ("Port = 1\n", "Port", "port at the top of the file"),
+            ("log_dir = 'a'\n", "log_dir", "log_dir in [logging]"),
+            ("client_id = 'a'\n", "client_id", "client_id in [auth.kwargs]"),
+            ("[loging]\n", "loging", "logging at the top of the file"),
+            ("[serving]\ncertfile = 'a'\n", "serving.certfile", "certfile at the top"),
+            ("[auth]\ncertfile = 'a'\n", "auth.certfile", "certfile at the top"),
+            ("[auth.kwargs]\nport = 1\n", "auth.kwargs.port", "port at the top"),
+            ("[auth]\naudience = 'a'\n", "auth.audience", "audience in [auth.kwargs]"),
+            ("[logging]\ndefault_levl=1\n", "logging.default_levl", "default_level in"),
+            ("[timeout]\nstop = 1\n", "timeout.stop", "stop in [timeouts]"),
+            (
+                "[timeouts]\npingtimeout = 1\n",
+                "timeouts.pingtimeout",
+                "ping_timeout in",
+            ),
+        ):
+            problem = self.only(text)
+            self.assertEqual((problem.key, problem.line), (key, text.count("\n")))
+            self.assertTrue(problem.message.startswith("unknown setting; did you mean"))
+            self.assertIn(hint, problem.message, text)
+
+    def test_admits_that_nothing_is_near(self) -> None:
+        for text in ("zzz = 1\n", "[zzz]\nqqq = 1\n", "[zzz]\n", "'' = 1\n"):
+            self.assertEqual(self.only(text).message, "unknown setting", text)
+
+    def test_refuses_each_setting_of_an_unknown_table(self) -> None:
+        self.assertEqual(
+            self.found("[serving]\ncertfile = 'a'\n\nport = 1\n[serving.x]\ny = 1\n"),
+            [("serving.certfile", 2), ("serving.port", 4), ("serving.x.y", 6)],
+        )
+
+    def test_finds_the_line_of_a_list_of_tables(self) -> None:
+        self.assertEqual(
+            self.found("port = 1\n[[logging]]\nlog_dir = 'x'\n"), [("logging", 2)]
+        )
+        self.assertEqual(self.found("port = 1\n[[serving]]\n"), [("serving", 2)])
+
+    def test_suggests_only_what_there_is(self) -> None:
+        known = {path[-1] for path in settings()}
+        for name in known:
+            for wrong in (name.upper(), f"{name}x", name[1:], f"x_{name}"):
+                message = self.only(f"[serving]\n{wrong} = 1\n").message
+                if "did you mean" in message:
+                    hinted = message.split("did you mean ")[1].split()[0]
+                    self.assertIn(hinted, known)
+
+
+class OverrideTests(ConfigTestCase):
+    """The command line wins over the file."""
+
+    def test_overrides_the_file(self) -> None:
+        loaded = self.load(
+            "host = 'a'\nport = 1\n[logging]\nlog_dir = 'a'\ndefault_level = 'INFO'\n",
+            {
+                "--host": "b",
+                "--port": "2",
+                "--log-dir": "/b",
+                "--log-level": "debug",
+            },
+        )
+        self.assertEqual(loaded.problems, [])
+        config = loaded.config
+        self.assertEqual((config.host, config.port), ("b", 2))
+        self.assertEqual(config.logging.log_dir, Path("/b"))
+        self.assertEqual(config.logging.default_level, "DEBUG")
+
+    def test_overrides_the_defaults(self) -> None:
+        loaded = load(None, {"--host": "::1", "--port": "0", "--log-level": "warn"})
+        self.assertEqual(loaded.problems, [])
+        self.assertEqual((loaded.config.host, loaded.config.port), ("::1", 0))
+        self.assertEqual(loaded.config.logging.default_level, "WARNING")
+
+    def test_overrides_what_is_wrong(self) -> None:
+        loaded = self.load("port = 'x'\n", {"--port": "2"})
+        self.assertEqual((loaded.problems, loaded.config.port), ([], 2))
+
+    def test_says_nothing_with_none(self) -> None:
+        loaded = self.load("port = 1\n", {"--port": None, "--host": None})
+        self.assertEqual((loaded.problems, loaded.config), ([], Config(port=1)))
+
+    def test_log_dir_starts_from_the_working_directory(self) -> None:
+        loaded = self.load("", {"--log-dir": "logs"})
+        self.assertEqual(loaded.config.logging.log_dir, Path.cwd() / "logs")
+        loaded = self.load("", {"--log-dir": "~/logs"})
+        self.assertEqual(loaded.config.logging.log_dir, Path.home() / "logs")
+
+    def test_problems_have_the_name_of_the_option(self) -> None:
+        for option, wrong in {
+            "--port": ["x", "-1", "65536", "", "1.5", "²", "9" * 5000],
+            "--log-dir": [""],
+            "--log-level": ["loud", ""],
+        }.items():
+            for value in wrong:
+                loaded = self.load("host = 'a'\nport = 1\n", {option: value})
+                self.assertEqual(
+                    [(p.key, p.line, p.file) for p in loaded.problems],
+                    [(option, None, None)],
+                    value,
+                )
+
+    def test_a_port_out_of_range_is_told_so(self) -> None:
+        for value in ("65536", "-1"):
+            (problem,) = load(None, {"--port": value}).problems
+            self.assertIn("from 0 to 65535", problem.message)
+
+    def test_an_empty_host_is_a_problem(self) -> None:
+        (problem,) = load(None, {"--host": ""}).problems
+        self.assertEqual(problem.key, "--host")
+
+    def test_the_home_of_nobody_is_a_problem(self) -> None:
+        (problem,) = load(None, {"--log-dir": "~no-such-user/logs"}).problems
+        self.assertEqual(problem.key, "--log-dir")
+
+    def test_levels_are_spelt_as_in_the_file(self) -> None:
+        for value, level in (
+            ("warn", "WARNING"),
+            ("Info", "INFO"),
+            ("fatal", "CRITICAL"),
+        ):
+            loaded = load(None, {"--log-level": value})
+            self.assertEqual(loaded.problems, [], value)
+            self.assertEqual(loaded.config.logging.default_level, level)
+
+
+class SecretTests(ConfigTestCase):
+    """Secrets show themselves only when asked."""
+
+    SECRET = "hunter2-hunter2"
+
+    def assertHidden(self, *things: object) -> None:  # noqa: N802 - as trial spells it
+        for thing in things:
+            self.assertNotIn("hunter2", repr(thing))
+            self.assertNotIn("hunter2", str(thing))
+
+    def test_reveals_itself_by_name_only(self) -> None:
+        secret = Secret(self.SECRET)
+        self.assertEqual(secret.reveal(), self.SECRET)
+        self.assertHidden(secret, [secret], f"{secret} {secret!r} {secret!a}")
+        with self.assertRaises(TypeError):
+            msgspec.json.encode(secret)
+
+    def test_equal_secrets_are_equal(self) -> None:
+        self.assertEqual(Secret("a"), Secret("a"))
+        self.assertEqual(len({Secret("a"), Secret("a"), Secret("b")}), 2)
+        self.assertNotEqual(Secret("a"), Secret("b"))
+        self.assertNotEqual(Secret("a"), "a")
+
+    def test_is_not_shown_by_the_settings(self) -> None:
+        loaded = self.load(f"[auth.kwargs]\nclient_secret = '{self.SECRET}'\n")
+        secret = loaded.config.auth.kwargs.client_secret
+        assert secret is not None
+        self.assertEqual(secret.reveal(), self.SECRET)
+        self.assertHidden(loaded.config, loaded.config.auth, loaded.problems)
+
+    def test_is_not_shown_by_what_was_loaded(self) -> None:
+        self.assertHidden(
+            self.load(f"[auth.kwargs]\nclient_secret = '{self.SECRET}'\n")
+        )
+
+    def test_is_not_shown_by_problems(self) -> None:
+        for text in (
+            "[auth.kwargs]\nclient_secret = ['{}']\n",
+            "[auth.kwargs]\nclient_secret = {{x = '{}'}}\n",
+            "[auth.kwargs]\nclient_secrets = '{}'\n",
+            "[auth.kwarg]\nclient_secret = '{}'\n",
+            "[[auth.kwargs]]\nclient_secret = '{}'\n",
+            "[auth]\nclient_secret = '{}'\n",
+            "[auth]\nkwargs = '{}'\n",
+            "auth = '{}'\n",
+            "port = '{}'\n",
+            "[logging]\ndefault_level = '{}'\n",
+            "[auth]\nmethod = '{}'\n",
+            "[auth.kwargs]\nclient_secret = '{}\n",
+            "[auth.kwargs]\nclient_secret = {}\n",
+            "[auth.kwargs]\nclient_secret '{}'\n",
+            "[auth.kwargs]\nclient_secret = '''{}\n",
+            '[auth.kwargs]\nclient_secret = "{}\\y"\n',
+            "[auth.kwargs]\nclient_secret = 'a'\nclient_secret = '{}'\n",
+        ):
+            loaded = self.load(text.format(self.SECRET))
+            self.assertNotEqual(loaded.problems, [], text)
+            self.assertHidden(
+                *loaded.problems, ConfigError(loaded.problems), loaded.config
+            )
+
+    def test_is_not_shown_if_it_is_a_number(self) -> None:
+        problem = self.only("[auth.kwargs]\nclient_secret = 20406080\n")
+        self.assertNotIn("20406080", repr(problem) + str(problem))
+
+
+class LineTests(ConfigTestCase):
+    """The line of a setting, however the document is laid out."""
+
+    def test_out_of_order_tables(self) -> None:
+        found = self.found(
+            "[auth]\nmethod = 1\n\n[logging]\nlog_dir = 2\n\n[auth.kwargs]\n"
+            "# a comment\nclient_id = 3\n[timeouts]\nstop = 'x'\n"
+        )
+        self.assertEqual(
+            sorted(found),
+            [
+                ("auth.kwargs.client_id", 9),
+                ("auth.method", 2),
+                ("logging.log_dir", 5),
+                ("timeouts.stop", 11),
+            ],
+        )
+
+    def test_a_table_after_its_inner_table(self) -> None:
+        found = self.found(
+            "[auth.kwargs]\nclient_id = 1\n[logging]\nlog_dir = 1\n[auth]\nmethod = 1\n"
+        )
+        self.assertEqual(
+            sorted(found),
+            [
+                ("auth.kwargs.client_id", 2),
+                ("auth.method", 6),
+                ("logging.log_dir", 4),
+            ],
+        )
+
+    def test_dotted_keys(self) -> None:
+        found = self.found(
+            "logging.log_dir = 1\nauth.kwargs.client_id = 1\nport = 'x'\n"
+            "auth.method = 1\nlogging.default_level = 1\nauth.kwargs.audience = 1\n"
+        )
+        self.assertEqual(
+            sorted(found),
+            [
+                ("auth.kwargs.audience", 6),
+                ("auth.kwargs.client_id", 2),
+                ("auth.method", 4),
+                ("logging.default_level", 5),
+                ("logging.log_dir", 1),
+                ("port", 3),
+            ],
+        )
+
+    def test_dotted_and_quoted_keys_in_a_table(self) -> None:
+        self.assertEqual(
+            self.found("[auth]\n'method' = 1\nkwargs . \"client_id\" = 1\n"),
+            [("auth.method", 2), ("auth.kwargs.client_id", 3)],
+        )
+
+    def test_inline_tables(self) -> None:
+        self.assertEqual(
+            self.found(
+                "port = 1\nauth = {method = 1, kwargs = {client_id = 1}}\n"
+                "logging = {log_dir = 1} # a comment\n"
+            ),
+            [
+                ("auth.method", 2),
+                ("auth.kwargs.client_id", 2),
+                ("logging.log_dir", 3),
+            ],
+        )
+
+    def test_multi_line_values(self) -> None:
+        self.assertEqual(
+            self.found(
+                'host = """\na\nb"""\nport = """\nx\n"""\n'
+                "allowed_origins = [\n  1,\n  2,\n]\nmax_message_bytes = ''\n"
+            ),
+            [("port", 4), ("allowed_origins", 7), ("max_message_bytes", 11)],
+        )
+
+    def test_settings_after_comments(self) -> None:
+        self.assertEqual(self.found("# port = 1\n\n  port = 'x' # y\n"), [("port", 3)])
+        self.assertEqual(
+            self.found("#\n[logging] # port\n\n# a\nx=1"), [("logging.x", 5)]
+        )
+
+    def test_line_ends_of_windows(self) -> None:
+        self.assertEqual(
+            self.found("# a\r\nport = 'x'\r\n\r\n[logging]\r\nlog_dir = 1\r\n"),
+            [("port", 2), ("logging.log_dir", 5)],
+        )
+
+    def test_what_has_no_last_line_end(self) -> None:
+        self.assertEqual(self.found("\nport = 'x'"), [("port", 2)])
+
+    WRONG_VALUES: Mapping[str, Mapping[str, str]] = {
+        "": {
+            "host": "1",
+            "port": "'x'",
+            "certfile": "[\n1,\n]",
+            "max_message_bytes": '"""\na\n"""',
+            "max_unread_bytes": "nan",
+            "allowed_origins": "[\n  1, # one\n\n  2\n]",
+        },
+        "auth": {"method": "5"},
+        "auth.kwargs": {"client_id": "1", "client_secret": "1979-05-27"},
+        "logging": {"log_dir": "1", "default_level": "'x'", "typo": "[[1], {a = 1}]"},
+        "timeouts": {"stop": "-1", "ping_timeout": "''"},
+    }
+
+    FILLERS = ("", "# a comment", "   # port = 1", "\t")
+
+    @st.composite
+    @staticmethod
+    def documents(draw: st.DrawFn) -> tuple[str, dict[str, int]]:
+        """A document full of wrong values, and the line of each."""
+        lines: list[str] = []
+        expected: dict[str, int] = {}
+        values = LineTests.WRONG_VALUES
+
+        def fill() -> None:
+            lines.extend(draw(st.lists(st.sampled_from(LineTests.FILLERS), max_size=2)))
+
+        def put(name: str, key: str, value: str) -> None:
+            fill()
+            indent = draw(st.sampled_from(("", "  ")))
+            comment = draw(st.sampled_from(("", " # why", "#")))
+            expected[key] = len(lines) + 1
+            lines.extend(f"{indent}{name} = {value}{comment}".split("\n"))
+
+        tables = draw(st.permutations(sorted(set(values) - {""})))
+        dotted = draw(st.sets(st.sampled_from(["logging", "timeouts"])))
+        inline = draw(st.sets(st.sampled_from(["timeouts"]))) - dotted
+        top = [(name, name, value) for name, value in values[""].items()]
+        top += [
+            (f"{table}.{name}", f"{table}.{name}", value)
+            for table in sorted(dotted)
+            for name, value in values[table].items()
+        ]
+        for name, key, value in draw(st.permutations(top)):
+            put(name, key, value)
+        for table in sorted(inline):
+            inner = draw(st.permutations(sorted(values[table].items())))
+            text = ", ".join(f"{name} = {value}" for name, value in inner)
+            fill()
+            lines.append(f"{table} = {{{text}}}")
+            expected |= {f"{table}.{name}": len(lines) for name, _ in inner}
+        for table in tables:
+            if table in dotted | inline:
+                continue
+            fill()
+            lines.append(f"[{table}]" + draw(st.sampled_from(("", " # table"))))
+            for name, value in draw(st.permutations(sorted(values[table].items()))):
+                put(name, f"{table}.{name}", value)
+        end = draw(st.sampled_from(("\n", "\r\n")))
+        return end.join(lines) + draw(st.sampled_from(("", end))), expected
+
+    @given_settings(max_examples=60, deadline=None, database=None)
+    @given(st.data())
+    def test_wherever_a_wrong_value_stands(self, data: st.DataObject) -> None:
+        text, expected = data.draw(LineTests.documents())
+        loaded = self.load(text)
+        found = {problem.key: problem.line for problem in loaded.problems}
+        self.assertEqual(found, expected, text)
+
+
+class ExposureTests(SynchronousTestCase):
+    """What a stranger on the network could do."""
+
+    TLS = Path("cert.pem")
+    AUTH = Auth("globus")
+
+    def test_tells_what_is_missing(self) -> None:
+        for config, missing in (
+            (Config(), ["TLS", "certfile", "authentication"]),
+            (Config(certfile=self.TLS), ["authentication"]),
+            (Config(auth=self.AUTH), ["TLS", "certfile"]),
+        ):
+            text = config.exposure()
+            assert text is not None
+            for word in ("TLS", "certfile", "authentication"):
+                self.assertEqual(word in text, word in missing, text)
+
+    def test_a_safe_relay_is_not_exposed(self) -> None:
+        self.assertIsNone(Config(certfile=self.TLS, auth=self.AUTH).exposure())
+
+    def test_the_loopback_interface_is_not_exposed(self) -> None:
+        for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
+            self.assertIsNone(Config(host=host).exposure(), host)
+
+    def test_other_interfaces_are_exposed(self) -> None:
+        for host in (None, "0.0.0.0", "::", "192.0.2.1", "relay.example"):
+            self.assertIsNotNone(Config(host=host).exposure(), host)

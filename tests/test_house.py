@@ -1,0 +1,310 @@
+"""The rules of the house, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import proxyrelay
+
+ROOT = Path(proxyrelay.__file__).parent
+
+LOGGERS = {"log", "_log"}
+
+LOGGING_METHODS = {"debug", "info", "warn", "error", "critical", "failure", "emit"}
+
+PURE = ("errors", "messages", "identity", "peer", "registry", "relay", "handshake")
+"""Rooms without a network, a clock or a log."""
+
+FRAMEWORKS = ("twisted", "autobahn", "txaio", "zope")
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("proxyrelay",),
+    ("errors", "identity"),
+    ("messages", "peer", "handshake", "config", "listen"),
+    ("registry", "tls", "auth.anonymous", "observe"),
+    ("relay", "auth", "observe.logs"),
+    ("observe.journal", "websocket", "inspection"),
+    ("service", "cli"),
+)
+"""From the ground up: a module imports only from layers above it in this list."""
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = (ROOT.name, *path.relative_to(ROOT).with_suffix("").parts)
+        name = ".".join(parts).removesuffix(".__init__")
+        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """All that a module imports, wherever it does, as dotted names.
+
+    ``from a import b`` gives ``a`` and ``a.b``, since ``b`` may be a module.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                yield "a relative import"
+            elif node.module is not None:
+                yield node.module
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def variable_formats(tree: ast.AST) -> list[int]:
+    """Lines of calls of a logger whose format string is not a constant."""
+    return sorted(
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and _is_logger(node.func)
+        and not _is_constant(_format(node))
+    )
+
+
+def _is_logger(called: ast.expr) -> bool:
+    """Whether it is a method of a logger, called directly or picked by a name."""
+    if isinstance(called, ast.Attribute) and called.attr in LOGGING_METHODS:
+        called = called.value
+    name = called.attr if isinstance(called, ast.Attribute) else None
+    name = called.id if isinstance(called, ast.Name) else name
+    return name in LOGGERS
+
+
+def _format(call: ast.Call) -> ast.expr | None:
+    # emit() has the level in front.
+    place = int(isinstance(call.func, ast.Attribute) and call.func.attr == "emit")
+    if len(call.args) > place:
+        return call.args[place]
+    return next((k.value for k in call.keywords if k.arg in {"format", None}), None)
+
+
+def _is_constant(format_: ast.expr | None) -> bool:
+    return format_ is None or (
+        isinstance(format_, ast.Constant) and isinstance(format_.value, str)
+    )
+
+
+def borrowed_methods(tree: ast.AST) -> list[int]:
+    """Lines where a logger's method is put away, to be called with who knows what.
+
+    It may be handed on together with its constant format string.
+    """
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    called |= {
+        id(method)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for method, format_ in pairwise(node.args)
+        if _is_constant(format_)
+    }
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in LOGGING_METHODS
+        and _is_logger(node)
+        and id(node) not in called
+    ]
+
+
+def loaded_by(module: str) -> set[str]:
+    """The modules that a fresh interpreter has after one import."""
+    script = f"import sys, {module}\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return set(done.stdout.split())
+
+
+class LoggingRuleTests(SynchronousTestCase):
+    """Format strings are constant: a text from outside is never one."""
+
+    GOOD = (
+        "log.info('{name}', name=name)",
+        "self.log.warn('a' 'b', a=1)",
+        "self._log.failure('{what}', failure, what=what)",
+        "log.emit(level, '{a}', a=a)",
+        "log.info(format='{a}', a=a)",
+        "other.info(f'{name}')",
+        "log.info()",
+    )
+
+    BAD = (
+        "log.info(f'{name}')",
+        "log.debug('{}'.format(name))",
+        "log.warn('%s' % name)",
+        "self.log.error(name)",
+        "self._log.critical('a' + name)",
+        "log.failure(f'{name}', failure)",
+        "self.log(f'{name}')",
+        "peer._log.info(text)",
+        "log.emit(level, name)",
+        "log.info(format=name)",
+        "log.info(**event)",
+        "log.info(*event)",
+    )
+
+    def test_the_checker_passes_what_is_good(self) -> None:
+        for snippet in self.GOOD:
+            self.assertEqual(variable_formats(ast.parse(snippet)), [], snippet)
+
+    def test_the_checker_finds_what_is_bad(self) -> None:
+        for snippet in self.BAD:
+            tree = ast.parse(f"def method(self):\n    {snippet}\n")
+            self.assertEqual(variable_formats(tree), [2], snippet)
+
+    def test_the_checker_finds_borrowed_methods(self) -> None:
+        tree = ast.parse(
+            "say = log.info\nsay(name)\nlog.info('a')\ncall(log.info, 'a')\n"
+            "call(log.info, name)\ncall('a', log.info)\n"
+        )
+        self.assertEqual(borrowed_methods(tree), [1, 5, 6])
+
+    def test_format_strings_are_constant(self) -> None:
+        for name, tree in modules().items():
+            self.assertEqual(variable_formats(tree), [], name)
+
+    def test_only_the_journal_borrows_methods(self) -> None:
+        for name, tree in modules().items():
+            if name != "proxyrelay.observe.journal":
+                self.assertEqual(borrowed_methods(tree), [], name)
+
+    def test_what_the_journal_borrows_is_given_a_constant(self) -> None:
+        tree = modules()["proxyrelay.observe.journal"]
+        self.assertNotEqual(borrowed_methods(tree), [])
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "say"
+            ):
+                self.assertTrue(_is_constant(_format(node)), node.lineno)
+
+    def test_there_are_lines_to_check(self) -> None:
+        count = sum(
+            isinstance(node, ast.Call) and _is_logger(node.func)
+            for tree in modules().values()
+            for node in ast.walk(tree)
+        )
+        self.assertGreater(count, 10)
+
+
+class PureRoomTests(SynchronousTestCase):
+    """The rules of the switchboard know neither Twisted nor Autobahn."""
+
+    def test_import_no_framework(self) -> None:
+        found = modules()
+        for name in PURE:
+            for other in imported(found[f"proxyrelay.{name}"]):
+                self.assertNotIn(other.partition(".")[0], FRAMEWORKS, name)
+
+    def test_import_only_each_other(self) -> None:
+        found = modules()
+        pure = {f"proxyrelay.{name}" for name in PURE}
+        for name in pure:
+            for other in imported(found[name]):
+                if other in found and other != "proxyrelay":
+                    self.assertIn(other, pure, name)
+
+    def test_load_no_framework(self) -> None:
+        for name in ("relay", "handshake"):
+            loaded = loaded_by(f"proxyrelay.{name}")
+            self.assertEqual(loaded & set(FRAMEWORKS), set(), name)
+        self.assertIn("twisted", loaded_by("proxyrelay.tls"))
+
+    def test_the_rules_load_every_pure_room_but_the_handshake(self) -> None:
+        loaded = loaded_by("proxyrelay.relay")
+        self.assertEqual(
+            {name for name in loaded if name.startswith("proxyrelay.")},
+            {f"proxyrelay.{name}" for name in PURE} - {"proxyrelay.handshake"},
+        )
+
+    def test_the_settings_load_no_framework(self) -> None:
+        self.assertEqual(loaded_by("proxyrelay.config") & set(FRAMEWORKS), set())
+
+
+class LayerTests(SynchronousTestCase):
+    """Imports point one way."""
+
+    def setUp(self) -> None:
+        self.heights = {
+            name if name == "proxyrelay" else f"proxyrelay.{name}": height
+            for height, layer in enumerate(LAYERS)
+            for name in layer
+        }
+
+    def upward(self, found: dict[str, ast.Module]) -> list[tuple[str, str]]:
+        """Imports of a module that stands no lower than the importing one."""
+        return [
+            (name, other)
+            for name, tree in found.items()
+            for other in sorted(set(imported(tree)))
+            if other in self.heights and self.heights[other] >= self.heights[name]
+        ]
+
+    def test_every_module_has_a_layer(self) -> None:
+        self.assertEqual(set(modules()), set(self.heights))
+
+    def test_import_from_below(self) -> None:
+        self.assertEqual(self.upward(modules()), [])
+
+    def test_import_by_full_names(self) -> None:
+        for name, tree in modules().items():
+            self.assertNotIn("a relative import", set(imported(tree)), name)
+
+    def test_the_checker_finds_what_points_up(self) -> None:
+        for source in (
+            "from proxyrelay import service",
+            "from proxyrelay.service import Options",
+            "import proxyrelay.service",
+            "def later():\n    from proxyrelay.service import Options",
+            "from proxyrelay import relay",
+        ):
+            tree = ast.parse(source)
+            self.assertNotEqual(self.upward({"proxyrelay.registry": tree}), [], source)
+        self.assertEqual(
+            self.upward({"proxyrelay.service": ast.parse("import proxyrelay.tls")}), []
+        )
+
+
+class ReactorTests(SynchronousTestCase):
+    """The reactor is handed down; one module takes it from Twisted."""
+
+    def importers(self, found: dict[str, ast.Module]) -> set[str]:
+        return {
+            name
+            for name, tree in found.items()
+            if "twisted.internet.reactor" in set(imported(tree))
+        }
+
+    def test_only_the_composition_root_imports_it(self) -> None:
+        self.assertEqual(self.importers(modules()), {"proxyrelay.service"})
+
+    def test_the_checker_finds_each_spelling(self) -> None:
+        for source in (
+            "from twisted.internet import reactor",
+            "from twisted.internet import defer, reactor as _reactor",
+            "import twisted.internet.reactor",
+            "from twisted.internet.reactor import callLater",
+            "def later():\n    from twisted.internet import reactor",
+        ):
+            self.assertEqual(self.importers({"a": ast.parse(source)}), {"a"}, source)
+
+    def test_loading_the_service_installs_none(self) -> None:
+        self.assertNotIn("twisted.internet.reactor", loaded_by("proxyrelay.service"))

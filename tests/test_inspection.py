@@ -1,0 +1,218 @@
+"""What can be found out about the settings before anything is served."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import trustme
+from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay import config
+from proxyrelay.auth.anonymous import AnonymousAuthenticator
+from proxyrelay.config import Config
+from proxyrelay.errors import Problem
+from proxyrelay.inspection import Inspection, inspect
+from proxyrelay.messages import MESSAGE_CEILING
+from tests.test_tls import Issued, ecdsa
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+DAY = timedelta(days=1)
+
+HOST = "host = '127.0.0.1'\n"
+
+
+class InspectionTests(SynchronousTestCase):
+    """Problems, faults and warnings of a file."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.path = self.folder / "relay.toml"
+        self.authority = trustme.CA()
+
+    def inspect(self, text: str, **overrides: str) -> Inspection:
+        self.path.write_text(text)
+        loaded = config.load(
+            self.path,
+            {f"--{name.replace('_', '-')}": text for name, text in overrides.items()},
+        )
+        return inspect(loaded, NOW)
+
+    def certificates(
+        self, start: datetime = NOW - DAY, end: datetime = NOW + 90 * DAY
+    ) -> str:
+        """Write a pair; returns the settings that name it."""
+        issued = self.authority.issue_cert(
+            "relay.example", not_before=start, not_after=end
+        )
+        (self.folder / "cert.pem").write_bytes(
+            issued.cert_chain_pems[0].bytes() + self.authority.cert_pem.bytes()
+        )
+        (self.folder / "key.pem").write_bytes(issued.private_key_pem.bytes())
+        return HOST + "certfile = 'cert.pem'\nkeyfile = 'key.pem'\n"
+
+    def problem(self, key: str, message: str, line: int | None) -> Problem:
+        return Problem(key, message, line, str(self.path))
+
+    def test_finds_nothing_wrong(self) -> None:
+        found = self.inspect(HOST)
+        self.assertEqual(
+            (found.problems, found.faults, found.warnings, found.pair),
+            ([], [], [], None),
+        )
+        self.assertEqual(found.config, Config(host="127.0.0.1"))
+        self.assertIsInstance(found.authenticator, AnonymousAuthenticator)
+
+    def test_keeps_what_reading_found(self) -> None:
+        found = self.inspect(
+            "host = 1\nport = 'x'\n[logging]\ndefault_log_level = 'INFO'\n"
+        )
+        self.assertEqual([p.key for p in found.problems], ["host", "port"])
+        self.assertEqual([p.key for p in found.warnings], ["logging.default_log_level"])
+
+    def test_does_not_change_what_was_loaded(self) -> None:
+        self.path.write_text("certfile = 'missing.pem'\n")
+        loaded = config.load(self.path)
+        inspect(loaded, NOW)
+        self.assertEqual((loaded.problems, loaded.warnings), ([], []))
+
+    def test_reads_the_pair(self) -> None:
+        found = self.inspect(self.certificates())
+        self.assertEqual((found.problems, found.faults, found.warnings), ([], [], []))
+        assert found.pair is not None
+        self.assertEqual(found.pair.names(), ["relay.example"])
+
+    def test_finds_what_is_wrong_with_the_pair(self) -> None:
+        found = self.inspect(HOST + "\ncertfile = 'missing.pem'\n")
+        path = self.folder / "missing.pem"
+        self.assertEqual(
+            found.problems,
+            [
+                self.problem(
+                    "certfile", f"{path} cannot be read: No such file or directory", 3
+                )
+            ],
+        )
+        self.assertIsNone(found.pair)
+
+    def test_finds_that_the_key_is_another(self) -> None:
+        text = self.certificates()
+        other = self.authority.issue_cert("relay.example").private_key_pem.bytes()
+        (self.folder / "key.pem").write_bytes(other)
+        (problem,) = self.inspect(text).problems
+        self.assertEqual((problem.key, problem.line), ("keyfile", 3))
+
+    def test_finds_what_openssl_refuses(self) -> None:
+        weak = Issued("leaf", key=ecdsa(ec.SECP192R1()))
+        (self.folder / "both.pem").write_bytes(weak.pem + weak.key_pem())
+        (problem,) = self.inspect(HOST + "certfile = 'both.pem'\n").problems
+        self.assertEqual((problem.key, problem.line), ("certfile", 2))
+
+    def test_an_expired_certificate_is_a_fault(self) -> None:
+        found = self.inspect(self.certificates(NOW - 9 * DAY, NOW - DAY))
+        self.assertEqual(found.problems, [])
+        (fault,) = found.faults
+        self.assertEqual((fault.key, fault.line), ("certfile", 2))
+        self.assertIn("expired on 2026-05-31", fault.message)
+        self.assertIsNotNone(found.pair)
+
+    def test_a_certificate_that_expires_soon_is_a_warning(self) -> None:
+        found = self.inspect(self.certificates(end=NOW + DAY))
+        self.assertEqual((found.problems, found.faults), ([], []))
+        (warning,) = found.warnings
+        self.assertEqual((warning.key, warning.line), ("certfile", 2))
+        self.assertIn("expires soon, on 2026-06-02", warning.message)
+
+    def test_does_not_open_what_was_refused(self) -> None:
+        for text in ("certfile = 1\n", "certfile = 'missing.pem'\nkeyfile = 1\n"):
+            self.assertEqual(len(self.inspect(HOST + text).problems), 1, text)
+
+    def test_authentication_that_cannot_be_had_lets_nobody_in(self) -> None:
+        for variable in ("CLIENT_ID", "CLIENT_SECRET"):
+            name = f"PROXYSTORE_GLOBUS_{variable}"
+            if name in os.environ:
+                self.addCleanup(os.environ.__setitem__, name, os.environ.pop(name))
+        found = self.inspect(HOST + "[auth]\nmethod = 'globus'\n")
+        self.assertIsNone(found.authenticator)
+        self.assertNotEqual(found.problems, [])
+        for problem in found.problems:
+            self.assertTrue(problem.key.startswith("auth."), problem)
+            self.assertEqual(problem.file, str(self.path))
+
+    def test_log_dir_may_be_missing_and_is_not_made(self) -> None:
+        found = self.inspect(HOST + "logging.log_dir = 'a/b/c'\n")
+        self.assertEqual(found.problems, [])
+        self.assertEqual(list(self.folder.iterdir()), [self.path])
+
+    def test_log_dir_may_be_there(self) -> None:
+        (self.folder / "logs").mkdir()
+        found = self.inspect(HOST + "logging.log_dir = 'logs'\n")
+        self.assertEqual(found.problems, [])
+        self.assertEqual(list((self.folder / "logs").iterdir()), [])
+
+    def test_log_dir_must_be_a_folder(self) -> None:
+        for name in ("relay.toml", "relay.toml/logs"):
+            found = self.inspect(HOST + f"logging.log_dir = '{name}'\n")
+            self.assertEqual(
+                found.problems,
+                [
+                    self.problem(
+                        "logging.log_dir",
+                        f"{self.folder / name} is no folder that can be written or "
+                        "made",
+                        2,
+                    )
+                ],
+            )
+
+    def test_log_dir_must_be_writable(self) -> None:
+        locked = self.folder / "locked"
+        locked.mkdir(mode=0o500)
+        if os.access(locked, os.W_OK):
+            self.skipTest("this user may write everywhere")
+        for name in ("locked", "locked/logs"):
+            found = self.inspect(HOST + f"logging.log_dir = '{name}'\n")
+            self.assertEqual([p.key for p in found.problems], ["logging.log_dir"])
+
+    def test_the_log_file_must_be_writable(self) -> None:
+        (self.folder / "logs" / "proxyrelay.log").mkdir(parents=True)
+        found = self.inspect(HOST + "logging.log_dir = 'logs'\n")
+        self.assertEqual([p.key for p in found.problems], ["logging.log_dir"])
+
+    def test_a_problem_of_an_option_has_no_line_of_the_file(self) -> None:
+        found = self.inspect(
+            HOST + "logging.log_dir = 'logs'\n", log_dir=str(self.path)
+        )
+        (problem,) = found.problems
+        self.assertIn(str(self.path), problem.message)
+        self.assertEqual((problem.line, problem.file), (None, None))
+
+    def test_messages_have_a_ceiling(self) -> None:
+        found = self.inspect(HOST + f"\nmax_message_bytes = {MESSAGE_CEILING + 1}\n")
+        self.assertEqual(found.problems, [])
+        (warning,) = found.warnings
+        self.assertEqual((warning.key, warning.line), ("max_message_bytes", 3))
+        self.assertIn(str(MESSAGE_CEILING), warning.message)
+        found = self.inspect(HOST + f"max_message_bytes = {MESSAGE_CEILING}\n")
+        self.assertEqual(found.warnings, [])
+
+    def test_warns_of_strangers(self) -> None:
+        (warning,) = self.inspect("").warnings
+        self.assertEqual((warning.key, warning.file), ("", None))
+        self.assertIn("without TLS", warning.message)
+
+    def test_does_not_warn_of_strangers_beside_problems(self) -> None:
+        # The defaults stand in for what is wrong, so that it may not be true.
+        self.assertEqual(self.inspect("certfile = 1\n").warnings, [])
+
+    def test_finds_everything_at_once(self) -> None:
+        found = self.inspect(
+            "port = 'x'\ncertfile = 'missing.pem'\n[logging]\nlog_dir = 'relay.toml'\n"
+        )
+        self.assertEqual(
+            [(p.key, p.line) for p in found.problems],
+            [("port", 1), ("certfile", 2), ("logging.log_dir", 4)],
+        )
