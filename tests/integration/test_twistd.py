@@ -140,7 +140,7 @@ class ServingTests(TwistdTestCase):
             client = self.registered(relay.url)
             self.assertEqual(relay.stop(number), 0)
             self.assert_closed(client, 1001)
-            relay.wait_for(f"stopping on {number.name}: closing 1 connections")
+            relay.wait_for(f"stopping on {number.name}, connections to close: 1")
             relay.wait_for(f"left {A} ")
             self.assertNotIn("Traceback", relay.said)
             self.assertEqual(relay.errors, [])
@@ -385,7 +385,7 @@ class DaemonTests(TwistdTestCase):
         logged = (self.folder / "logs/proxyrelay.log").read_text()
         self.assertIn(f"serves ws://127.0.0.1:{port} ", logged)
         self.assertIn(f"registered {A} ", logged)
-        self.assertIn("stopping on SIGTERM: closing 1 connections", logged)
+        self.assertIn("stopping on SIGTERM, connections to close: 1", logged)
         self.assertNotIn("Traceback", logged)
 
     def test_leaves_the_log_to_twistd_without_a_folder(self) -> None:

@@ -54,7 +54,13 @@ class WheelTests(ProcessTestCase):
             PROJECT,
             copy,
             ignore=shutil.ignore_patterns(
-                ".*", "build", "dist", "*.egg-info", "__pycache__", "dropin.cache"
+                ".*",
+                "_trial_temp*",
+                "build",
+                "dist",
+                "*.egg-info",
+                "__pycache__",
+                "dropin.cache",
             ),
         )
         self.run_command(
