@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
-from proxyrelay import __version__, config, listen, tls
-from proxyrelay.config import Config
-from proxyrelay.errors import Problem, StartError
+from proxyrelay import __version__, config, globus, listen, tls
+from proxyrelay.auth.globus import Globus, GlobusError
+from proxyrelay.config import AuthArguments, Config
+from proxyrelay.errors import ConfigError, Problem, StartError
 from proxyrelay.inspection import Inspection, inspect
 
 
@@ -26,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     parsed = _parser().parse_args(arguments)
-    return _check(parsed)
+    command: Callable[[argparse.Namespace], int] = parsed.command
+    return command(parsed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +52,77 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--port", help="override port")
     check.add_argument("--log-dir", help="override logging.log_dir")
     check.add_argument("--log-level", help="override logging.default_level")
+    check.add_argument(
+        "--offline", action="store_true", help="do not ask Globus about the credentials"
+    )
+    check.set_defaults(command=_check)
+
+    described = commands.add_parser(
+        "globus",
+        help="prepare Globus Auth, and try it out",
+        description="Credentials come from the configuration, the options, the "
+        "environment (PROXYSTORE_GLOBUS_CLIENT_ID, PROXYSTORE_GLOBUS_CLIENT_SECRET), "
+        "or are asked for.",
+    )
+    actions = described.add_subparsers(title="actions", required=True, metavar="ACTION")
+    setup = actions.add_parser(
+        "setup",
+        help="find or create the scope that clients request",
+        description="Shows the relay's Globus application, finds or creates its "
+        "relay_all scope, and prints what belongs into relay.toml and what clients "
+        "must request. It can be repeated.",
+    )
+    setup.set_defaults(command=_globus_setup)
+    tried = actions.add_parser(
+        "check",
+        help="try the credentials, and a token",
+        description="Tries the credentials. Given a bearer token on standard input, "
+        "says whose it is, and whether this relay would accept it. Exits with 1 if "
+        "not.",
+    )
+    tried.set_defaults(command=_globus_check)
+    for action in (setup, tried):
+        action.add_argument("-c", "--config", type=Path, help="configuration file")
+        action.add_argument("--client-id", help="client ID of the application")
+        action.add_argument(
+            "--client-secret-file", type=Path, help="file that holds its secret"
+        )
     return parser
+
+
+def _globus_setup(arguments: argparse.Namespace) -> int:
+    return _globus(arguments, lambda _: globus.setup)
+
+
+def _globus_check(arguments: argparse.Namespace) -> int:
+    token = globus.token_from(sys.stdin)
+    return _globus(arguments, lambda settings: globus.check(settings, token))
+
+
+def _globus(
+    arguments: argparse.Namespace,
+    command: Callable[[AuthArguments], Callable[[Globus], Awaitable[int]]],
+) -> int:
+    loaded = config.load(arguments.config)
+    for problem in loaded.problems:
+        print(f"problem: {problem}")
+    if loaded.problems:
+        return 1
+    settings = loaded.config.auth.kwargs
+    if arguments.client_id is not None:
+        settings = msgspec.structs.replace(settings, client_id=arguments.client_id)
+    if arguments.client_secret_file is not None:
+        file = arguments.client_secret_file.absolute()
+        settings = msgspec.structs.replace(
+            settings, client_secret=None, client_secret_file=file
+        )
+    try:
+        found = globus.ask_for_credentials(settings, os.environ, sys.stdin)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"problem: {loaded.located(problem)}")
+        return 1
+    return globus.run(settings, found, command(settings))
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -59,13 +133,17 @@ def _check(arguments: argparse.Namespace) -> int:
             for option in config.OVERRIDES
         },
     )
-    found = inspect(loaded, tls.now())
+    found = inspect(loaded, tls.now(), os.environ)
     if loaded.sound("", "host", "port"):
         try:
             for bound in listen.bind(found.config.host, found.config.port):
                 bound.close()
         except StartError as error:
             found.problems.append(loaded.located(Problem(error.setting, str(error))))
+
+    works = None
+    if found.credentials is not None and not arguments.offline:
+        works = _credentials_work(found, loaded)
 
     for problem in (*found.problems, *found.faults):
         print(f"problem: {problem}")
@@ -75,7 +153,26 @@ def _check(arguments: argparse.Namespace) -> int:
         return 1
     for line in _served(found):
         print(line)
+    if works is not None:
+        print(works)
     return 0
+
+
+def _credentials_work(found: Inspection, loaded: config.Loaded) -> str | None:
+    """Ask Globus about the credentials, and say so; or note the problem."""
+    said: list[str] = []
+
+    async def command(service: Globus) -> int:
+        try:
+            said.append(await globus.credentials_work(service))
+        except GlobusError as error:
+            problem = Problem("auth", f"Globus Auth {error}")
+            found.problems.append(loaded.located(problem))
+        return 0
+
+    if found.credentials is not None:
+        globus.run(found.config.auth.kwargs, found.credentials, command)
+    return said[0] if said else None
 
 
 def _served(found: Inspection) -> list[str]:

@@ -62,18 +62,52 @@ class Secret:
         return hash(self._text)
 
 
+PROXYSTORE_RELAY = "ebd5bbed-95e2-47cf-9c80-39e2064274bd"
+"""ProxyStore's own relay application, for which its clients get tokens by default."""
+
+
 class AuthArguments(Struct, frozen=True):
-    """``[auth.kwargs]``: what the authentication method needs.
+    """``[auth.kwargs]``: what Globus Auth needs.
 
     Attributes:
-        client_id: Client ID of the relay's Globus application.
-        client_secret: A secret of that application.
+        client_id: Client ID of the relay's Globus application; else from the
+            environment variable ``PROXYSTORE_GLOBUS_CLIENT_ID``.
+        client_secret: A secret of that application; else from the environment
+            variable ``PROXYSTORE_GLOBUS_CLIENT_SECRET``.
+        client_secret_file: File that holds the secret, and nothing else.
         audience: The application that tokens must have been issued for.
+        required_scopes: Scopes that tokens must have; without it ``relay_all`` of the
+            audience, if that is ``client_id``, and else none.
+        service_url: Where Globus Auth is.
+        timeout: Seconds until the answer about a token must be there, further
+            attempts included.
+        cache_ttl: Seconds for which an answer is used again.
+        cache_size: How many answers are kept.
+        stale_if_error: Seconds for which an older answer is used while Globus cannot be
+            asked; 0 turns that off.
+        allowed_users: If this or ``allowed_domains`` is set, only these identities (by
+            their ID), or those of these domains, are let in.
+        allowed_domains: The same by what follows the ``@`` of their name.
+        denied_users: Identities that are never let in.
+        denied_domains: The same by domain.
     """
 
     client_id: str | None = None
     client_secret: Secret | None = None
-    audience: str | None = None
+    client_secret_file: Path | None = None
+    audience: str = PROXYSTORE_RELAY
+    required_scopes: tuple[str, ...] | None = None
+    service_url: Annotated[str, Meta(pattern="^https://[^/]")] = (
+        "https://auth.globus.org"
+    )
+    timeout: Annotated[float, Meta(ge=0.1, le=7.5)] = 7
+    cache_ttl: Annotated[float, Meta(ge=0, le=3600)] = 60
+    cache_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    stale_if_error: Seconds = 300
+    allowed_users: tuple[str, ...] = ()
+    allowed_domains: tuple[str, ...] = ()
+    denied_users: tuple[str, ...] = ()
+    denied_domains: tuple[str, ...] = ()
 
 
 class Auth(Struct, frozen=True):
@@ -179,7 +213,7 @@ class Config(Struct, frozen=True):
         if self.certfile is None:
             lacks.append("TLS (set certfile)")
         if self.auth.method is None:
-            lacks.append("authentication")
+            lacks.append("authentication (set [auth])")
         if not lacks or _is_loopback(self.host):
             return None
         return (
@@ -221,6 +255,7 @@ _HINTS: Mapping[tuple[str, ...], str] = {
     ("host",): "a text: an address or a name of this machine",
     ("port",): "a whole number from 0 to 65535",
     ("allowed_origins",): _ORIGINS_HINT,
+    ("auth", "kwargs", "service_url"): "an address that starts with https://",
     ("auth", "method"): '"globus", or nothing for a relay without authentication',
     ("logging", "default_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
     ("logging", "websockets_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",

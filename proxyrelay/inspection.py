@@ -7,12 +7,14 @@ that what passes the check also starts.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from proxyrelay import tls
-from proxyrelay.auth import Authenticator, authenticator
+from proxyrelay.auth import credentials
+from proxyrelay.auth.credentials import Credentials
 from proxyrelay.config import Config, Loaded
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.messages import MESSAGE_CEILING
@@ -28,7 +30,8 @@ class Inspection:
         problems: Why they cannot be served.
         faults: Why clients will refuse what is served.
         warnings: What the operator should know.
-        authenticator: What the settings ask for, unless that has a problem.
+        credentials: What the relay's application identifies itself with, if the
+            authentication needs it and that has no problem.
         pair: Certificate and key, if TLS is asked for and has no problem.
     """
 
@@ -36,24 +39,28 @@ class Inspection:
     problems: list[Problem] = field(default_factory=list)
     faults: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
-    authenticator: Authenticator | None = None
+    credentials: Credentials | None = None
     pair: tls.KeyPair | None = None
 
 
-def inspect(loaded: Loaded, now: datetime) -> Inspection:
+def inspect(
+    loaded: Loaded, now: datetime, environment: Mapping[str, str]
+) -> Inspection:
     """Look at all that the settings name.
 
     Args:
         loaded: The settings, with the problems that reading them showed.
         now: The time, aware of its zone.
+        environment: The environment of the process.
     """
     config = loaded.config
     found = Inspection(config, list(loaded.problems), [], list(loaded.warnings))
 
-    try:
-        found.authenticator = authenticator(config.auth)
-    except ConfigError as error:
-        found.problems += map(loaded.located, error.problems)
+    if config.auth.method is not None:
+        try:
+            found.credentials = credentials.find(config.auth.kwargs, environment)
+        except ConfigError as error:
+            found.problems += map(loaded.located, error.problems)
 
     if config.certfile is not None and loaded.sound("certfile", "keyfile"):
         try:

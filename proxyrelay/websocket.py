@@ -57,6 +57,7 @@ from proxyrelay.handshake import (
 )
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.messages import MESSAGE_CEILING
+from proxyrelay.pace import Pace
 from proxyrelay.peer import Registration
 from proxyrelay.relay import Journal, Relay
 
@@ -73,6 +74,9 @@ CONTROL_CEILING = 125
 """Bytes of the longest control frame (RFC 6455, section 5.5)."""
 
 GOING_AWAY = 1001
+
+HANDSHAKES = 16
+"""Requests that are processed in one turn of the reactor, at about 0.2 ms each."""
 
 
 class Phase(Enum):
@@ -195,6 +199,9 @@ class RelayProtocol(WebSocketServerProtocol):
     def shut(self) -> None:
         """Close since the relay stops: at once, or when the upgrade is done."""
         self.close(GOING_AWAY, "The relay is shutting down.")
+        if self._checking is not None:
+            # The outcome no longer matters: the upgrade is completed, and closed.
+            self._checking.cancel()
 
     def abort(self) -> None:
         """End the connection at once, with whatever it still had to send."""
@@ -326,15 +333,22 @@ class RelayProtocol(WebSocketServerProtocol):
             self.failHandshake("data before the handshake was answered")
             return
         try:
-            if head_complete(self.data, self._seen):
-                if not all(map(self.factory.origin_allowed, origins(self.data))):
-                    raise BadRequest(HTTPStatus.FORBIDDEN, "a page of another origin")
-                self.data = without_offers(self.data)
-                super().processHandshake()
-            else:
-                self._seen = len(self.data)
+            whole = head_complete(self.data, self._seen)
         except BadRequest as error:
             self.failHandshake(str(error), error.status)
+            return
+        self._seen = len(self.data)
+        if whole:
+            self.factory.pace.do(self._process_request)
+
+    def _process_request(self) -> None:
+        if self.state != self.STATE_CONNECTING:
+            return
+        if all(map(self.factory.origin_allowed, origins(self.data))):
+            self.data = without_offers(self.data)
+            super().processHandshake()
+        else:
+            self.failHandshake("a page of another origin", HTTPStatus.FORBIDDEN)
 
     def onConnect(self, request: ConnectionRequest) -> Any:
         """Find out who the client is. No frame is read before that is known.
@@ -346,7 +360,9 @@ class RelayProtocol(WebSocketServerProtocol):
         """
         self._enter(Phase.AUTHENTICATING)
         checking: Deferred[Any] = maybeDeferred(
-            self.factory.authenticator.authenticate, request.headers
+            self.factory.authenticator.authenticate,
+            request.headers,
+            self.address.rpartition(":")[0],
         )
         self._checking = checking
         checking.addCallbacks(self._identified, self._not_identified)
@@ -616,12 +632,12 @@ class RelayFactory(WebSocketServerFactory):
         config: What each connection may take.
 
     Attributes:
+        pace: Spreads opening handshakes over turns of the reactor.
         origin_allowed: Tells whether a browser's ``Origin`` is let in.
         connections: All that are not yet lost, registered or not.
         stopping: Whether new connections are closed as soon as they are open.
     """
 
-    protocol = RelayProtocol  # type: ignore[assignment]
     noisy = False
 
     def __init__(
@@ -641,6 +657,7 @@ class RelayFactory(WebSocketServerFactory):
         self.deadlines = _deadlines(config.timeouts)
         self.connections: set[RelayProtocol] = set()
         self.stopping = False
+        self.pace = Pace(clock, HANDSHAKES)
         self.origin_allowed = origin_matcher(config.allowed_origins)
         self._arrivals = count()
         self._all_gone: Deferred[None] | None = None
@@ -656,6 +673,7 @@ class RelayFactory(WebSocketServerFactory):
             closeHandshakeTimeout=0,
             autoPingInterval=0,
         )
+        self.protocol = _with_options(self)
 
     def buildProtocol(  # type: ignore[override]
         self, addr: IAddress
@@ -700,6 +718,21 @@ class RelayFactory(WebSocketServerFactory):
         if not self.connections and self._all_gone is not None:
             all_gone, self._all_gone = self._all_gone, None
             all_gone.callback(None)
+
+
+def _with_options(factory: RelayFactory) -> type[RelayProtocol]:
+    """A protocol whose class has the options that Autobahn would copy from the factory.
+
+    Autobahn copies 36 of them into each connection, and composes a table of them for a
+    line at DEBUG that is never shown.
+    """
+    options: dict[str, object] = {
+        name: getattr(factory, name) for name in RelayProtocol.CONFIG_ATTRS
+    }
+    # A function would become a method.
+    accept = factory.perMessageCompressionAccept
+    options["perMessageCompressionAccept"] = staticmethod(accept)
+    return type("ServedProtocol", (RelayProtocol,), {**options, "CONFIG_ATTRS": ()})
 
 
 def _cancelled(call: IDelayedCall) -> Callable[[Any], None]:

@@ -1,19 +1,29 @@
-"""``proxyrelay check``: what it prints, and how it exits."""
+"""``proxyrelay``: what its commands print, and how they exit."""
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import trustme
+from treq.client import HTTPClient
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay import __version__, cli, listen, tls
+from proxyrelay import __version__, cli, globus, listen, tls
+from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
+from proxyrelay.auth.globus import Globus, PlainAgent
+from proxyrelay.config import AuthArguments
+from tests.support.globus import SERVICE, PendingAgent
 
 HOST = "host = '127.0.0.1'\n"
 DAY = timedelta(days=1)
@@ -180,6 +190,132 @@ class CheckTests(CommandTestCase):
         self.assertTrue(lines[0].startswith(f"problem: {self.path}:4: keyfile: "))
 
 
+GLOBUS = "[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = 'relay'\n"
+
+
+class GlobusCheckTests(CommandTestCase):
+    """Globus is asked about the credentials, unless that is not wanted."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.agent = PendingAgent()
+        self.answer: tuple[object, int] = ({}, 500)
+        self.settings: list[AuthArguments] = []
+        for variable in (ID_VARIABLE, SECRET_VARIABLE, "CREDENTIALS_DIRECTORY"):
+            if variable in os.environ:
+                value = os.environ.pop(variable)
+                self.addCleanup(os.environ.__setitem__, variable, value)
+        # The only way to a reactor of its own; a reactor does not start twice.
+        self.patch(globus, "run", self.run_globus)
+
+    def run_globus(
+        self,
+        arguments: AuthArguments,
+        found: Credentials,
+        command: Callable[[Globus], Awaitable[int]],
+    ) -> int:
+        service = Globus(
+            HTTPClient(PlainAgent(self.agent)), found, SERVICE, cast(Any, Clock())
+        )
+        self.settings.append(arguments)
+        done = ensureDeferred(cast(Any, command(service)))
+        for asked in self.agent.pending:
+            asked.reply(*self.answer)
+        status: int = self.successResultOf(done)
+        return status
+
+    def check_globus(self, *options: str) -> tuple[int, list[str]]:
+        return self.check(
+            HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n", *options
+        )
+
+    def test_tells_that_they_work(self) -> None:
+        self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
+        status, lines = self.check_globus()
+        self.assertEqual(status, 0, lines)
+        self.assertIn("authentication: globus", lines)
+        self.assertEqual(lines[-1], "credentials: work, for the application 'ours'")
+        self.assertNotIn("hunter2", "\n".join(lines))
+
+    def test_tells_that_they_do_not(self) -> None:
+        self.answer = ({"error": "invalid_client"}, 401)
+        status, lines = self.check_globus()
+        self.assertEqual(
+            (status, lines),
+            (
+                1,
+                [
+                    f"problem: {self.path}:3: auth: Globus Auth answered 401 "
+                    "(invalid_client)"
+                ],
+            ),
+        )
+
+    def test_does_not_ask_without_leave(self) -> None:
+        status, lines = self.check_globus("--offline")
+        self.assertEqual(status, 0, lines)
+        self.assertEqual(self.agent.requests, [])
+        self.assertNotIn("credentials", "".join(lines).replace("credentials_", ""))
+
+    def test_tells_what_is_missing(self) -> None:
+        status, lines = self.check(HOST + "port = 0\n[auth]\nmethod = 'globus'\n")
+        self.assertEqual((status, len(lines)), (1, 2), lines)
+        self.assertEqual(self.agent.requests, [])
+
+    def test_tries_the_credentials_of_the_command_line(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        secret = self.folder / "other"
+        secret.write_text("hunter3\n")
+        self.answer = ({"client": {"id": "other", "name": "theirs"}}, 200)
+        self.patch(sys, "stdin", io.StringIO(""))
+        status, lines = self.run_command(
+            *("globus", "check", "-c", str(self.path)),
+            *("--client-id", "other", "--client-secret-file", str(secret)),
+        )
+        self.assertEqual(
+            (status, lines), (0, ["credentials: work, for the application 'theirs'"])
+        )
+        expected = base64.b64encode(b"other:hunter3").decode()
+        self.assertEqual(
+            self.agent.last.headers.getRawHeaders("Authorization"),
+            [f"Basic {expected}"],
+        )
+
+    def test_tries_a_token_from_a_pipe(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
+        self.patch(sys, "stdin", io.StringIO("not a token\n"))
+        status, lines = self.run_command("globus", "check", "-c", str(self.path))
+        self.assertEqual(status, 1)
+        self.assertIn("refused with 4001", lines[-1])
+
+    def test_sets_up(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
+        commands: list[object] = []
+
+        def run(arguments: object, found: object, command: object) -> int:
+            commands.append(command)
+            return 3
+
+        self.patch(globus, "run", run)
+        status, lines = self.run_command("globus", "setup", "-c", str(self.path))
+        self.assertEqual((status, lines, commands), (3, [], [globus.setup]))
+
+    def test_wants_credentials_and_sound_settings(self) -> None:
+        self.patch(sys, "stdin", io.StringIO(""))
+        for text, words in (
+            ("", "auth.kwargs.client_id: is missing"),
+            ("prot = 1\n", "unknown setting"),
+        ):
+            self.path.write_text(text)
+            status, lines = self.run_command("globus", "setup", "-c", str(self.path))
+            self.assertEqual(status, 1)
+            self.assertTrue(lines[0].startswith(f"problem: {self.path}:"), lines)
+            self.assertIn(words, lines[0])
+        self.assertEqual(self.settings, [])
+
+
 class PortTests(CommandTestCase):
     """The port is tried, and given back."""
 
@@ -307,8 +443,17 @@ class CommandLineTests(CommandTestCase):
         self.assertIn("twistd -n proxyrelay", output)
         status, output, _ = self.ended("check", "--help")
         self.assertEqual(status, 0)
-        for option in ("--config", "--host", "--port", "--log-dir", "--log-level"):
+        for option in (
+            *("--config", "--host", "--port", "--log-dir", "--log-level"),
+            "--offline",
+        ):
             self.assertIn(option, output)
+        for action in ("setup", "check"):
+            status, output, _ = self.ended("globus", action, "--help")
+            self.assertEqual(status, 0)
+            for option in ("--config", "--client-id", "--client-secret-file"):
+                self.assertIn(option, output)
+        self.assertEqual(self.ended("globus")[0], 2)
 
     def test_is_a_process_with_its_exit_status(self) -> None:
         self.path.write_text("port = 'x'\n")

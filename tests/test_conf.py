@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from proxyrelay.config import Config, load, settings
+from proxyrelay.config import AuthArguments, Config, load, settings
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -26,10 +26,21 @@ class ExampleTests(SynchronousTestCase):
         text = (CONF / "relay.toml").read_text()
         for path in settings():
             if path[:2] == ("auth", "kwargs"):
-                continue  # what the method needs stands with the method
+                continue  # these stand in relay-globus.toml
             name = re.escape(path[-1])
             pattern = rf"^(# )?{name} = |^\[{re.escape('.'.join(path))}\]"
             self.assertTrue(re.search(pattern, text, re.MULTILINE), path)
+
+    def test_relay_globus_toml_names_every_argument_with_its_default(self) -> None:
+        text = (CONF / "relay-globus.toml").read_text()
+        loaded = load(CONF / "relay-globus.toml")
+        self.assertEqual(loaded.problems + loaded.warnings, [])
+        for name in AuthArguments.__struct_fields__:
+            self.assertTrue(re.search(rf"^(# )?{name} = ", text, re.MULTILINE), name)
+        shown = re.sub(r"^# (\w+ = (?!\"\"|.*<))", r"\1", text, flags=re.MULTILINE)
+        document = Path(self.mktemp())
+        document.write_text(shown)
+        self.assertEqual(load(document).config, loaded.config)
 
     def test_relay_tls_toml_is_taken(self) -> None:
         loaded = load(CONF / "relay-tls.toml")

@@ -30,6 +30,8 @@ LEVELS = "DEBUG, INFO, WARNING, ERROR or CRITICAL"
 TEXT = "a text"
 WHOLE = "a whole number"
 
+LISTS = ("allowed_users", "allowed_domains", "denied_users", "denied_domains")
+
 WRONG: Mapping[str, Mapping[str, str]] = {
     "host": {"1": TEXT, "true": TEXT, "[]": TEXT},
     "port": {
@@ -52,7 +54,33 @@ WRONG: Mapping[str, Mapping[str, str]] = {
     "auth.kwargs": {"1": "a table", "'a'": "a table"},
     "auth.kwargs.client_id": {"1": TEXT, "true": TEXT},
     "auth.kwargs.client_secret": {"1": TEXT, "true": TEXT, "''": "empty"},
+    "auth.kwargs.client_secret_file": {"1": TEXT, "''": "empty"},
     "auth.kwargs.audience": {"1": TEXT, "[]": TEXT},
+    "auth.kwargs.required_scopes": {"'a'": "a list", "[1]": TEXT},
+    "auth.kwargs.service_url": {
+        "1": "starts with https://",
+        "'http://auth.example.org'": "starts with https://",
+        "'auth.example.org'": "starts with https://",
+        "'https:///'": "starts with https://",
+        "''": "starts with https://",
+    },
+    "auth.kwargs.timeout": {
+        "0": ">= 0.1",
+        "7.6": "<= 7.5",
+        "'7'": "a number",
+        "nan": "a number",
+    },
+    "auth.kwargs.cache_ttl": {"-1": ">= 0", "3601": "<= 3600", "true": "a number"},
+    "auth.kwargs.cache_size": {"0": ">= 1", "1000001": "<= 1000000", "1.5": WHOLE},
+    "auth.kwargs.stale_if_error": {
+        "-1": ">= 0",
+        "86401": "<= 86400",
+        "nan": "a number",
+    },
+    **{
+        f"auth.kwargs.{name}": {"'a'": "a list", "[1]": TEXT, "{a = 1}": "a list"}
+        for name in LISTS
+    },
     "logging": {"1": "a table", "'DEBUG'": "a table"},
     "logging.log_dir": {"1": TEXT, "true": TEXT, "''": "empty"},
     "logging.default_level": {
@@ -103,6 +131,15 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
     "auth.kwargs.client_id": {"'a'": "a"},
     "auth.kwargs.client_secret": {"'a'": Secret("a")},
     "auth.kwargs.audience": {"'a'": "a"},
+    "auth.kwargs.required_scopes": {"[]": (), "['a', 'b']": ("a", "b")},
+    "auth.kwargs.service_url": {
+        "'https://auth.example.org/'": "https://auth.example.org/",
+    },
+    "auth.kwargs.timeout": {"0.1": 0.1, "7.5": 7.5},
+    "auth.kwargs.cache_ttl": {"0": 0, "3600": 3600},
+    "auth.kwargs.cache_size": {"1": 1, "1_000_000": 1_000_000},
+    "auth.kwargs.stale_if_error": {"0": 0, "86400": 86400},
+    **{f"auth.kwargs.{name}": {"[]": (), "['a']": ("a",)} for name in LISTS},
     "logging.default_level": {
         "'ERROR'": "ERROR",
         "'debug'": "DEBUG",
@@ -128,7 +165,7 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
 }
 """For each setting but paths: values as TOML, and what becomes of them."""
 
-PATHS = ("certfile", "keyfile", "logging.log_dir")
+PATHS = ("certfile", "keyfile", "logging.log_dir", "auth.kwargs.client_secret_file")
 TABLES = ("auth", "auth.kwargs", "logging", "timeouts")
 
 
@@ -187,7 +224,25 @@ class AcceptedTests(ConfigTestCase):
                 max_message_bytes=None,
                 max_unread_bytes=512 * 1024,
                 allowed_origins=("*",),
-                auth=Auth(None, AuthArguments(None, None, None)),
+                auth=Auth(
+                    None,
+                    AuthArguments(
+                        client_id=None,
+                        client_secret=None,
+                        client_secret_file=None,
+                        audience="ebd5bbed-95e2-47cf-9c80-39e2064274bd",
+                        required_scopes=None,
+                        service_url="https://auth.globus.org",
+                        timeout=7,
+                        cache_ttl=60,
+                        cache_size=10_000,
+                        stale_if_error=300,
+                        allowed_users=(),
+                        allowed_domains=(),
+                        denied_users=(),
+                        denied_domains=(),
+                    ),
+                ),
                 logging=Logging(None, "INFO", "WARNING", 60, 32),
                 timeouts=Timeouts(
                     tls_handshake=12,
@@ -227,12 +282,13 @@ class AcceptedTests(ConfigTestCase):
         path = nested / "relay.toml"
         path.write_text(
             "certfile = 'tls/cert.pem'\nkeyfile = '/etc/key.pem'\n"
-            "logging.log_dir = '../logs'\n"
+            "logging.log_dir = '../logs'\nauth.kwargs.client_secret_file = 'secret'\n"
         )
         config = load(Path(os.path.relpath(path))).config
         self.assertEqual(config.certfile, nested / "tls/cert.pem")
         self.assertEqual(config.keyfile, Path("/etc/key.pem"))
         self.assertEqual(config.logging.log_dir, nested / "../logs")
+        self.assertEqual(config.auth.kwargs.client_secret_file, nested / "secret")
 
     def test_a_tilde_is_the_home(self) -> None:
         config = self.load("certfile = '~/cert.pem'\nlogging.log_dir = '~'\n").config
@@ -244,7 +300,7 @@ class AcceptedTests(ConfigTestCase):
         self.assertEqual((problem.key, problem.line), ("certfile", 2))
 
     def test_a_path_with_a_null_character_is_a_problem(self) -> None:
-        for key in PATHS[::2]:
+        for key in ("certfile", "logging.log_dir", "auth.kwargs.client_secret_file"):
             problem = self.only(written(key, '"a\\u0000b"'))
             self.assertEqual(problem.key, key)
 
@@ -864,13 +920,13 @@ class ExposureTests(SynchronousTestCase):
 
     def test_tells_what_is_missing(self) -> None:
         for config, missing in (
-            (Config(), ["TLS", "certfile", "authentication"]),
-            (Config(certfile=self.TLS), ["authentication"]),
+            (Config(), ["TLS", "certfile", "authentication", "[auth]"]),
+            (Config(certfile=self.TLS), ["authentication", "[auth]"]),
             (Config(auth=self.AUTH), ["TLS", "certfile"]),
         ):
             text = config.exposure()
             assert text is not None
-            for word in ("TLS", "certfile", "authentication"):
+            for word in ("TLS", "certfile", "authentication", "[auth]"):
                 self.assertEqual(word in text, word in missing, text)
 
     def test_a_safe_relay_is_not_exposed(self) -> None:

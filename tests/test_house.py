@@ -19,18 +19,23 @@ LOGGERS = {"log", "_log"}
 
 LOGGING_METHODS = {"debug", "info", "warn", "error", "critical", "failure", "emit"}
 
-PURE = ("errors", "messages", "identity", "peer", "registry", "relay", "handshake")
+RULES = ("errors", "messages", "identity", "peer", "registry", "relay")
+"""What decides who is let in and what is passed on."""
+
+PURE = (*RULES, "handshake", "auth.cache", "auth.breaker")
 """Rooms without a network, a clock or a log."""
 
 FRAMEWORKS = ("twisted", "autobahn", "txaio", "zope")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxyrelay",),
-    ("errors", "identity"),
-    ("messages", "peer", "handshake", "config", "listen"),
-    ("registry", "tls", "auth.anonymous", "observe"),
-    ("relay", "auth", "observe.logs"),
-    ("observe.journal", "websocket", "inspection"),
+    ("errors", "auth.breaker", "auth.turns", "pace"),
+    ("identity", "handshake", "config", "listen"),
+    ("messages", "peer", "tls", "auth.anonymous", "auth.cache", "auth.credentials"),
+    ("registry", "observe", "auth.globus"),
+    ("relay", "observe.logs", "auth.introspection"),
+    ("auth",),
+    ("observe.journal", "websocket", "inspection", "globus"),
     ("service", "cli"),
 )
 """From the ground up: a module imports only from layers above it in this list."""
@@ -228,11 +233,11 @@ class PureRoomTests(SynchronousTestCase):
             self.assertEqual(loaded & set(FRAMEWORKS), set(), name)
         self.assertIn("twisted", loaded_by("proxyrelay.tls"))
 
-    def test_the_rules_load_every_pure_room_but_the_handshake(self) -> None:
+    def test_the_rules_load_nothing_else(self) -> None:
         loaded = loaded_by("proxyrelay.relay")
         self.assertEqual(
             {name for name in loaded if name.startswith("proxyrelay.")},
-            {f"proxyrelay.{name}" for name in PURE} - {"proxyrelay.handshake"},
+            {f"proxyrelay.{name}" for name in RULES},
         )
 
     def test_the_settings_load_no_framework(self) -> None:

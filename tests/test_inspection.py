@@ -11,8 +11,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import config
-from proxyrelay.auth.anonymous import AnonymousAuthenticator
-from proxyrelay.config import Config
+from proxyrelay.auth.credentials import (
+    ID_VARIABLE,
+    SECRET_VARIABLE,
+    Credentials,
+)
+from proxyrelay.config import Config, Secret
 from proxyrelay.errors import Problem
 from proxyrelay.inspection import Inspection, inspect
 from proxyrelay.messages import MESSAGE_CEILING
@@ -32,6 +36,7 @@ class InspectionTests(SynchronousTestCase):
         self.folder.mkdir()
         self.path = self.folder / "relay.toml"
         self.authority = trustme.CA()
+        self.environment: dict[str, str] = {}
 
     def inspect(self, text: str, **overrides: str) -> Inspection:
         self.path.write_text(text)
@@ -39,7 +44,7 @@ class InspectionTests(SynchronousTestCase):
             self.path,
             {f"--{name.replace('_', '-')}": text for name, text in overrides.items()},
         )
-        return inspect(loaded, NOW)
+        return inspect(loaded, NOW, self.environment)
 
     def certificates(
         self, start: datetime = NOW - DAY, end: datetime = NOW + 90 * DAY
@@ -64,7 +69,7 @@ class InspectionTests(SynchronousTestCase):
             ([], [], [], None),
         )
         self.assertEqual(found.config, Config(host="127.0.0.1"))
-        self.assertIsInstance(found.authenticator, AnonymousAuthenticator)
+        self.assertIsNone(found.credentials)
 
     def test_keeps_what_reading_found(self) -> None:
         found = self.inspect(
@@ -76,7 +81,7 @@ class InspectionTests(SynchronousTestCase):
     def test_does_not_change_what_was_loaded(self) -> None:
         self.path.write_text("certfile = 'missing.pem'\n")
         loaded = config.load(self.path)
-        inspect(loaded, NOW)
+        inspect(loaded, NOW, {})
         self.assertEqual((loaded.problems, loaded.warnings), ([], []))
 
     def test_reads_the_pair(self) -> None:
@@ -131,16 +136,43 @@ class InspectionTests(SynchronousTestCase):
             self.assertEqual(len(self.inspect(HOST + text).problems), 1, text)
 
     def test_authentication_that_cannot_be_had_lets_nobody_in(self) -> None:
-        for variable in ("CLIENT_ID", "CLIENT_SECRET"):
-            name = f"PROXYSTORE_GLOBUS_{variable}"
-            if name in os.environ:
-                self.addCleanup(os.environ.__setitem__, name, os.environ.pop(name))
         found = self.inspect(HOST + "[auth]\nmethod = 'globus'\n")
-        self.assertIsNone(found.authenticator)
-        self.assertNotEqual(found.problems, [])
-        for problem in found.problems:
-            self.assertTrue(problem.key.startswith("auth."), problem)
-            self.assertEqual(problem.file, str(self.path))
+        self.assertIsNone(found.credentials)
+        self.assertEqual(
+            [(problem.key, problem.file) for problem in found.problems],
+            [
+                ("auth.kwargs.client_id", str(self.path)),
+                ("auth.kwargs.client_secret", str(self.path)),
+            ],
+        )
+
+    def test_credentials_may_be_in_the_environment(self) -> None:
+        self.environment = {ID_VARIABLE: "a", SECRET_VARIABLE: "b"}
+        found = self.inspect(HOST + "[auth]\nmethod = 'globus'\n")
+        self.assertEqual(found.problems, [])
+        self.assertEqual(found.credentials, Credentials("a", Secret("b")))
+
+    def test_credentials_are_not_looked_for_without_a_method(self) -> None:
+        self.environment = {ID_VARIABLE: "a", SECRET_VARIABLE: "b"}
+        found = self.inspect(HOST + "[auth.kwargs]\nclient_secret_file = 'missing'\n")
+        self.assertEqual((found.problems, found.credentials), ([], None))
+
+    def test_a_secret_that_cannot_be_read_is_a_problem_of_its_line(self) -> None:
+        found = self.inspect(
+            HOST + "[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = 'a'\n"
+            "client_secret_file = 'missing'\n"
+        )
+        path = self.folder / "missing"
+        self.assertEqual(
+            found.problems,
+            [
+                self.problem(
+                    "auth.kwargs.client_secret_file",
+                    f"{path} cannot be read: No such file or directory",
+                    6,
+                )
+            ],
+        )
 
     def test_log_dir_may_be_missing_and_is_not_made(self) -> None:
         found = self.inspect(HOST + "logging.log_dir = 'a/b/c'\n")

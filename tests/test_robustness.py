@@ -303,7 +303,7 @@ class PendingMixin(SocketMixin):
     def test_a_late_answer_revives_nobody(self: Any) -> None:
         self.checks.pending = pending = []
 
-        def authenticate(headers: object) -> Deferred[User]:
+        def authenticate(headers: object, source: str) -> Deferred[User]:
             answer: Deferred[User] = Deferred()
             pending.append(answer)
             return answer
@@ -329,9 +329,9 @@ class PendingMixin(SocketMixin):
     def test_a_check_that_goes_on_regardless_ends_the_connection(self: Any) -> None:
         authenticate = self.checks.authenticate
 
-        def stubborn(headers: Mapping[str, str]) -> Deferred[User]:
+        def stubborn(headers: Mapping[str, str], source: str) -> Deferred[User]:
             # Its clean-up takes another while.
-            checking: Deferred[User] = authenticate(headers)
+            checking: Deferred[User] = authenticate(headers, source)
             return checking.addErrback(lambda _: Deferred())
 
         self.checks.authenticate = stubborn
@@ -391,10 +391,9 @@ class PendingMixin(SocketMixin):
         self.assertIsNotNone(peer.registration)
 
     @scenario
-    def test_a_stopping_relay_closes_when_the_check_is_done(self: Any) -> None:
+    def test_a_stopping_relay_does_not_wait_for_the_check(self: Any) -> None:
         connection = self.requested()
         stopped = self.in_reactor(lambda: [self.service.stopService()])[0]
-        self.in_reactor(self.checks.pending[0].callback, ANONYMOUS)
         connection.sendall(frame(CLOSE, b"\x03\xe8"))
         self.assertEqual(self.close_code(self.read_to_end(connection)), 1001)
         connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from proxyrelay import __version__, listen, tls
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
+from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE
+from proxyrelay.auth.introspection import GlobusAuthenticator
 from proxyrelay.config import Config, Level, Logging
 from proxyrelay.errors import StartError
 from proxyrelay.messages import PeerConnection
@@ -272,6 +275,25 @@ class MakeServiceTests(SynchronousTestCase):
         ):
             self.assertTrue(line.startswith(start), line)
             self.assertIn(word, line)
+
+    def test_globus_needs_credentials(self) -> None:
+        for variable in (ID_VARIABLE, SECRET_VARIABLE, "CREDENTIALS_DIRECTORY"):
+            if variable in os.environ:
+                value = os.environ.pop(variable)
+                self.addCleanup(os.environ.__setitem__, variable, value)
+        lines = self.refused("port = 0\n[auth]\nmethod = 'globus'\n")
+        self.assertEqual(len(lines), 2)
+        for line, name in zip(lines, ("client_id", "client_secret"), strict=True):
+            self.assertIn(f"auth.kwargs.{name}: is missing", line)
+
+    def test_globus_is_asked_with_credentials(self) -> None:
+        made = self.make(
+            "host = '127.0.0.1'\nport = 0\n[auth]\nmethod = 'globus'\n[auth.kwargs]\n"
+            "client_id = 'a'\nclient_secret = 'hunter2'\n"
+        )
+        _, relay = made
+        self.assertIsInstance(relay.factory.authenticator, GlobusAuthenticator)
+        self.assertNotIn("hunter2", self.output.getvalue())
 
     def test_names_a_file_that_is_not_there(self) -> None:
         with self.assertRaises(SystemExit) as caught:

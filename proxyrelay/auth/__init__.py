@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
-from proxyrelay.config import Auth
-from proxyrelay.errors import ConfigError, Problem
-from proxyrelay.identity import User
+from proxyrelay.auth.cache import TokenCache
+from proxyrelay.auth.credentials import Credentials
+from proxyrelay.auth.globus import Globus, http_client
+from proxyrelay.auth.introspection import GlobusAuthenticator, Introspector
+from proxyrelay.config import Auth, AuthArguments
+from proxyrelay.identity import RELAY_SCOPE, SCOPES, Policy, User
 
 
 class Authenticator(Protocol):
     """Tells whom a connection belongs to."""
 
-    def authenticate(self, headers: Mapping[str, str]) -> Deferred[User]:
+    def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
         """Start to identify a client.
 
         The caller cancels the Deferred when it no longer wants the answer.
 
         Args:
             headers: Header fields of the opening handshake, names in lower case.
+            source: The client's address, without a port: what is scarce is shared out
+                fairly between addresses.
 
         Returns:
             Fires with the user, or fails with a
@@ -30,21 +35,51 @@ class Authenticator(Protocol):
         """
 
 
-def authenticator(settings: Auth) -> Authenticator:
+def authenticator(
+    settings: Auth, credentials: Credentials | None, reactor: Any
+) -> Authenticator:
     """Build the authenticator that the settings ask for.
 
+    Args:
+        settings: The settings.
+        credentials: What the relay's application identifies itself with, if the
+            method needs it.
+        reactor: Runs what has to be asked.
+
     Raises:
-        ConfigError: There is none, so that nothing is served rather than
-            everybody let in.
+        ValueError: The method needs credentials, and there are none.
     """
     if settings.method is None:
         return AnonymousAuthenticator()
-    raise ConfigError(
-        [
-            Problem(
-                "auth.method",
-                f"{settings.method} is not available in this version; leave [auth] "
-                "out to serve without authentication",
-            )
-        ]
+    if credentials is None:
+        raise ValueError("Globus Auth needs credentials")
+    arguments = settings.kwargs
+    http = http_client(reactor, arguments.service_url, arguments.timeout)
+    globus = Globus(http, credentials, arguments.service_url, reactor)
+    return GlobusAuthenticator(
+        Introspector(globus, reactor, arguments.timeout),
+        TokenCache(arguments.cache_size, arguments.cache_ttl, arguments.stale_if_error),
+        policy(arguments, credentials.client_id),
+        reactor,
+    )
+
+
+def policy(arguments: AuthArguments, client_id: str) -> Policy:
+    """Which tokens the settings let in.
+
+    Args:
+        arguments: The settings.
+        client_id: The relay's application.
+    """
+    scopes = arguments.required_scopes
+    if scopes is None:
+        own = f"{SCOPES}/{client_id}/{RELAY_SCOPE}"
+        scopes = (own,) if arguments.audience == client_id else ()
+    return Policy(
+        audience=arguments.audience,
+        required_scopes=frozenset(scopes),
+        allowed_users=frozenset(arguments.allowed_users),
+        denied_users=frozenset(arguments.denied_users),
+        allowed_domains=frozenset(map(str.lower, arguments.allowed_domains)),
+        denied_domains=frozenset(map(str.lower, arguments.denied_domains)),
     )

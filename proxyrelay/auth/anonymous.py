@@ -12,6 +12,10 @@ from proxyrelay.identity import ANONYMOUS, User
 class AnonymousAuthenticator:
     """Everybody is the same user."""
 
-    def authenticate(self, headers: Mapping[str, str]) -> Deferred[User]:  # noqa: ARG002
+    def authenticate(
+        self,
+        headers: Mapping[str, str],  # noqa: ARG002
+        source: str,  # noqa: ARG002
+    ) -> Deferred[User]:
         """Identify nobody, at once."""
         return succeed(ANONYMOUS)

@@ -18,7 +18,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.trial.unittest import TestCase
 from websockets.asyncio.client import ClientConnection, connect
@@ -30,6 +29,7 @@ from proxyrelay.identity import User
 from proxyrelay.service import RelayService
 from proxyrelay.websocket import RelayProtocol
 from tests.support.certificates import Authority
+from tests.support.clock import EagerClock
 from tests.support.recording import registration
 
 reactor: Any = _reactor
@@ -48,7 +48,7 @@ class PendingAuthenticator:
         self.pending: list[Deferred[User]] = []
         self.cancelled = 0
 
-    def authenticate(self, headers: Mapping[str, str]) -> Deferred[User]:
+    def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
         def cancel(_: object) -> None:
             self.cancelled += 1
 
@@ -60,7 +60,7 @@ class PendingAuthenticator:
 class HeaderAuthenticator:
     """Takes the user from a header, for tests with several users."""
 
-    def authenticate(self, headers: Mapping[str, str]) -> Deferred[User]:
+    def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
         answer: Deferred[User] = Deferred()
         answer.callback(User(headers.get("x-user", "nobody")))
         return answer
@@ -145,7 +145,7 @@ class RelayTestCase(TestCase):
         return AnonymousAuthenticator()
 
     def setUp(self) -> None:
-        self.clock = Clock()
+        self.clock = EagerClock()
         self.authority = Authority() if self.secure else None
         pair = self.authority.pair() if self.authority else None
         settings = self.config

@@ -1,0 +1,1 @@
+"""What the relay is measured with, beside the reference relay."""

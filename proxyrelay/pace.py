@@ -1,0 +1,42 @@
+"""A burst of work, spread over turns of the reactor."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+
+class Pace:
+    """Does so much in one turn of the reactor, and the rest in the next ones.
+
+    When all clients come back at once, what those want who are there has its place
+    between.
+
+    Args:
+        clock: Runs the next turn of the reactor.
+        count: How many pieces of work are done in one turn.
+    """
+
+    def __init__(self, clock: IReactorTime, count: int) -> None:
+        self._clock = clock
+        self._count = count
+        self._left = count
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Do a piece of work: now, or after those that wait already."""
+        self._waiting.append(work)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and self._left:
+            self._left -= 1
+            if self._left == self._count - 1:
+                self._clock.callLater(0, self._next_turn)
+            self._waiting.popleft()()
+
+    def _next_turn(self) -> None:
+        self._left = self._count
+        self._go_on()

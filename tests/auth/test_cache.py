@@ -1,0 +1,164 @@
+"""Answers are remembered for as long as they may be, and not more of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.auth.cache import INACTIVE_TTL, TokenCache, fingerprint
+from proxyrelay.identity import Introspection
+
+KEY = fingerprint("token")
+
+
+def active(exp: float | None = None) -> Introspection:
+    """An answer about a token that is valid."""
+    return Introspection(active=True, sub="jo", exp=exp)
+
+
+INACTIVE = Introspection(active=False)
+
+
+class CacheTests(SynchronousTestCase):
+    """How long."""
+
+    def test_knows_nothing_at_first(self) -> None:
+        cache = TokenCache(3, 60, 300)
+        self.assertIsNone(cache.fresh(KEY, 0))
+        self.assertIsNone(cache.stale(KEY, 0))
+
+    def test_an_active_answer_is_fresh_for_its_time(self) -> None:
+        cache = TokenCache(3, 60, 300)
+        cache.put(KEY, active(), 100)
+        self.assertEqual(cache.fresh(KEY, 159.9), active())
+        self.assertIsNone(cache.fresh(KEY, 160))
+
+    def test_and_stale_for_longer(self) -> None:
+        cache = TokenCache(3, 60, 300)
+        cache.put(KEY, active(), 100)
+        self.assertEqual(cache.stale(KEY, 459.9), active())
+        self.assertIsNone(cache.stale(KEY, 460))
+
+    def test_never_past_the_end_of_the_token(self) -> None:
+        cache = TokenCache(3, 60, 300)
+        cache.put(KEY, active(130), 100)
+        self.assertIsNotNone(cache.fresh(KEY, 129.9))
+        self.assertIsNone(cache.fresh(KEY, 130))
+        self.assertIsNone(cache.stale(KEY, 130))
+        cache.put(KEY, active(200), 100)
+        self.assertIsNotNone(cache.stale(KEY, 199.9))
+        self.assertIsNone(cache.stale(KEY, 200))
+        cache.put(KEY, active(50), 100)
+        self.assertIsNone(cache.fresh(KEY, 100))
+        self.assertIsNone(cache.stale(KEY, 100))
+
+    def test_staleness_can_be_turned_off(self) -> None:
+        cache = TokenCache(3, 60, 0)
+        cache.put(KEY, active(), 100)
+        self.assertIsNone(cache.stale(KEY, 160))
+
+    def test_freshness_can_be_turned_off(self) -> None:
+        cache = TokenCache(3, 0, 300)
+        cache.put(KEY, active(), 100)
+        self.assertIsNone(cache.fresh(KEY, 100))
+        self.assertIsNotNone(cache.stale(KEY, 399))
+
+    def test_inactive_answers_are_soon_forgotten(self) -> None:
+        cache = TokenCache(3, 60, 300)
+        cache.put(KEY, INACTIVE, 100)
+        self.assertEqual(cache.fresh(KEY, 100 + INACTIVE_TTL - 0.1), INACTIVE)
+        self.assertIsNone(cache.fresh(KEY, 100 + INACTIVE_TTL))
+        self.assertIsNone(cache.stale(KEY, 100 + INACTIVE_TTL))
+        self.assertLessEqual(INACTIVE_TTL, 10)
+        cache = TokenCache(3, 2, 300)
+        cache.put(KEY, INACTIVE, 100)
+        self.assertIsNone(cache.fresh(KEY, 102))
+
+    def test_a_revoked_token_is_not_let_in_on_an_older_answer(self) -> None:
+        cache = TokenCache(3, 60, 300)
+        cache.put(KEY, active(), 100)
+        cache.put(KEY, INACTIVE, 161)
+        self.assertIsNone(cache.stale(KEY, 180))
+
+    def test_keeps_no_token(self) -> None:
+        cache = TokenCache(3, 60, 300)
+        cache.put(fingerprint("sesame"), active(), 0)
+        self.assertNotIn("sesame", repr(vars(cache)))
+        self.assertEqual(len(fingerprint("sesame")), 32)
+
+
+KEYS = st.sampled_from([fingerprint(str(number)) for number in range(5)])
+SIZE, TTL, STALE = 3, 60.0, 100.0
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Any sequence of answers, questions and passing time, against a plain model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = TokenCache(SIZE, TTL, STALE)
+        self.now = 1000.0
+        self.model: OrderedDict[bytes, tuple[Introspection, float]] = OrderedDict()
+
+    @rule(key=KEYS, left=st.none() | st.floats(-10, 300))
+    def put_active(self, key: bytes, left: float | None) -> None:
+        self.put(key, active(None if left is None else self.now + left))
+
+    @rule(key=KEYS)
+    def put_inactive(self, key: bytes) -> None:
+        self.put(key, INACTIVE)
+
+    def put(self, key: bytes, answer: Introspection) -> None:
+        self.cache.put(key, answer, self.now)
+        self.model[key] = (answer, self.now)
+        self.model.move_to_end(key)
+        if len(self.model) > SIZE:
+            self.model.popitem(last=False)
+
+    @rule(seconds=st.floats(0, 90))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(key=KEYS)
+    def look(self, key: bytes) -> None:
+        fresh, stale = self.cache.fresh(key, self.now), self.cache.stale(key, self.now)
+        answer, since = self.model.get(key, (None, 0.0))
+        if answer is None:
+            assert fresh is stale is None
+            return
+        expired = answer.exp is not None and self.now >= answer.exp
+        ttl = TTL if answer.active else INACTIVE_TTL
+        assert (fresh is answer) == (not expired and self.now < since + ttl)
+        if stale is not None:
+            assert stale is answer
+            assert not expired
+            assert self.now < since + ttl + STALE
+        if fresh is not None:
+            self.model.move_to_end(key)
+            assert stale is fresh
+        elif answer.active and not expired and answer.exp is None:
+            assert (stale is answer) == (self.now < since + TTL + STALE)
+        elif not answer.active:
+            assert stale is None
+
+    @invariant()
+    def it_is_bounded(self) -> None:
+        assert len(self.cache) == len(self.model) <= SIZE
+
+
+class CacheMachineTests(SynchronousTestCase):
+    """Runs the machine."""
+
+    def test_any_sequence(self) -> None:
+        run_state_machine_as_test(
+            CacheMachine, settings=settings(max_examples=60, stateful_step_count=40)
+        )

@@ -1,0 +1,47 @@
+"""Work in turns."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.pace import Pace
+
+
+class PaceTests(SynchronousTestCase):
+    """A burst of work."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.pace = Pace(self.clock, 2)
+        self.done: list[str] = []
+
+    def do(self, names: str) -> None:
+        for name in names:
+            self.pace.do(partial(self.done.append, name))
+
+    def turn(self) -> None:
+        """One turn of the reactor: what is due now, and not what that asks for."""
+        for call in list(self.clock.calls):
+            work = call.func
+            call.cancel()
+            work()
+
+    def test_is_spread_over_turns_in_its_order(self) -> None:
+        self.do("abcde")
+        self.assertEqual(self.done, ["a", "b"])
+        self.turn()
+        self.assertEqual(self.done, ["a", "b", "c", "d"])
+        self.do("f")
+        self.assertEqual(self.done, ["a", "b", "c", "d"])
+        self.turn()
+        self.assertEqual(self.done, ["a", "b", "c", "d", "e", "f"])
+
+    def test_leaves_nothing_behind(self) -> None:
+        self.do("ab")
+        self.turn()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.do("c")
+        self.assertEqual(self.done, ["a", "b", "c"])
