@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 
 class Pace:
@@ -19,11 +20,14 @@ class Pace:
         count: How many pieces of work are done in one turn.
     """
 
+    _log = Logger()
+
     def __init__(self, clock: IReactorTime, count: int) -> None:
         self._clock = clock
         self._count = count
         self._left = count
         self._waiting: deque[Callable[[], None]] = deque()
+        self._going_on = False
 
     def do(self, work: Callable[[], None]) -> None:
         """Do a piece of work: now, or after those that wait already."""
@@ -31,11 +35,20 @@ class Pace:
         self._go_on()
 
     def _go_on(self) -> None:
+        if self._going_on:
+            return  # from within a piece of work
+        self._going_on = True
         while self._waiting and self._left:
             self._left -= 1
             if self._left == self._count - 1:
                 self._clock.callLater(0, self._next_turn)
-            self._waiting.popleft()()
+            work = self._waiting.popleft()
+            try:
+                work()
+            except Exception:
+                # The next one has nothing to do with it.
+                self._log.failure("a piece of work failed")
+        self._going_on = False
 
     def _next_turn(self) -> None:
         self._left = self._count

@@ -45,3 +45,16 @@ class PaceTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.do("c")
         self.assertEqual(self.done, ["a", "b", "c"])
+
+    def test_goes_on_after_a_failure(self) -> None:
+        self.pace.do(lambda: [][0])
+        self.do("ab")
+        self.turn()
+        self.assertEqual(self.done, ["a", "b"])
+        self.assertEqual(len(self.flushLoggedErrors(IndexError)), 1)
+
+    def test_work_that_asks_for_more_waits_for_its_place(self) -> None:
+        self.pace.do(lambda: self.do("bc"))
+        self.assertEqual(self.done, ["b"])
+        self.turn()
+        self.assertEqual(self.done, ["b", "c"])

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 
 class EagerClock(Clock):
-    """A clock on which the next turn of the reactor comes at once, where work is paced."""
+    """Where work is paced, the next turn of the reactor comes at once."""
 
     def callLater(  # noqa: N802
         self,
