@@ -8,12 +8,13 @@ ARGS ?=
 # For example: make unit TESTS=tests.test_relay
 TESTS ?= tests
 
-.PHONY: help serve test lint types unit format wheel clean
+.PHONY: help serve test lint types unit bench-introspection format wheel clean
 
 help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
 	@echo "make test    linters, types, all tests, coverage"
 	@echo "make unit    tests only; TESTS=tests.test_relay takes some"
+	@echo "make bench-introspection  a crowd with new tokens, beside proxystore-relay"
 	@echo "make format  rewrite the sources in the house's layout"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove everything that was made"
@@ -35,6 +36,9 @@ unit: $(VENV)/test
 	$(BIN)/coverage run -m twisted.trial --random 0 $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(if $(filter tests,$(TESTS)),$(BIN)/coverage report)
+
+bench-introspection: $(VENV)/test
+	$(BIN)/python -m benchmarks.introspection
 
 format: $(VENV)/test
 	$(BIN)/ruff check --fix .
