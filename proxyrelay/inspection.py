@@ -15,7 +15,7 @@ from pathlib import Path
 from proxyrelay import tls
 from proxyrelay.auth import credentials
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.config import Config, Loaded
+from proxyrelay.config import Auth, AuthArguments, Config, Loaded
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.messages import MESSAGE_CEILING
 from proxyrelay.observe.logs import FILE_NAME
@@ -56,11 +56,10 @@ def inspect(
     config = loaded.config
     found = Inspection(config, list(loaded.problems), [], list(loaded.warnings))
 
-    if config.auth.method is not None:
-        try:
-            found.credentials = credentials.find(config.auth.kwargs, environment)
-        except ConfigError as error:
-            found.problems += map(loaded.located, error.problems)
+    try:
+        found.credentials = _credentials(config.auth, environment)
+    except ConfigError as error:
+        found.problems += map(loaded.located, error.problems)
 
     if config.certfile is not None and loaded.sound("certfile", "keyfile"):
         try:
@@ -90,6 +89,22 @@ def inspect(
     if exposure is not None and not found.problems:
         found.warnings.append(Problem("", exposure))
     return found
+
+
+def _credentials(auth: Auth, environment: Mapping[str, str]) -> Credentials | None:
+    if auth.method is not None:
+        return credentials.find(auth.kwargs, environment)
+    if auth.kwargs != AuthArguments():
+        raise ConfigError(
+            [
+                Problem(
+                    "auth.kwargs",
+                    'has no effect without method = "globus" in [auth]: everybody '
+                    "would be let in",
+                )
+            ]
+        )
+    return None
 
 
 def _unwritable(folder: Path) -> str | None:

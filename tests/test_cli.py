@@ -103,7 +103,9 @@ class CheckTests(CommandTestCase):
 
     def test_never_shows_a_secret(self) -> None:
         status, lines = self.check(
-            HOST + "port = 0\n[auth.kwargs]\nclient_secret = 'hunter2'\n"
+            HOST + "port = 0\n[auth]\nmethod = 'globus'\n"
+            "[auth.kwargs]\nclient_id = 'a'\nclient_secret = 'hunter2'\n",
+            "--offline",
         )
         self.assertEqual(status, 0)
         self.assertIn("set: auth.kwargs.client_secret = Secret(...)", lines)

@@ -154,7 +154,7 @@ class InspectionTests(SynchronousTestCase):
 
     def test_credentials_are_not_looked_for_without_a_method(self) -> None:
         self.environment = {ID_VARIABLE: "a", SECRET_VARIABLE: "b"}
-        found = self.inspect(HOST + "[auth.kwargs]\nclient_secret_file = 'missing'\n")
+        found = self.inspect(HOST)
         self.assertEqual((found.problems, found.credentials), ([], None))
 
     def test_a_secret_that_cannot_be_read_is_a_problem_of_its_line(self) -> None:
@@ -199,6 +199,12 @@ class InspectionTests(SynchronousTestCase):
                     )
                 ],
             )
+
+    def test_arguments_without_a_method_would_let_everybody_in(self) -> None:
+        found = self.inspect(HOST + "[auth.kwargs]\nclient_id = 'a'\n")
+        (problem,) = found.problems
+        self.assertEqual(problem.key, "auth.kwargs")
+        self.assertIn("everybody would be let in", problem.message)
 
     def test_log_dir_must_be_writable(self) -> None:
         locked = self.folder / "locked"
