@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import msgspec
 import trustme
@@ -30,7 +30,6 @@ from twisted.logger import (
 )
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from proxyrelay import __version__, listen, tls
@@ -50,6 +49,7 @@ from proxyrelay.service import (
     makeService,
 )
 from tests.support.certificates import Authority
+from tests.support.logfile import KeptLogFile
 from tests.support.recording import A, RecordingPeer, offer
 
 reactor: Any = _reactor
@@ -96,22 +96,6 @@ class Connection:
 
     def abort(self) -> None:
         self.aborted += 1
-
-
-class KeptLogFile(LogFile):
-    """A log file that a test can close."""
-
-    made: ClassVar[list[LogFile]] = []
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.made.append(self)
-
-    @classmethod
-    def close_all(cls) -> None:
-        """Close every file that was opened."""
-        while cls.made:
-            cls.made.pop().close()
 
 
 class SignalReactor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from twisted.logger import (
     ILogObserver,
@@ -15,12 +15,12 @@ from twisted.logger import (
     formatTime,
 )
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Level, Logging
 from proxyrelay.errors import ConfigError
 from proxyrelay.observe import logs
+from tests.support.logfile import KeptLogFile
 from tests.support.recording import RecordingPeer
 
 LEVELS: tuple[tuple[Level, Any], ...] = (
@@ -41,22 +41,6 @@ def event(format_: str = "{text}", **fields: Any) -> LogEvent:
         "log_time": 1700000000.0,
         **fields,
     }
-
-
-class KeptLogFile(LogFile):
-    """A log file that a test can close."""
-
-    made: ClassVar[list[LogFile]] = []
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.made.append(self)
-
-    @classmethod
-    def close_all(cls) -> None:
-        """Close every file that was opened."""
-        while cls.made:
-            cls.made.pop().close()
 
 
 class LineTests(SynchronousTestCase):
