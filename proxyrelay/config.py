@@ -262,6 +262,11 @@ _HINTS: Mapping[tuple[str, ...], str] = {
 }
 
 
+_IDENTITY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+_DOMAIN = re.compile(r"[^@\s]+")
+
+
 @dataclass
 class Loaded:
     """What became of a file and a command line.
@@ -370,6 +375,7 @@ class _Reader:
                 ("logging", "current_client_interval"),
                 f"expected 0 or a number >= {SHORTEST_INTERVAL}",
             )
+        self._check_lists(config.auth.kwargs)
         if config.keyfile is not None and "certfile" not in table:
             self._problem(("keyfile",), "needs a certfile beside it")
         self._problems.sort(key=lambda problem: problem.line or 0)
@@ -377,6 +383,22 @@ class _Reader:
         return Loaded(
             config, self._problems, self._warnings, self._text, self._file, options
         )
+
+    def _check_lists(self, arguments: AuthArguments) -> None:
+        """Refuse entries that match nobody: a deny list would let them in."""
+        for name in ("allowed_users", "denied_users"):
+            if not all(map(_IDENTITY.fullmatch, getattr(arguments, name))):
+                self._problem(
+                    ("auth", "kwargs", name),
+                    "expected IDs of identities, such as "
+                    '"a3bb189e-8bf9-3888-9912-ace4e6543002", in lower case',
+                )
+        for name in ("allowed_domains", "denied_domains"):
+            if not all(map(_DOMAIN.fullmatch, getattr(arguments, name))):
+                self._problem(
+                    ("auth", "kwargs", name),
+                    'expected domains, such as "example.org", without @',
+                )
 
     def _struct(self, kind: Any, table: dict[str, Any], path: tuple[str, ...]) -> Any:
         table = self._spell(table, path)

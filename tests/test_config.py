@@ -30,6 +30,8 @@ LEVELS = "DEBUG, INFO, WARNING, ERROR or CRITICAL"
 TEXT = "a text"
 WHOLE = "a whole number"
 
+IDENTITY = "a3bb189e-8bf9-3888-9912-ace4e6543002"
+
 LISTS = ("allowed_users", "allowed_domains", "denied_users", "denied_domains")
 
 WRONG: Mapping[str, Mapping[str, str]] = {
@@ -139,7 +141,10 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
     "auth.kwargs.cache_ttl": {"0": 0, "3600": 3600},
     "auth.kwargs.cache_size": {"1": 1, "1_000_000": 1_000_000},
     "auth.kwargs.stale_if_error": {"0": 0, "86400": 86400},
-    **{f"auth.kwargs.{name}": {"[]": (), "['a']": ("a",)} for name in LISTS},
+    **{
+        f"auth.kwargs.{name}": {"[]": (), f"['{IDENTITY}']": (IDENTITY,)}
+        for name in LISTS
+    },
     "logging.default_level": {
         "'ERROR'": "ERROR",
         "'debug'": "DEBUG",
@@ -510,6 +515,28 @@ class RefusedTests(ConfigTestCase):
     @given(st.text(alphabet="a=[]{}'\"\\#.,\n\r \t-1:T\x00é", max_size=40))
     def test_any_text_is_read_or_refused(self, text: str) -> None:
         self.assertIsInstance(self.load(text).config, Config)
+
+    def test_lists_hold_nothing_that_could_match_nobody(self) -> None:
+        for name, values in {
+            "denied_users": (
+                "eve@bad.example",
+                "",
+                "A3BB189E-8BF9-3888-9912-ACE4E6543002",
+            ),
+            "allowed_users": ("eve",),
+            "denied_domains": ("@bad.example", "", "bad .example"),
+            "allowed_domains": ("eve@bad.example",),
+        }.items():
+            for value in values:
+                problem = self.only(f"\n[auth.kwargs]\n{name} = ['{value}']\n")
+                self.assertEqual(
+                    (problem.key, problem.line), (f"auth.kwargs.{name}", 3)
+                )
+        loaded = self.load(
+            "[auth.kwargs]\ndenied_domains = ['Bad.example']\n"
+            "denied_users = ['a3bb189e-8bf9-3888-9912-ace4e6543002']\n"
+        )
+        self.assertEqual(loaded.problems, [])
 
 
 class AliasTests(ConfigTestCase):

@@ -42,6 +42,9 @@ ANSWER_CEILING = 64 * 1024
 
 HTTPS = 443
 
+IDLE = 20
+"""Seconds for which an idle connection is kept: shorter than firewalls forget it."""
+
 CONNECTIONS = 64
 """Connections to Globus that are kept open, and requests under way at once."""
 
@@ -538,5 +541,6 @@ def http_client(reactor: Any, url: str, connect_timeout: float) -> HTTPClient:
     policy.creatorForNetloc((place.hostname or "").encode(), place.port or HTTPS)
     pool = HTTPConnectionPool(reactor, persistent=True)
     pool.maxPersistentPerHost = CONNECTIONS
+    pool.cachedConnectionTimeout = IDLE
     agent = Agent(reactor, policy, connect_timeout, pool=pool)
     return HTTPClient(PlainAgent(agent))
