@@ -38,17 +38,19 @@ class Pace:
         if self._going_on:
             return  # from within a piece of work
         self._going_on = True
-        while self._waiting and self._left:
-            self._left -= 1
-            if self._left == self._count - 1:
-                self._clock.callLater(0, self._next_turn)
-            work = self._waiting.popleft()
-            try:
-                work()
-            except Exception:
-                # The next one has nothing to do with it.
-                self._log.failure("a piece of work failed")
-        self._going_on = False
+        try:
+            while self._waiting and self._left:
+                self._left -= 1
+                if self._left == self._count - 1:
+                    self._clock.callLater(0, self._next_turn)
+                work = self._waiting.popleft()
+                try:
+                    work()
+                except Exception:
+                    # The next one has nothing to do with it.
+                    self._log.failure("a piece of work failed")
+        finally:
+            self._going_on = False
 
     def _next_turn(self) -> None:
         self._left = self._count

@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from proxyrelay import __version__, config, listen, tls
+from proxyrelay import __version__, addresses, config, listen, tls
 from proxyrelay.auth import Authenticator, authenticator
 from proxyrelay.config import Config
 from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
@@ -37,7 +37,7 @@ from proxyrelay.inspection import Inspection, inspect
 from proxyrelay.observe import logs
 from proxyrelay.observe.journal import LogJournal
 from proxyrelay.relay import Relay
-from proxyrelay.websocket import RelayFactory, address_text
+from proxyrelay.websocket import RelayFactory
 
 log = Logger(namespace="proxyrelay")
 
@@ -102,7 +102,7 @@ class RelayService(MultiService):
     def urls(self) -> list[str]:
         """Where the relay listens, such as ``ws://127.0.0.1:8700``."""
         return [
-            f"{self.config.scheme}://{address_text(port.getHost())}"
+            f"{self.config.scheme}://{addresses.text(port.getHost())}"
             for port in self._ports
         ]
 

@@ -23,7 +23,6 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from autobahn.util import encode_truncate
 from autobahn.websocket.types import ConnectionRequest
 from OpenSSL import SSL
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IAddress,
@@ -38,6 +37,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from proxyrelay import addresses
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Timeouts
 from proxyrelay.errors import (
@@ -120,15 +120,6 @@ class ConnectionJournal(Journal, Protocol):
         """A connection that holds no UUID ended without a close handshake."""
 
 
-def address_text(address: IAddress) -> str:
-    """Spell an address the way a URL does: ``192.0.2.1:80``, ``[::1]:80``."""
-    if isinstance(address, IPv6Address):
-        return f"[{address.host}]:{address.port}"
-    if isinstance(address, IPv4Address):
-        return f"{address.host}:{address.port}"
-    return "local"
-
-
 @implementer(IHandshakeListener, IPushProducer)
 class RelayProtocol(WebSocketServerProtocol):
     """A client. It is the `proxyrelay.peer.Peer` that the rules see.
@@ -142,6 +133,7 @@ class RelayProtocol(WebSocketServerProtocol):
     user: User = ANONYMOUS
     registration: Registration | None = None
     address: str
+    source: str
     arrival: int
 
     # Not "log": that is the name of Autobahn's, which writes requests as they are.
@@ -359,10 +351,10 @@ class RelayProtocol(WebSocketServerProtocol):
             a refusal is acted upon in `onOpen`.
         """
         self._enter(Phase.AUTHENTICATING)
+        if self.factory.stopping:
+            return None  # whoever it is: `onOpen` closes
         checking: Deferred[Any] = maybeDeferred(
-            self.factory.authenticator.authenticate,
-            request.headers,
-            self.address.rpartition(":")[0],
+            self.factory.authenticator.authenticate, request.headers, self.source
         )
         self._checking = checking
         checking.addCallbacks(self._identified, self._not_identified)
@@ -375,7 +367,8 @@ class RelayProtocol(WebSocketServerProtocol):
     def _not_identified(self, failure: Failure) -> None:
         self._checking = None
         if failure.check(Refusal):
-            self._refusal = cast(Refusal, failure.value)
+            # Its traceback holds the frames that hold the token.
+            self._refusal = cast(Refusal, failure.value).with_traceback(None)
         elif failure.check(CancelledError):
             self._refusal = TryAgainLater("Authentication took too long.")
         else:
@@ -403,7 +396,8 @@ class RelayProtocol(WebSocketServerProtocol):
         if self.factory.stopping:
             self.shut()
         elif self._refusal is not None:
-            self.factory.relay.refuse(self, self._refusal)
+            refusal, self._refusal = self._refusal, None
+            self.factory.relay.refuse(self, refusal)
         else:
             self._enter(Phase.REGISTERING)
 
@@ -680,7 +674,8 @@ class RelayFactory(WebSocketServerFactory):
     ) -> RelayProtocol:
         """Build a peer, numbered in the order of arrival."""
         protocol = cast(RelayProtocol, super().buildProtocol(addr))
-        protocol.address = address_text(addr)
+        protocol.address = addresses.text(addr)
+        protocol.source = addresses.source(addr)
         protocol.arrival = next(self._arrivals)
         return protocol
 

@@ -22,14 +22,14 @@ LOGGING_METHODS = {"debug", "info", "warn", "error", "critical", "failure", "emi
 RULES = ("errors", "messages", "identity", "peer", "registry", "relay")
 """What decides who is let in and what is passed on."""
 
-PURE = (*RULES, "handshake", "auth.cache", "auth.breaker")
+PURE = (*RULES, "handshake", "auth.cache", "auth.breaker", "auth.strangers")
 """Rooms without a network, a clock or a log."""
 
 FRAMEWORKS = ("twisted", "autobahn", "txaio", "zope")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxyrelay",),
-    ("errors", "auth.breaker", "auth.turns", "pace"),
+    ("errors", "addresses", "auth.breaker", "auth.strangers", "auth.turns", "pace"),
     ("identity", "handshake", "config", "listen"),
     ("messages", "peer", "tls", "auth.anonymous", "auth.cache", "auth.credentials"),
     ("registry", "observe", "auth.globus"),
