@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.auth.cache import TokenCache
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.auth.globus import Globus, http_client
+from proxyrelay.auth.globus import Globus
 from proxyrelay.auth.introspection import GlobusAuthenticator, Introspector
 from proxyrelay.config import Auth, AuthArguments
 from proxyrelay.identity import RELAY_SCOPE, SCOPES, Policy, User
@@ -26,8 +26,8 @@ class Authenticator(Protocol):
 
         Args:
             headers: Header fields of the opening handshake, names in lower case.
-            source: The client's address, without a port: what is scarce is shared out
-                fairly between addresses.
+            source: Where the client comes from, by `proxyrelay.addresses.source`: what
+                is scarce is shared out fairly between sources.
 
         Returns:
             Fires with the user, or fails with a
@@ -54,8 +54,9 @@ def authenticator(
     if credentials is None:
         raise ValueError("Globus Auth needs credentials")
     arguments = settings.kwargs
-    http = http_client(reactor, arguments.service_url, arguments.timeout)
-    globus = Globus(http, credentials, arguments.service_url, reactor)
+    globus = Globus.connect(
+        reactor, arguments.service_url, credentials, arguments.timeout
+    )
     return GlobusAuthenticator(
         Introspector(globus, reactor, arguments.timeout),
         TokenCache(arguments.cache_size, arguments.cache_ttl, arguments.stale_if_error),

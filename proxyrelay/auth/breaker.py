@@ -38,7 +38,11 @@ class Breaker:
         Args:
             now: The time in seconds.
         """
-        return not self.closed and (now < self._open_until or self._probe is not None)
+        if self.closed:
+            return False
+        # A pause that seems longer than any was begun before the clock was set back.
+        waits = now < self._open_until <= now + LONGEST_PAUSE
+        return waits or self._probe is not None
 
     def attempt(self) -> int:
         """An attempt begins, which is not blocked.

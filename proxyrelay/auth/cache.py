@@ -16,6 +16,9 @@ INACTIVE_TTL = 10.0
 """Seconds for which a token stays refused without another question: the provider may
 come to know it, and asking for each attempt would let strangers make us ask."""
 
+INACTIVE_SIZE = 1000
+"""How many of these are kept: apart, since anybody can make up any number of them."""
+
 
 def fingerprint(token: str) -> bytes:
     """What stands for a token in the cache."""
@@ -33,7 +36,7 @@ class TokenCache:
     """Remembers answers, the most recently used ones.
 
     Args:
-        size: How many.
+        size: How many active ones.
         ttl: Seconds for which an active answer is as good as a new one.
         stale_if_error: Seconds for which it may be used beyond that, while the
             provider cannot be asked.
@@ -43,22 +46,24 @@ class TokenCache:
         self._size = size
         self._ttl = ttl
         self._stale_if_error = stale_if_error
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._active: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._inactive: OrderedDict[bytes, _Entry] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._active) + len(self._inactive)
 
     def fresh(self, key: bytes, now: float) -> Introspection | None:
         """An answer that is as good as a new one, or None."""
-        entry = self._entries.get(key)
-        if entry is None or now >= entry.fresh_until:
-            return None
-        self._entries.move_to_end(key)
-        return entry.answer
+        for entries in (self._active, self._inactive):
+            entry = entries.get(key)
+            if entry is not None and now < entry.fresh_until:
+                entries.move_to_end(key)
+                return entry.answer
+        return None
 
     def stale(self, key: bytes, now: float) -> Introspection | None:
         """An answer that serves while the provider cannot be asked, or None."""
-        entry = self._entries.get(key)
+        entry = self._active.get(key)
         if entry is None or now >= entry.stale_until:
             return None
         return entry.answer
@@ -68,11 +73,19 @@ class TokenCache:
         if answer.active:
             end = inf if answer.exp is None else answer.exp
             fresh = min(now + self._ttl, end)
-            entry = _Entry(answer, fresh, min(fresh + self._stale_if_error, end))
+            stale = min(fresh + self._stale_if_error, end)
+            self._inactive.pop(key, None)
+            _keep(self._active, key, _Entry(answer, fresh, stale), self._size)
         else:
             until = now + min(self._ttl, INACTIVE_TTL)
-            entry = _Entry(answer, until, until)
-        self._entries[key] = entry
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._size:
-            self._entries.popitem(last=False)
+            self._active.pop(key, None)
+            _keep(self._inactive, key, _Entry(answer, until, until), INACTIVE_SIZE)
+
+
+def _keep(
+    entries: OrderedDict[bytes, _Entry], key: bytes, entry: _Entry, size: int
+) -> None:
+    entries[key] = entry
+    entries.move_to_end(key)
+    while len(entries) > size:
+        entries.popitem(last=False)

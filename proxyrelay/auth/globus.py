@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote_plus, urlsplit
 
 import msgspec
+from OpenSSL import SSL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -87,7 +88,7 @@ class GlobusError(ProxyRelayError):
         return (
             HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
             and status not in _TRANSIENT
-            and status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+            and status != HTTPStatus.UNAUTHORIZED
         )
 
     @property
@@ -98,6 +99,15 @@ class GlobusError(ProxyRelayError):
 
 class Late(GlobusError):
     """Globus has not answered in time."""
+
+
+class Nobody(GlobusError):
+    """Globus says that a token is active, but not whose it is."""
+
+    @property
+    def about_the_question(self) -> bool:
+        """It is: the answer about the next token may be whole."""
+        return True
 
 
 _SUCCESS = frozenset({HTTPStatus.OK, HTTPStatus.CREATED})
@@ -312,6 +322,7 @@ class Globus:
         credentials: Go with each.
         service_url: Where Globus Auth is, such as ``https://auth.globus.org``.
         clock: Runs the deadlines.
+        pool: Keeps the connections that ``http`` uses, if it keeps any.
     """
 
     def __init__(
@@ -320,14 +331,44 @@ class Globus:
         credentials: Credentials,
         service_url: str,
         clock: IReactorTime,
+        pool: HTTPConnectionPool | None = None,
     ) -> None:
         self._http = http
+        self._pool = pool
         self._credentials = credentials
         self._url = service_url.rstrip("/")
         self._clock = clock
         secret = credentials.secret.reveal()
         pair = f"{credentials.client_id}:{secret}"
         self._secrets = (secret, b64encode(pair.encode()).decode())
+
+    @classmethod
+    def connect(
+        cls,
+        reactor: Any,
+        service_url: str,
+        credentials: Credentials,
+        connect_timeout: float,
+    ) -> Globus:
+        """Globus Auth over a few connections that are kept open, TLS verified.
+
+        Args:
+            reactor: Runs them.
+            service_url: Where it is.
+            credentials: Go with each request.
+            connect_timeout: Seconds to open a connection.
+        """
+        policy = OnePolicy()
+        # The trust store takes a while to load: now, and not when clients wait.
+        place = urlsplit(service_url)
+        policy.creatorForNetloc((place.hostname or "").encode(), place.port or HTTPS)
+        pool = HTTPConnectionPool(reactor, persistent=True)
+        pool.maxPersistentPerHost = CONNECTIONS
+        pool.cachedConnectionTimeout = IDLE
+        agent = Agent(reactor, policy, connect_timeout, pool=pool)
+        return cls(
+            HTTPClient(PlainAgent(agent)), credentials, service_url, reactor, pool
+        )
 
     @property
     def client_id(self) -> str:
@@ -354,7 +395,7 @@ class Globus:
                 data={"token": token},
             )
             if answer.active and not answer.sub:
-                raise GlobusError(
+                raise Nobody(
                     "says that a token is active, but not whose it is", HTTPStatus.OK
                 )
             return answer
@@ -418,13 +459,20 @@ class Globus:
 
         answer: Deferred[Any] = Deferred(give_up)
 
+        def late(failure: Failure) -> None:
+            failure.trap(DeferredTimeout)
+            if self._pool is not None:
+                # A network that forgot one of them without a word forgot them all.
+                self._pool.closeCachedConnections().addErrback(lambda _: None)
+            raise Late(f"did not answer within {timeout:.3g} s")
+
         def hand_over(result: Any) -> None:
             if not given_up:
                 answer.callback(result)
 
         asking.addBoth(hand_over)
         answer.addTimeout(timeout, self._clock)
-        return answer.addErrback(_late, timeout)
+        return answer.addErrback(late)
 
     async def _ask(
         self,
@@ -455,16 +503,16 @@ class Globus:
         return _decoded(kind, response, await body.done, hide, self._clock.seconds())
 
 
-def _late(failure: Failure, timeout: float) -> None:
-    failure.trap(DeferredTimeout)
-    raise Late(f"did not answer within {timeout:.3g} s")
-
-
 def _reason(error: Exception) -> str:
     """The innermost cause that Twisted's wrappers hide."""
     reasons = getattr(error, "reasons", None)
     if reasons:
         return _reason(reasons[0].value)
+    if isinstance(error, SSL.Error) and error.args:
+        said = ", ".join(str(parts[-1]) for parts in error.args[0])
+        if "certificate verify failed" in said:
+            said += " (SSL_CERT_FILE names the trust store, if it is not the system's)"
+        return f"TLS: {said}"
     return str(error) or type(error).__name__
 
 
@@ -525,22 +573,3 @@ def _retry_after(value: str, now: float) -> float:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
     except (ValueError, TypeError, OverflowError):
         return 0.0
-
-
-def http_client(reactor: Any, url: str, connect_timeout: float) -> HTTPClient:
-    """An HTTP client for one service: few connections, kept open, TLS verified.
-
-    Args:
-        reactor: Runs it.
-        url: Where the service is.
-        connect_timeout: Seconds to open a connection.
-    """
-    policy = OnePolicy()
-    # The trust store takes a while to load: now, and not when clients wait.
-    place = urlsplit(url)
-    policy.creatorForNetloc((place.hostname or "").encode(), place.port or HTTPS)
-    pool = HTTPConnectionPool(reactor, persistent=True)
-    pool.maxPersistentPerHost = CONNECTIONS
-    pool.cachedConnectionTimeout = IDLE
-    agent = Agent(reactor, policy, connect_timeout, pool=pool)
-    return HTTPClient(PlainAgent(agent))

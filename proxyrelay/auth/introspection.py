@@ -20,12 +20,20 @@ from twisted.python.failure import Failure
 from proxyrelay.auth.breaker import Breaker
 from proxyrelay.auth.cache import TokenCache, fingerprint
 from proxyrelay.auth.globus import CONNECTIONS, Globus, GlobusError, Late
+from proxyrelay.auth.strangers import Strangers
 from proxyrelay.auth.turns import Turns
 from proxyrelay.errors import Refusal, TryAgainLater
 from proxyrelay.identity import Introspection, Policy, User, bearer_token, judge
 
 FIRST_DELAY = 0.25
 """Seconds before the second attempt; twice as long before each further one."""
+
+FIRST_SHARE = 0.4
+"""Share of its time that a question spends on the first attempt. That may go over a
+connection which the network has forgotten; the next one goes over a new one."""
+
+QUIET = 10.0
+"""Seconds from one line of the log about trouble to the next, at least."""
 
 
 class Introspector:
@@ -47,7 +55,9 @@ class Introspector:
         self._timeout = timeout
         self._turns = Turns(CONNECTIONS, clock)
         self._breaker = Breaker()
+        self._strangers = Strangers()
         self._trouble: object = None
+        self._told = 0.0
 
     def ask(self, token: str, source: str) -> Deferred[Introspection]:
         """Ask about a token.
@@ -57,42 +67,58 @@ class Introspector:
             source: The address of the client that brings it.
 
         Returns:
-            Fires with the answer within the timeout, or fails with `GlobusError`.
+            Fires with the answer within the timeout, or fails with `GlobusError`, or
+            with `TryAgainLater` if too many tokens from there were nobody's.
         """
         return Deferred.fromCoroutine(self._ask(token, source))
 
     async def _ask(self, token: str, source: str) -> Introspection:
         end = self._clock.seconds() + self._timeout
-        self._check()
+        self._check(source)
         try:
             await self._turns.take(source).addTimeout(self._timeout, self._clock)
         except DeferredTimeout:
-            raise GlobusError("has too many questions to answer") from None
+            slow = GlobusError("has too many questions to answer")
+            self._report(slow)
+            raise slow from None
         try:
-            return await self._attempts(token, end)
+            self._check(source)
+            answer = await self._attempts(token, end)
+        except GlobusError as error:
+            if error.about_the_question:
+                self._strangers.was_nobody(source, self._clock.seconds())
+            raise
         finally:
             self._turns.give_back()
+        if not answer.active:
+            self._strangers.was_nobody(source, self._clock.seconds())
+        return answer
 
     async def _attempts(self, token: str, end: float) -> Introspection:
-        delay = FIRST_DELAY
+        delay, fresh = FIRST_DELAY, False
         while True:
-            self._check()
             try:
-                return await self._attempt(token, end - self._clock.seconds())
+                return await self._attempt(token, end - self._clock.seconds(), fresh)
             except GlobusError as error:
-                wait = max(delay, error.pause)
-                if not error.transient or self._clock.seconds() + wait >= end:
+                # An attempt that was late has waited long enough.
+                pause = max(error.pause, 0.0 if isinstance(error, Late) else delay)
+                if not error.transient or self._clock.seconds() + pause >= end:
+                    self._report(error)
                     raise
-            await deferLater(self._clock, wait)
-            delay *= 2
+            if pause:
+                await deferLater(self._clock, pause)
+            self._check_breaker()
+            delay, fresh = 2 * delay, True
 
-    async def _attempt(self, token: str, timeout: float) -> Introspection:
+    async def _attempt(self, token: str, left: float, fresh: bool) -> Introspection:
+        share = FIRST_SHARE * self._timeout
+        timeout = max(0.0, left if fresh else min(left, share))
         attempt = self._breaker.attempt()
         try:
-            answer = await self._globus.introspect(token, max(0.0, timeout))
+            answer = await self._globus.introspect(token, timeout)
         except GlobusError as error:
-            if isinstance(error, Late) and timeout < self._timeout / 2:
-                # It had no time to answer, since others took theirs.
+            if isinstance(error, Late) and (not fresh or timeout < share):
+                # The connection may be at fault, or others have left it no time.
                 self._breaker.abandoned(attempt)
                 raise
             if error.about_the_question:
@@ -108,7 +134,12 @@ class Introspector:
         self._report(None)
         return answer
 
-    def _check(self) -> None:
+    def _check(self, source: str) -> None:
+        self._check_breaker()
+        if not self._strangers.may_ask(source, self._clock.seconds()):
+            raise TryAgainLater("Too many tokens from this address were not valid.")
+
+    def _check_breaker(self) -> None:
         if self._breaker.blocks(self._clock.seconds()):
             raise GlobusError("does not answer at the moment")
 
@@ -117,10 +148,13 @@ class Introspector:
         trouble = None if error is None else _kind(error)
         if trouble == self._trouble:
             return
-        self._trouble = trouble
+        now = self._clock.seconds()
         if error is None:
+            self._trouble = None
             self.log.info("Globus Auth answers again")
-        else:
+        elif not 0 <= now - self._told < QUIET:
+            self._trouble = trouble
+            self._told = now
             self.log.error(
                 "Globus Auth {trouble!a}: clients that it does not know are asked to "
                 "come back",
@@ -220,6 +254,10 @@ class GlobusAuthenticator:
         question = self._questions.pop(key)
         waiting = question.waiting
         stale = self._cache.stale(key, self._clock.seconds())
+        if failure.check(Refusal):
+            for waiter in question.left():
+                waiter.errback(failure.value)
+            return
         if not failure.check(GlobusError) and waiting:
             # Without its text, which may quote the token.
             self.log.error(

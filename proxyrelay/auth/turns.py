@@ -67,17 +67,19 @@ class Turns:
         if self._handing_on:
             return
         self._handing_on = True
-        while self._free and self._waiting and self._starts:
-            self._starts -= 1
-            if self._starts == STARTS - 1:
-                self._clock.callLater(0, self._next_turn)
-            self._free -= 1
-            source, queue = self._waiting.popitem(last=False)
-            turn, _ = queue.popitem(last=False)
-            if queue:
-                self._waiting[source] = queue
-            turn.callback(None)
-        self._handing_on = False
+        try:
+            while self._free and self._waiting and self._starts:
+                self._starts -= 1
+                if self._starts == STARTS - 1:
+                    self._clock.callLater(0, self._next_turn)
+                self._free -= 1
+                source, queue = self._waiting.popitem(last=False)
+                turn, _ = queue.popitem(last=False)
+                if queue:
+                    self._waiting[source] = queue
+                turn.callback(None)
+        finally:
+            self._handing_on = False
 
     def _next_turn(self) -> None:
         self._starts = STARTS

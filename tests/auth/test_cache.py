@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.auth.cache import INACTIVE_TTL, TokenCache, fingerprint
+from proxyrelay.auth.cache import INACTIVE_SIZE, INACTIVE_TTL, TokenCache, fingerprint
 from proxyrelay.identity import Introspection
 
 KEY = fingerprint("token")
@@ -72,6 +72,23 @@ class CacheTests(SynchronousTestCase):
         self.assertIsNone(cache.fresh(KEY, 100))
         self.assertIsNotNone(cache.stale(KEY, 399))
 
+    def test_inactive_answers_displace_no_active_one(self) -> None:
+        cache = TokenCache(3, 60, 300)
+        cache.put(KEY, active(), 100)
+        for number in range(2 * INACTIVE_SIZE):
+            cache.put(fingerprint(str(number)), INACTIVE, 100)
+        self.assertEqual(cache.fresh(KEY, 101), active())
+        self.assertEqual(len(cache), INACTIVE_SIZE + 1)
+
+    def test_the_newest_answer_is_the_one(self) -> None:
+        cache = TokenCache(3, 60, 300)
+        for answer in (active(), INACTIVE, active()):
+            cache.put(KEY, answer, 100)
+            self.assertEqual(cache.fresh(KEY, 101), answer)
+            self.assertEqual(len(cache), 1)
+        cache.put(KEY, INACTIVE, 100)
+        self.assertIsNone(cache.stale(KEY, 101))
+
     def test_inactive_answers_are_soon_forgotten(self) -> None:
         cache = TokenCache(3, 60, 300)
         cache.put(KEY, INACTIVE, 100)
@@ -121,8 +138,9 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.put(key, answer, self.now)
         self.model[key] = (answer, self.now)
         self.model.move_to_end(key)
-        if len(self.model) > SIZE:
-            self.model.popitem(last=False)
+        kept = [other for other, (known, _) in self.model.items() if known.active]
+        if len(kept) > SIZE:
+            del self.model[kept[0]]
 
     @rule(seconds=st.floats(0, 90))
     def wait(self, seconds: float) -> None:
@@ -144,7 +162,7 @@ class CacheMachine(RuleBasedStateMachine):
             assert self.now < since + ttl + STALE
         if fresh is not None:
             self.model.move_to_end(key)
-            assert stale is fresh
+            assert stale is (fresh if fresh.active else None)
         elif answer.active and not expired and answer.exp is None:
             assert (stale is answer) == (self.now < since + TTL + STALE)
         elif not answer.active:
@@ -152,7 +170,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_is_bounded(self) -> None:
-        assert len(self.cache) == len(self.model) <= SIZE
+        assert len(self.cache) == len(self.model)
 
 
 class CacheMachineTests(SynchronousTestCase):

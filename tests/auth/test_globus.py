@@ -32,7 +32,6 @@ from proxyrelay.auth.globus import (
     NewScope,
     OnePolicy,
     PlainAgent,
-    http_client,
 )
 from proxyrelay.config import Secret
 from proxyrelay.identity import Introspection
@@ -431,26 +430,24 @@ class AnswerTests(SynchronousTestCase):
 
 
 class ClientTests(SynchronousTestCase):
-    """The HTTP client for a real network."""
+    """Over a real network, if it were one."""
+
+    def service(self, memory: MemoryReactorClock) -> Globus:
+        credentials = Credentials(CLIENT_ID, Secret(SECRET))
+        return Globus.connect(memory, "http://127.0.0.1:1", credentials, 3)
 
     def test_connects_and_gives_up(self) -> None:
         memory = MemoryReactorClock()
-        http = http_client(memory, SERVICE, 3)
-        asked = http.request("GET", "http://127.0.0.1:1/", reactor=cast(Any, memory))
+        asked = self.service(memory).client(7)
         ((host, port, _, timeout, _),) = memory.tcpClients
         self.assertEqual((host, port, timeout), ("127.0.0.1", 1, 3))
         asked.cancel()
-        self.failureResultOf(asked)
+        self.failureResultOf(asked, CancelledError)
         self.assertEqual(memory.getDelayedCalls(), [])
 
     def test_a_departure_while_connecting_is_a_departure(self) -> None:
         memory = MemoryReactorClock()
-        service = Globus(
-            http_client(memory, SERVICE, 3),
-            Credentials(CLIENT_ID, Secret(SECRET)),
-            "http://127.0.0.1:1",
-            memory,
-        )
+        service = self.service(memory)
         asked = service.introspect(TOKEN, 7)
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
@@ -459,12 +456,7 @@ class ClientTests(SynchronousTestCase):
     def connected(self) -> tuple[Deferred[Any], Any, StringTransport]:
         """A request that is on its way over a connection."""
         memory = MemoryReactorClock()
-        service = Globus(
-            http_client(memory, SERVICE, 3),
-            Credentials(CLIENT_ID, Secret(SECRET)),
-            "http://127.0.0.1:1",
-            memory,
-        )
+        service = self.service(memory)
         # Not a question about a token: its body would be written by Twisted's reactor.
         asked = service.client(7)
         _, _, factory, _, _ = memory.tcpClients[0]
@@ -500,6 +492,38 @@ class ClientTests(SynchronousTestCase):
         )
         self.failureResultOf(asked, GlobusError)
         self.assertEqual(transport.producerState, "stopped")
+
+    def test_after_silence_no_connection_is_trusted(self) -> None:
+        memory = MemoryReactorClock()
+        service = self.service(memory)
+        silent = self.answered(memory, service.client(7))
+        first, second = service.client(7), service.client(7)
+        self.assertEqual(len(memory.tcpClients), 2)  # the first needs no new one
+        idle = self.answered(memory, second)
+        memory.advance(7)
+        self.failureResultOf(first, Late)
+        self.assertTrue(silent.disconnected)
+        self.assertTrue(idle.disconnecting)
+        third = service.client(7)
+        self.assertEqual(len(memory.tcpClients), 3)
+        self.answered(memory, third).loseConnection()
+        self.successResultOf(third)
+
+    def answered(
+        self, memory: MemoryReactorClock, asked: Deferred[Any]
+    ) -> StringTransport:
+        """The newest connection brings an answer, and stays."""
+        _, _, factory, _, _ = memory.tcpClients[-1]
+        protocol: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        body = json.dumps({"client": {"id": CLIENT_ID, "name": "relay"}}).encode()
+        protocol.dataReceived(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        self.successResultOf(asked)
+        return transport
 
     def test_makes_the_tls_settings_of_a_host_once(self) -> None:
         policy = OnePolicy()
