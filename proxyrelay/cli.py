@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -12,10 +13,20 @@ import msgspec
 from msgspec import Struct
 
 from proxyrelay import __version__, config, globus, listen, tls
+from proxyrelay.auth.credentials import Credentials
 from proxyrelay.auth.globus import Globus, GlobusError
 from proxyrelay.config import AuthArguments, Config
 from proxyrelay.errors import ConfigError, Problem, StartError
-from proxyrelay.inspection import Inspection, inspect
+from proxyrelay.inspection import Inspection, inspect, open_to_all
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit status of a command that was interrupted."""
+
+ASKED_WITH = tuple(
+    f"auth.kwargs.{setting}"
+    for setting in ("client_id", "client_secret", "client_secret_file", "service_url")
+)
+"""Settings without which Globus is not asked about the credentials."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,11 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             the process.
 
     Returns:
-        The exit status.
+        The exit status; 130 after a Ctrl-C, as shells have it.
     """
     parsed = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = parsed.command
-    return command(parsed)
+    try:
+        return command(parsed)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="try the credentials, and a token",
         description="Tries the credentials. Given a bearer token on standard input, "
-        "says whose it is, and whether this relay would accept it. Exits with 1 if "
-        "not.",
+        "in a file or a pipe, says whose it is, and whether this relay would accept "
+        "it. Exits with 1 if not. With </dev/null, tries only the credentials.",
     )
     tried.set_defaults(command=_globus_check)
     for action in (setup, tried):
@@ -95,34 +110,59 @@ def _globus_setup(arguments: argparse.Namespace) -> int:
 
 
 def _globus_check(arguments: argparse.Namespace) -> int:
-    token = globus.token_from(sys.stdin)
-    return _globus(arguments, lambda settings: globus.check(settings, token))
+    return _globus(
+        arguments,
+        lambda settings: globus.check(settings, globus.token_from(sys.stdin)),
+        serving=True,
+    )
 
 
 def _globus(
     arguments: argparse.Namespace,
     command: Callable[[AuthArguments], Callable[[Globus], Awaitable[int]]],
+    serving: bool = False,
 ) -> int:
-    loaded = config.load(arguments.config)
-    for problem in loaded.problems:
-        print(f"problem: {problem}")
-    if loaded.problems:
+    """Run a command with the settings and credentials that there are.
+
+    Args:
+        arguments: The command line.
+        command: Builds what to run.
+        serving: Whether it tells what a relay with the file would do.
+    """
+    try:
+        settings, found = _prepared(arguments, serving)
+        return globus.run(settings, found, command(settings))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"problem: {problem}")
         return 1
+
+
+def _prepared(
+    arguments: argparse.Namespace, serving: bool
+) -> tuple[AuthArguments, Credentials]:
+    loaded = config.load(arguments.config)
+    problems = list(loaded.problems)
+    if serving and not problems and arguments.config is not None:
+        problems += map(loaded.located, open_to_all(loaded.config.auth))
+    if problems:
+        raise ConfigError(problems)
     settings = loaded.config.auth.kwargs
+    options = loaded.options
     if arguments.client_id is not None:
         settings = msgspec.structs.replace(settings, client_id=arguments.client_id)
+        options["auth.kwargs.client_id"] = "--client-id"
     if arguments.client_secret_file is not None:
         file = arguments.client_secret_file.absolute()
         settings = msgspec.structs.replace(
             settings, client_secret=None, client_secret_file=file
         )
+        options |= {"auth.kwargs.client_secret_file": "--client-secret-file"}
     try:
-        found = globus.ask_for_credentials(settings, os.environ, sys.stdin)
+        found = globus.ask_for_credentials(settings, os.environ, sys.stdin, options)
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"problem: {loaded.located(problem)}")
-        return 1
-    return globus.run(settings, found, command(settings))
+        raise ConfigError(map(loaded.located, error.problems)) from None
+    return settings, found
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -142,8 +182,9 @@ def _check(arguments: argparse.Namespace) -> int:
             found.problems.append(loaded.located(Problem(error.setting, str(error))))
 
     works = None
-    if found.credentials is not None and not arguments.offline:
-        works = _credentials_work(found, loaded)
+    asking = not arguments.offline and loaded.sound(*ASKED_WITH)
+    if found.credentials is not None and asking:
+        works = _credentials_work(found, found.credentials, loaded)
 
     for problem in (*found.problems, *found.faults):
         print(f"problem: {problem}")
@@ -158,7 +199,9 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _credentials_work(found: Inspection, loaded: config.Loaded) -> str | None:
+def _credentials_work(
+    found: Inspection, used: Credentials, loaded: config.Loaded
+) -> str | None:
     """Ask Globus about the credentials, and say so; or note the problem."""
     said: list[str] = []
 
@@ -166,12 +209,11 @@ def _credentials_work(found: Inspection, loaded: config.Loaded) -> str | None:
         try:
             said.append(await globus.credentials_work(service))
         except GlobusError as error:
-            problem = Problem("auth", f"Globus Auth {error}")
+            problem = Problem("auth", globus.explained(error, used))
             found.problems.append(loaded.located(problem))
         return 0
 
-    if found.credentials is not None:
-        globus.run(found.config.auth.kwargs, found.credentials, command)
+    globus.run(found.config.auth.kwargs, used, command)
     return said[0] if said else None
 
 

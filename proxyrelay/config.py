@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -62,6 +62,9 @@ class Secret:
         return hash(self._text)
 
 
+MARGIN = 0.5
+"""Seconds by which ``timeouts.authentication`` exceeds ``auth.kwargs.timeout``."""
+
 PROXYSTORE_RELAY = "ebd5bbed-95e2-47cf-9c80-39e2064274bd"
 """ProxyStore's own relay application, for which its clients get tokens by default."""
 
@@ -71,16 +74,19 @@ class AuthArguments(Struct, frozen=True):
 
     Attributes:
         client_id: Client ID of the relay's Globus application; else from the
-            environment variable ``PROXYSTORE_GLOBUS_CLIENT_ID``.
+            environment variable ``PROXYSTORE_GLOBUS_CLIENT_ID``. The case of a UUID
+            does not matter.
         client_secret: A secret of that application; else from the environment
             variable ``PROXYSTORE_GLOBUS_CLIENT_SECRET``.
         client_secret_file: File that holds the secret, and nothing else.
-        audience: The application that tokens must have been issued for.
+        audience: The application that tokens must have been issued for. The case of
+            a UUID does not matter.
         required_scopes: Scopes that tokens must have; without it ``relay_all`` of the
             audience, if that is ``client_id``, and else none.
-        service_url: Where Globus Auth is.
+        service_url: Where Globus Auth is: an ``https`` URL, perhaps with a port and a
+            path.
         timeout: Seconds until the answer about a token must be there, further
-            attempts included.
+            attempts included; at least `MARGIN` less than ``timeouts.authentication``.
         cache_ttl: Seconds for which an answer is used again.
         cache_size: How many answers are kept.
         stale_if_error: Seconds for which an older answer is used while Globus cannot be
@@ -97,9 +103,7 @@ class AuthArguments(Struct, frozen=True):
     client_secret_file: Path | None = None
     audience: str = PROXYSTORE_RELAY
     required_scopes: tuple[str, ...] | None = None
-    service_url: Annotated[str, Meta(pattern="^https://[^/]")] = (
-        "https://auth.globus.org"
-    )
+    service_url: str = "https://auth.globus.org"
     timeout: Annotated[float, Meta(ge=0.1, le=7.5)] = 7
     cache_ttl: Annotated[float, Meta(ge=0, le=3600)] = 60
     cache_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
@@ -255,7 +259,10 @@ _HINTS: Mapping[tuple[str, ...], str] = {
     ("host",): "a text: an address or a name of this machine",
     ("port",): "a whole number from 0 to 65535",
     ("allowed_origins",): _ORIGINS_HINT,
-    ("auth", "kwargs", "service_url"): "an address that starts with https://",
+    ("auth", "kwargs", "service_url"): (
+        "an address that starts with https://, then a name or an IPv4 address, and "
+        "perhaps a port and a path, such as https://auth.globus.org"
+    ),
     ("auth", "method"): '"globus", or nothing for a relay without authentication',
     ("logging", "default_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
     ("logging", "websockets_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
@@ -265,6 +272,49 @@ _HINTS: Mapping[tuple[str, ...], str] = {
 _IDENTITY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _DOMAIN = re.compile(r"[^@\s]+")
+
+# Twisted's agent takes no IPv6 address, and raises on labels that IDNA does not know.
+_LABEL = r"(?!..--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+
+_ADDRESS = re.compile(
+    rf"https://(?P<host>(?:{_LABEL}\.)*{_LABEL})(?::(?P<port>[0-9]{{1,5}}))?"
+    r"(?:/[A-Za-z0-9._~%!$&'()*+,;=:@/-]*)?"
+)
+
+_HOST_CEILING = 253
+"""Characters of the longest name of a host (RFC 1035, section 2.3.4)."""
+
+
+def canonical(application: str) -> str:
+    """The ID of an application as Globus prints it: a UUID in lower case.
+
+    Args:
+        application: The ID; what is no UUID stays as it is.
+    """
+    lower = application.lower()
+    return lower if _IDENTITY.fullmatch(lower) else application
+
+
+def _address(url: str) -> str:
+    """An address that requests can be sent to.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = _ADDRESS.fullmatch(url)
+    if found is None or len(found["host"]) > _HOST_CEILING:
+        raise ValueError("no address")
+    if not 0 < int(found["port"] or "443") < 1 << 16:
+        raise ValueError("no port")
+    return url
+
+
+_READ_AS: Mapping[tuple[str, ...], Callable[[Any], Any]] = {
+    ("auth", "kwargs", "client_id"): canonical,
+    ("auth", "kwargs", "audience"): canonical,
+    ("auth", "kwargs", "service_url"): _address,
+}
+"""What becomes of values that have the right type."""
 
 
 @dataclass
@@ -376,6 +426,7 @@ class _Reader:
                 f"expected 0 or a number >= {SHORTEST_INTERVAL}",
             )
         self._check_lists(config.auth.kwargs)
+        self._check_patience(config)
         if config.keyfile is not None and "certfile" not in table:
             self._problem(("keyfile",), "needs a certfile beside it")
         self._problems.sort(key=lambda problem: problem.line or 0)
@@ -399,6 +450,20 @@ class _Reader:
                     ("auth", "kwargs", name),
                     'expected domains, such as "example.org", without @',
                 )
+
+    def _check_patience(self, config: Config) -> None:
+        """Refuse to give an answer up before its own time is over.
+
+        The authenticator learns from each end of a question how Globus is; one that is
+        given up from outside says nothing.
+        """
+        least = round(config.auth.kwargs.timeout + MARGIN, 9)
+        if config.auth.method is not None and config.timeouts.authentication < least:
+            self._problem(
+                ("timeouts", "authentication"),
+                f"expected at least {MARGIN} s more than auth.kwargs.timeout, which is "
+                f"{AuthArguments().timeout:g} unless it is set",
+            )
 
     def _struct(self, kind: Any, table: dict[str, Any], path: tuple[str, ...]) -> Any:
         table = self._spell(table, path)
@@ -462,10 +527,11 @@ class _Reader:
                 value = _LEVEL_SPELLINGS.get(spelling, spelling)
         folder = Path.cwd() if option else self._folder
         try:
-            values[path[-1]] = msgspec.convert(
+            converted = msgspec.convert(
                 value, hint, dec_hook=lambda kind, raw: _decode(kind, raw, folder)
             )
-        except msgspec.ValidationError as error:
+            values[path[-1]] = _READ_AS.get(path, lambda same: same)(converted)
+        except ValueError as error:  # msgspec's are such, too
             text = f"expected {_HINTS[path]}" if path in _HINTS else _plain(str(error))
             if option:
                 self._problems.append(Problem(option, text))

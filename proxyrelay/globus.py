@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import getpass
+import os
+import select
+import stat
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timezone
+from http import HTTPStatus
 from typing import Any, TextIO
 
-from twisted.internet.defer import Deferred
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import react
 
 from proxyrelay.auth import credentials, policy
-from proxyrelay.auth.credentials import Credentials
-from proxyrelay.auth.globus import Globus, GlobusError, NewScope, http_client
-from proxyrelay.config import AuthArguments
-from proxyrelay.errors import ConfigError, Refusal
+from proxyrelay.auth.credentials import Credentials, Missing
+from proxyrelay.auth.globus import Globus, GlobusError, NewScope
+from proxyrelay.config import AuthArguments, Secret
+from proxyrelay.errors import ConfigError, Problem, Refusal
 from proxyrelay.identity import RELAY_SCOPE, SCOPES, Introspection, bearer_token, judge
 
 PATIENCE = 20.0
 """Seconds for an answer: a person waits, but not for ever."""
+
+ATTEMPTS = 3
+"""How often somebody is asked for the same thing."""
+
+TOKEN_PATIENCE = 10.0
+"""Seconds for the end of standard input: some programs leave a pipe open for ever."""
+
+TOKEN_CEILING = 64 * 1024
+"""Bytes of standard input that are read; the longest tokens have a few thousand."""
 
 SCOPE = NewScope(
     name="Register with the ProxyStore relay",
@@ -41,50 +56,100 @@ def run(
         arguments: Where Globus is.
         found: What the relay's application identifies itself with.
         command: Is given Globus, and returns the exit status.
+
+    Raises:
+        KeyboardInterrupt: A signal has stopped it.
     """
     statuses: list[int] = []
 
     async def main(reactor: Any) -> None:
-        http = http_client(reactor, arguments.service_url, PATIENCE)
-        globus = Globus(http, found, arguments.service_url, reactor)
+        globus = Globus.connect(reactor, arguments.service_url, found, PATIENCE)
         try:
             statuses.append(await command(globus))
         except GlobusError as error:
-            print(f"problem: Globus Auth {error}")
+            print(f"problem: {explained(error, found)}")
             statuses.append(1)
+        except CancelledError:
+            pass  # no status tells of it
+
+    def start(reactor: Any) -> Deferred[None]:
+        running = Deferred.fromCoroutine(main(reactor))
+        # Twisted turns a signal into an ordinary end, which would look like trouble
+        # with the network.
+        reactor.addSystemEventTrigger("before", "shutdown", running.cancel)
+        return running
 
     try:
-        react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
+        react(start)
     except SystemExit as ended:
         if ended.code:
             raise
+    if not statuses:
+        raise KeyboardInterrupt
     return statuses[0]
 
 
+def explained(error: GlobusError, found: Credentials) -> str:
+    """What Globus says, and which credentials it does not take, if that is it."""
+    words = f"Globus Auth {error}"
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        words += f": the client ID or the secret is wrong ({found.origin})"
+    return words
+
+
 def ask_for_credentials(
-    arguments: AuthArguments, environment: Mapping[str, str], terminal: TextIO
+    arguments: AuthArguments,
+    environment: Mapping[str, str],
+    terminal: TextIO | None,
+    names: Mapping[str, str] | None = None,
 ) -> Credentials:
     """Find the credentials, or ask for what is missing if somebody sits there.
 
+    Args:
+        arguments: The settings.
+        environment: The environment of the process.
+        terminal: Standard input, if there is one.
+        names: As for `credentials.find`.
+
     Raises:
-        ConfigError: Something is missing.
+        ConfigError: Something is missing or wrong.
     """
     try:
-        return credentials.find(arguments, environment)
+        return credentials.find(arguments, environment, names)
     except ConfigError as error:
-        missing = {problem.key for problem in error.problems}
-        if not terminal.isatty():
+        missing = {
+            problem.key for problem in error.problems if isinstance(problem, Missing)
+        }
+        if len(missing) < len(error.problems):
             raise
-        given = dict(environment)
+        if terminal is None or not terminal.isatty():
+            raise
         try:
             if "auth.kwargs.client_id" in missing:
-                given[credentials.ID_VARIABLE] = input("Client ID: ").strip()
+                client_id = _typed(input, "Client ID: ")
+                arguments = msgspec.structs.replace(arguments, client_id=client_id)
             if "auth.kwargs.client_secret" in missing:
-                secret = getpass.getpass("Client secret (is not shown): ").strip()
-                given[credentials.SECRET_VARIABLE] = secret
+                secret = _typed(getpass.getpass, "Client secret (is not shown): ")
+                arguments = msgspec.structs.replace(
+                    arguments, client_secret=Secret(secret)
+                )
         except EOFError:
             raise error from None
-        return credentials.find(arguments, given)
+        typed = dict.fromkeys(missing, "the terminal")
+        return credentials.find(arguments, environment, {**(names or {}), **typed})
+
+
+def _typed(ask: Callable[[str], str], prompt: str) -> str:
+    """What somebody types, and is asked for again while it is nothing.
+
+    Raises:
+        EOFError: It stays nothing.
+    """
+    for _ in range(ATTEMPTS):
+        text = ask(prompt).strip()
+        if text:
+            return text
+    raise EOFError
 
 
 async def setup(globus: Globus) -> int:
@@ -184,8 +249,45 @@ def _date(seconds: float) -> str:
         return f"a day beyond the calendar ({seconds:g})"
 
 
-def token_from(stream: TextIO) -> str | None:
-    """The token on standard input, unless somebody types there."""
-    if stream.isatty():
+def token_from(
+    stream: TextIO | None,
+    patience: float = TOKEN_PATIENCE,
+    now: Callable[[], float] = time.monotonic,
+) -> str | None:
+    """The token on standard input: in a file or a pipe.
+
+    Args:
+        stream: Standard input; None if the process has none.
+        patience: Seconds until its end must be there.
+        now: Tells the time, in seconds.
+
+    Returns:
+        The token, or None if none is meant to be there: at a terminal and on
+        ``/dev/null``.
+
+    Raises:
+        ConfigError: It is empty, too long, or does not end.
+    """
+    if stream is None or stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
         return None
-    return stream.read(16384).strip() or None
+    data = b""
+    end = now() + patience
+    while len(data) <= TOKEN_CEILING:
+        ready, _, _ = select.select([stream], [], [], max(0.0, end - now()))
+        if not ready:
+            raise _no_token(f"does not end within {patience:g} s")
+        piece = os.read(stream.fileno(), TOKEN_CEILING)
+        if not piece:
+            break
+        data += piece
+    else:
+        raise _no_token(f"has over {TOKEN_CEILING} bytes")
+    token = data.decode("utf-8", "replace").strip()
+    if not token:
+        raise _no_token("is empty")
+    return token
+
+
+def _no_token(what: str) -> ConfigError:
+    hint = "expected a token; to try only the credentials, add </dev/null"
+    return ConfigError([Problem("standard input", f"{what}: {hint}")])

@@ -95,16 +95,23 @@ def _credentials(auth: Auth, environment: Mapping[str, str]) -> Credentials | No
     if auth.method is not None:
         return credentials.find(auth.kwargs, environment)
     if auth.kwargs != AuthArguments():
-        raise ConfigError(
-            [
-                Problem(
-                    "auth.kwargs",
-                    'has no effect without method = "globus" in [auth]: everybody '
-                    "would be let in",
-                )
-            ]
-        )
+        raise ConfigError(open_to_all(auth))
     return None
+
+
+def open_to_all(auth: Auth) -> list[Problem]:
+    """What to tell somebody who thinks that a relay authenticates its clients."""
+    if auth.method is not None:
+        return []
+    if auth.kwargs == AuthArguments():
+        return [Problem("auth", 'lacks method = "globus": everybody would be let in')]
+    return [
+        Problem(
+            "auth.kwargs",
+            'has no effect without method = "globus" in [auth]: everybody would be '
+            "let in",
+        )
+    ]
 
 
 def _unwritable(folder: Path) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -12,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import trustme
 from treq.client import HTTPClient
@@ -19,11 +22,14 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay import __version__, cli, globus, listen, tls
+from proxyrelay import __version__, cli, config, globus, listen, tls
+from proxyrelay.auth import policy
 from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
 from proxyrelay.auth.globus import Globus, PlainAgent
 from proxyrelay.config import AuthArguments
+from proxyrelay.inspection import inspect
 from tests.support.globus import SERVICE, PendingAgent
+from tests.support.processes import PATIENCE, ProcessTestCase, environment
 
 HOST = "host = '127.0.0.1'\n"
 DAY = timedelta(days=1)
@@ -226,6 +232,15 @@ class GlobusCheckTests(CommandTestCase):
         status: int = self.successResultOf(done)
         return status
 
+    def stdin(self, text: str | None) -> None:
+        """Give the command a file, or /dev/null, as its standard input."""
+        path = Path(os.devnull) if text is None else self.folder / "stdin"
+        if text is not None:
+            path.write_text(text)
+        stream = path.open(encoding="utf-8")
+        self.addCleanup(stream.close)
+        self.patch(sys, "stdin", stream)
+
     def check_globus(self, *options: str) -> tuple[int, list[str]]:
         return self.check(
             HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n", *options
@@ -248,10 +263,23 @@ class GlobusCheckTests(CommandTestCase):
                 1,
                 [
                     f"problem: {self.path}:3: auth: Globus Auth answered 401 "
-                    "(invalid_client)"
+                    "(invalid_client): the client ID or the secret is wrong (client ID "
+                    "from auth.kwargs.client_id, secret from "
+                    "auth.kwargs.client_secret)"
                 ],
             ),
         )
+
+    def test_does_not_ask_somebody_else(self) -> None:
+        status, lines = self.check(
+            HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n"
+            "service_url = 'https://x:99999'\n"
+        )
+        self.assertEqual((status, len(lines)), (1, 1), lines)
+        self.assertTrue(
+            lines[0].startswith(f"problem: {self.path}:8: auth.kwargs.service_url: ")
+        )
+        self.assertEqual(self.agent.requests, [])
 
     def test_does_not_ask_without_leave(self) -> None:
         status, lines = self.check_globus("--offline")
@@ -269,7 +297,7 @@ class GlobusCheckTests(CommandTestCase):
         secret = self.folder / "other"
         secret.write_text("hunter3\n")
         self.answer = ({"client": {"id": "other", "name": "theirs"}}, 200)
-        self.patch(sys, "stdin", io.StringIO(""))
+        self.stdin(None)
         status, lines = self.run_command(
             *("globus", "check", "-c", str(self.path)),
             *("--client-id", "other", "--client-secret-file", str(secret)),
@@ -286,10 +314,115 @@ class GlobusCheckTests(CommandTestCase):
     def test_tries_a_token_from_a_pipe(self) -> None:
         self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
         self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
-        self.patch(sys, "stdin", io.StringIO("not a token\n"))
+        self.stdin("not a token\n")
         status, lines = self.run_command("globus", "check", "-c", str(self.path))
         self.assertEqual(status, 1)
         self.assertIn("refused with 4001", lines[-1])
+
+    def test_tells_where_wrong_credentials_come_from(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        secret = self.folder / "other"
+        secret.write_text("hunter3\n")
+        self.stdin(None)
+        used: list[Credentials] = []
+
+        def run(arguments: object, found: Credentials, command: object) -> int:
+            used.append(found)
+            return 1
+
+        self.patch(globus, "run", run)
+        self.run_command(
+            *("globus", "check", "-c", str(self.path)),
+            *("--client-id", "other", "--client-secret-file", str(secret)),
+        )
+        self.assertEqual(
+            used[0].origin, f"client ID from --client-id, secret from {secret}"
+        )
+
+    def test_wrong_options_have_their_names(self) -> None:
+        self.stdin(None)
+        missing = str(self.folder / "missing")
+        for options, start in (
+            (("--client-id", "a b"), "problem: --client-id: has spaces"),
+            (("--client-secret-file", missing), "problem: --client-secret-file: "),
+        ):
+            self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+            status, lines = self.run_command(
+                "globus", "check", "-c", str(self.path), *options
+            )
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertTrue(lines[0].startswith(start), lines)
+
+    def test_an_empty_token_is_a_problem(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        self.stdin("\n")
+        self.assertEqual(
+            self.run_command("globus", "check", "-c", str(self.path)),
+            (
+                1,
+                [
+                    "problem: standard input: is empty: expected a token; to try only "
+                    "the credentials, add </dev/null"
+                ],
+            ),
+        )
+        self.assertEqual(self.agent.requests, [])
+
+    def test_without_standard_input_there_is_no_token(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
+        self.patch(sys, "stdin", None)
+        self.assertEqual(
+            self.run_command("globus", "check", "-c", str(self.path)),
+            (0, ["credentials: work, for the application 'ours'"]),
+        )
+        self.path.write_text("[auth]\nmethod = 'globus'\n")
+        status, lines = self.run_command("globus", "check", "-c", str(self.path))
+        self.assertEqual((status, len(lines)), (1, 2), lines)
+
+    def test_a_file_that_lets_everybody_in_accepts_no_token(self) -> None:
+        self.stdin("token\n")
+        for text, place in (
+            ("", ": auth: lacks method"),
+            ("\n[auth]\n", ":2: auth: lacks method"),
+            (
+                "[auth.kwargs]\nclient_id = 'relay'\nclient_secret = 'hunter2'\n",
+                ":1: auth.kwargs: has no effect without method",
+            ),
+        ):
+            self.path.write_text(text)
+            status, lines = self.run_command("globus", "check", "-c", str(self.path))
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertTrue(lines[0].startswith(f"problem: {self.path}{place}"), lines)
+            self.assertIn("everybody would be let in", lines[0])
+        self.assertEqual(self.agent.requests, [])
+
+    def test_no_file_is_needed(self) -> None:
+        self.stdin(None)
+        secret = self.folder / "secret"
+        secret.write_text("hunter2")
+        self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
+        status, lines = self.run_command(
+            *("globus", "check", "--client-id", "relay"),
+            *("--client-secret-file", str(secret)),
+        )
+        self.assertEqual(status, 0, lines)
+
+    def test_the_case_of_ids_does_not_matter(self) -> None:
+        client_id = "8D7FDD4C-5F2C-4F43-9D7A-3C1F0A7F2F52"
+        self.path.write_text(
+            f"[auth]\nmethod = 'globus'\n[auth.kwargs]\naudience = '{client_id}'\n"
+        )
+        loaded = config.load(self.path)
+        environment = {ID_VARIABLE: client_id, SECRET_VARIABLE: "hunter2"}
+        found = inspect(loaded, tls.now(), environment).credentials
+        assert found is not None
+        tokens = policy(loaded.config.auth.kwargs, found.client_id)
+        self.assertEqual(tokens.audience, client_id.lower())
+        self.assertEqual(
+            [*tokens.required_scopes],
+            [f"https://auth.globus.org/scopes/{client_id.lower()}/relay_all"],
+        )
 
     def test_sets_up(self) -> None:
         self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
@@ -305,7 +438,7 @@ class GlobusCheckTests(CommandTestCase):
         self.assertEqual((status, lines, commands), (3, [], [globus.setup]))
 
     def test_wants_credentials_and_sound_settings(self) -> None:
-        self.patch(sys, "stdin", io.StringIO(""))
+        self.stdin("")
         for text, words in (
             ("", "auth.kwargs.client_id: is missing"),
             ("prot = 1\n", "unknown setting"),
@@ -316,6 +449,46 @@ class GlobusCheckTests(CommandTestCase):
             self.assertTrue(lines[0].startswith(f"problem: {self.path}:"), lines)
             self.assertIn(words, lines[0])
         self.assertEqual(self.settings, [])
+
+
+class InterruptedTests(ProcessTestCase):
+    """Ctrl-C ends a command in one word."""
+
+    def test_while_somebody_is_asked(self) -> None:
+        terminal = mock.Mock(isatty=lambda: True)
+        self.patch(sys, "stdin", terminal)
+        errors = io.StringIO()
+        with (
+            mock.patch.dict(os.environ),
+            # Python's own, which reads from a terminal.
+            mock.patch("builtins.input", side_effect=KeyboardInterrupt),
+            redirect_stderr(errors),
+        ):
+            for variable in (ID_VARIABLE, SECRET_VARIABLE, "CREDENTIALS_DIRECTORY"):
+                os.environ.pop(variable, None)
+            status = cli.main(["globus", "setup"])
+        self.assertEqual((status, errors.getvalue()), (130, "interrupted\n"))
+
+    def test_while_globus_is_asked(self) -> None:
+        silent = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(silent.close)
+        silent.settimeout(PATIENCE)
+        path = self.folder / "relay.toml"
+        port = silent.getsockname()[1]
+        path.write_text(
+            GLOBUS + "client_secret = 'hunter2'\n"
+            f"service_url = 'https://127.0.0.1:{port}'\n"
+        )
+        for command in (["globus", "check"], ["check", "--port=0"]):
+            process = self.start(
+                *(sys.executable, "-m", "proxyrelay.cli", *command),
+                *("-c", path),
+                env=environment(PYTHONPATH=str(Path(cli.__file__).parent.parent)),
+            )
+            asked, _ = silent.accept()
+            self.addCleanup(asked.close)
+            self.assertEqual(process.stop(signal.SIGINT), 130, process.said)
+            self.assertEqual((process.output, process.errors), ([], ["interrupted"]))
 
 
 class PortTests(CommandTestCase):

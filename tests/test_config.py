@@ -64,7 +64,44 @@ WRONG: Mapping[str, Mapping[str, str]] = {
         "'http://auth.example.org'": "starts with https://",
         "'auth.example.org'": "starts with https://",
         "'https:///'": "starts with https://",
-        "''": "starts with https://",
+        **dict.fromkeys(
+            (
+                "''",
+                "'https://x:99999'",
+                "'https://x:65536'",
+                "'https://x:0'",
+                "'https://x:abc'",
+                "'https://x:'",
+                "'https://x:-1'",
+                "'https://:443'",
+                "'https://?a'",
+                "'https://ä.example'",
+                "'https://x.example/ä'",
+                "'https://jo@x.example'",
+                "'https://jo:pw@x.example'",
+                "'https://x.example?a=b'",
+                "'https://x.example/a?b'",
+                "'https://x.example#a'",
+                "' https://x.example'",
+                "'https://x.example '",
+                "'https://x .example'",
+                "'https://x.example/a b'",
+                '"https://x.example\\n"',
+                '"https://x\\t.example"',
+                '"https://x.example/\\u0000"',
+                "'https://[::1'",
+                "'https://[::1]'",
+                "'https://::1'",
+                "'https://x..example'",
+                "'https://.'",
+                "'https://-x.example'",
+                "'https://x_y.example'",
+                "'https://xn--zz.example'",
+                f"'https://{'x' * 64}.example'",
+                f"'https://{'x.' * 127}example'",
+            ),
+            "starts with https://",
+        ),
     },
     "auth.kwargs.timeout": {
         "0": ">= 0.1",
@@ -130,12 +167,26 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
         "['https://a.example', '*']": ("https://a.example", "*"),
     },
     "auth.method": {"'globus'": "globus"},
-    "auth.kwargs.client_id": {"'a'": "a"},
+    "auth.kwargs.client_id": {
+        "'a'": "a",
+        "'Ab'": "Ab",
+        f"'{IDENTITY.upper()}'": IDENTITY,
+    },
     "auth.kwargs.client_secret": {"'a'": Secret("a")},
-    "auth.kwargs.audience": {"'a'": "a"},
+    "auth.kwargs.audience": {
+        "'a'": "a",
+        "'Ab'": "Ab",
+        f"'{IDENTITY.upper()}'": IDENTITY,
+    },
     "auth.kwargs.required_scopes": {"[]": (), "['a', 'b']": ("a", "b")},
     "auth.kwargs.service_url": {
-        "'https://auth.example.org/'": "https://auth.example.org/",
+        f"'{url}'": url
+        for url in (
+            "https://auth.example.org/",
+            "https://Localhost:8443",
+            "https://192.0.2.1:65535/globus/",
+            "https://a-1.example/~globus/%20;a=b",
+        )
     },
     "auth.kwargs.timeout": {"0.1": 0.1, "7.5": 7.5},
     "auth.kwargs.cache_ttl": {"0": 0, "3600": 3600},
@@ -350,6 +401,32 @@ class RefusedTests(ConfigTestCase):
             (problem.key, problem.line), ("logging.current_client_interval", 2)
         )
         self.assertIn("0 or a number >= 0.1", problem.message)
+
+    def test_an_answer_of_globus_is_waited_for(self) -> None:
+        globus = "[auth]\nmethod = 'globus'\n"
+        for timeouts, kwargs, sound in (
+            ("", "", True),
+            ("", "timeout = 7.5", True),
+            ("authentication = 7.5", "", True),
+            ("authentication = 7.4", "", False),
+            ("authentication = 7", "", False),
+            ("authentication = 1.1", "timeout = 0.6", True),
+            ("authentication = 0.689", "timeout = 0.189", True),
+            ("authentication = 1", "timeout = 0.6", False),
+            ("authentication = 0.1", "timeout = 7", False),
+        ):
+            text = f"[timeouts]\n{timeouts}\n{globus}[auth.kwargs]\n{kwargs}\n"
+            found = self.found(text)
+            self.assertEqual(
+                found, [] if sound else [("timeouts.authentication", 2)], text
+            )
+            self.assertEqual(self.found(text.replace(globus, "")), [])
+        message = self.only(f"timeouts.authentication = 7\n{globus}").message
+        self.assertEqual(
+            message,
+            "expected at least 0.5 s more than auth.kwargs.timeout, which is 7 unless "
+            "it is set",
+        )
 
     def test_every_phase_but_the_stop_takes_time(self) -> None:
         for name in Timeouts.__struct_fields__:

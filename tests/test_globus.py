@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import getpass
 import io
+import os
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from unittest import mock
 
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import config, globus
 from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
 from proxyrelay.auth.globus import Globus, GlobusError
 from proxyrelay.config import AuthArguments, Secret
-from proxyrelay.errors import ConfigError
+from proxyrelay.errors import ConfigError, Unauthorized
+from proxyrelay.identity import bearer_token
 from tests.support import globus as support
 from tests.support.globus import (
     CLIENT_ID,
@@ -298,15 +301,111 @@ class CredentialsTests(SynchronousTestCase):
         )
 
     def test_nothing_is_no_answer(self) -> None:
-        for answers in (("", ""), ("a", ""), ("", "b"), ("a",), ()):
+        for answers in (("a",), (), ("", " ", "", "a"), ("a", "", "", "", "b")):
+            self.asked.clear()
             with self.assertRaises(ConfigError):
                 self.ask({}, Terminal(), *answers)
+            self.assertLessEqual(len(self.asked), 1 + globus.ATTEMPTS)
 
-    def test_a_token_comes_by_a_pipe(self) -> None:
-        self.assertIsNone(globus.token_from(Terminal(f"{TOKEN}\n")))
-        self.assertIsNone(globus.token_from(io.StringIO(" \n")))
-        self.assertEqual(globus.token_from(io.StringIO(f"  {TOKEN}\n")), TOKEN)
-        self.assertLess(len(globus.token_from(io.StringIO("a" * 99_999)) or ""), 99_999)
+    def test_again_after_nothing(self) -> None:
+        found = self.ask({}, Terminal(), "", " ", "a", "", "b")
+        self.assertEqual(found, Credentials("a", Secret("b")))
+
+    def test_what_was_typed_came_from_the_terminal(self) -> None:
+        found = self.ask({SECRET_VARIABLE: "b"}, Terminal(), "a")
+        self.assertEqual(
+            found.origin, f"client ID from the terminal, secret from {SECRET_VARIABLE}"
+        )
+
+    def test_not_for_what_is_wrong(self) -> None:
+        with self.assertRaises(ConfigError) as caught:
+            self.ask({SECRET_VARIABLE: "b b"}, Terminal(), "a")
+        self.assertEqual(len(caught.exception.problems), 2)
+        self.assertEqual(self.asked, [])
+
+    def test_not_without_standard_input(self) -> None:
+        with self.assertRaises(ConfigError):
+            globus.ask_for_credentials(AuthArguments(), {}, None)
+
+
+class TokenTests(SynchronousTestCase):
+    """A token comes on standard input, or is not meant to come."""
+
+    def pipe(self, *pieces: bytes, end: bool = True) -> TextIO:
+        """Standard input that is a pipe."""
+        receiving, sending = os.pipe()
+        for piece in pieces:
+            os.write(sending, piece)
+        if end:
+            os.close(sending)
+        else:
+            self.addCleanup(os.close, sending)
+        return self.opened(receiving)
+
+    def opened(self, file: int | str) -> TextIO:
+        stream = open(file, encoding="utf-8")  # noqa: PTH123, SIM115
+        self.addCleanup(stream.close)
+        return stream
+
+    def refused(self, stream: TextIO, **options: Any) -> str:
+        with self.assertRaises(ConfigError) as caught:
+            globus.token_from(stream, **options)
+        (problem,) = caught.exception.problems
+        self.assertEqual(problem.key, "standard input")
+        self.assertIn("</dev/null", problem.message)
+        return str(problem.message)
+
+    def test_from_a_pipe(self) -> None:
+        text = f"  {TOKEN}\n".encode()
+        self.assertEqual(globus.token_from(self.pipe(text)), TOKEN)
+        self.assertEqual(globus.token_from(self.pipe(text[:9], text[9:])), TOKEN)
+
+    def test_from_a_file(self) -> None:
+        path = self.mktemp()
+        Path(path).write_text(f"{TOKEN}\r\n")
+        self.assertEqual(globus.token_from(self.opened(path)), TOKEN)
+
+    def test_none_is_meant_to_come(self) -> None:
+        primary, terminal = os.openpty()
+        self.addCleanup(os.close, primary)
+        for stream in (None, self.opened(os.devnull), self.opened(terminal)):
+            self.assertIsNone(globus.token_from(stream, patience=0))
+
+    def test_an_empty_one_is_a_problem(self) -> None:
+        path = self.mktemp()
+        Path(path).write_text(" \n")
+        for stream in (self.pipe(), self.pipe(b"\n"), self.opened(path)):
+            self.assertIn("is empty", self.refused(stream))
+
+    def test_a_pipe_that_stays_open_is_a_problem(self) -> None:
+        for pieces in ((), (TOKEN.encode(),)):
+            stream = self.pipe(*pieces, end=False)
+            self.assertIn("does not end within 0 s", self.refused(stream, patience=0))
+
+    def test_a_pipe_that_drips_is_a_problem(self) -> None:
+        receiving, sending = os.pipe()
+        self.addCleanup(os.close, sending)
+        times = iter(range(100))
+
+        def now() -> float:
+            seconds = next(times)
+            if seconds < globus.TOKEN_PATIENCE:
+                os.write(sending, b"a")
+            return seconds
+
+        stream = self.opened(receiving)
+        self.assertIn("does not end", self.refused(stream, now=now))
+
+    def test_a_flood_is_a_problem(self) -> None:
+        path = self.mktemp()
+        Path(path).write_text("a" * (globus.TOKEN_CEILING + 1))
+        self.assertIn("has over 65536 bytes", self.refused(self.opened(path)))
+
+    def test_other_bytes_are_a_malformed_token(self) -> None:
+        token = globus.token_from(self.pipe(b"\xff"))
+        assert token is not None
+        with self.assertRaises(Unauthorized):
+            bearer_token({"authorization": f"Bearer {token}"})
 
 
 class RunTests(SynchronousTestCase):
@@ -316,14 +415,13 @@ class RunTests(SynchronousTestCase):
         """Run it on a reactor that ends as `react` would."""
 
         def react(main: Callable[[object], Deferred[None]]) -> None:
-            self.successResultOf(main(Clock()))
+            self.successResultOf(main(MemoryReactorClock()))
             raise SystemExit(ended)
 
         self.patch(globus, "react", react)
-        self.patch(globus, "http_client", lambda reactor, url, timeout: None)
         output = io.StringIO()
         with redirect_stdout(output):
-            found = Credentials(CLIENT_ID, Secret(SECRET))
+            found = Credentials(CLIENT_ID, Secret(SECRET), "here", "there")
             status = globus.run(AuthArguments(), found, command)
         return status, output.getvalue()
 
@@ -341,10 +439,41 @@ class RunTests(SynchronousTestCase):
 
         self.assertEqual(
             self.run_command(0, command),
-            (1, "problem: Globus Auth answered 401 (invalid_client)\n"),
+            (
+                1,
+                "problem: Globus Auth answered 401 (invalid_client): the client ID or "
+                "the secret is wrong (client ID from here, secret from there)\n",
+            ),
         )
 
-    def test_ends_when_it_is_interrupted(self) -> None:
+    def test_blames_the_credentials_for_nothing_else(self) -> None:
+        async def command(service: Globus) -> int:
+            raise GlobusError("answered 403", 403)
+
+        self.assertEqual(
+            self.run_command(0, command), (1, "problem: Globus Auth answered 403\n")
+        )
+
+    def test_is_interrupted_by_a_signal(self) -> None:
+        def react(main: Callable[[object], Deferred[None]]) -> None:
+            """Twisted's, whose reactor a signal stops."""
+            reactor = MemoryReactorClock()
+            running = main(reactor)
+            self.assertNoResult(running)
+            ((stop, _, _),) = reactor.triggers["before"]["shutdown"]
+            stop()
+            self.successResultOf(running)
+            raise SystemExit(0)
+
+        async def command(service: Globus) -> int:
+            return await Deferred()
+
+        self.patch(globus, "react", react)
+        found = Credentials(CLIENT_ID, Secret(SECRET))
+        with self.assertRaises(KeyboardInterrupt):
+            globus.run(AuthArguments(), found, command)
+
+    def test_ends_when_twisted_gives_up(self) -> None:
         async def command(service: Globus) -> int:
             return 0
 

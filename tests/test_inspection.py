@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trustme
 from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import config
@@ -16,9 +17,10 @@ from proxyrelay.auth.credentials import (
     SECRET_VARIABLE,
     Credentials,
 )
-from proxyrelay.config import Config, Secret
+from proxyrelay.auth.globus import Globus
+from proxyrelay.config import Auth, AuthArguments, Config, Secret
 from proxyrelay.errors import Problem
-from proxyrelay.inspection import Inspection, inspect
+from proxyrelay.inspection import Inspection, inspect, open_to_all
 from proxyrelay.messages import MESSAGE_CEILING
 from tests.test_tls import Issued, ecdsa
 
@@ -205,6 +207,49 @@ class InspectionTests(SynchronousTestCase):
         (problem,) = found.problems
         self.assertEqual(problem.key, "auth.kwargs")
         self.assertIn("everybody would be let in", problem.message)
+
+    def test_tells_who_means_to_authenticate(self) -> None:
+        self.assertEqual(open_to_all(Auth("globus")), [])
+        for auth, key in (
+            (Auth(), "auth"),
+            (Auth(None, AuthArguments(client_id="a")), "auth.kwargs"),
+        ):
+            (problem,) = open_to_all(auth)
+            self.assertEqual(problem.key, key)
+            self.assertIn("everybody would be let in", problem.message)
+
+    def test_credentials_that_cannot_be_right_are_a_problem_of_their_line(
+        self,
+    ) -> None:
+        found = self.inspect(
+            HOST + "[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = 'a b'\n"
+            "client_secret = 'hunter 2'\n"
+        )
+        self.assertEqual(
+            [(problem.key, problem.line) for problem in found.problems],
+            [("auth.kwargs.client_id", 5), ("auth.kwargs.client_secret", 6)],
+        )
+
+    def test_an_address_that_is_taken_can_be_asked(self) -> None:
+        for url in (
+            "https://auth.example.org/",
+            "https://Localhost:8443/~globus/%20;a=b",
+            "https://192.0.2.1:65535",
+            f"https://{'x' * 63}.1.2-3",
+        ):
+            found = self.inspect(
+                HOST + f"[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = 'a'\n"
+                f"client_secret = 'b'\nservice_url = '{url}'\n"
+            )
+            self.assertEqual(found.problems, [])
+            assert found.credentials is not None
+            service = Globus.connect(
+                MemoryReactorClock(),
+                found.config.auth.kwargs.service_url,
+                found.credentials,
+                1,
+            )
+            self.assertNoResult(service.client(1))
 
     def test_log_dir_must_be_writable(self) -> None:
         locked = self.folder / "locked"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxyrelay.config import AuthArguments, Secret
+from proxyrelay.config import AuthArguments, Secret, canonical
 from proxyrelay.errors import ConfigError, Problem
 
 ID_VARIABLE = "PROXYSTORE_GLOBUS_CLIENT_ID"
@@ -19,6 +20,17 @@ CREDENTIAL = "globus_client_secret"
 (``LoadCredential=globus_client_secret:/etc/proxyrelay/secret``)."""
 
 
+_WORD = re.compile("[!-~]+")
+"""What secrets are made of (RFC 6749, appendix A.2), less the space."""
+
+_ID = re.compile(r"[A-Za-z0-9._~-]+")
+"""What client IDs are made of: they become part of URLs, and of ``ID:secret``."""
+
+
+class Missing(Problem):
+    """A credential is nowhere."""
+
+
 @dataclass(frozen=True)
 class Credentials:
     """What the relay's application identifies itself with.
@@ -26,72 +38,137 @@ class Credentials:
     Attributes:
         client_id: Its client ID.
         secret: One of its secrets.
+        id_origin: Where the client ID was found, for messages.
+        secret_origin: Where the secret was found.
     """
 
     client_id: str
     secret: Secret
+    id_origin: str = field(default="", compare=False)
+    secret_origin: str = field(default="", compare=False)
+
+    @property
+    def origin(self) -> str:
+        """Where both were found, in a few words."""
+        return f"client ID from {self.id_origin}, secret from {self.secret_origin}"
 
 
-def find(arguments: AuthArguments, environment: Mapping[str, str]) -> Credentials:
+def find(
+    arguments: AuthArguments,
+    environment: Mapping[str, str],
+    names: Mapping[str, str] | None = None,
+) -> Credentials:
     """Look for the credentials: in the settings, the environment, and at systemd.
+
+    White space around them is not part of them, and the case of a UUID does not matter.
 
     Args:
         arguments: The settings, which win.
         environment: The environment of the process.
+        names: What to call settings that did not come from the file, by their dotted
+            name.
 
     Raises:
-        ConfigError: Something is missing, cannot be read, or stands twice.
+        ConfigError: Something is missing, cannot be read, cannot be right, or stands
+            twice.
     """
     problems: list[Problem] = []
-    client_id = arguments.client_id or environment.get(ID_VARIABLE)
-    if not client_id:
-        problems.append(
-            Problem(
-                "auth.kwargs.client_id",
-                f"is missing: the client ID of the relay's Globus application, here or "
-                f"in {ID_VARIABLE}",
-            )
-        )
-    secret = None
+    client_id = secret = ("", "")
     try:
-        secret = _secret(arguments, environment)
+        client_id = _client_id(arguments, environment, names or {})
     except ConfigError as error:
         problems += error.problems
-    if problems or client_id is None or secret is None:
+    try:
+        secret = _secret(arguments, environment, names or {})
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
         raise ConfigError(problems)
-    return Credentials(client_id, secret)
+    return Credentials(
+        canonical(client_id[0]), Secret(secret[0]), client_id[1], secret[1]
+    )
 
 
-def _secret(arguments: AuthArguments, environment: Mapping[str, str]) -> Secret:
+def _client_id(
+    arguments: AuthArguments, environment: Mapping[str, str], names: Mapping[str, str]
+) -> tuple[str, str]:
+    key = "auth.kwargs.client_id"
+    origin = names.get(key, key)
+    client_id = (arguments.client_id or "").strip()
+    if not client_id:
+        origin = ID_VARIABLE
+        client_id = environment.get(ID_VARIABLE, "").strip()
+    if not client_id:
+        raise ConfigError(
+            [
+                Missing(
+                    key,
+                    "is missing: the client ID of the relay's Globus application, here "
+                    f"or in {ID_VARIABLE}",
+                )
+            ]
+        )
+    if not _ID.fullmatch(client_id):
+        raise _problem(
+            "client_id",
+            "has spaces or other characters that no client ID has (it is from "
+            f"{origin})",
+        )
+    return client_id, origin
+
+
+def _secret(
+    arguments: AuthArguments, environment: Mapping[str, str], names: Mapping[str, str]
+) -> tuple[str, str]:
+    setting, secret, origin = _found_secret(arguments, environment, names)
+    secret = secret.strip()
+    if not secret:
+        raise _problem(setting, f"is empty (it is from {origin})")
+    if not _WORD.fullmatch(secret):
+        raise _problem(
+            setting,
+            f"has spaces or other characters that no secret has (it is from {origin})",
+        )
+    return secret, origin
+
+
+def _found_secret(
+    arguments: AuthArguments, environment: Mapping[str, str], names: Mapping[str, str]
+) -> tuple[str, str, str]:
+    """The setting that a secret belongs to, the secret as it stands, and its origin."""
     file = arguments.client_secret_file
     if arguments.client_secret is not None:
         if file is not None:
             raise _problem("client_secret_file", "excludes client_secret beside it")
-        return arguments.client_secret
+        key = "auth.kwargs.client_secret"
+        return "client_secret", arguments.client_secret.reveal(), names.get(key, key)
     if file is not None:
-        return _read("client_secret_file", file)
-    if environment.get(SECRET_VARIABLE):
-        return Secret(environment[SECRET_VARIABLE])
+        return "client_secret_file", _read("client_secret_file", file), str(file)
+    if environment.get(SECRET_VARIABLE, "").strip():
+        return "client_secret", environment[SECRET_VARIABLE], SECRET_VARIABLE
     folder = environment.get("CREDENTIALS_DIRECTORY")
     if folder and os.path.exists(Path(folder) / CREDENTIAL):
-        return _read("client_secret", Path(folder) / CREDENTIAL)
-    raise _problem(
-        "client_secret",
-        "is missing: a secret of the relay's Globus application, here, in "
-        f"client_secret_file, in {SECRET_VARIABLE}, or as systemd's credential "
-        f"{CREDENTIAL}",
+        path = Path(folder) / CREDENTIAL
+        origin = f"systemd's credential {path}"
+        return "client_secret", _read("client_secret", path), origin
+    raise ConfigError(
+        [
+            Missing(
+                "auth.kwargs.client_secret",
+                "is missing: a secret of the relay's Globus application, here, in "
+                f"client_secret_file, in {SECRET_VARIABLE}, or as systemd's credential "
+                f"{CREDENTIAL}",
+            )
+        ]
     )
 
 
-def _read(setting: str, path: Path) -> Secret:
+def _read(setting: str, path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise _problem(setting, f"{path} cannot be read: {reason}") from None
-    if not text:
-        raise _problem(setting, f"{path} is empty")
-    return Secret(text)
 
 
 def _problem(setting: str, message: str) -> ConfigError:

@@ -17,7 +17,9 @@ from proxyrelay.auth.credentials import (
 from proxyrelay.config import AuthArguments, Secret
 from proxyrelay.errors import ConfigError
 
-ENVIRONMENT = {ID_VARIABLE: "id of the environment", SECRET_VARIABLE: "its secret"}
+ENVIRONMENT = {ID_VARIABLE: "id-of-the-environment", SECRET_VARIABLE: "its-secret"}
+
+KEYS = ("auth.kwargs.client_id", "auth.kwargs.client_secret")
 
 
 class FindTests(SynchronousTestCase):
@@ -48,21 +50,21 @@ class FindTests(SynchronousTestCase):
     def test_the_environment_stands_in(self) -> None:
         found = find(AuthArguments(), ENVIRONMENT)
         self.assertEqual(
-            found, Credentials("id of the environment", Secret("its secret"))
+            found, Credentials("id-of-the-environment", Secret("its-secret"))
         )
 
     def test_a_file_holds_the_secret(self) -> None:
-        path = self.written(b"  from the file\r\n")
+        path = self.written(b"\xef\xbb\xbf  from-the-file\r\n")
         found = find(AuthArguments(client_secret_file=path), ENVIRONMENT)
-        self.assertEqual(found.secret, Secret("from the file"))
+        self.assertEqual(found.secret, Secret("from-the-file"))
 
     def test_systemd_hands_the_secret_over(self) -> None:
-        self.written(b"from systemd\n", CREDENTIAL)
+        self.written(b"from-systemd\n", CREDENTIAL)
         environment = {ID_VARIABLE: "a", "CREDENTIALS_DIRECTORY": str(self.folder)}
         found = find(AuthArguments(), environment)
-        self.assertEqual(found, Credentials("a", Secret("from systemd")))
+        self.assertEqual(found, Credentials("a", Secret("from-systemd")))
         found = find(AuthArguments(), environment | ENVIRONMENT)
-        self.assertEqual(found.secret, Secret("its secret"))
+        self.assertEqual(found.secret, Secret("its-secret"))
 
     def test_names_all_that_is_missing(self) -> None:
         for environment in (
@@ -104,6 +106,8 @@ class FindTests(SynchronousTestCase):
             (self.folder / "missing", "No such file"),
             (self.folder / "folder", "Is a directory"),
             (self.written(b" \n", "blank"), "is empty"),
+            (self.written(b"hunter2\nhunter3", "two"), "has spaces or other"),
+            (self.written(b"hunter2 # ours", "comment"), "has spaces or other"),
             (self.written(b"hunter2\xff", "binary"), "it is not UTF-8"),
         ):
             arguments = AuthArguments(client_id="a", client_secret_file=path)
@@ -131,3 +135,69 @@ class FindTests(SynchronousTestCase):
     def test_a_secret_shows_nowhere(self) -> None:
         found = find(AuthArguments(client_id="a", client_secret=Secret("hunter2")), {})
         self.assertNotIn("hunter2", f"{found!r} {found}")
+
+    def test_white_space_around_them_is_not_part_of_them(self) -> None:
+        spaced = {ID_VARIABLE: " a\r\n", SECRET_VARIABLE: "\tb\n"}
+        self.assertEqual(find(AuthArguments(), spaced), Credentials("a", Secret("b")))
+        arguments = AuthArguments(client_id=" a ", client_secret=Secret(" b\n"))
+        self.assertEqual(find(arguments, {}), Credentials("a", Secret("b")))
+        blank = {ID_VARIABLE: " ", SECRET_VARIABLE: "\n"}
+        self.assertEqual(len(self.problems(AuthArguments(), blank)), 2)
+        arguments = AuthArguments(client_id="a", client_secret=Secret(" "))
+        self.assertIn("is empty", *self.problems(arguments, {}).values())
+
+    def test_refuses_what_neither_can_be(self) -> None:
+        for wrong in (
+            "hunter 2",
+            "hunter\n2",
+            "hunter\x1b2",
+            "hunter\u200b2",
+            "huntér2",
+        ):
+            environment = {ID_VARIABLE: wrong, SECRET_VARIABLE: wrong}
+            arguments = AuthArguments(client_id=wrong, client_secret=Secret(wrong))
+            for found, places in (
+                (self.problems(AuthArguments(), environment), list(environment)),
+                (self.problems(arguments, {}), list(KEYS)),
+            ):
+                self.assertEqual(list(found), list(KEYS))
+                for message, place in zip(found.values(), places, strict=True):
+                    self.assertIn("has spaces or other characters", message)
+                    self.assertIn(f"(it is from {place})", message)
+                    self.assertNotIn("hunt", message)
+        for wrong in ("a:b", "a/b", "a?b", "../a"):
+            found = self.problems(AuthArguments(), ENVIRONMENT | {ID_VARIABLE: wrong})
+            self.assertEqual(list(found), [KEYS[0]])
+
+    def test_says_where_they_come_from(self) -> None:
+        folder = {"CREDENTIALS_DIRECTORY": str(self.folder)}
+        path = self.written(b"b", CREDENTIAL)
+        settings = AuthArguments(client_id="a", client_secret=Secret("b"))
+        file = AuthArguments(client_secret_file=path)
+        names = {KEYS[0]: "--client-id"}
+        for arguments, environment, origins in (
+            (settings, ENVIRONMENT, ("--client-id", KEYS[1])),
+            (file, ENVIRONMENT, (ID_VARIABLE, str(path))),
+            (AuthArguments(), ENVIRONMENT, (ID_VARIABLE, SECRET_VARIABLE)),
+            (
+                AuthArguments(client_id="a"),
+                folder,
+                ("--client-id", f"systemd's credential {path}"),
+            ),
+        ):
+            found = find(arguments, environment, names)
+            self.assertEqual((found.id_origin, found.secret_origin), origins)
+        self.assertEqual(
+            find(settings, {}).origin,
+            f"client ID from {KEYS[0]}, secret from {KEYS[1]}",
+        )
+
+    def test_the_case_of_a_uuid_does_not_matter(self) -> None:
+        client_id = "8D7FDD4C-5F2C-4F43-9D7A-3C1F0A7F2F52"
+        for arguments, environment in (
+            (AuthArguments(client_id=client_id), ENVIRONMENT),
+            (AuthArguments(), ENVIRONMENT | {ID_VARIABLE: client_id}),
+        ):
+            self.assertEqual(find(arguments, environment).client_id, client_id.lower())
+        found = find(AuthArguments(client_id="No-UUID"), ENVIRONMENT)
+        self.assertEqual(found.client_id, "No-UUID")

@@ -108,15 +108,17 @@ class GlobusTestCase(RealTestCase):
         return self.relay("--config", config, env=self.environment)
 
     def proxyrelay(
-        self, *arguments: str | Path, stdin: str = ""
+        self, *arguments: str | Path, stdin: str | None = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command to its end."""
+        """Run the command to its end, with nothing to read if ``stdin`` is None."""
         done = subprocess.run(
             [SCRIPTS / "proxyrelay", *arguments],
             cwd=self.folder,
             env=self.environment,
             input=stdin,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             timeout=PATIENCE,
             check=False,
@@ -736,8 +738,14 @@ class GlobusCommandTests(GlobusTestCase):
             self.assert_silent(done.stdout + done.stderr, bearer)
         return done
 
-    def test_check_without_a_token(self) -> None:
+    def test_check_an_empty_token(self) -> None:
         done = self.check("")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("problem: standard input: is empty", done.stdout)
+
+    def test_check_without_a_token(self) -> None:
+        config = self.configure()
+        done = self.proxyrelay("globus", "check", "--config", config, stdin=None)
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertEqual(
             done.stdout, "credentials: work, for the application 'A relay'\n"
