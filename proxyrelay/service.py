@@ -128,6 +128,7 @@ class RelayService(MultiService):
             listed = self._census.start(interval, now=False)
             listed.addErrback(_log_failure, "the list of clients has stopped")
         self._reactor.callWhenRunning(self._announce)
+        self._reactor.callWhenRunning(self.factory.authenticator.start)
 
     def _announce(self) -> None:
         log.info(
@@ -144,6 +145,7 @@ class RelayService(MultiService):
             Fires when no connection is left, at the latest after
             ``timeouts.stop``.
         """
+        self.factory.authenticator.stop()
         if self._census.running:
             self._census.stop()
         for bound in self._sockets:

@@ -19,6 +19,15 @@ from proxyrelay.identity import RELAY_SCOPE, SCOPES, Policy, User
 class Authenticator(Protocol):
     """Tells whom a connection belongs to."""
 
+    def start(self) -> None:
+        """The relay serves: see whether clients can be identified, and log if not.
+
+        It neither waits nor raises.
+        """
+
+    def stop(self) -> None:
+        """The relay stops: give up what `start` has begun."""
+
     def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
         """Start to identify a client.
 

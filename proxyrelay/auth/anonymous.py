@@ -12,6 +12,12 @@ from proxyrelay.identity import ANONYMOUS, User
 class AnonymousAuthenticator:
     """Everybody is the same user."""
 
+    def start(self) -> None:
+        """Nothing has to be found out."""
+
+    def stop(self) -> None:
+        """Nothing has begun."""
+
     def authenticate(
         self,
         headers: Mapping[str, str],  # noqa: ARG002

@@ -56,7 +56,7 @@ class TokenCache:
         """An answer that is as good as a new one, or None."""
         for entries in (self._active, self._inactive):
             entry = entries.get(key)
-            if entry is not None and now < entry.fresh_until:
+            if entry is not None and _ahead(now, entry.fresh_until, self._ttl):
                 entries.move_to_end(key)
                 return entry.answer
         return None
@@ -64,9 +64,17 @@ class TokenCache:
     def stale(self, key: bytes, now: float) -> Introspection | None:
         """An answer that serves while the provider cannot be asked, or None."""
         entry = self._active.get(key)
-        if entry is None or now >= entry.stale_until:
+        longest = self._ttl + self._stale_if_error
+        if entry is None or not _ahead(now, entry.stale_until, longest):
             return None
         return entry.answer
+
+    def knows(self, key: bytes, now: float) -> bool:
+        """Whether the newest answer, however old, was that the token is active."""
+        entry = self._active.get(key)
+        return entry is not None and (
+            entry.answer.exp is None or now < entry.answer.exp
+        )
 
     def put(self, key: bytes, answer: Introspection, now: float) -> None:
         """Remember an answer; never beyond the end of the token."""
@@ -80,6 +88,11 @@ class TokenCache:
             until = now + min(self._ttl, INACTIVE_TTL)
             self._active.pop(key, None)
             _keep(self._inactive, key, _Entry(answer, until, until), INACTIVE_SIZE)
+
+
+def _ahead(now: float, end: float, longest: float) -> bool:
+    """Whether an end is to come. One too far ahead was set before the clock was."""
+    return now < end <= now + longest
 
 
 def _keep(

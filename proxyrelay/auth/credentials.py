@@ -8,7 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxyrelay.config import AuthArguments, Secret, canonical
+from proxyrelay.config import (
+    PROXYSTORE_RELAY,
+    AuthArguments,
+    Secret,
+    application_id,
+)
 from proxyrelay.errors import ConfigError, Problem
 
 ID_VARIABLE = "PROXYSTORE_GLOBUS_CLIENT_ID"
@@ -23,8 +28,8 @@ CREDENTIAL = "globus_client_secret"
 _WORD = re.compile("[!-~]+")
 """What secrets are made of (RFC 6749, appendix A.2), less the space."""
 
-_ID = re.compile(r"[A-Za-z0-9._~-]+")
-"""What client IDs are made of: they become part of URLs, and of ``ID:secret``."""
+SECRET_CEILING = 1000
+"""Bytes of the longest file that is taken for a secret; Globus's have 44."""
 
 
 class Missing(Problem):
@@ -60,7 +65,7 @@ def find(
 ) -> Credentials:
     """Look for the credentials: in the settings, the environment, and at systemd.
 
-    White space around them is not part of them, and the case of a UUID does not matter.
+    White space around them is not part of them, and the case of the ID does not matter.
 
     Args:
         arguments: The settings, which win.
@@ -84,9 +89,7 @@ def find(
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return Credentials(
-        canonical(client_id[0]), Secret(secret[0]), client_id[1], secret[1]
-    )
+    return Credentials(client_id[0], Secret(secret[0]), client_id[1], secret[1])
 
 
 def _client_id(
@@ -108,13 +111,13 @@ def _client_id(
                 )
             ]
         )
-    if not _ID.fullmatch(client_id):
+    try:
+        return application_id(client_id), origin
+    except ValueError:
         raise _problem(
             "client_id",
-            "has spaces or other characters that no client ID has (it is from "
-            f"{origin})",
-        )
-    return client_id, origin
+            f'expected an ID such as "{PROXYSTORE_RELAY}" (it is from {origin})',
+        ) from None
 
 
 def _secret(
@@ -139,7 +142,10 @@ def _found_secret(
     file = arguments.client_secret_file
     if arguments.client_secret is not None:
         if file is not None:
-            raise _problem("client_secret_file", "excludes client_secret beside it")
+            raise _problem(
+                "client_secret_file",
+                "set only one of client_secret and client_secret_file",
+            )
         key = "auth.kwargs.client_secret"
         return "client_secret", arguments.client_secret.reveal(), names.get(key, key)
     if file is not None:
@@ -165,7 +171,14 @@ def _found_secret(
 
 def _read(setting: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(SECRET_CEILING + 1)
+        if len(data) > SECRET_CEILING:
+            raise _problem(
+                setting,
+                f"expected a secret: {path} has over {SECRET_CEILING} bytes",
+            )
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise _problem(setting, f"{path} cannot be read: {reason}") from None

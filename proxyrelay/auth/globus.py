@@ -96,6 +96,20 @@ class GlobusError(ProxyRelayError):
         """Whether it is worth another attempt soon."""
         return self.status is None or self.status in _TRANSIENT
 
+    @property
+    def about_the_address(self) -> bool:
+        """Whether ``service_url`` may be to blame."""
+        return self.status == HTTPStatus.NOT_FOUND
+
+
+class Unreachable(GlobusError):
+    """There is no connection to Globus, or no trust in it."""
+
+    @property
+    def about_the_address(self) -> bool:
+        """It is."""
+        return True
+
 
 class Late(GlobusError):
     """Globus has not answered in time."""
@@ -114,6 +128,7 @@ _SUCCESS = frozenset({HTTPStatus.OK, HTTPStatus.CREATED})
 
 _TRANSIENT = frozenset(
     {
+        HTTPStatus.REQUEST_TIMEOUT,
         HTTPStatus.TOO_MANY_REQUESTS,
         HTTPStatus.INTERNAL_SERVER_ERROR,
         HTTPStatus.BAD_GATEWAY,
@@ -375,6 +390,26 @@ class Globus:
         """The relay's application."""
         return self._credentials.client_id
 
+    def forget_connections(self) -> None:
+        """Ask over new connections from now on."""
+        if self._pool is not None:
+            self._pool.closeCachedConnections().addErrback(lambda _: None)
+
+    def explained(self, error: GlobusError) -> str:
+        """What Globus says, and which settings may be to blame.
+
+        Args:
+            error: What came of asking this.
+        """
+        if error.status == HTTPStatus.UNAUTHORIZED:
+            where = self._credentials.origin
+            return (
+                f"Globus Auth {error}: the client ID or the secret is wrong ({where})"
+            )
+        if error.about_the_address:
+            return f"Globus Auth {error} (auth.kwargs.service_url is {self._url})"
+        return f"Globus Auth {error}"
+
     def introspect(self, token: str, timeout: float) -> Deferred[Introspection]:
         """Ask about a token (RFC 7662).
 
@@ -459,20 +494,13 @@ class Globus:
 
         answer: Deferred[Any] = Deferred(give_up)
 
-        def late(failure: Failure) -> None:
-            failure.trap(DeferredTimeout)
-            if self._pool is not None:
-                # A network that forgot one of them without a word forgot them all.
-                self._pool.closeCachedConnections().addErrback(lambda _: None)
-            raise Late(f"did not answer within {timeout:.3g} s")
-
         def hand_over(result: Any) -> None:
             if not given_up:
                 answer.callback(result)
 
         asking.addBoth(hand_over)
         answer.addTimeout(timeout, self._clock)
-        return answer.addErrback(late)
+        return answer.addErrback(_late, timeout)
 
     async def _ask(
         self,
@@ -497,10 +525,15 @@ class Globus:
         except (GlobusError, CancelledError):
             raise
         except Exception as error:
-            raise GlobusError(f"cannot be reached: {hide(_reason(error))}") from None
+            raise Unreachable(f"cannot be reached: {hide(_reason(error))}") from None
         body = _Body(response.code)
         response.deliverBody(body)
         return _decoded(kind, response, await body.done, hide, self._clock.seconds())
+
+
+def _late(failure: Failure, timeout: float) -> None:
+    failure.trap(DeferredTimeout)
+    raise Late(f"did not answer within {timeout:.3g} s")
 
 
 def _reason(error: Exception) -> str:
@@ -535,8 +568,8 @@ def _decoded(
     hide: Callable[[str], str],
     now: float,
 ) -> T:
-    kinds = response.headers.getRawHeaders("Content-Type", [""])
-    is_json = str(kinds[0]).partition(";")[0].strip().lower() == "application/json"
+    kind_of_body = _header(response, b"Content-Type").partition(";")[0].strip()
+    is_json = kind_of_body.lower() == "application/json"
     if response.code not in _SUCCESS:
         raise _refused(response, body if is_json else b"{}", hide, now)
     if not is_json:
@@ -561,8 +594,14 @@ def _refused(
         f"answered {response.code}{f' ({words})' if words else ''}",
         response.code,
         hide(problem.code()) or None,
-        _retry_after(str(response.headers.getRawHeaders("Retry-After", ["0"])[0]), now),
+        _retry_after(_header(response, b"Retry-After"), now),
     )
+
+
+def _header(response: IResponse, name: bytes) -> str:
+    """The first field of a name, or nothing; as text it would have to be UTF-8."""
+    values = response.headers.getRawHeaders(name) or [b""]
+    return bytes(values[0]).decode("latin-1")
 
 
 def _retry_after(value: str, now: float) -> float:

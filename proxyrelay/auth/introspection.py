@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from http import HTTPStatus
 from traceback import format_tb
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -54,61 +55,79 @@ class Introspector:
         self._clock = clock
         self._timeout = timeout
         self._turns = Turns(CONNECTIONS, clock)
+        self._last_turns = Turns(1, clock)
         self._breaker = Breaker()
         self._strangers = Strangers()
         self._trouble: object = None
         self._told = 0.0
 
-    def ask(self, token: str, source: str) -> Deferred[Introspection]:
+    def ask(
+        self, token: str, source: str, *, known: bool = False
+    ) -> Deferred[Introspection]:
         """Ask about a token.
 
         Args:
             token: The token.
             source: The address of the client that brings it.
+            known: Whether it has been somebody's. Others have to wait when many tokens
+                from there were nobody's: one of them is looked at at a time.
 
         Returns:
             Fires with the answer within the timeout, or fails with `GlobusError`, or
-            with `TryAgainLater` if too many tokens from there were nobody's.
+            with `TryAgainLater` if it was one of too many from there.
         """
-        return Deferred.fromCoroutine(self._ask(token, source))
+        return Deferred.fromCoroutine(self._ask(token, source, known))
 
-    async def _ask(self, token: str, source: str) -> Introspection:
+    async def _ask(self, token: str, source: str, known: bool) -> Introspection:
         end = self._clock.seconds() + self._timeout
-        self._check(source)
+        turns = await self._turn(source, known, end)
         try:
-            await self._turns.take(source).addTimeout(self._timeout, self._clock)
-        except DeferredTimeout:
-            slow = GlobusError("has too many questions to answer")
-            self._report(slow)
-            raise slow from None
-        try:
-            self._check(source)
             answer = await self._attempts(token, end)
-        except GlobusError as error:
-            if error.about_the_question:
-                self._strangers.was_nobody(source, self._clock.seconds())
-            raise
         finally:
-            self._turns.give_back()
+            turns.give_back()
         if not answer.active:
             self._strangers.was_nobody(source, self._clock.seconds())
         return answer
 
+    async def _turn(self, source: str, known: bool, end: float) -> Turns:
+        """Wait for a turn, and tell to whom it is given back."""
+        while True:
+            now = self._clock.seconds()
+            trusted = known or self._strangers.trusted(source, now)
+            turns = self._turns if trusted else self._last_turns
+            self._check_breaker()
+            try:
+                await turns.take(source).addTimeout(max(0.0, end - now), self._clock)
+            except DeferredTimeout:
+                if not trusted:
+                    raise TryAgainLater(
+                        "Too many tokens from this address were not valid."
+                    ) from None
+                slow = GlobusError("has too many questions to answer")
+                self._report(slow)
+                raise slow from None
+            # It may have turned out while this one waited.
+            now = self._clock.seconds()
+            if known or not trusted or self._strangers.trusted(source, now):
+                return turns
+            turns.give_back()
+
     async def _attempts(self, token: str, end: float) -> Introspection:
+        self._check_breaker()
         delay, fresh = FIRST_DELAY, False
         while True:
             try:
                 return await self._attempt(token, end - self._clock.seconds(), fresh)
             except GlobusError as error:
-                # An attempt that was late has waited long enough.
-                pause = max(error.pause, 0.0 if isinstance(error, Late) else delay)
+                dead = not fresh and error.status is None
+                pause = 0.0 if dead else max(error.pause, delay)
                 if not error.transient or self._clock.seconds() + pause >= end:
                     self._report(error)
                     raise
             if pause:
                 await deferLater(self._clock, pause)
             self._check_breaker()
-            delay, fresh = 2 * delay, True
+            delay, fresh = delay if dead else 2 * delay, True
 
     async def _attempt(self, token: str, left: float, fresh: bool) -> Introspection:
         share = FIRST_SHARE * self._timeout
@@ -117,8 +136,13 @@ class Introspector:
         try:
             answer = await self._globus.introspect(token, timeout)
         except GlobusError as error:
-            if isinstance(error, Late) and (not fresh or timeout < share):
-                # The connection may be at fault, or others have left it no time.
+            if not fresh and error.status is None:
+                # The network may have forgotten the connection, and then all of them.
+                self._globus.forget_connections()
+                self._breaker.abandoned(attempt)
+                raise
+            if isinstance(error, Late) and timeout < share:
+                # Others have left it no time.
                 self._breaker.abandoned(attempt)
                 raise
             if error.about_the_question:
@@ -134,14 +158,34 @@ class Introspector:
         self._report(None)
         return answer
 
-    def _check(self, source: str) -> None:
-        self._check_breaker()
-        if not self._strangers.may_ask(source, self._clock.seconds()):
-            raise TryAgainLater("Too many tokens from this address were not valid.")
-
     def _check_breaker(self) -> None:
         if self._breaker.blocks(self._clock.seconds()):
             raise GlobusError("does not answer at the moment")
+
+    def try_credentials(self) -> Deferred[None]:
+        """Ask once about the relay's application, and log what is wrong.
+
+        Returns:
+            Fires when that is known, or is not to be known within the timeout.
+        """
+        return Deferred.fromCoroutine(self._try_credentials())
+
+    async def _try_credentials(self) -> None:
+        try:
+            application = await self._globus.client(self._timeout)
+        except GlobusError as error:
+            if error.status == HTTPStatus.UNAUTHORIZED:
+                self._report(error)
+            else:
+                self.log.warn(
+                    "{trouble}: the relay's client ID and secret could not be tried",
+                    trouble=self._globus.explained(error),
+                )
+        else:
+            self.log.debug(
+                "Globus Auth knows the relay's application, {name!a}",
+                name=application.name,
+            )
 
     def _report(self, error: GlobusError | None) -> None:
         """Log when trouble begins, changes and ends, and not for every client."""
@@ -155,11 +199,17 @@ class Introspector:
         elif not 0 <= now - self._told < QUIET:
             self._trouble = trouble
             self._told = now
-            self.log.error(
-                "Globus Auth {trouble!a}: clients that it does not know are asked to "
-                "come back",
-                trouble=str(error),
-            )
+            explained = self._globus.explained(error)
+            if error.status == HTTPStatus.UNAUTHORIZED:
+                self.log.error(
+                    "{trouble}: new clients are asked to come back until that is put "
+                    "right; 'proxyrelay check' tells whether it is",
+                    trouble=explained,
+                )
+            else:
+                self.log.error(
+                    "{trouble}: new clients are asked to come back", trouble=explained
+                )
 
 
 def _kind(error: GlobusError) -> object:
@@ -207,6 +257,21 @@ class GlobusAuthenticator:
         self._clock = clock
         self._questions: dict[bytes, _Question] = {}
         self._lenient = False
+        self._trying: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """Try the credentials, and log what comes of it."""
+        self._trying = self._introspector.try_credentials()
+        self._trying.addErrback(self._untried)
+
+    def stop(self) -> None:
+        """Give that up, if it still goes on."""
+        if self._trying is not None:
+            self._trying.cancel()
+
+    def _untried(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log_mistake("trying the credentials", failure)
 
     def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
         """Start to identify a client; see `proxyrelay.auth.Authenticator`."""
@@ -238,7 +303,8 @@ class GlobusAuthenticator:
         waiter: Deferred[Introspection] = Deferred(leave)
         question.waiting.append(waiter)
         if first:
-            asking = self._introspector.ask(token, source)
+            known = self._cache.knows(key, self._clock.seconds())
+            asking = self._introspector.ask(token, source, known=known)
             question.asking = asking.addCallbacks(
                 partial(self._answered, key), partial(self._unanswered, key)
             )
@@ -259,12 +325,7 @@ class GlobusAuthenticator:
                 waiter.errback(failure.value)
             return
         if not failure.check(GlobusError) and waiting:
-            # Without its text, which may quote the token.
-            self.log.error(
-                "asking about a token failed with {kind} at\n{place}",
-                kind=type(failure.value).__name__,
-                place="".join(format_tb(failure.getTracebackObject())),
-            )
+            self._log_mistake("asking about a token", failure)
         elif waiting and stale is not None and not self._lenient:
             self._lenient = True
             self.log.warn(
@@ -277,3 +338,12 @@ class GlobusAuthenticator:
                 waiter.callback(stale)
             else:
                 waiter.errback(TryAgainLater("Globus Auth cannot be asked right now."))
+
+    def _log_mistake(self, what: str, failure: Failure) -> None:
+        """Log an error of the relay's own without its text, which may have a token."""
+        self.log.error(
+            "{what} failed with {kind} at\n{place}",
+            what=what,
+            kind=type(failure.value).__name__,
+            place="".join(format_tb(failure.getTracebackObject())),
+        )

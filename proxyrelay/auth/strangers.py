@@ -1,4 +1,4 @@
-"""Who brings tokens that are nobody's, and how many of them are looked at. Pure."""
+"""Who brings tokens that are nobody's. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ SOURCES = 10_000
 
 
 class Strangers:
-    """Bounds how many made-up tokens of a source the identity provider is asked about.
+    """Knows from where so many made-up tokens come that others must not wait for them.
 
-    Each costs the relay and the provider more than whoever made it up. Only what was
-    nobody's counts: a source whose tokens are good is never bounded.
+    Each costs the relay and the identity provider more than whoever made it up.
     """
 
     def __init__(self) -> None:
@@ -29,8 +28,8 @@ class Strangers:
     def __len__(self) -> int:
         return len(self._spent)
 
-    def may_ask(self, source: str, now: float) -> bool:
-        """Whether another unknown token of a source is looked at.
+    def trusted(self, source: str, now: float) -> bool:
+        """Whether a token of a source may well be somebody's.
 
         Args:
             source: Where it comes from.
@@ -52,4 +51,5 @@ class Strangers:
 
     def _of(self, source: str, now: float) -> float:
         spent, then = self._spent.get(source, (0.0, now))
-        return max(0.0, spent - RECOVERY * max(0.0, now - then))
+        # After a clock was set back nobody knows how long ago it was.
+        return max(0.0, spent - RECOVERY * (now - then)) if now >= then else 0.0

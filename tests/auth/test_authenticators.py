@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
+from treq.client import HTTPClient
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.auth import authenticator, policy
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
+from proxyrelay.auth.cache import TokenCache
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.auth.introspection import GlobusAuthenticator
+from proxyrelay.auth.globus import Globus, PlainAgent
+from proxyrelay.auth.introspection import GlobusAuthenticator, Introspector
 from proxyrelay.config import PROXYSTORE_RELAY, Auth, AuthArguments, Secret
 from proxyrelay.errors import TryAgainLater
 from proxyrelay.identity import ANONYMOUS, Policy
-from tests.support.globus import CLIENT_ID, SECRET, TOKEN
+from tests.support.globus import (
+    CLIENT_ID,
+    JSON,
+    SECRET,
+    SERVICE,
+    TOKEN,
+    FakeResponse,
+    PendingAgent,
+)
+from tests.test_service import Capture
 
 CREDENTIALS = Credentials(CLIENT_ID, Secret(SECRET))
 
@@ -47,6 +62,107 @@ class BuilderTests(SynchronousTestCase):
         memory.advance(0.1)
         self.failureResultOf(coming, TryAgainLater)
         self.assertEqual(memory.getDelayedCalls(), [])
+
+
+class StartTests(SynchronousTestCase):
+    """What is found out when the relay begins to serve."""
+
+    def setUp(self) -> None:
+        self.agent = PendingAgent()
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        credentials = Credentials(CLIENT_ID, Secret(SECRET), "here", "there")
+        http = HTTPClient(PlainAgent(self.agent))
+        asked = Globus(http, credentials, SERVICE, cast(Any, self.clock))
+        self.built = GlobusAuthenticator(
+            Introspector(asked, cast(Any, self.clock), 7),
+            TokenCache(1, 0, 0),
+            Policy(CLIENT_ID),
+            cast(Any, self.clock),
+        )
+        self.captured = Capture(self)
+
+    def said(self, level: Any) -> str:
+        """The only line that is logged, at one level."""
+        (line,) = self.captured.lines()
+        self.assertEqual(self.captured.lines(level), [line])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertNotIn(SECRET, line)
+        return line
+
+    def test_credentials_that_work(self) -> None:
+        self.built.start()
+        self.assertEqual(
+            [(asked.method, asked.uri) for asked in self.agent.requests],
+            [("GET", f"{SERVICE}/v2/api/clients/{CLIENT_ID}")],
+        )
+        self.assertEqual(self.captured.lines(), [])
+        self.agent.last.reply({"client": {"id": CLIENT_ID, "name": "Our\nrelay"}})
+        self.assertEqual(
+            self.said(LogLevel.debug),
+            "Globus Auth knows the relay's application, 'Our\\nrelay'",
+        )
+        self.built.stop()
+
+    def test_credentials_that_do_not(self) -> None:
+        self.built.start()
+        self.agent.last.reply({"error": "invalid_client"}, 401)
+        self.assertEqual(
+            self.said(LogLevel.error),
+            "Globus Auth answered 401 (invalid_client): the client ID or the secret is "
+            "wrong (client ID from here, secret from there): new clients are asked to "
+            "come back until that is put right; 'proxyrelay check' tells whether it is",
+        )
+        # The first client's token meets the same trouble, which is known.
+        coming = self.built.authenticate({"authorization": f"Bearer {TOKEN}"}, "a")
+        self.agent.last.reply({"error": "invalid_client"}, 401)
+        self.failureResultOf(coming, TryAgainLater)
+        self.clock.advance(0)
+        self.said(LogLevel.error)
+
+    def test_globus_that_cannot_be_asked(self) -> None:
+        address = f"(auth.kwargs.service_url is {SERVICE})"
+        untried = ": the relay's client ID and secret could not be tried"
+        for end, words in (
+            (lambda: self.agent.last.reply({}, 503), "answered 503"),
+            (lambda: self.agent.last.reply({}, 404), f"answered 404 {address}"),
+            (
+                lambda: self.agent.last.fail(OSError("refused")),
+                f"cannot be reached: refused {address}",
+            ),
+            (lambda: self.clock.advance(7), "did not answer within 7 s"),
+        ):
+            self.captured.events.clear()
+            self.built.start()
+            end()
+            line = self.said(LogLevel.warn)
+            self.assertEqual(line, f"Globus Auth {words}{untried}")
+
+    def test_no_line_is_forged(self) -> None:
+        self.built.start()
+        self.agent.last.reply({"error": "a\nb\u2028c"}, 401)
+        self.assertIn("(a\\nb\\u2028c)", self.said(LogLevel.error))
+
+    def test_stopping_gives_it_up(self) -> None:
+        self.built.stop()
+        self.built.start()
+        self.built.stop()
+        self.assertEqual(self.agent.last.cancelled, 1)
+        self.assertEqual(self.captured.lines(), [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_mistake_of_the_relay_is_logged(self) -> None:
+        self.built.start()
+        broken = FakeResponse(200, JSON)
+        self.patch(broken, "deliverBody", None)
+        self.agent.last.answer.callback(broken)
+        (line,) = self.captured.lines(LogLevel.error)
+        self.assertIn("trying the credentials failed with TypeError at\n", line)
+
+    def test_everybody_needs_nothing(self) -> None:
+        anybody = AnonymousAuthenticator()
+        anybody.start()
+        anybody.stop()
 
 
 class PolicyTests(SynchronousTestCase):

@@ -89,6 +89,23 @@ class CacheTests(SynchronousTestCase):
         cache.put(KEY, INACTIVE, 100)
         self.assertIsNone(cache.stale(KEY, 101))
 
+    def test_after_a_clock_is_set_back_nothing_is_known(self) -> None:
+        for answer in (active(), INACTIVE):
+            cache = TokenCache(3, 60, 300)
+            cache.put(KEY, answer, 10_000)
+            self.assertIsNone(cache.fresh(KEY, 5000))
+            self.assertIsNone(cache.stale(KEY, 5000))
+
+    def test_knows_what_was_once_active(self) -> None:
+        cache = TokenCache(3, 60, 300)
+        self.assertFalse(cache.knows(KEY, 0))
+        cache.put(KEY, active(), 0)
+        self.assertTrue(cache.knows(KEY, 1e6))
+        cache.put(KEY, active(2000), 0)
+        self.assertFalse(cache.knows(KEY, 2000))
+        cache.put(KEY, INACTIVE, 0)
+        self.assertFalse(cache.knows(KEY, 1))
+
     def test_inactive_answers_are_soon_forgotten(self) -> None:
         cache = TokenCache(3, 60, 300)
         cache.put(KEY, INACTIVE, 100)

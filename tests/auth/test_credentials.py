@@ -10,14 +10,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay.auth.credentials import (
     CREDENTIAL,
     ID_VARIABLE,
+    SECRET_CEILING,
     SECRET_VARIABLE,
     Credentials,
     find,
 )
 from proxyrelay.config import AuthArguments, Secret
 from proxyrelay.errors import ConfigError
+from tests.support.globus import CLIENT_ID
 
-ENVIRONMENT = {ID_VARIABLE: "id-of-the-environment", SECRET_VARIABLE: "its-secret"}
+OTHER_ID = "0b0f8a9e-5d3a-4a5e-9a58-0c7d4e1f2a3b"
+
+ENVIRONMENT = {ID_VARIABLE: OTHER_ID, SECRET_VARIABLE: "its-secret"}
 
 KEYS = ("auth.kwargs.client_id", "auth.kwargs.client_secret")
 
@@ -43,15 +47,13 @@ class FindTests(SynchronousTestCase):
 
     def test_the_settings_win(self) -> None:
         found = find(
-            AuthArguments(client_id="a", client_secret=Secret("b")), ENVIRONMENT
+            AuthArguments(client_id=CLIENT_ID, client_secret=Secret("b")), ENVIRONMENT
         )
-        self.assertEqual(found, Credentials("a", Secret("b")))
+        self.assertEqual(found, Credentials(CLIENT_ID, Secret("b")))
 
     def test_the_environment_stands_in(self) -> None:
         found = find(AuthArguments(), ENVIRONMENT)
-        self.assertEqual(
-            found, Credentials("id-of-the-environment", Secret("its-secret"))
-        )
+        self.assertEqual(found, Credentials(OTHER_ID, Secret("its-secret")))
 
     def test_a_file_holds_the_secret(self) -> None:
         path = self.written(b"\xef\xbb\xbf  from-the-file\r\n")
@@ -60,9 +62,12 @@ class FindTests(SynchronousTestCase):
 
     def test_systemd_hands_the_secret_over(self) -> None:
         self.written(b"from-systemd\n", CREDENTIAL)
-        environment = {ID_VARIABLE: "a", "CREDENTIALS_DIRECTORY": str(self.folder)}
+        environment = {
+            ID_VARIABLE: CLIENT_ID,
+            "CREDENTIALS_DIRECTORY": str(self.folder),
+        }
         found = find(AuthArguments(), environment)
-        self.assertEqual(found, Credentials("a", Secret("from-systemd")))
+        self.assertEqual(found, Credentials(CLIENT_ID, Secret("from-systemd")))
         found = find(AuthArguments(), environment | ENVIRONMENT)
         self.assertEqual(found.secret, Secret("its-secret"))
 
@@ -87,18 +92,24 @@ class FindTests(SynchronousTestCase):
             ["auth.kwargs.client_id"],
         )
         self.assertEqual(
-            list(self.problems(AuthArguments(client_id="a"), {})),
+            list(self.problems(AuthArguments(client_id=CLIENT_ID), {})),
             ["auth.kwargs.client_secret"],
         )
 
     def test_a_secret_stands_once(self) -> None:
         arguments = AuthArguments(
-            client_id="a",
+            client_id=CLIENT_ID,
             client_secret=Secret("hunter2"),
             client_secret_file=self.written(b"hunter3"),
         )
         found = self.problems(arguments, {})
-        self.assertEqual(list(found), ["auth.kwargs.client_secret_file"])
+        self.assertEqual(
+            found,
+            {
+                "auth.kwargs.client_secret_file": "set only one of client_secret and "
+                "client_secret_file"
+            },
+        )
 
     def test_a_file_that_cannot_be_used(self) -> None:
         (self.folder / "folder").mkdir()
@@ -109,8 +120,10 @@ class FindTests(SynchronousTestCase):
             (self.written(b"hunter2\nhunter3", "two"), "has spaces or other"),
             (self.written(b"hunter2 # ours", "comment"), "has spaces or other"),
             (self.written(b"hunter2\xff", "binary"), "it is not UTF-8"),
+            (self.written(b"h" * (SECRET_CEILING + 1), "long"), "expected a secret"),
+            (Path("/dev/zero"), "expected a secret"),
         ):
-            arguments = AuthArguments(client_id="a", client_secret_file=path)
+            arguments = AuthArguments(client_id=CLIENT_ID, client_secret_file=path)
             (message,) = self.problems(arguments, ENVIRONMENT).values()
             self.assertIn(str(path), message)
             self.assertIn(word, message)
@@ -119,7 +132,7 @@ class FindTests(SynchronousTestCase):
     def test_a_credential_that_is_empty(self) -> None:
         self.written(b"", CREDENTIAL)
         environment = {"CREDENTIALS_DIRECTORY": str(self.folder)}
-        found = self.problems(AuthArguments(client_id="a"), environment)
+        found = self.problems(AuthArguments(client_id=CLIENT_ID), environment)
         self.assertIn("is empty", found["auth.kwargs.client_secret"])
 
     def test_a_folder_of_credentials_that_cannot_be_entered(self) -> None:
@@ -129,21 +142,27 @@ class FindTests(SynchronousTestCase):
         if os.access(self.folder, os.X_OK):
             self.skipTest("this user may enter everywhere")
         environment = {"CREDENTIALS_DIRECTORY": str(self.folder)}
-        found = self.problems(AuthArguments(client_id="a"), environment)
+        found = self.problems(AuthArguments(client_id=CLIENT_ID), environment)
         self.assertEqual(list(found), ["auth.kwargs.client_secret"])
 
     def test_a_secret_shows_nowhere(self) -> None:
-        found = find(AuthArguments(client_id="a", client_secret=Secret("hunter2")), {})
+        found = find(
+            AuthArguments(client_id=CLIENT_ID, client_secret=Secret("hunter2")), {}
+        )
         self.assertNotIn("hunter2", f"{found!r} {found}")
 
     def test_white_space_around_them_is_not_part_of_them(self) -> None:
-        spaced = {ID_VARIABLE: " a\r\n", SECRET_VARIABLE: "\tb\n"}
-        self.assertEqual(find(AuthArguments(), spaced), Credentials("a", Secret("b")))
-        arguments = AuthArguments(client_id=" a ", client_secret=Secret(" b\n"))
-        self.assertEqual(find(arguments, {}), Credentials("a", Secret("b")))
+        spaced = {ID_VARIABLE: f" {CLIENT_ID}\r\n", SECRET_VARIABLE: "\tb\n"}
+        self.assertEqual(
+            find(AuthArguments(), spaced), Credentials(CLIENT_ID, Secret("b"))
+        )
+        arguments = AuthArguments(
+            client_id=f" {CLIENT_ID} ", client_secret=Secret(" b\n")
+        )
+        self.assertEqual(find(arguments, {}), Credentials(CLIENT_ID, Secret("b")))
         blank = {ID_VARIABLE: " ", SECRET_VARIABLE: "\n"}
         self.assertEqual(len(self.problems(AuthArguments(), blank)), 2)
-        arguments = AuthArguments(client_id="a", client_secret=Secret(" "))
+        arguments = AuthArguments(client_id=CLIENT_ID, client_secret=Secret(" "))
         self.assertIn("is empty", *self.problems(arguments, {}).values())
 
     def test_refuses_what_neither_can_be(self) -> None:
@@ -161,18 +180,30 @@ class FindTests(SynchronousTestCase):
                 (self.problems(arguments, {}), list(KEYS)),
             ):
                 self.assertEqual(list(found), list(KEYS))
-                for message, place in zip(found.values(), places, strict=True):
-                    self.assertIn("has spaces or other characters", message)
+                for message, words, place in zip(
+                    found.values(),
+                    ("expected an ID such as", "has spaces or other characters"),
+                    places,
+                    strict=True,
+                ):
+                    self.assertIn(words, message)
                     self.assertIn(f"(it is from {place})", message)
                     self.assertNotIn("hunt", message)
-        for wrong in ("a:b", "a/b", "a?b", "../a"):
+        for wrong in (
+            "a",
+            "a:b",
+            "../a",
+            CLIENT_ID[:-1],
+            f"{CLIENT_ID}0",
+            f"{{{CLIENT_ID}}}",
+        ):
             found = self.problems(AuthArguments(), ENVIRONMENT | {ID_VARIABLE: wrong})
             self.assertEqual(list(found), [KEYS[0]])
 
     def test_says_where_they_come_from(self) -> None:
         folder = {"CREDENTIALS_DIRECTORY": str(self.folder)}
         path = self.written(b"b", CREDENTIAL)
-        settings = AuthArguments(client_id="a", client_secret=Secret("b"))
+        settings = AuthArguments(client_id=CLIENT_ID, client_secret=Secret("b"))
         file = AuthArguments(client_secret_file=path)
         names = {KEYS[0]: "--client-id"}
         for arguments, environment, origins in (
@@ -180,7 +211,7 @@ class FindTests(SynchronousTestCase):
             (file, ENVIRONMENT, (ID_VARIABLE, str(path))),
             (AuthArguments(), ENVIRONMENT, (ID_VARIABLE, SECRET_VARIABLE)),
             (
-                AuthArguments(client_id="a"),
+                AuthArguments(client_id=CLIENT_ID),
                 folder,
                 ("--client-id", f"systemd's credential {path}"),
             ),
@@ -199,5 +230,3 @@ class FindTests(SynchronousTestCase):
             (AuthArguments(), ENVIRONMENT | {ID_VARIABLE: client_id}),
         ):
             self.assertEqual(find(arguments, environment).client_id, client_id.lower())
-        found = find(AuthArguments(client_id="No-UUID"), ENVIRONMENT)
-        self.assertEqual(found.client_id, "No-UUID")

@@ -503,6 +503,7 @@ class ClientTests(SynchronousTestCase):
         memory.advance(7)
         self.failureResultOf(first, Late)
         self.assertTrue(silent.disconnected)
+        service.forget_connections()
         self.assertTrue(idle.disconnecting)
         third = service.client(7)
         self.assertEqual(len(memory.tcpClients), 3)

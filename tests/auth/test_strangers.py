@@ -1,4 +1,4 @@
-"""How many tokens of nobody one source may bring."""
+"""From where too many tokens come that are nobody's."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ class StrangersTests(SynchronousTestCase):
 
     def spend(self, source: str, now: float, count: int = BURST) -> None:
         for _ in range(count):
-            self.assertTrue(self.strangers.may_ask(source, now))
+            self.assertTrue(self.strangers.trusted(source, now))
             self.strangers.was_nobody(source, now)
 
     def test_so_many_and_no_more(self) -> None:
         self.spend("a", 100)
-        self.assertFalse(self.strangers.may_ask("a", 100))
+        self.assertFalse(self.strangers.trusted("a", 100))
         self.spend("b", 100)
 
     def test_are_forgiven(self) -> None:
         self.spend("a", 100)
         self.spend("a", 100 + 10 / RECOVERY, 10)
-        self.assertFalse(self.strangers.may_ask("a", 100 + 10 / RECOVERY))
+        self.assertFalse(self.strangers.trusted("a", 100 + 10 / RECOVERY))
         self.spend("a", 1e6)
-        self.assertFalse(self.strangers.may_ask("a", 1e6))
+        self.assertFalse(self.strangers.trusted("a", 1e6))
 
-    def test_a_clock_that_is_set_back_forgives_nothing(self) -> None:
+    def test_a_clock_that_is_set_back_forgives(self) -> None:
         self.spend("a", 100)
-        self.assertFalse(self.strangers.may_ask("a", 50))
+        self.assertTrue(self.strangers.trusted("a", 50))
 
     def test_remembers_so_many_sources(self) -> None:
         self.spend("a", 0)
         for number in range(SOURCES):
             self.strangers.was_nobody(str(number), 0)
         self.assertEqual(len(self.strangers), SOURCES)
-        self.assertTrue(self.strangers.may_ask("a", 0))
+        self.assertTrue(self.strangers.trusted("a", 0))
