@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from proxyrelay import __version__, config, globus, listen, tls
+from proxyrelay.auth import policy
 from proxyrelay.auth.credentials import Credentials
 from proxyrelay.auth.globus import Globus, GlobusError
 from proxyrelay.config import AuthArguments, Config
@@ -22,11 +24,9 @@ from proxyrelay.inspection import Inspection, inspect, open_to_all
 INTERRUPTED = 128 + signal.SIGINT
 """The exit status of a command that was interrupted."""
 
-ASKED_WITH = tuple(
-    f"auth.kwargs.{setting}"
-    for setting in ("client_id", "client_secret", "client_secret_file", "service_url")
-)
-"""Settings without which Globus is not asked about the credentials."""
+
+UNREAD = 128 + signal.SIGPIPE
+"""The exit status of a command whose output nobody reads to the end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,15 +37,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             the process.
 
     Returns:
-        The exit status; 130 after a Ctrl-C, as shells have it.
+        The exit status; 130 after a Ctrl-C and 141 after a broken pipe, as shells have
+        it.
     """
     parsed = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = parsed.command
     try:
-        return command(parsed)
+        status = command(parsed)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads any more, also not what Python would write at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,9 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     described = commands.add_parser(
         "globus",
         help="prepare Globus Auth, and try it out",
-        description="Credentials come from the configuration, the options, the "
-        "environment (PROXYSTORE_GLOBUS_CLIENT_ID, PROXYSTORE_GLOBUS_CLIENT_SECRET), "
-        "or are asked for.",
+        description="Credentials come from the options, the configuration, or the "
+        "environment (PROXYSTORE_GLOBUS_CLIENT_ID, PROXYSTORE_GLOBUS_CLIENT_SECRET): "
+        "the first of these wins. What is nowhere is asked for.",
     )
     actions = described.add_subparsers(title="actions", required=True, metavar="ACTION")
     setup = actions.add_parser(
@@ -181,10 +188,7 @@ def _check(arguments: argparse.Namespace) -> int:
         except StartError as error:
             found.problems.append(loaded.located(Problem(error.setting, str(error))))
 
-    works = None
-    asking = not arguments.offline and loaded.sound(*ASKED_WITH)
-    if found.credentials is not None and asking:
-        works = _credentials_work(found, found.credentials, loaded)
+    works = _credentials_work(found, loaded, arguments.offline)
 
     for problem in (*found.problems, *found.faults):
         print(f"problem: {problem}")
@@ -196,25 +200,38 @@ def _check(arguments: argparse.Namespace) -> int:
         print(line)
     if works is not None:
         print(works)
+    print("no problems")
     return 0
 
 
 def _credentials_work(
-    found: Inspection, used: Credentials, loaded: config.Loaded
+    found: Inspection, loaded: config.Loaded, offline: bool
 ) -> str | None:
     """Ask Globus about the credentials, and say so; or note the problem."""
+    if found.credentials is None:
+        return None
+    if offline:
+        return "credentials: not tried (--offline)"
     said: list[str] = []
 
     async def command(service: Globus) -> int:
         try:
             said.append(await globus.credentials_work(service))
         except GlobusError as error:
-            problem = Problem("auth", globus.explained(error, used))
+            problem = Problem("auth", service.explained(error))
+            if error.about_the_address:
+                problem = _at_address(problem, loaded)
             found.problems.append(loaded.located(problem))
         return 0
 
-    globus.run(found.config.auth.kwargs, used, command)
+    globus.run(found.config.auth.kwargs, found.credentials, command)
     return said[0] if said else None
+
+
+def _at_address(problem: Problem, loaded: config.Loaded) -> Problem:
+    """A problem with the address of Globus, where that is set."""
+    at = replace(problem, key="auth.kwargs.service_url")
+    return problem if loaded.located(at).line is None else at
 
 
 def _served(found: Inspection) -> list[str]:
@@ -224,6 +241,13 @@ def _served(found: Inspection) -> list[str]:
         f"would serve {settings.scheme} on {host}, port {settings.port or '(any)'}",
         f"authentication: {settings.auth.method or 'none'}",
     ]
+    if found.credentials is not None:
+        taken = policy(settings.auth.kwargs, found.credentials.client_id)
+        lines += [
+            f"tokens: must be meant for {taken.audience}",
+            f"tokens: must have the scopes "
+            f"{' '.join(sorted(taken.required_scopes)) or '(none)'}",
+        ]
     if found.pair is not None:
         leaf = found.pair.chain[0]
         end = leaf.not_valid_after_utc

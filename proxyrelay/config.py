@@ -55,6 +55,9 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret(...)"
 
+    def __str__(self) -> str:
+        return "(hidden)"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and other._text == self._text
 
@@ -73,16 +76,17 @@ class AuthArguments(Struct, frozen=True):
     """``[auth.kwargs]``: what Globus Auth needs.
 
     Attributes:
-        client_id: Client ID of the relay's Globus application; else from the
-            environment variable ``PROXYSTORE_GLOBUS_CLIENT_ID``. The case of a UUID
-            does not matter.
+        client_id: Client ID of the relay's Globus application, a UUID; else from the
+            environment variable ``PROXYSTORE_GLOBUS_CLIENT_ID``. Its case does not
+            matter.
         client_secret: A secret of that application; else from the environment
             variable ``PROXYSTORE_GLOBUS_CLIENT_SECRET``.
         client_secret_file: File that holds the secret, and nothing else.
-        audience: The application that tokens must have been issued for. The case of
-            a UUID does not matter.
-        required_scopes: Scopes that tokens must have; without it ``relay_all`` of the
-            audience, if that is ``client_id``, and else none.
+        audience: The application that tokens must have been issued for: its client ID,
+            a UUID, whose case does not matter.
+        required_scopes: Whole scope strings that tokens must have, none if it is empty;
+            without it ``relay_all`` of the audience, if that is ``client_id``, and else
+            none.
         service_url: Where Globus Auth is: an ``https`` URL, perhaps with a port and a
             path.
         timeout: Seconds until the answer about a token must be there, further
@@ -92,8 +96,9 @@ class AuthArguments(Struct, frozen=True):
         stale_if_error: Seconds for which an older answer is used while Globus cannot be
             asked; 0 turns that off.
         allowed_users: If this or ``allowed_domains`` is set, only these identities (by
-            their ID), or those of these domains, are let in.
-        allowed_domains: The same by what follows the ``@`` of their name.
+            their ID, in lower case), or those of these domains, are let in.
+        allowed_domains: The same by all that follows the ``@`` of their name: no
+            wildcards, no subdomains.
         denied_users: Identities that are never let in.
         denied_domains: The same by domain.
     """
@@ -213,12 +218,19 @@ class Config(Struct, frozen=True):
 
     def exposure(self) -> str | None:
         """What a stranger on the network could do, in one sentence, or None."""
+        if _is_loopback(self.host):
+            return None
+        if self.certfile is None and self.auth.method is not None:
+            return (
+                "bearer tokens travel in clear text, as this relay is without TLS: set "
+                "certfile, or let only a proxy that ends TLS reach it"
+            )
         lacks = []
         if self.certfile is None:
             lacks.append("TLS (set certfile)")
         if self.auth.method is None:
             lacks.append("authentication (set [auth])")
-        if not lacks or _is_loopback(self.host):
+        if not lacks:
             return None
         return (
             f"other machines reach this relay without {' and without '.join(lacks)}: "
@@ -259,6 +271,9 @@ _HINTS: Mapping[tuple[str, ...], str] = {
     ("host",): "a text: an address or a name of this machine",
     ("port",): "a whole number from 0 to 65535",
     ("allowed_origins",): _ORIGINS_HINT,
+    ("auth", "kwargs", "audience"): (
+        f'a text: the client ID of an application, such as "{PROXYSTORE_RELAY}"'
+    ),
     ("auth", "kwargs", "service_url"): (
         "an address that starts with https://, then a name or an IPv4 address, and "
         "perhaps a port and a path, such as https://auth.globus.org"
@@ -271,7 +286,13 @@ _HINTS: Mapping[tuple[str, ...], str] = {
 
 _IDENTITY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-_DOMAIN = re.compile(r"[^@\s]+")
+_DOMAIN = re.compile(r"[^@*\s]+")
+
+_SCOPE = re.compile(r"(?=[^:]+:)[!#-;=?-\[\]-~]+")
+"""A URL or a URN in the letters of RFC 6749, section 3.3, and no place-holder."""
+
+_NEAR = 0.8
+"""How much a name must be like that of a table to stand for it."""
 
 # Twisted's agent takes no IPv6 address, and raises on labels that IDNA does not know.
 _LABEL = r"(?!..--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -285,14 +306,16 @@ _HOST_CEILING = 253
 """Characters of the longest name of a host (RFC 1035, section 2.3.4)."""
 
 
-def canonical(application: str) -> str:
+def application_id(text: str) -> str:
     """The ID of an application as Globus prints it: a UUID in lower case.
 
-    Args:
-        application: The ID; what is no UUID stays as it is.
+    Raises:
+        ValueError: It is no UUID.
     """
-    lower = application.lower()
-    return lower if _IDENTITY.fullmatch(lower) else application
+    lower = text.lower()
+    if not _IDENTITY.fullmatch(lower):
+        raise ValueError("no ID")
+    return lower
 
 
 def _address(url: str) -> str:
@@ -310,8 +333,7 @@ def _address(url: str) -> str:
 
 
 _READ_AS: Mapping[tuple[str, ...], Callable[[Any], Any]] = {
-    ("auth", "kwargs", "client_id"): canonical,
-    ("auth", "kwargs", "audience"): canonical,
+    ("auth", "kwargs", "audience"): application_id,
     ("auth", "kwargs", "service_url"): _address,
 }
 """What becomes of values that have the right type."""
@@ -448,7 +470,23 @@ class _Reader:
             if not all(map(_DOMAIN.fullmatch, getattr(arguments, name))):
                 self._problem(
                     ("auth", "kwargs", name),
-                    'expected domains, such as "example.org", without @',
+                    'expected domains, such as "example.org", without @ and wildcards',
+                )
+        if not all(map(_SCOPE.fullmatch, arguments.required_scopes or ())):
+            self._problem(
+                ("auth", "kwargs", "required_scopes"),
+                "expected whole scope strings, such as "
+                f'"https://auth.globus.org/scopes/{PROXYSTORE_RELAY}/relay_all"',
+            )
+        for kind in ("users", "domains"):
+            allowed = map(str.lower, getattr(arguments, f"allowed_{kind}"))
+            denied = map(str.lower, getattr(arguments, f"denied_{kind}"))
+            if set(allowed) & set(denied):
+                self._warnings.append(
+                    self._at(
+                        ("auth", "kwargs", f"allowed_{kind}"),
+                        f"has no effect for those that are in denied_{kind}, too",
+                    )
                 )
 
     def _check_patience(self, config: Config) -> None:
@@ -490,7 +528,10 @@ class _Reader:
 
     def _stranger(self, path: tuple[str, ...], value: Any) -> None:
         """Refuse a setting that does not exist, or each in a table that does not."""
-        if isinstance(value, dict) and value:
+        table = _near_table(path)
+        if isinstance(value, dict) and table:
+            self._problem(path, f"unknown table; did you mean [{'.'.join(table)}]?")
+        elif isinstance(value, dict) and value:
             for name, inner in value.items():
                 self._stranger((*path, name), inner)
         else:
@@ -585,6 +626,14 @@ def settings(
         yield (*path, name)
         if isinstance(hint, type) and issubclass(hint, Struct):
             yield from settings(hint, (*path, name))
+
+
+def _near_table(path: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The table that a misspelt one probably is."""
+    tables = {other[:-1] for other in settings()}
+    beside = [other[-1] for other in tables if other and other[:-1] == path[:-1]]
+    near = get_close_matches(path[-1].lower(), beside, 1, _NEAR)
+    return (*path[:-1], near[0]) if near else None
 
 
 def _spelt(path: tuple[str, ...]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import os
+import re
 import select
 import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timezone
-from http import HTTPStatus
 from typing import Any, TextIO
 
 import msgspec
@@ -67,7 +68,7 @@ def run(
         try:
             statuses.append(await command(globus))
         except GlobusError as error:
-            print(f"problem: {explained(error, found)}")
+            print(f"problem: {globus.explained(error)}")
             statuses.append(1)
         except CancelledError:
             pass  # no status tells of it
@@ -87,14 +88,6 @@ def run(
     if not statuses:
         raise KeyboardInterrupt
     return statuses[0]
-
-
-def explained(error: GlobusError, found: Credentials) -> str:
-    """What Globus says, and which credentials it does not take, if that is it."""
-    words = f"Globus Auth {error}"
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        words += f": the client ID or the secret is wrong ({found.origin})"
-    return words
 
 
 def ask_for_credentials(
@@ -123,7 +116,7 @@ def ask_for_credentials(
         if len(missing) < len(error.problems):
             raise
         if terminal is None or not terminal.isatty():
-            raise
+            raise _with_options(error) from None
         try:
             if "auth.kwargs.client_id" in missing:
                 client_id = _typed(input, "Client ID: ")
@@ -134,9 +127,25 @@ def ask_for_credentials(
                     arguments, client_secret=Secret(secret)
                 )
         except EOFError:
-            raise error from None
+            raise _with_options(error) from None
         typed = dict.fromkeys(missing, "the terminal")
         return credentials.find(arguments, environment, {**(names or {}), **typed})
+
+
+_OPTIONS = {
+    "auth.kwargs.client_id": "--client-id",
+    "auth.kwargs.client_secret": "--client-secret-file",
+}
+
+
+def _with_options(error: ConfigError) -> ConfigError:
+    """The same, with the options that stand in for what is missing."""
+    return ConfigError(
+        dataclasses.replace(
+            problem, message=f"{problem.message}; or give {_OPTIONS[problem.key]}"
+        )
+        for problem in error.problems
+    )
 
 
 def _typed(ask: Callable[[str], str], prompt: str) -> str:
@@ -146,7 +155,11 @@ def _typed(ask: Callable[[str], str], prompt: str) -> str:
         EOFError: It stays nothing.
     """
     for _ in range(ATTEMPTS):
-        text = ask(prompt).strip()
+        try:
+            text = ask(prompt).strip()
+        except EOFError:
+            print()  # the cursor stands behind the prompt
+            raise
         if text:
             return text
     raise EOFError
@@ -190,21 +203,26 @@ _CLIENT = """Clients must request this scope of the resource server {client_id}:
 """
 
 
+_SCHEME = re.compile(r"\Abearer[ \t]+", re.IGNORECASE)
+
+
 def check(arguments: AuthArguments, token: str | None) -> Callable[[Globus], Any]:
     """Build the command that tries the credentials, and a token if there is one.
 
     Args:
         arguments: Which tokens the relay takes.
-        token: A bearer token, or None.
+        token: A bearer token, perhaps with ``Bearer`` in front as in a header; or None.
     """
 
     async def command(globus: Globus) -> int:
         print(await credentials_work(globus))
         if token is None:
             return 0
+        alone = _SCHEME.sub("", token)
         try:
-            known = bearer_token({"authorization": f"Bearer {token}"})
+            known = bearer_token({"authorization": f"Bearer {alone}"})
         except Refusal as refusal:
+            print("token: expected the token alone, in one line")
             print(f"token: refused with {refusal.code}: {refusal.reason}")
             return 1
         answer = await globus.introspect(known, PATIENCE)
@@ -233,6 +251,8 @@ def _explain(answer: Introspection, arguments: AuthArguments, client_id: str) ->
         print(f"token: has the scopes {' '.join(sorted(answer.scopes)) or '(none)'!a}")
         if answer.exp is not None:
             print(f"token: expires on {_date(answer.exp)}")
+    else:
+        print("token: Globus does not know it: expired, revoked, or none of Globus's")
     try:
         judge(answer, policy(arguments, client_id), now.timestamp())
     except Refusal as refusal:
@@ -276,13 +296,16 @@ def token_from(
         ready, _, _ = select.select([stream], [], [], max(0.0, end - now()))
         if not ready:
             raise _no_token(f"does not end within {patience:g} s")
-        piece = os.read(stream.fileno(), TOKEN_CEILING)
+        try:
+            piece = os.read(stream.fileno(), TOKEN_CEILING)
+        except OSError as error:
+            raise _no_token(f"cannot be read: {error.strerror}") from None
         if not piece:
             break
         data += piece
     else:
         raise _no_token(f"has over {TOKEN_CEILING} bytes")
-    token = data.decode("utf-8", "replace").strip()
+    token = data.decode("utf-8-sig", "replace").strip()
     if not token:
         raise _no_token("is empty")
     return token

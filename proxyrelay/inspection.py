@@ -7,7 +7,8 @@ that what passes the check also starts.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from proxyrelay import tls
 from proxyrelay.auth import credentials
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.config import Auth, AuthArguments, Config, Loaded
+from proxyrelay.config import PROXYSTORE_RELAY, Auth, AuthArguments, Config, Loaded
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.messages import MESSAGE_CEILING
 from proxyrelay.observe.logs import FILE_NAME
@@ -56,10 +57,9 @@ def inspect(
     config = loaded.config
     found = Inspection(config, list(loaded.problems), [], list(loaded.warnings))
 
-    try:
-        found.credentials = _credentials(config.auth, environment)
-    except ConfigError as error:
-        found.problems += map(loaded.located, error.problems)
+    # Otherwise, what is missing may be what was misspelt.
+    if not any(f"{problem.key}.".startswith("auth.") for problem in loaded.problems):
+        _inspect_auth(found, loaded, environment)
 
     if config.certfile is not None and loaded.sound("certfile", "keyfile"):
         try:
@@ -91,12 +91,63 @@ def inspect(
     return found
 
 
+def _inspect_auth(
+    found: Inspection, loaded: Loaded, environment: Mapping[str, str]
+) -> None:
+    """Look at what clients are authenticated with."""
+    try:
+        found.credentials = _credentials(found.config.auth, environment)
+    except ConfigError as error:
+        found.problems += map(loaded.located, error.problems)
+    if found.credentials is None:
+        return
+    told = _of_globus(loaded, found.credentials)
+    found.warnings += map(loaded.located, told)
+    trusted = environment.get("SSL_CERT_FILE")
+    if trusted and not (os.path.isfile(trusted) and os.access(trusted, os.R_OK)):
+        found.warnings.append(
+            Problem(
+                "SSL_CERT_FILE",
+                f"{trusted} cannot be read: the certificates that Globus is trusted by "
+                "should be there",
+            )
+        )
+
+
 def _credentials(auth: Auth, environment: Mapping[str, str]) -> Credentials | None:
     if auth.method is not None:
         return credentials.find(auth.kwargs, environment)
     if auth.kwargs != AuthArguments():
         raise ConfigError(open_to_all(auth))
     return None
+
+
+def _of_globus(loaded: Loaded, used: Credentials) -> Iterator[Problem]:
+    """What the operator of a relay with Globus Auth should know."""
+    arguments = loaded.config.auth.kwargs
+    unset = loaded.located(Problem("auth.kwargs.audience", "")).line is None
+    if unset and used.client_id != PROXYSTORE_RELAY:
+        yield Problem(
+            "auth.kwargs.audience",
+            "is not set: only tokens for ProxyStore's own relay application, "
+            f"{PROXYSTORE_RELAY}, are taken; for your own, set it to the client ID",
+        )
+    if arguments.client_secret_file is not None:
+        key, path = "auth.kwargs.client_secret_file", arguments.client_secret_file
+    elif arguments.client_secret is not None and loaded.file is not None:
+        key, path = "auth.kwargs.client_secret", Path(loaded.file)
+    else:
+        key, path = "", Path()
+    if key and _is_public(path):
+        yield Problem(key, f"everybody on this machine can read {path}: chmod o-r it")
+
+
+def _is_public(path: Path) -> bool:
+    """Whether the mode of a file lets everybody read it."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def open_to_all(auth: Auth) -> list[Problem]:

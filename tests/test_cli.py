@@ -26,9 +26,9 @@ from proxyrelay import __version__, cli, config, globus, listen, tls
 from proxyrelay.auth import policy
 from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
 from proxyrelay.auth.globus import Globus, PlainAgent
-from proxyrelay.config import AuthArguments
+from proxyrelay.config import PROXYSTORE_RELAY, AuthArguments
 from proxyrelay.inspection import inspect
-from tests.support.globus import SERVICE, PendingAgent
+from tests.support.globus import CLIENT_ID, JO, SERVICE, PendingAgent
 from tests.support.processes import PATIENCE, ProcessTestCase, environment
 
 HOST = "host = '127.0.0.1'\n"
@@ -53,6 +53,7 @@ class CommandTestCase(SynchronousTestCase):
     def check(self, text: str, *options: str) -> tuple[int, list[str]]:
         """Check a file."""
         self.path.write_text(text)
+        self.path.chmod(0o600)
         return self.run_command("check", "-c", str(self.path), *options)
 
     def certificates(self, days: int = 90, whole: bool = True) -> str:
@@ -87,6 +88,7 @@ class CheckTests(CommandTestCase):
                     "log: INFO and above, to standard output",
                     "set: host = 127.0.0.1",
                     "set: port = 0",
+                    "no problems",
                 ],
             ),
         )
@@ -109,12 +111,10 @@ class CheckTests(CommandTestCase):
 
     def test_never_shows_a_secret(self) -> None:
         status, lines = self.check(
-            HOST + "port = 0\n[auth]\nmethod = 'globus'\n"
-            "[auth.kwargs]\nclient_id = 'a'\nclient_secret = 'hunter2'\n",
-            "--offline",
+            HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n", "--offline"
         )
         self.assertEqual(status, 0)
-        self.assertIn("set: auth.kwargs.client_secret = Secret(...)", lines)
+        self.assertIn("set: auth.kwargs.client_secret = (hidden)", lines)
         self.assertNotIn("hunter2", "\n".join(lines))
 
     def test_tells_of_the_certificate(self) -> None:
@@ -198,7 +198,7 @@ class CheckTests(CommandTestCase):
         self.assertTrue(lines[0].startswith(f"problem: {self.path}:4: keyfile: "))
 
 
-GLOBUS = "[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = 'relay'\n"
+GLOBUS = f"[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = '{CLIENT_ID}'\n"
 
 
 class GlobusCheckTests(CommandTestCase):
@@ -242,17 +242,50 @@ class GlobusCheckTests(CommandTestCase):
         self.patch(sys, "stdin", stream)
 
     def check_globus(self, *options: str) -> tuple[int, list[str]]:
-        return self.check(
-            HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n", *options
-        )
+        text = GLOBUS + f"audience = '{CLIENT_ID}'\nclient_secret = 'hunter2'\n"
+        return self.check(HOST + "port = 0\n" + text, *options)
 
     def test_tells_that_they_work(self) -> None:
-        self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
+        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
         status, lines = self.check_globus()
         self.assertEqual(status, 0, lines)
         self.assertIn("authentication: globus", lines)
-        self.assertEqual(lines[-1], "credentials: work, for the application 'ours'")
+        self.assertEqual(
+            lines[-2:],
+            ["credentials: work, for the application 'ours'", "no problems"],
+        )
         self.assertNotIn("hunter2", "\n".join(lines))
+
+    def test_tells_which_tokens_are_taken(self) -> None:
+        own = f"https://auth.globus.org/scopes/{CLIENT_ID}/relay_all"
+        for text, audience, scopes in (
+            ("", PROXYSTORE_RELAY, "(none)"),
+            (f"audience = '{CLIENT_ID}'\n", CLIENT_ID, own),
+            ("required_scopes = ['urn:b', 'urn:a']\n", PROXYSTORE_RELAY, "urn:a urn:b"),
+        ):
+            status, lines = self.check(
+                HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n" + text,
+                "--offline",
+            )
+            self.assertEqual(status, 0, lines)
+            self.assertIn(f"tokens: must be meant for {audience}", lines)
+            self.assertIn(f"tokens: must have the scopes {scopes}", lines)
+
+    def test_tells_where_it_has_asked(self) -> None:
+        for code, text, place in (
+            (404, "", ":3: auth: "),
+            (404, f"service_url = '{SERVICE}'\n", ":8: auth.kwargs.service_url: "),
+            (500, f"service_url = '{SERVICE}'\n", ":3: auth: "),
+        ):
+            self.answer = ({}, code)
+            status, (line, *_) = self.check(
+                HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n" + text
+            )
+            self.assertEqual(status, 1)
+            start = f"problem: {self.path}{place}Globus Auth answered {code}"
+            self.assertTrue(line.startswith(start), line)
+            address = f"(auth.kwargs.service_url is {SERVICE})"
+            self.assertEqual(address in line, code == 404)
 
     def test_tells_that_they_do_not(self) -> None:
         self.answer = ({"error": "invalid_client"}, 401)
@@ -285,7 +318,9 @@ class GlobusCheckTests(CommandTestCase):
         status, lines = self.check_globus("--offline")
         self.assertEqual(status, 0, lines)
         self.assertEqual(self.agent.requests, [])
-        self.assertNotIn("credentials", "".join(lines).replace("credentials_", ""))
+        self.assertEqual(
+            lines[-2:], ["credentials: not tried (--offline)", "no problems"]
+        )
 
     def test_tells_what_is_missing(self) -> None:
         status, lines = self.check(HOST + "port = 0\n[auth]\nmethod = 'globus'\n")
@@ -296,16 +331,16 @@ class GlobusCheckTests(CommandTestCase):
         self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
         secret = self.folder / "other"
         secret.write_text("hunter3\n")
-        self.answer = ({"client": {"id": "other", "name": "theirs"}}, 200)
+        self.answer = ({"client": {"id": JO, "name": "theirs"}}, 200)
         self.stdin(None)
         status, lines = self.run_command(
             *("globus", "check", "-c", str(self.path)),
-            *("--client-id", "other", "--client-secret-file", str(secret)),
+            *("--client-id", JO, "--client-secret-file", str(secret)),
         )
         self.assertEqual(
             (status, lines), (0, ["credentials: work, for the application 'theirs'"])
         )
-        expected = base64.b64encode(b"other:hunter3").decode()
+        expected = base64.b64encode(f"{JO}:hunter3".encode()).decode()
         self.assertEqual(
             self.agent.last.headers.getRawHeaders("Authorization"),
             [f"Basic {expected}"],
@@ -313,7 +348,7 @@ class GlobusCheckTests(CommandTestCase):
 
     def test_tries_a_token_from_a_pipe(self) -> None:
         self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
-        self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
+        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
         self.stdin("not a token\n")
         status, lines = self.run_command("globus", "check", "-c", str(self.path))
         self.assertEqual(status, 1)
@@ -333,7 +368,7 @@ class GlobusCheckTests(CommandTestCase):
         self.patch(globus, "run", run)
         self.run_command(
             *("globus", "check", "-c", str(self.path)),
-            *("--client-id", "other", "--client-secret-file", str(secret)),
+            *("--client-id", JO, "--client-secret-file", str(secret)),
         )
         self.assertEqual(
             used[0].origin, f"client ID from --client-id, secret from {secret}"
@@ -343,7 +378,7 @@ class GlobusCheckTests(CommandTestCase):
         self.stdin(None)
         missing = str(self.folder / "missing")
         for options, start in (
-            (("--client-id", "a b"), "problem: --client-id: has spaces"),
+            (("--client-id", "relay"), "problem: --client-id: expected an ID"),
             (("--client-secret-file", missing), "problem: --client-secret-file: "),
         ):
             self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
@@ -370,7 +405,7 @@ class GlobusCheckTests(CommandTestCase):
 
     def test_without_standard_input_there_is_no_token(self) -> None:
         self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
-        self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
+        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
         self.patch(sys, "stdin", None)
         self.assertEqual(
             self.run_command("globus", "check", "-c", str(self.path)),
@@ -401,9 +436,9 @@ class GlobusCheckTests(CommandTestCase):
         self.stdin(None)
         secret = self.folder / "secret"
         secret.write_text("hunter2")
-        self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
+        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
         status, lines = self.run_command(
-            *("globus", "check", "--client-id", "relay"),
+            *("globus", "check", "--client-id", CLIENT_ID),
             *("--client-secret-file", str(secret)),
         )
         self.assertEqual(status, 0, lines)
@@ -426,7 +461,7 @@ class GlobusCheckTests(CommandTestCase):
 
     def test_sets_up(self) -> None:
         self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
-        self.answer = ({"client": {"id": "relay", "name": "ours"}}, 200)
+        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
         commands: list[object] = []
 
         def run(arguments: object, found: object, command: object) -> int:
@@ -647,3 +682,17 @@ class CommandLineTests(CommandTestCase):
                 check=False,
             )
             self.assertEqual((done.returncode, done.stderr), (status, ""), done.stdout)
+
+    def test_nobody_reads_its_output(self) -> None:
+        receiving, sending = os.pipe()
+        os.close(receiving)
+        done = subprocess.run(
+            [sys.executable, "-m", "proxyrelay.cli", "check"],
+            stdout=sending,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        os.close(sending)
+        self.assertEqual((done.returncode, done.stderr), (141, ""))

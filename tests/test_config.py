@@ -57,7 +57,13 @@ WRONG: Mapping[str, Mapping[str, str]] = {
     "auth.kwargs.client_id": {"1": TEXT, "true": TEXT},
     "auth.kwargs.client_secret": {"1": TEXT, "true": TEXT, "''": "empty"},
     "auth.kwargs.client_secret_file": {"1": TEXT, "''": "empty"},
-    "auth.kwargs.audience": {"1": TEXT, "[]": TEXT},
+    "auth.kwargs.audience": {
+        **dict.fromkeys(("1", "[]"), TEXT),
+        **dict.fromkeys(
+            ("''", "'relay'", f"' {IDENTITY}'", f"'{IDENTITY}0'"),
+            "the client ID of an application",
+        ),
+    },
     "auth.kwargs.required_scopes": {"'a'": "a list", "[1]": TEXT},
     "auth.kwargs.service_url": {
         "1": "starts with https://",
@@ -167,18 +173,16 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
         "['https://a.example', '*']": ("https://a.example", "*"),
     },
     "auth.method": {"'globus'": "globus"},
-    "auth.kwargs.client_id": {
-        "'a'": "a",
-        "'Ab'": "Ab",
-        f"'{IDENTITY.upper()}'": IDENTITY,
-    },
+    "auth.kwargs.client_id": {"'a'": "a"},
     "auth.kwargs.client_secret": {"'a'": Secret("a")},
     "auth.kwargs.audience": {
-        "'a'": "a",
-        "'Ab'": "Ab",
+        f"'{IDENTITY}'": IDENTITY,
         f"'{IDENTITY.upper()}'": IDENTITY,
     },
-    "auth.kwargs.required_scopes": {"[]": (), "['a', 'b']": ("a", "b")},
+    "auth.kwargs.required_scopes": {
+        "[]": (),
+        "['https://a.example/b', 'urn:c:all']": ("https://a.example/b", "urn:c:all"),
+    },
     "auth.kwargs.service_url": {
         f"'{url}'": url
         for url in (
@@ -601,7 +605,11 @@ class RefusedTests(ConfigTestCase):
                 "A3BB189E-8BF9-3888-9912-ACE4E6543002",
             ),
             "allowed_users": ("eve",),
-            "denied_domains": ("@bad.example", "", "bad .example"),
+            "denied_domains": ("@bad.example", "", "bad .example", "*.example"),
+            "required_scopes": (
+                *("", "relay_all", ":relay_all", "urn:a b", "urn:\u00e4", 'urn:"'),
+                *("urn:\\\\", "https://auth.globus.org/scopes/<client_id>/relay_all"),
+            ),
             "allowed_domains": ("eve@bad.example",),
         }.items():
             for value in values:
@@ -609,11 +617,30 @@ class RefusedTests(ConfigTestCase):
                 self.assertEqual(
                     (problem.key, problem.line), (f"auth.kwargs.{name}", 3)
                 )
+        for name, words in (
+            ("allowed_domains = ['*']", "without @ and wildcards"),
+            ("required_scopes = ['relay_all']", "whole scope strings, such as"),
+        ):
+            self.assertIn(words, self.only(f"[auth.kwargs]\n{name}\n").message)
         loaded = self.load(
             "[auth.kwargs]\ndenied_domains = ['Bad.example']\n"
             "denied_users = ['a3bb189e-8bf9-3888-9912-ace4e6543002']\n"
         )
         self.assertEqual(loaded.problems, [])
+
+    def test_warns_of_who_is_both_allowed_and_denied(self) -> None:
+        for kind, one, two in (
+            ("users", f"'{IDENTITY}'", f"'{IDENTITY}'"),
+            ("domains", "'a.example', 'b.example'", "'B.Example'"),
+        ):
+            text = f"[auth.kwargs]\nallowed_{kind} = [{one}]\ndenied_{kind} = [{two}]\n"
+            loaded = self.load(text)
+            self.assertEqual(loaded.problems, [])
+            (warning,) = loaded.warnings
+            self.assertEqual(
+                (warning.key, warning.line), (f"auth.kwargs.allowed_{kind}", 2)
+            )
+            self.assertIn(f"denied_{kind}", warning.message)
 
 
 class AliasTests(ConfigTestCase):
@@ -667,13 +694,11 @@ class UnknownTests(ConfigTestCase):
             ("Port = 1\n", "Port", "port at the top of the file"),
             ("log_dir = 'a'\n", "log_dir", "log_dir in [logging]"),
             ("client_id = 'a'\n", "client_id", "client_id in [auth.kwargs]"),
-            ("[loging]\n", "loging", "logging at the top of the file"),
             ("[serving]\ncertfile = 'a'\n", "serving.certfile", "certfile at the top"),
             ("[auth]\ncertfile = 'a'\n", "auth.certfile", "certfile at the top"),
             ("[auth.kwargs]\nport = 1\n", "auth.kwargs.port", "port at the top"),
             ("[auth]\naudience = 'a'\n", "auth.audience", "audience in [auth.kwargs]"),
             ("[logging]\ndefault_levl=1\n", "logging.default_levl", "default_level in"),
-            ("[timeout]\nstop = 1\n", "timeout.stop", "stop in [timeouts]"),
             (
                 "[timeouts]\npingtimeout = 1\n",
                 "timeouts.pingtimeout",
@@ -694,6 +719,18 @@ class UnknownTests(ConfigTestCase):
             self.found("[serving]\ncertfile = 'a'\n\nport = 1\n[serving.x]\ny = 1\n"),
             [("serving.certfile", 2), ("serving.port", 4), ("serving.x.y", 6)],
         )
+
+    def test_names_the_table_that_was_probably_meant(self) -> None:
+        for text, key, hint in (
+            ("[loging]\n", "loging", "[logging]"),
+            ("[Timeout]\nstop = 1\nx = 1\n", "Timeout", "[timeouts]"),
+            ("[auth.kwarg]\naudience = 'a'\nb = 1\n", "auth.kwarg", "[auth.kwargs]"),
+        ):
+            problem = self.only(text)
+            self.assertEqual((problem.key, problem.line), (key, 1))
+            self.assertEqual(problem.message, f"unknown table; did you mean {hint}?")
+        for text in ("loging = 1\n", "[auth]\nkwarg = 1\n"):
+            self.assertIn("unknown setting", self.only(text).message)
 
     def test_finds_the_line_of_a_list_of_tables(self) -> None:
         self.assertEqual(

@@ -232,11 +232,33 @@ class CheckTests(GlobusTestCase):
     def test_a_malformed_token_is_not_asked_about(self) -> None:
         self.assertEqual(self.check("a b"), 1)
         self.assertEqual(
-            self.lines()[-1],
-            "token: refused with 4001: UnauthorizedError: The bearer token is "
-            "malformed.",
+            self.lines()[1:],
+            [
+                "token: expected the token alone, in one line",
+                "token: refused with 4001: UnauthorizedError: The bearer token is "
+                "malformed.",
+            ],
         )
         self.assertEqual(len(self.agent.requests), 1)
+
+    def test_a_token_as_it_stands_in_a_header(self) -> None:
+        for scheme in ("Bearer ", "bearer  ", "BEARER\t"):
+            done = self.start(globus.check(OURS, scheme + TOKEN))
+            self.reply("GET", f"/v2/api/clients/{CLIENT_ID}", {"client": APPLICATION})
+            asked = self.reply("POST", "/v2/oauth2/token/introspect", active())
+            self.assertEqual(asked.token, TOKEN)
+            self.assertEqual(self.successResultOf(done), 0)
+
+    def test_a_token_that_globus_does_not_know(self) -> None:
+        self.assertEqual(self.check(TOKEN, {"active": False}), 1)
+        self.assertEqual(
+            self.lines()[1:],
+            [
+                "token: Globus does not know it: expired, revoked, or none of Globus's",
+                "token: refused with 4002: ForbiddenError: The token is expired or has "
+                "been revoked.",
+            ],
+        )
 
     def test_a_day_beyond_the_calendar(self) -> None:
         self.assertEqual(self.check(TOKEN, active(exp=1e18)), 0)
@@ -268,15 +290,17 @@ class CredentialsTests(SynchronousTestCase):
             return left.pop(0)
 
         # Python's own, which read from a terminal.
+        self.output = io.StringIO()
         with (
+            redirect_stdout(self.output),
             mock.patch("builtins.input", answer),
             mock.patch.object(getpass, "getpass", answer),
         ):
             return globus.ask_for_credentials(AuthArguments(), environment, terminal)
 
     def test_not_if_they_are_found(self) -> None:
-        found = self.ask({ID_VARIABLE: "a", SECRET_VARIABLE: "b"}, Terminal())
-        self.assertEqual((found, self.asked), (Credentials("a", Secret("b")), []))
+        found = self.ask({ID_VARIABLE: CLIENT_ID, SECRET_VARIABLE: "b"}, Terminal())
+        self.assertEqual((found, self.asked), (Credentials(CLIENT_ID, Secret("b")), []))
 
     def test_not_without_a_terminal(self) -> None:
         with self.assertRaises(ConfigError):
@@ -285,15 +309,16 @@ class CredentialsTests(SynchronousTestCase):
 
     def test_for_what_is_missing(self) -> None:
         self.assertEqual(
-            self.ask({}, Terminal(), " a ", " b "), Credentials("a", Secret("b"))
+            self.ask({}, Terminal(), f" {CLIENT_ID} ", " b "),
+            Credentials(CLIENT_ID, Secret("b")),
         )
         self.assertEqual(
-            self.ask({ID_VARIABLE: "c"}, Terminal(), "d"),
-            Credentials("c", Secret("d")),
+            self.ask({ID_VARIABLE: JO}, Terminal(), "d"),
+            Credentials(JO, Secret("d")),
         )
         self.assertEqual(
-            self.ask({SECRET_VARIABLE: "e"}, Terminal(), "f"),
-            Credentials("f", Secret("e")),
+            self.ask({SECRET_VARIABLE: "e"}, Terminal(), JO),
+            Credentials(JO, Secret("e")),
         )
         self.assertEqual(
             [prompt.partition(" (")[0].rstrip(": ") for prompt in self.asked],
@@ -307,12 +332,29 @@ class CredentialsTests(SynchronousTestCase):
                 self.ask({}, Terminal(), *answers)
             self.assertLessEqual(len(self.asked), 1 + globus.ATTEMPTS)
 
+    def test_a_line_ends_where_input_does(self) -> None:
+        for answers in ((), (CLIENT_ID,)):
+            with self.assertRaises(ConfigError):
+                self.ask({}, Terminal(), *answers)
+            self.assertEqual(self.output.getvalue(), "\n")
+
+    def test_names_the_options_that_would_do(self) -> None:
+        for terminal in (io.StringIO(), Terminal()):
+            with self.assertRaises(ConfigError) as caught:
+                self.ask({}, terminal)
+            for problem, option in zip(
+                caught.exception.problems,
+                ("--client-id", "--client-secret-file"),
+                strict=True,
+            ):
+                self.assertTrue(problem.message.endswith(f"; or give {option}"))
+
     def test_again_after_nothing(self) -> None:
-        found = self.ask({}, Terminal(), "", " ", "a", "", "b")
-        self.assertEqual(found, Credentials("a", Secret("b")))
+        found = self.ask({}, Terminal(), "", " ", CLIENT_ID, "", "b")
+        self.assertEqual(found, Credentials(CLIENT_ID, Secret("b")))
 
     def test_what_was_typed_came_from_the_terminal(self) -> None:
-        found = self.ask({SECRET_VARIABLE: "b"}, Terminal(), "a")
+        found = self.ask({SECRET_VARIABLE: "b"}, Terminal(), CLIENT_ID)
         self.assertEqual(
             found.origin, f"client ID from the terminal, secret from {SECRET_VARIABLE}"
         )
@@ -402,6 +444,7 @@ class TokenTests(SynchronousTestCase):
         self.assertIn("has over 65536 bytes", self.refused(self.opened(path)))
 
     def test_other_bytes_are_a_malformed_token(self) -> None:
+        self.assertEqual(globus.token_from(self.pipe(b"\xef\xbb\xbfab\r\n")), "ab")
         token = globus.token_from(self.pipe(b"\xff"))
         assert token is not None
         with self.assertRaises(Unauthorized):

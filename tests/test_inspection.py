@@ -18,16 +18,19 @@ from proxyrelay.auth.credentials import (
     Credentials,
 )
 from proxyrelay.auth.globus import Globus
-from proxyrelay.config import Auth, AuthArguments, Config, Secret
+from proxyrelay.config import PROXYSTORE_RELAY, Auth, AuthArguments, Config, Secret
 from proxyrelay.errors import Problem
 from proxyrelay.inspection import Inspection, inspect, open_to_all
 from proxyrelay.messages import MESSAGE_CEILING
+from tests.support.globus import CLIENT_ID
 from tests.test_tls import Issued, ecdsa
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
 
 HOST = "host = '127.0.0.1'\n"
+
+GLOBUS = f"[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = '{CLIENT_ID}'\n"
 
 
 class InspectionTests(SynchronousTestCase):
@@ -42,6 +45,7 @@ class InspectionTests(SynchronousTestCase):
 
     def inspect(self, text: str, **overrides: str) -> Inspection:
         self.path.write_text(text)
+        self.path.chmod(0o600)
         loaded = config.load(
             self.path,
             {f"--{name.replace('_', '-')}": text for name, text in overrides.items()},
@@ -149,21 +153,18 @@ class InspectionTests(SynchronousTestCase):
         )
 
     def test_credentials_may_be_in_the_environment(self) -> None:
-        self.environment = {ID_VARIABLE: "a", SECRET_VARIABLE: "b"}
+        self.environment = {ID_VARIABLE: CLIENT_ID, SECRET_VARIABLE: "b"}
         found = self.inspect(HOST + "[auth]\nmethod = 'globus'\n")
         self.assertEqual(found.problems, [])
-        self.assertEqual(found.credentials, Credentials("a", Secret("b")))
+        self.assertEqual(found.credentials, Credentials(CLIENT_ID, Secret("b")))
 
     def test_credentials_are_not_looked_for_without_a_method(self) -> None:
-        self.environment = {ID_VARIABLE: "a", SECRET_VARIABLE: "b"}
+        self.environment = {ID_VARIABLE: CLIENT_ID, SECRET_VARIABLE: "b"}
         found = self.inspect(HOST)
         self.assertEqual((found.problems, found.credentials), ([], None))
 
     def test_a_secret_that_cannot_be_read_is_a_problem_of_its_line(self) -> None:
-        found = self.inspect(
-            HOST + "[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = 'a'\n"
-            "client_secret_file = 'missing'\n"
-        )
+        found = self.inspect(HOST + GLOBUS + "client_secret_file = 'missing'\n")
         path = self.folder / "missing"
         self.assertEqual(
             found.problems,
@@ -175,6 +176,72 @@ class InspectionTests(SynchronousTestCase):
                 )
             ],
         )
+
+    def globus(self, text: str, start: str = HOST) -> list[tuple[str, int | None]]:
+        """Keys and lines of the warnings about a relay with Globus Auth."""
+        found = self.inspect(start + GLOBUS + text)
+        self.assertEqual(found.problems, [])
+        return [(warning.key, warning.line) for warning in found.warnings]
+
+    def test_warns_of_an_audience_that_was_forgotten(self) -> None:
+        secret = "client_secret = 'b'\n"
+        unset = ("auth.kwargs.audience", None)
+        self.assertEqual(self.globus(secret), [unset])
+        for audience in (CLIENT_ID, PROXYSTORE_RELAY):
+            self.assertEqual(self.globus(f"{secret}audience = '{audience}'\n"), [])
+        found = self.inspect(
+            HOST + GLOBUS.replace(CLIENT_ID, PROXYSTORE_RELAY) + secret
+        )
+        self.assertEqual((found.problems, found.warnings), ([], []))
+
+    def test_warns_of_secrets_that_everybody_can_read(self) -> None:
+        secret = self.folder / "secret"
+        secret.write_text("b\n")
+        text = f"audience = '{CLIENT_ID}'\nclient_secret_file = 'secret'\n"
+        key = "auth.kwargs.client_secret_file"
+        for mode, warnings in ((0o600, []), (0o640, []), (0o644, [(key, 7)])):
+            secret.chmod(mode)
+            self.assertEqual(self.globus(text), warnings)
+
+    def test_warns_of_settings_with_a_secret_that_everybody_can_read(self) -> None:
+        self.path.write_text(
+            HOST + GLOBUS + f"audience = '{CLIENT_ID}'\nclient_secret = 'b'\n"
+        )
+        for mode, lines in ((0o600, []), (0o644, [7])):
+            self.path.chmod(mode)
+            found = inspect(config.load(self.path), NOW, {})
+            self.assertEqual([warning.line for warning in found.warnings], lines)
+        self.path.write_text(HOST + GLOBUS + f"audience = '{CLIENT_ID}'\n")
+        found = inspect(config.load(self.path), NOW, {SECRET_VARIABLE: "b"})
+        self.assertEqual(found.warnings, [])
+
+    def test_warns_of_a_trust_store_that_is_not_there(self) -> None:
+        text = f"audience = '{CLIENT_ID}'\nclient_secret = 'b'\n"
+        for path in (self.folder / "missing", self.folder):
+            self.environment = {"SSL_CERT_FILE": str(path)}
+            self.assertEqual(self.globus(text), [("SSL_CERT_FILE", None)])
+            self.assertEqual(self.inspect(HOST).warnings, [])
+        for there in (str(self.path), ""):
+            self.environment = {"SSL_CERT_FILE": there}
+            self.assertEqual(self.globus(text), [])
+
+    def test_warns_of_tokens_in_clear_text(self) -> None:
+        text = f"audience = '{CLIENT_ID}'\nclient_secret = 'b'\n"
+        self.assertEqual(self.globus(text, ""), [("", None)])
+        (warning,) = self.inspect(GLOBUS + text).warnings
+        self.assertIn("bearer tokens travel in clear text", warning.message)
+        self.assertIn("a proxy that ends TLS", warning.message)
+
+    def test_credentials_are_not_missed_beside_other_mistakes(self) -> None:
+        for text, key in (
+            ("[auth]\nmethod = 'globus'\nkwargs.client_id = 12\n", "client_id"),
+            (GLOBUS + "client_secret_fil = 'secret'\n", "client_secret_fil"),
+            ("[auth]\nmethod = 'Globus'\nkwargs.client_secret = 'b'\n", "method"),
+            ("[auth]\nmethod = 'globus'\n[auth.kwarg]\nclient_id = 'b'\n", "kwarg"),
+            ("auth = 1\n", "auth"),
+        ):
+            (problem,) = self.inspect(HOST + text).problems
+            self.assertEqual(problem.key.rpartition(".")[2], key)
 
     def test_log_dir_may_be_missing_and_is_not_made(self) -> None:
         found = self.inspect(HOST + "logging.log_dir = 'a/b/c'\n")
@@ -238,8 +305,7 @@ class InspectionTests(SynchronousTestCase):
             f"https://{'x' * 63}.1.2-3",
         ):
             found = self.inspect(
-                HOST + f"[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = 'a'\n"
-                f"client_secret = 'b'\nservice_url = '{url}'\n"
+                HOST + GLOBUS + f"client_secret = 'b'\nservice_url = '{url}'\n"
             )
             self.assertEqual(found.problems, [])
             assert found.credentials is not None

@@ -273,7 +273,8 @@ class MakeServiceTests(SynchronousTestCase):
     def test_globus_is_asked_with_credentials(self) -> None:
         made = self.make(
             "host = '127.0.0.1'\nport = 0\n[auth]\nmethod = 'globus'\n[auth.kwargs]\n"
-            "client_id = 'a'\nclient_secret = 'hunter2'\n"
+            "client_id = 'ebd5bbed-95e2-47cf-9c80-39e2064274bd'\n"
+            "client_secret = 'hunter2'\n"
         )
         _, relay = made
         self.assertIsInstance(relay.factory.authenticator, GlobusAuthenticator)

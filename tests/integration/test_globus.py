@@ -103,9 +103,11 @@ class GlobusTestCase(RealTestCase):
         return config
 
     def globus_relay(self, **arguments: object) -> RelayProcess:
-        """Run a relay that asks the stand-in."""
+        """Run a relay that asks the stand-in, and has tried its credentials."""
         config = self.configure(**arguments)
-        return self.relay("--config", config, env=self.environment)
+        relay = self.relay("--config", config, env=self.environment)
+        relay.wait_for("Globus Auth (knows|.*(could not be tried|secret is wrong))")
+        return relay
 
     def proxyrelay(
         self, *arguments: str | Path, stdin: str | None = ""
@@ -397,8 +399,12 @@ class TroubleTests(GlobusTestCase):
                 await self.sent_away(relay, token())
 
         self.play(scenario())
-        relay.wait_for(r"(?i)error.*Globus Auth .*answered 401 \(invalid_client\)")
-        self.assertEqual(self.globus.tell()["unauthorized"], 2)
+        relay.wait_for(
+            r"(?i)error.*Globus Auth answered 401 \(invalid_client\): .*client ID from "
+            "auth.kwargs.client_id, secret from auth.kwargs.client_secret"
+        )
+        # Once by the relay, before anybody came.
+        self.assertEqual(self.globus.tell()["unauthorized"], 3)
         self.assertEqual(relay.stop(), 0)
         self.assertEqual(relay.said.count("invalid_client"), 1)
         self.assert_silent(relay.said, WRONG_SECRET, f"{CLIENT_ID}:{WRONG_SECRET}")
@@ -416,7 +422,8 @@ class TroubleTests(GlobusTestCase):
             self.globus.tell(mode=mode)
             relay = self.globus_relay(timeout=0.8)
             self.play(self.sent_away(relay, token()))
-            relay.wait_for(f"Globus Auth .*{words}")
+            relay.wait_for(f"Globus Auth {words}.*could not be tried")
+            relay.wait_for(f"Globus Auth {words}.*new clients are asked to come back")
             # The connection to Globus is as good as before.
             self.globus.tell(mode="well")
             self.play(self.well(relay))
@@ -462,7 +469,9 @@ class TroubleTests(GlobusTestCase):
         self.environment["SSL_CERT_FILE"] = str(root)
         relay = self.globus_relay(timeout=1)
         self.play(self.sent_away(relay, token()))
-        relay.wait_for("Globus Auth .*cannot be reached: .*certificate verify failed")
+        relay.wait_for(
+            "Globus Auth cannot be reached: .*certificate verify failed.* come back"
+        )
         self.assertEqual(self.globus.tell()["total"], 0)
 
     def test_an_outage(self) -> None:
@@ -522,8 +531,8 @@ class TroubleTests(GlobusTestCase):
         self.assertIn("let in on an older answer", relay.said)
 
     def test_clients_that_give_up_are_not_globus_fault(self) -> None:
-        self.globus.tell(latency=3)
         relay = self.globus_relay()
+        self.globus.tell(latency=3)
 
         async def scenario() -> None:
             for _ in range(6):
@@ -549,8 +558,8 @@ class TroubleTests(GlobusTestCase):
             await asyncio.sleep(0)
 
     def test_stops_while_it_asks(self) -> None:
-        self.globus.tell(mode="hang")
         relay = self.globus_relay(timeout=2)
+        self.globus.tell(mode="hang")
 
         async def scenario() -> None:
             opening = asyncio.create_task(self.end_of(relay, self.headers(token())))
@@ -562,6 +571,25 @@ class TroubleTests(GlobusTestCase):
         self.play(scenario())
         self.assertEqual(relay.errors, [])
         self.assertNotIn("Traceback", relay.said)
+
+    def test_stops_while_it_tries_its_credentials(self) -> None:
+        self.globus.tell(mode="hang")
+        relay = self.relay("--config", self.configure(), env=self.environment)
+        self.play(self.asked(1))
+        self.assertEqual(relay.stop(), 0)
+        self.play(self.asked(0))
+        self.assertEqual(relay.errors, [])
+        self.assertNotIn("Traceback", relay.said)
+        self.assertNotIn("could not be tried", relay.said)
+
+    def test_serves_without_globus(self) -> None:
+        self.globus.tell(listen=False)
+        relay = self.globus_relay()
+        relay.wait_for("WARNING .*Globus Auth cannot be reached: .*service_url is ")
+        self.globus.tell(listen=True)
+        self.play(self.well(relay))
+        self.assertEqual(relay.stop(), 0)
+        self.assertNotIn("ERROR", relay.said)
 
 
 class SecretTests(GlobusTestCase):
@@ -677,14 +705,18 @@ class CheckTests(GlobusTestCase):
     def test_wrong_credentials_offline(self) -> None:
         done = self.check("--offline", client_secret=WRONG_SECRET)
         self.assertEqual(done.returncode, 0, done.stdout)
-        self.assertNotIn("credentials:", done.stdout)
+        self.assertIn("credentials: not tried (--offline)", done.stdout)
         self.assertEqual(self.globus.tell()["unauthorized"], 0)
 
     def test_globus_is_out_of_reach(self) -> None:
         self.globus.tell(listen=False)
         done = self.check()
         self.assertEqual(done.returncode, 1)
-        self.assertRegex(done.stdout, "Globus Auth cannot be reached: .*refused")
+        self.assertRegex(
+            done.stdout,
+            r"relay.toml:\d+: auth.kwargs.service_url: Globus Auth cannot be reached: "
+            ".*refused",
+        )
 
     def test_unknown_arguments(self) -> None:
         done = self.check("--offline", audiance=CLIENT_ID, token_server="nowhere")
@@ -760,6 +792,8 @@ class GlobusCommandTests(GlobusTestCase):
     def test_check_refused_tokens(self) -> None:
         cases = {
             "two words": "4001: UnauthorizedError: The bearer token is malformed.",
+            f"Bearer {token(aud=[])}": "4002: ForbiddenError: The token is not meant "
+            f"for {CLIENT_ID}.",
             token(active=False): "4002: ForbiddenError: The token is expired or has "
             "been revoked.",
             token(aud=[OTHER_ID]): "4002: ForbiddenError: The token is not meant for "

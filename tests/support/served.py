@@ -48,6 +48,12 @@ class PendingAuthenticator:
         self.pending: list[Deferred[User]] = []
         self.cancelled = 0
 
+    def start(self) -> None:
+        """Find nothing out."""
+
+    def stop(self) -> None:
+        """Give nothing up."""
+
     def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
         def cancel(_: object) -> None:
             self.cancelled += 1
@@ -59,6 +65,12 @@ class PendingAuthenticator:
 
 class HeaderAuthenticator:
     """Takes the user from a header, for tests with several users."""
+
+    def start(self) -> None:
+        """Find nothing out."""
+
+    def stop(self) -> None:
+        """Give nothing up."""
 
     def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
         answer: Deferred[User] = Deferred()
