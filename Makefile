@@ -7,14 +7,19 @@ BIN := $(VENV)/bin
 ARGS ?=
 # For example: make unit TESTS=tests.test_relay
 TESTS ?= tests
+# For example: make conformance PYTHON27=/opt/python2.7/bin/python2.7
+PYTHON27 ?=
 
-.PHONY: help serve test lint types unit bench-introspection format wheel clean
+.PHONY: help serve test lint types unit bench bench-quick bench-introspection conformance format wheel clean
 
 help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
 	@echo "make test    linters, types, all tests, coverage"
 	@echo "make unit    tests only; TESTS=tests.test_relay takes some"
+	@echo "make bench   speed and memory beside proxystore-relay, some minutes; ARGS=..."
+	@echo "make bench-quick  the same in less than one, and less precise"
 	@echo "make bench-introspection  a crowd with new tokens, beside proxystore-relay"
+	@echo "make conformance  the WebSocket test suite; needs a CPython 2.7, see conformance/"
 	@echo "make format  rewrite the sources in the house's layout"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove everything that was made"
@@ -37,8 +42,18 @@ unit: $(VENV)/test
 	$(BIN)/coverage combine --quiet
 	$(if $(filter tests,$(TESTS)),$(BIN)/coverage report)
 
+bench: $(VENV)/test
+	$(BIN)/python -m benchmarks.compare --output benchmarks/results $(ARGS)
+
+bench-quick: $(VENV)/test
+	$(BIN)/python -m benchmarks.compare --quick $(ARGS)
+
 bench-introspection: $(VENV)/test
 	$(BIN)/python -m benchmarks.introspection
+
+conformance: $(VENV)/relay
+	$(BIN)/python -m conformance $(if $(PYTHON27),--python27 $(PYTHON27)) \
+		$(VENV)/conformance
 
 format: $(VENV)/test
 	$(BIN)/ruff check --fix .
@@ -51,7 +66,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info _trial_temp* .coverage .coverage.* \
 		.mypy_cache .ruff_cache .hypothesis
 
-# One stamp for what serving needs, one for what testing needs.
+# One stamp for what serving needs, one for what testing and measuring need.
 $(VENV)/relay: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -59,5 +74,5 @@ $(VENV)/relay: setup.cfg pyproject.toml
 	touch $@
 
 $(VENV)/test: $(VENV)/relay
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
 	touch $@

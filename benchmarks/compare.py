@@ -1,0 +1,314 @@
+"""This relay beside proxystore-relay, under the same load.
+
+Each thing is measured of one relay and then of the other, again and again, so that a
+machine that becomes slower meanwhile does so for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+from benchmarks import load, plot, processes, servers
+from benchmarks.client import Client, Failed, Hub, Target, trusting
+from benchmarks.figures import ROWS, Result, document, percentile, table
+from benchmarks.servers import CEILING, OURS, THEIRS, Certificate, Server
+
+T = TypeVar("T")
+
+PAIRS = 16
+IN_FLIGHT = 32
+
+AT_ONCE = 32
+"""Connections that are being opened at a time. The reference's backlog is 100."""
+
+WARM_UP = 0.2
+"""Seconds of load before anything is measured."""
+
+SETTLED = 1.0
+"""Seconds after the last registration until idle clients are looked at."""
+
+PACKAGES = (
+    *("proxyrelay", "twisted", "autobahn", "msgspec", "pyopenssl"),
+    *("proxystore", "websockets", "uvloop", "picows"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done.
+
+    Attributes:
+        rounds: How often each relay's turn comes.
+        seconds: How long offers are forwarded, each time.
+        crowd_rounds: How often each relay is started for a crowd.
+        crowd: Clients that connect.
+        crowd_tls: The same, over TLS.
+        single: Clients that connect one by one.
+        idlers: Clients that idle.
+        idle_seconds: How long.
+        storm: Clients that come back all at once.
+    """
+
+    rounds: int = 7
+    seconds: float = 2.0
+    crowd_rounds: int = 5
+    crowd: int = 2000
+    crowd_tls: int = 1000
+    single: int = 300
+    idlers: int = 5000
+    idle_seconds: float = 20.0
+    storm: int = 5000
+
+
+QUICK = Plan(2, 0.4, 1, 500, 250, 100, 500, 5.0, 1000)
+
+
+class Comparison:
+    """Measures the relays, and collects the results.
+
+    Args:
+        plan: How much.
+        names: Which relays.
+        folder: For their files.
+        ceiling: Whether the switchboard is measured, too, where it can be.
+        quiet: Whether the relays log warnings only.
+
+    Attributes:
+        results: By the key of their row.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        names: Sequence[str],
+        folder: Path,
+        *,
+        ceiling: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self.results = {row.key: Result(row) for row in ROWS}
+        self._plan = plan
+        self._names = names
+        self._more = [*names, CEILING] if ceiling else names
+        self._folder = folder
+        self._quiet = quiet
+        self._certificate = servers.certificate(folder)
+        self._tls = trusting(anything=True)
+
+    def forwarding(self) -> None:
+        """Offers, in plain."""
+        with self._running(self._more) as relays:
+            for relay in self._turns(relays, self._plan.rounds):
+                self._forward(relay, "forward", IN_FLIGHT)
+                self._forward(relay, "forward_single", 1, turns=True)
+                took = self._forward(relay, None, 1)
+                self._note("latency_median", relay, median(took))
+                self._note("latency_p99", relay, percentile(took, 0.99))
+
+    def forwarding_tls(self) -> None:
+        """Offers over TLS, and connections one by one."""
+        with self._running(self._more, self._certificate) as relays:
+            for relay in self._turns(relays, self._plan.rounds):
+                self._forward(relay, "forward_tls", IN_FLIGHT)
+                took = load.one_by_one(self._target(relay), self._plan.single)
+                self._note("connect_tls_p99", relay, percentile(took, 0.99))
+
+    def crowds(self) -> None:
+        """Clients connect and register, and then take memory."""
+        for number in range(self._plan.crowd_rounds):
+            for name in _order(self._more, number):
+                self._crowd(name, "", self._plan.crowd, None)
+                self._crowd(name, "_tls", self._plan.crowd_tls, self._certificate)
+
+    def idling(self) -> None:
+        """Clients only ping. Both relays have theirs at the same time."""
+        hub = Hub()
+        crowds: list[list[Client]] = []
+        with self._running(self._names) as relays:
+            for relay in relays:
+                uuids = load.identities(self._plan.idlers)
+                crowds.append(load.connect(hub, self._target(relay), uuids, AT_ONCE))
+            # In turn one of each relay.
+            clients = [c for few in zip(*crowds, strict=True) for c in few]
+            load.idle(hub, clients, SETTLED)
+            before = [processes.cpu(relay.pid) for relay in relays]
+            began = time.perf_counter()
+            load.idle(hub, clients, self._plan.idle_seconds)
+            passed = time.perf_counter() - began
+            for relay, earlier in zip(relays, before, strict=True):
+                cores = (processes.cpu(relay.pid) - earlier) / passed
+                self._note("idle", relay, cores)
+            load.close(clients)
+
+    def storms(self) -> None:
+        """All clients come back at once."""
+        for name in self._names:
+            with self._start(name) as relay:
+                try:
+                    outcome = load.storm(self._target(relay), self._plan.storm)
+                except Failed as error:
+                    print(f"{name} in the storm: {error}", file=sys.stderr)
+                    continue
+            if outcome.refused:
+                print(f"{name} in the storm: {outcome.why}", file=sys.stderr)
+            self._note("storm_refused", relay, outcome.refused)
+            self._note("storm_stall", relay, outcome.stall)
+            self._note("storm_seconds", relay, outcome.seconds)
+
+    # -- what they consist of
+
+    def _start(
+        self, name: str, pair: Certificate | None = None
+    ) -> AbstractContextManager[Server]:
+        return servers.running(name, self._folder, pair, self._quiet)
+
+    @contextlib.contextmanager
+    def _running(
+        self, names: Sequence[str], pair: Certificate | None = None
+    ) -> Iterator[list[Server]]:
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(self._start(name, pair)) for name in names]
+
+    def _turns(self, relays: Sequence[Server], rounds: int) -> Iterator[Server]:
+        for number in range(rounds):
+            yield from _order(relays, number)
+
+    def _target(self, relay: Server) -> Target:
+        return Target(relay.url, self._tls if relay.url.startswith("wss:") else None)
+
+    def _note(self, key: str, relay: Server, value: float) -> None:
+        result = self.results[key]
+        values = {OURS: result.ours, THEIRS: result.theirs, CEILING: result.ceiling}
+        values[relay.name].append(value)
+
+    def _forward(
+        self, relay: Server, key: str | None, in_flight: int, *, turns: bool = False
+    ) -> list[float]:
+        """Forward for a while, and note the CPU of a message; gives the latencies."""
+        traffic = load.Traffic(self._target(relay), PAIRS, in_flight, turns)
+        traffic.run(WARM_UP)
+        before = processes.cpu(relay.pid)
+        took = traffic.run(self._plan.seconds)
+        if key is not None:
+            spent = processes.cpu(relay.pid) - before
+            self._note(key, relay, spent / traffic.messages)
+        traffic.close()
+        return took
+
+    def _crowd(
+        self, name: str, suffix: str, count: int, pair: Certificate | None
+    ) -> None:
+        hub = Hub()
+        with self._start(name, pair) as relay:
+            target = self._target(relay)
+            clients = load.connect(hub, target, load.identities(AT_ONCE), AT_ONCE)
+            memory, cpu = processes.memory(relay.pid), processes.cpu(relay.pid)
+            clients += load.connect(hub, target, load.identities(count), AT_ONCE)
+            spent = processes.cpu(relay.pid) - cpu
+            load.idle(hub, clients, SETTLED)
+            grown = processes.memory(relay.pid) - memory
+        load.close(clients)
+        self._note(f"connect{suffix}", relay, spent / count)
+        self._note(f"memory{suffix}", relay, grown / count)
+
+
+def _order(items: Sequence[T], number: int) -> Sequence[T]:
+    """Forwards and backwards in turn, so that nobody is always the first."""
+    return items[::-1] if number % 2 else items
+
+
+def about(plan: Plan, quiet: bool) -> dict[str, object]:
+    """How and where it is measured."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "plan": asdict(plan),
+        "quiet": quiet,
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+STAGES = {
+    "forwarding": Comparison.forwarding,
+    "forwarding-tls": Comparison.forwarding_tls,
+    "crowds": Comparison.crowds,
+    "idling": Comparison.idling,
+    "storms": Comparison.storms,
+}
+
+
+def main() -> int:
+    """Compare, print a table, and write JSON and a picture."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument(
+        "--only", choices=STAGES, action="append", help="some stages; repeatable"
+    )
+    parser.add_argument("--no-reference", action="store_true")
+    parser.add_argument(
+        "--ceiling", action="store_true", help="also a switchboard in Cython"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="the relays log warnings only"
+    )
+    parser.add_argument("--output", type=Path, help="folder for JSON and SVG")
+    parser.add_argument(
+        "--check", action="store_true", help="exit with 1 if a goal is missed"
+    )
+    arguments = parser.parse_args()
+
+    processes.allow_files()
+    plan = QUICK if arguments.quick else Plan()
+    names = [OURS] if arguments.no_reference else [OURS, THEIRS]
+    with tempfile.TemporaryDirectory() as folder:
+        comparison = Comparison(
+            plan,
+            names,
+            Path(folder),
+            ceiling=arguments.ceiling,
+            quiet=arguments.quiet,
+        )
+        for stage, run in STAGES.items():
+            if stage in (arguments.only or STAGES):
+                print(f"{stage} ...", file=sys.stderr)
+                run(comparison)
+
+    results = [result for result in comparison.results.values() if result.ours]
+    print(table(results))
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        written = (
+            json.dumps(document(results, about(plan, arguments.quiet)), indent=2) + "\n"
+        )
+        (arguments.output / "comparison.json").write_text(written)
+        if not arguments.no_reference:
+            (arguments.output / "comparison.svg").write_text(plot.svg(results))
+    missed = any(result.reached is False for result in results)
+    return 1 if arguments.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

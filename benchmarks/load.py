@@ -1,0 +1,555 @@
+"""A load generator for any ProxyStore relay.
+
+It stands alone, and takes the address of any relay:
+
+    python -m benchmarks.load ws://127.0.0.1:8700 forward --pairs 16 --in-flight 32
+
+``--pid`` measures a relay on the same machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from statistics import median
+from uuid import uuid4
+
+from benchmarks import frames, processes
+from benchmarks.client import PATIENCE, Client, Failed, Hub, Target, trusting
+from benchmarks.figures import percentile
+
+GIVES_UP = 10.0
+"""Seconds after which a real client gives up opening a connection."""
+
+PING_INTERVAL = 20.0
+"""Seconds between two pings of a real client."""
+
+WITNESS_PACE = 0.005
+"""Seconds between two messages of the witnesses of a storm."""
+
+
+# -- connecting
+
+
+def connect(
+    hub: Hub, target: Target, uuids: Sequence[str], at_once: int
+) -> list[Client]:
+    """Connect and register clients.
+
+    Args:
+        hub: Runs them.
+        target: The relay.
+        uuids: Whom to register as.
+        at_once: How many may be under way at a time.
+
+    Returns:
+        The clients, all of them registered.
+
+    Raises:
+        Failed: One is not registered.
+    """
+    clients: list[Client] = []
+    waiting = iter(uuids)
+    ready = 0
+
+    def begin() -> None:
+        for uuid in itertools.islice(waiting, 1):
+            client = Client(hub, target, uuid)
+            client.on_ready = registered
+            clients.append(client)
+
+    def registered(_: Client) -> None:
+        nonlocal ready
+        ready += 1
+        begin()
+
+    for _ in range(at_once):
+        begin()
+    hub.until(lambda: ready == len(uuids))
+    return clients
+
+
+def identities(count: int) -> list[str]:
+    """New UUIDs."""
+    return [str(uuid4()) for _ in range(count)]
+
+
+def close(clients: Sequence[Client]) -> None:
+    """End connections so that their ports are free again."""
+    for client in clients:
+        client.close(reset=True)
+
+
+def one_by_one(target: Target, count: int) -> list[float]:
+    """Connect and register one client after the other.
+
+    Returns:
+        Seconds that each took.
+    """
+    hub = Hub()
+    took = []
+    for uuid in identities(count):
+        began = time.perf_counter()
+        clients = connect(hub, target, [uuid], 1)
+        took.append(time.perf_counter() - began)
+        close(clients)
+    return took
+
+
+# -- forwarding
+
+
+class Pair:
+    """Two clients, of which one sends offers to the other.
+
+    Args:
+        source: Sends.
+        target: Receives.
+        arrived: Called with the pair and a number of offers when these have come.
+
+    Attributes:
+        took: Seconds that each of the latest offers took.
+    """
+
+    def __init__(
+        self, source: Client, target: Client, arrived: Callable[[Pair, int], None]
+    ) -> None:
+        self.source, self.target = source, target
+        self.took: list[float] = []
+        self._sent: deque[float] = deque()
+        self._arrived = arrived
+        self.text = frames.offer(source.uuid, target.uuid)
+        self._frame = frames.text(self.text, source.window)
+        source.keeps = True
+        source.on_texts = self._returned
+        target.on_texts = self._received
+
+    def send(self, count: int) -> None:
+        """Send offers."""
+        now = time.perf_counter()
+        self._sent.extend(itertools.repeat(now, count))
+        self.source.send(self._frame, count)
+
+    def _received(self, count: int) -> None:
+        now = time.perf_counter()
+        for _ in range(count):
+            self.took.append(now - self._sent.popleft())
+        self._arrived(self, count)
+
+    def _returned(self, _: int) -> None:
+        raise Failed("an offer came back: " + self.source.last.decode())
+
+
+class Traffic:
+    """Pairs that have offers in flight.
+
+    Args:
+        target: The relay.
+        pairs: How many pairs.
+        in_flight: Offers on their way, of each pair; all in all if it takes turns.
+        turns: Whether the pairs take turns, so that with one in flight the relay has
+            never more than one message to handle.
+    """
+
+    def __init__(
+        self, target: Target, pairs: int, in_flight: int, turns: bool = False
+    ) -> None:
+        self.hub = Hub()
+        self.messages = 0
+        self._in_flight = in_flight
+        uuids = identities(2 * pairs)
+        self._clients = connect(self.hub, target, uuids, 16)
+        by_uuid = {client.uuid: client for client in self._clients}
+        self._pairs = [
+            Pair(by_uuid[source], by_uuid[peer], self._arrived)
+            for source, peer in zip(uuids[::2], uuids[1::2], strict=True)
+        ]
+        self._next = itertools.cycle(self._pairs) if turns else None
+        self._verify()
+
+    def run(self, seconds: float) -> list[float]:
+        """Keep offers in flight for a while, and let them all arrive.
+
+        Returns:
+            Seconds that each took.
+        """
+        for pair in self._pairs:
+            pair.took.clear()
+        self._open, self.messages, sent = True, 0, self._start()
+        deadline = time.perf_counter() + seconds
+        self.hub.until(lambda: time.perf_counter() >= deadline)
+        self._open = False
+        self._sent += sent
+        self.hub.until(lambda: self.messages == self._sent)
+        return [took for pair in self._pairs for took in pair.took]
+
+    def close(self) -> None:
+        """End all connections."""
+        close(self._clients)
+
+    _open = False
+    _sent = 0
+
+    def _start(self) -> int:
+        self._sent = 0
+        if self._next is not None:
+            for _ in range(self._in_flight):
+                next(self._next).send(1)
+            return self._in_flight
+        for pair in self._pairs:
+            pair.send(self._in_flight)
+        return self._in_flight * len(self._pairs)
+
+    def _arrived(self, pair: Pair, count: int) -> None:
+        self.messages += count
+        if not self._open:
+            return
+        self._sent += count
+        if self._next is None:
+            pair.send(count)
+            return
+        for _ in range(count):
+            next(self._next).send(1)
+
+    def _verify(self) -> None:
+        """Let one offer of each pair arrive, and compare it.
+
+        Raises:
+            Failed: It is not what was sent.
+        """
+        for pair in self._pairs:
+            pair.target.keeps = True
+            pair.send(1)
+        self.hub.until(lambda: self.messages == len(self._pairs))
+        for pair in self._pairs:
+            pair.target.keeps = False
+            if json.loads(pair.target.last) != json.loads(pair.text):
+                raise Failed("an offer arrives otherwise than it was sent")
+
+
+# -- idling
+
+
+def idle(hub: Hub, clients: Sequence[Client], seconds: float) -> None:
+    """Let clients do nothing but ping, each once in 20 s, spread evenly.
+
+    Raises:
+        Failed: A ping is not answered.
+    """
+    interval = PING_INTERVAL / len(clients)
+    frame = frames.masked(frames.PING, b"beat")
+    sent = 0
+    before = sum(client.pongs for client in clients)
+    began = time.perf_counter()
+    while (passed := time.perf_counter() - began) < seconds:
+        while sent * interval <= passed:
+            clients[sent % len(clients)].send(frame)
+            sent += 1
+        hub.turn(min(sent * interval, seconds) - passed)
+    hub.until(lambda: sum(client.pongs for client in clients) - before >= sent)
+
+
+# -- a storm
+
+
+@dataclass
+class Storm:
+    """How a storm went; times in seconds.
+
+    Attributes:
+        clients: That came back.
+        registered: That were registered in the end.
+        refused: Attempts that the relay ended, or that took longer than 10 s.
+        why: What the first of them met with.
+        offered: Until the last one had begun to connect.
+        seconds: Until the last one was registered.
+        slowest: From connecting to being registered, at most.
+        calm: The longest that a message of others took before.
+        stall: The same, in the storm.
+    """
+
+    clients: int
+    registered: int = 0
+    refused: int = 0
+    why: str = ""
+    offered: float = 0.0
+    seconds: float = 0.0
+    slowest: float = 0.0
+    calm: float = 0.0
+    stall: float = 0.0
+    took: list[float] = field(default_factory=list, repr=False)
+
+
+def storm(target: Target, count: int, within: float = 1.0) -> Storm:
+    """Clients lose their connections all at once, and come back.
+
+    Two others exchange messages meanwhile, in a process of their own.
+
+    Args:
+        target: The relay.
+        count: How many clients.
+        within: Seconds over which they come back, spread evenly.
+    """
+    outcome = Storm(count)
+    uuids = identities(count)
+    hub = Hub()
+    before = connect(hub, target, uuids, 64)
+    with Witness(target) as witness:
+        outcome.calm = witness.worst(1.0)
+        for client in before:
+            client.close()
+        after = _come_back(hub, target, uuids, within, outcome)
+        outcome.stall = witness.worst(0.0)
+    close(after)
+    outcome.slowest = max(outcome.took, default=0.0)
+    return outcome
+
+
+def _come_back(
+    hub: Hub, target: Target, uuids: list[str], within: float, outcome: Storm
+) -> list[Client]:
+    clients: list[Client] = []
+    waiting = deque(uuids)
+    began = time.perf_counter()
+
+    def registered(client: Client) -> None:
+        now = time.perf_counter()
+        outcome.registered += 1
+        outcome.took.append(now - client.began)
+        outcome.seconds = now - began
+
+    def refused(_: Client, why: str) -> None:
+        outcome.refused += 1
+        outcome.why = outcome.why or why
+
+    def come(uuid: str) -> None:
+        try:
+            client = Client(hub, target, uuid)
+        except OSError as error:
+            outcome.refused += 1
+            outcome.why = outcome.why or str(error)
+            return
+        client.on_ready, client.on_lost = registered, refused
+        clients.append(client)
+
+    interval = within / len(uuids)
+    deadline = began + within + GIVES_UP
+    while outcome.registered + outcome.refused < len(uuids):
+        now = time.perf_counter()
+        if now > deadline:
+            break
+        # Never more than a few at a time, so that what has come is dealt with.
+        for _ in range(8):
+            gone = len(uuids) - len(waiting)
+            if waiting and gone * interval <= now - began:
+                come(waiting.popleft())
+                outcome.offered = now - began
+        hub.turn(interval if waiting else deadline - now)
+    late = [client for client in clients if not client.ready]
+    if outcome.registered + outcome.refused < len(uuids):
+        outcome.why = outcome.why or f"not registered within {GIVES_UP:g} s"
+        outcome.refused = len(uuids) - outcome.registered
+    close(late)
+    return [client for client in clients if client.ready]
+
+
+class Witness:
+    """Two clients in a process of their own, who tell how long their messages take.
+
+    Args:
+        target: The relay. Everybody is trusted, if it has TLS.
+    """
+
+    def __init__(self, target: Target) -> None:
+        spawning = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawning.Pipe()
+        self._stop = spawning.Event()
+        arguments = (target.url, target.bearer, theirs, self._stop)
+        self._child = spawning.Process(target=_witness, args=arguments, daemon=True)
+
+    def __enter__(self) -> Witness:
+        """Begin.
+
+        Raises:
+            Failed: They are not registered.
+        """
+        self._child.start()
+        if not self._pipe.poll(PATIENCE) or self._pipe.recv() is not None:
+            raise Failed("the witnesses cannot register")
+        return self
+
+    def worst(self, seconds: float) -> float:
+        """Wait, and hear of the slowest message since the last time, in seconds."""
+        time.sleep(seconds)
+        self._pipe.send(None)
+        if not self._pipe.poll(2 * PATIENCE):
+            raise Failed("the witnesses are silent")
+        worst: float = self._pipe.recv()
+        return worst
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self._stop.set()
+        self._child.join(PATIENCE)
+        if self._child.is_alive():
+            self._child.terminate()
+
+
+def _witness(url: str, bearer: str | None, pipe: Connection, stop: Event) -> None:
+    tls = trusting(anything=True) if url.startswith("wss:") else None
+    traffic = Traffic(Target(url, tls, bearer), 1, 1)
+    pipe.send(None)
+    worst = 0.0
+    while not stop.is_set():
+        worst = max(worst, *traffic.run(0.0))
+        if pipe.poll(WITNESS_PACE):
+            pipe.recv()
+            pipe.send(worst)
+            worst = 0.0
+    traffic.close()
+
+
+# -- the command
+
+
+def _measured(pid: int | None) -> Callable[[], float | None]:
+    """Gives the CPU that a process has had since now, in seconds."""
+    if pid is None:
+        return lambda: None
+    before = processes.cpu(pid)
+    return lambda: processes.cpu(pid) - before
+
+
+def _forward(target: Target, arguments: argparse.Namespace) -> dict[str, object]:
+    traffic = Traffic(target, arguments.pairs, arguments.in_flight, arguments.turns)
+    traffic.run(min(0.5, arguments.seconds))
+    spent, own = _measured(arguments.pid), time.process_time()
+    began = time.perf_counter()
+    took = traffic.run(arguments.seconds)
+    passed, server = time.perf_counter() - began, spent()
+    traffic.close()
+    return {
+        "messages": traffic.messages,
+        "messages_per_second": traffic.messages / passed,
+        "median": median(took),
+        "p99": percentile(took, 0.99),
+        "client_cpu": (time.process_time() - own) / traffic.messages,
+        "server_cpu": None if server is None else server / traffic.messages,
+    }
+
+
+def _connect(target: Target, arguments: argparse.Namespace) -> dict[str, object]:
+    hub = Hub()
+    clients = connect(hub, target, identities(arguments.at_once), arguments.at_once)
+    pid = arguments.pid
+    before = processes.memory(pid) if pid else 0
+    spent, own = _measured(pid), time.process_time()
+    began = time.perf_counter()
+    count = arguments.clients
+    clients += connect(hub, target, identities(count), arguments.at_once)
+    passed, server = time.perf_counter() - began, spent()
+    own = time.process_time() - own
+    idle(hub, clients, 1.0)
+    grown = processes.memory(pid) - before if pid else None
+    close(clients)
+    return {
+        "clients": count,
+        "clients_per_second": count / passed,
+        "client_cpu": own / count,
+        "server_cpu": None if server is None else server / count,
+        "server_bytes": None if grown is None else grown / count,
+    }
+
+
+def _one_by_one(target: Target, arguments: argparse.Namespace) -> dict[str, object]:
+    took = one_by_one(target, arguments.clients)
+    return {"median": median(took), "p99": percentile(took, 0.99), "worst": max(took)}
+
+
+def _idle(target: Target, arguments: argparse.Namespace) -> dict[str, object]:
+    hub = Hub()
+    clients = connect(hub, target, identities(arguments.clients), 64)
+    spent = _measured(arguments.pid)
+    idle(hub, clients, arguments.seconds)
+    server = spent()
+    close(clients)
+    cores = None if server is None else server / arguments.seconds
+    return {"clients": arguments.clients, "server_cores": cores}
+
+
+def _storm(target: Target, arguments: argparse.Namespace) -> dict[str, object]:
+    outcome = asdict(storm(target, arguments.clients, arguments.within))
+    del outcome["took"]
+    return outcome
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.load",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("url", help="of the relay: ws://host:port or wss://host:port")
+    parser.add_argument("--pid", type=int, help="a relay on this machine to measure")
+    parser.add_argument("--bearer", help="token for a relay that wants one")
+    parser.add_argument("--cafile", help="authority to trust instead of the system's")
+    parser.add_argument("--insecure", action="store_true", help="trust everybody")
+    scenarios = parser.add_subparsers(required=True, metavar="scenario")
+
+    forward = scenarios.add_parser("forward", help="pairs send offers")
+    forward.add_argument("--pairs", type=int, default=16)
+    forward.add_argument("--in-flight", type=int, default=32, help="of each pair")
+    forward.add_argument(
+        "--turns", action="store_true", help="pairs take turns; --in-flight is of all"
+    )
+    forward.add_argument("--seconds", type=float, default=5.0)
+    forward.set_defaults(run=_forward)
+
+    connecting = scenarios.add_parser("connect", help="clients connect and register")
+    connecting.add_argument("--clients", type=int, default=1000)
+    connecting.add_argument("--at-once", type=int, default=32)
+    connecting.set_defaults(run=_connect)
+
+    single = scenarios.add_parser("one-by-one", help="one client after the other")
+    single.add_argument("--clients", type=int, default=300)
+    single.set_defaults(run=_one_by_one)
+
+    idling = scenarios.add_parser("idle", help="clients only ping, each every 20 s")
+    idling.add_argument("--clients", type=int, default=5000)
+    idling.add_argument("--seconds", type=float, default=20.0)
+    idling.set_defaults(run=_idle)
+
+    storming = scenarios.add_parser("storm", help="all clients come back at once")
+    storming.add_argument("--clients", type=int, default=5000)
+    storming.add_argument("--within", type=float, default=1.0, help="seconds")
+    storming.set_defaults(run=_storm)
+    return parser
+
+
+def main() -> int:
+    """Put load on a relay, and print what was measured, as JSON."""
+    arguments = _parser().parse_args()
+    processes.allow_files()
+    tls = None
+    if arguments.url.startswith("wss:"):
+        tls = trusting(arguments.cafile, anything=arguments.insecure)
+    try:
+        found = arguments.run(Target(arguments.url, tls, arguments.bearer), arguments)
+    except (Failed, OSError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""The pure parts of the benchmarks. Nothing here measures anything."""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from xml.etree import ElementTree as ET
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from benchmarks import frames, plot, processes
+from benchmarks.figures import Result, Row, document, percentile, table
+from proxyrelay.messages import PeerConnection, RegistrationRequest, decode
+from tests.support.recording import A, B
+
+ROW = Row("forward", "forward & more", "us", 1e6, ratio=0.5)
+
+
+def unmasked(frame: bytes) -> tuple[int, bytes]:
+    """Opcode with flags, and payload, of a client's short or middling frame."""
+    start = 4 if frame[1] & 0x7F == 126 else 2
+    key, hidden = frame[start : start + 4], frame[start + 4 :]
+    return frame[0], bytes(b ^ key[i % 4] for i, b in enumerate(hidden))
+
+
+class FrameTests(SynchronousTestCase):
+    """What is prepared is what a client would send."""
+
+    def test_each_length_has_its_head(self) -> None:
+        for length, head in (
+            (0, b"\x81\x80"),
+            (125, b"\x81\xfd"),
+            (126, b"\x81\xfe\x00\x7e"),
+            (65535, b"\x81\xfe\xff\xff"),
+            (65536, b"\x81\xff\x00\x00\x00\x00\x00\x01\x00\x00"),
+        ):
+            frame = frames.masked(frames.TEXT, bytes(length))
+            self.assertEqual(frame[: len(head) + 4], head + frames.KEY)
+            self.assertEqual(len(frame), len(head) + 4 + length)
+
+    def test_the_mask_comes_off(self) -> None:
+        payload = random.Random(1).randbytes(300)
+        frame = frames.masked(frames.TEXT, payload)
+        self.assertEqual(unmasked(frame), (0x81, payload))
+
+    def test_text_is_plain_without_a_window(self) -> None:
+        self.assertEqual(unmasked(frames.text(b"hello", None)), (0x81, b"hello"))
+
+    def test_a_compressed_frame_makes_sense_at_any_time(self) -> None:
+        offer = frames.offer(A, B)
+        first, payload = unmasked(frames.text(offer, 12))
+        self.assertEqual(first, 0xC1)
+        self.assertLess(len(payload), len(offer))
+        inflate = frames.inflater()
+        self.assertEqual([inflate(payload) for _ in range(3)], [offer] * 3)
+
+    def test_a_stream_that_refers_back_is_inflated(self) -> None:
+        deflate = zlib.compressobj(wbits=-12)
+        inflate = frames.inflater()
+        for _ in range(3):
+            packed = deflate.compress(b"again" * 9) + deflate.flush(zlib.Z_SYNC_FLUSH)
+            self.assertEqual(inflate(packed[:-4]), b"again" * 9)
+
+    def test_received_frames_are_found(self) -> None:
+        data = b"\x81\x02hi" + b"\x8a\x00" + b"\x81\x7e\x00\x80" + bytes(128)
+        found, end = frames.parse(data)
+        self.assertEqual(
+            [(first, data[start:stop]) for first, start, stop in found],
+            [(0x81, b"hi"), (0x8A, b""), (0x81, bytes(128))],
+        )
+        self.assertEqual(end, len(data))
+
+    def test_the_rest_waits_for_more(self) -> None:
+        long = b"\x81\x7f" + (70000).to_bytes(8, "big") + bytes(70000)
+        self.assertEqual(frames.parse(long), ([frames.Frame(0x81, 10, 70010)], 70010))
+        for cut in (0, 1, 2, 5, 9, 10, 70009):
+            found, end = frames.parse(b"\x81\x00" + long[:cut])
+            self.assertEqual((len(found), end), (1, 2), cut)
+
+
+class MessageTests(SynchronousTestCase):
+    """The relay takes the messages for a client's."""
+
+    def test_an_offer(self) -> None:
+        text = frames.offer(A, B)
+        message = decode(text)
+        self.assertIsInstance(message, PeerConnection)
+        self.assertEqual(list(json.loads(text))[-1], "message_type")
+        self.assertEqual(json.loads(json.loads(text)["description"])["type"], "offer")
+        self.assertEqual(round(len(text), -2), 1900)
+
+    def test_a_registration(self) -> None:
+        message = decode(frames.registration(A))
+        self.assertIsInstance(message, RegistrationRequest)
+
+    def test_a_request_offers_compression(self) -> None:
+        request = frames.upgrade("127.0.0.1:8700", "/", 7, None)
+        self.assertTrue(
+            request.startswith(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8700\r\n")
+        )
+        self.assertTrue(request.endswith(b"\r\n\r\n"))
+        self.assertIn(b"permessage-deflate; client_max_window_bits\r\n", request)
+        self.assertNotIn(b"Authorization", request)
+
+    def test_a_request_has_a_token_and_a_key_of_its_own(self) -> None:
+        one, other = (frames.upgrade("a", "/", n, "token") for n in (1, 2))
+        self.assertIn(b"\r\nAuthorization: Bearer token\r\n", one)
+        self.assertNotEqual(one, other)
+
+    def test_what_the_answer_says_of_compression(self) -> None:
+        for extension, bits in (
+            (b"", None),
+            (b"Sec-WebSocket-Extensions: permessage-deflate\r\n", 15),
+            (
+                b"Sec-WebSocket-Extensions: permessage-deflate; "
+                b"server_max_window_bits=12; client_max_window_bits=11\r\n",
+                11,
+            ),
+        ):
+            head = b"HTTP/1.1 101 Switching Protocols\r\n" + extension
+            self.assertEqual(frames.window(head), bits)
+
+
+class ProcessTests(SynchronousTestCase):
+    """Texts of /proc."""
+
+    def test_schedstat(self) -> None:
+        self.assertEqual(processes.nanoseconds("1017273458 241550 31\n"), 1017273458)
+
+    def test_stat_of_a_name_with_spaces(self) -> None:
+        text = "7 (a) b (c) S 1 1 1 0 -1 4194304 855 0 3 0 101 22 0 0 20 0 1 0 1\n"
+        self.assertEqual(processes.ticks(text), 123)
+
+    def test_smaps_rollup(self) -> None:
+        text = "0-1 ---p 0 00:00 0    [rollup]\nRss:    8728 kB\nPss:    7334 kB\n"
+        self.assertEqual(processes.kilobytes(text), 7334)
+        self.assertEqual(processes.kilobytes(text, "Rss"), 8728)
+        self.assertRaises(ValueError, processes.kilobytes, text, "Swap")
+
+
+class FigureTests(SynchronousTestCase):
+    """Ratios, goals, and what is made of them."""
+
+    def test_percentile(self) -> None:
+        values = [float(number) for number in range(100, 0, -1)]
+        self.assertEqual(percentile(values, 0.99), 99.0)
+        self.assertEqual(percentile(values, 1.0), 100.0)
+        self.assertEqual(percentile(values, 0.0), 1.0)
+        self.assertEqual(percentile([3.0], 0.99), 3.0)
+
+    def test_ratios_are_of_the_same_round(self) -> None:
+        result = Result(ROW, [1.0, 2.0, 3.0], [4.0, 4.0])
+        self.assertEqual(result.ratios, [0.25, 0.5])
+
+    def test_nothing_is_divided_by_nothing(self) -> None:
+        self.assertEqual(Result(ROW, [1.0], [0.0]).ratios, [])
+
+    def test_a_goal_is_of_the_median(self) -> None:
+        self.assertIs(Result(ROW, [1, 1, 9], [2, 2, 2]).reached, True)
+        self.assertIs(Result(ROW, [1, 9, 9], [2, 2, 2]).reached, False)
+
+    def test_a_limit_is_in_units(self) -> None:
+        row = Row("stall", "stall", "ms", 1e3, limit=250)
+        self.assertIs(Result(row, [0.250]).reached, True)
+        self.assertIs(Result(row, [0.251]).reached, False)
+
+    def test_all_goals_count(self) -> None:
+        row = Row("idle", "idle", "%", 100, ratio=0.3, limit=1.0)
+        self.assertIs(Result(row, [0.01], [0.1]).reached, True)
+        self.assertIs(Result(row, [0.02], [0.1]).reached, False)
+        self.assertIs(Result(row, [0.01], [0.02]).reached, False)
+
+    def test_nothing_is_said_of_what_was_not_measured(self) -> None:
+        self.assertIsNone(Result(ROW, [1.0]).reached)
+        self.assertIsNone(Result(Row("a", "a", "s", 1), [1.0], [2.0]).reached)
+
+    def test_the_table(self) -> None:
+        other = Row("stall", "stall", "ms", 1e3, limit=250)
+        lines = table(
+            [Result(ROW, [1e-5, 3e-5], [1e-4, 1e-4]), Result(other, [0.3])]
+        ).splitlines()
+        self.assertEqual(
+            [line.split() for line in lines],
+            [
+                ["unit", "ours", "theirs", "ratio", "from", "to", "goal"],
+                [
+                    *("forward", "&", "more", "us", "20", "100", "0.200"),
+                    *("0.100", "0.300", "0.5", "reached"),
+                ],
+                ["stall", "ms", "300", "250", "ms", "MISSED"],
+            ],
+        )
+
+    def test_the_document(self) -> None:
+        written = document([Result(ROW, [1e-5, 3e-5], [1e-4, 1e-4])], {"cpus": 2})
+        again = json.loads(json.dumps(written))
+        self.assertEqual(again["cpus"], 2)
+        (row,) = again["rows"]
+        self.assertEqual(row["key"], "forward")
+        self.assertAlmostEqual(row["ours"][0], 10)
+        self.assertAlmostEqual(row["ratio"], 0.2)
+        self.assertIs(row["reached"], True)
+
+
+class PlotTests(SynchronousTestCase):
+    """The picture."""
+
+    def test_is_xml_with_a_bar_for_each_ratio(self) -> None:
+        results = [
+            Result(ROW, [1.0, 2.0], [8.0, 8.0]),
+            Result(ROW, [3.0], [2.0]),
+            Result(ROW, [3.0]),
+        ]
+        root = ET.fromstring(plot.svg(results))
+        bars = root.findall("{*}rect")
+        self.assertEqual([bar.get("class") for bar in bars], ["reached", "missed"])
+        titles = [t.text for t in root.findall("{*}text[@class='title']")]
+        self.assertEqual(titles, ["forward & more"] * 2)
+        self.assertEqual(plot.svg(results), plot.svg(results))
+
+    def test_nothing_to_draw(self) -> None:
+        root = ET.fromstring(plot.svg([]))
+        self.assertEqual(root.findall("{*}rect"), [])
