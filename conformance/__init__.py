@@ -1,0 +1,1 @@
+"""The official WebSocket test suite against the relay; see README.rst."""
