@@ -162,7 +162,8 @@ class Timeouts(Struct, frozen=True):
             as clients wait 10 s for the whole upgrade.
         registration: From the upgrade to the first registration.
         ping_interval: From the registration, or the last pong, to the relay's
-            next ping.
+            next ping; it waits as long again for each time that the client has sent
+            something meanwhile, as stock clients do.
         ping_timeout: From that ping to its pong. A client that does not read
             what is sent to it cannot answer, and is ended then.
         close_handshake: From the relay's close frame to the answer, and again

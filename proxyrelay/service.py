@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +24,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
@@ -37,6 +38,7 @@ from proxyrelay.inspection import Inspection, inspect
 from proxyrelay.observe import logs
 from proxyrelay.observe.journal import LogJournal
 from proxyrelay.relay import Relay
+from proxyrelay.transport import PromptServer
 from proxyrelay.websocket import RelayFactory
 
 log = Logger(namespace="proxyrelay")
@@ -86,9 +88,13 @@ class RelayService(MultiService):
         )
         self._served: IProtocolFactory = self.factory
         if pair is not None:
-            self._served = TLSMemoryBIOFactory(
+            factory = TLSMemoryBIOFactory(
                 tls.context(pair), False, self.factory, reactor
             )
+            # Not the one that keeps small writes for the next turn of the reactor:
+            # nothing is written here in pieces.
+            factory.protocol = TLSMemoryBIOProtocol
+            self._served = factory
         self._census = LoopingCall(
             self.journal.clients,
             self.factory.relay.registry,
@@ -110,11 +116,13 @@ class RelayService(MultiService):
         """Accept connections."""
         super().privilegedStartService()
         for bound in self._sockets:
-            self._ports.append(
-                self._reactor.adoptStreamPort(
-                    bound.fileno(), bound.family, self._served
-                )
+            port = self._reactor.adoptStreamPort(
+                bound.fileno(), bound.family, self._served
             )
+            port.transport = partial(
+                PromptServer, self.factory.pace, self.factory.outbox
+            )
+            self._ports.append(port)
             bound.close()  # the reactor has its own descriptor of it
         self._sockets = []
 

@@ -175,6 +175,9 @@ def context(pair: KeyPair) -> CertificateOptions:
         acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
         # Without this, Twisted ends every handshake in which a client offers ALPN.
         acceptableProtocols=[b"http/1.1"],
+        # Who comes back with one saves both sides the costly part of the handshake, and
+        # the relay keeps nothing for it.
+        enableSessionTickets=True,
     )
     try:
         options.getContext()

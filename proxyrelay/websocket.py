@@ -10,10 +10,10 @@ Checked against Autobahn 26.10.2. Each override says what it changes.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import cached_property
 from http import HTTPStatus
 from itertools import count
 from secrets import token_bytes
@@ -22,6 +22,7 @@ from typing import Any, Protocol, cast
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.util import encode_truncate
 from autobahn.websocket.types import ConnectionRequest
+from autobahn.websocket.utf8validator import Utf8Validator
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import (
@@ -40,6 +41,7 @@ from zope.interface import implementer
 from proxyrelay import addresses
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Timeouts
+from proxyrelay.deadlines import Deadlines
 from proxyrelay.errors import (
     BadRequest,
     MessageTooLong,
@@ -49,6 +51,7 @@ from proxyrelay.errors import (
     Refusal,
     TryAgainLater,
 )
+from proxyrelay.fastlane import PING, PONG, TEXT, FastLane, header
 from proxyrelay.handshake import (
     head_complete,
     origin_matcher,
@@ -60,6 +63,7 @@ from proxyrelay.messages import MESSAGE_CEILING
 from proxyrelay.pace import Pace
 from proxyrelay.peer import Registration
 from proxyrelay.relay import Journal, Relay
+from proxyrelay.transport import Outbox
 
 FRAMES_CEILING = 1024
 """Frames of the most fragmented message. Stock clients send one."""
@@ -74,6 +78,9 @@ CONTROL_CEILING = 125
 """Bytes of the longest control frame (RFC 6455, section 5.5)."""
 
 GOING_AWAY = 1001
+
+SLACK = 0.01
+"""Share of a deadline by which it may be late."""
 
 HANDSHAKES = 16
 """Requests that are processed in one turn of the reactor, at about 0.2 ms each."""
@@ -93,7 +100,7 @@ class Phase(Enum):
     GONE = auto()
 
 
-def _deadlines(timeouts: Timeouts) -> dict[Phase, float]:
+def _lengths(timeouts: Timeouts) -> dict[Phase, float]:
     return {
         Phase.TLS_HANDSHAKE: timeouts.tls_handshake,
         Phase.OPENING: timeouts.opening_handshake,
@@ -103,7 +110,6 @@ def _deadlines(timeouts: Timeouts) -> dict[Phase, float]:
         Phase.AWAITING_PONG: timeouts.ping_timeout,
         Phase.CLOSING: timeouts.close_handshake,
         Phase.DROPPING: timeouts.close_handshake,
-        Phase.GONE: 0,
     }
 
 
@@ -121,7 +127,7 @@ class ConnectionJournal(Journal, Protocol):
 
 
 @implementer(IHandshakeListener, IPushProducer)
-class RelayProtocol(WebSocketServerProtocol):
+class RelayProtocol(FastLane):
     """A client. It is the `proxyrelay.peer.Peer` that the rules see.
 
     It is also the push producer of its own transport, which is how it learns
@@ -139,8 +145,12 @@ class RelayProtocol(WebSocketServerProtocol):
     # Not "log": that is the name of Autobahn's, which writes requests as they are.
     _log = Logger()
 
+    # That of nearly all, as a default: Autobahn looks at it to the end.
+    websocket_version = 13
+
     _phase = Phase.GONE
-    _deadline: IDelayedCall | None = None
+    _held: list[bytes] | None = None
+    _heard = False
     _checking: Deferred[None] | None = None
     _refusal: Refusal | None = None
     _paused = False
@@ -148,6 +158,22 @@ class RelayProtocol(WebSocketServerProtocol):
     _seen = 0
     _frames = 0
     _ping = b""
+
+    def __init__(self) -> None:
+        """Start with what `_served_class` has put into the class.
+
+        Autobahn's makes six objects here that nobody asks for.
+        """
+
+    @property
+    def is_open(self) -> Deferred[None]:
+        """Fired by Autobahn after the opening handshake. Nobody waits for it."""
+        return Deferred()
+
+    @cached_property
+    def utf8validator(self) -> Utf8Validator:  # type: ignore[override]
+        """Checks texts that come in pieces: Autobahn's, made when it is needed."""
+        return Utf8Validator()
 
     # -- the peer, as the rules see it
 
@@ -162,7 +188,7 @@ class RelayProtocol(WebSocketServerProtocol):
                 now since the client asks and asks and does not read.
         """
         if self.state == self.STATE_OPEN:
-            self.sendFrame(opcode=1, payload=text)
+            self.sendData(header(TEXT, len(text)) + text)
         if self.state != self.STATE_OPEN:
             raise PeerGone
 
@@ -206,16 +232,20 @@ class RelayProtocol(WebSocketServerProtocol):
     def connectionMade(self) -> None:
         """Begin.
 
-        TCP_NODELAY is set here, at accept: Autobahn tries to before it knows its
-        own option, and Nagle's algorithm would hold up the TLS handshake.
+        Autobahn's adapter would collect what is known of the transport, and set
+        TCP_NODELAY; the listening socket has seen to that.
         """
-        with contextlib.suppress(OSError):  # some kernels refuse after a reset
-            self.transport.setTcpNoDelay(True)
-        super().connectionMade()
+        self._connectionMade()
         self.factory.connections.add(self)
         self.transport.registerProducer(self, True)
         secure = ISSLTransport.providedBy(self.transport)
         self._enter(Phase.TLS_HANDSHAKE if secure else Phase.OPENING)
+
+    def _connectionMade(self) -> None:
+        """Set what is different for each connection; see `_served_class`."""
+        self.state = self.STATE_CONNECTING
+        self.data = b""
+        self.factory.countConnections += 1
 
     def handshakeCompleted(self) -> None:
         """TLS is up; the request may come."""
@@ -223,45 +253,45 @@ class RelayProtocol(WebSocketServerProtocol):
             self._enter(Phase.OPENING)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes from the client, unless the connection is over.
-
-        Autobahn would keep them.
-        """
-        if self.state == self.STATE_CLOSED:
-            return
-        self._dataReceived(data)
+        """Take bytes from the client, and note that it is there."""
+        self._heard = True
+        super().dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End.
 
-        Autobahn's adapter only adds log lines, of which one takes OpenSSL's
-        words for a format.
+        Autobahn would end timers that it has not begun, call `onClose`, and write log
+        lines, of which one takes OpenSSL's words for a format.
         """
         vanished = self.state != self.STATE_CLOSED
+        self.state = self.STATE_CLOSED
+        self.factory.countConnections -= 1
         try:
-            self._connectionLost(reason)  # type: ignore[arg-type]
-        finally:
             if vanished:
                 when = _WHEN.get(self._phase, "")
                 self._release(f"connection lost{when}{_tls(reason)}")
+        finally:
             self._enter(Phase.GONE)
             self.factory.connection_lost(self)
 
     def _enter(self, phase: Phase) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        deadlines = self.factory.deadlines
+        if self._phase is not Phase.GONE:
+            deadlines[self._phase].end(self)
         self._phase = phase
-        seconds = self.factory.deadlines[phase]
-        if seconds:
-            self._deadline = self.factory.clock.callLater(seconds, self._expired)
+        self._heard = False
+        if phase is not Phase.GONE:
+            deadlines[phase].begin(self)
 
-    def _expired(self) -> None:
-        self._deadline = None
-        if self._phase is Phase.READY:
+    def expired(self) -> None:
+        """The deadline of the phase has come."""
+        if self._phase is Phase.READY and self._heard and not self._paused:
+            # It has just pinged, as stock clients do, and reads what it is sent.
+            self._enter(Phase.READY)
+        elif self._phase is Phase.READY:
             self._enter(Phase.AWAITING_PONG)
             self._ping = token_bytes(4)
-            self.sendPing(self._ping)
+            self.sendData(header(PING, len(self._ping)) + self._ping)
         elif self._phase is Phase.AUTHENTICATING and self._checking is not None:
             self._checking.cancel()
             if self._phase is Phase.AUTHENTICATING:
@@ -301,7 +331,6 @@ class RelayProtocol(WebSocketServerProtocol):
         if self.state != self.STATE_CLOSED:
             self.droppedByMe = True
             self.state = self.STATE_CLOSED
-            self.is_closed.callback(self)
             self._closeConnection(abort)
 
     def _closeConnection(self, abort: bool = False) -> None:  # noqa: N802
@@ -310,6 +339,7 @@ class RelayProtocol(WebSocketServerProtocol):
         Autobahn resets the connection after a clean close handshake, too; here
         that ends in an orderly way.
         """
+        self.send_held()
         self._release(self.wasNotCleanReason or "closed")
         self._enter(Phase.DROPPING)
         if abort and not self.wasClean:
@@ -389,10 +419,16 @@ class RelayProtocol(WebSocketServerProtocol):
         """Wait for the registration, or close with what was decided before.
 
         What Autobahn keeps of the request is forgotten: it may hold a token, and may
-        be long.
+        be long. The rest, as far as it is not as in the class, moves into a table of
+        its size.
         """
-        for name in _HANDSHAKE_LEFTOVERS:
-            vars(self).pop(name, None)
+        served = type(self)
+        self.__dict__ = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in _HANDSHAKE_LEFTOVERS
+            and getattr(served, name, served) is not value
+        }
         if self.factory.stopping:
             self.shut()
         elif self._refusal is not None:
@@ -448,6 +484,11 @@ class RelayProtocol(WebSocketServerProtocol):
             self._log.failure("a message of {address} failed", address=self.address)
         if self._phase is Phase.REGISTERING and self.registration is not None:
             self._enter(Phase.READY)
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer, as Autobahn does, in one step."""
+        if self.state == self.STATE_OPEN:
+            self.sendData(header(PONG, len(payload)) + payload)
 
     def onPong(self, payload: bytes) -> None:
         """Take note that the client has read everything up to the relay's ping.
@@ -537,9 +578,6 @@ class RelayProtocol(WebSocketServerProtocol):
         if self.state == self.STATE_CLOSING:
             self._enter(Phase.CLOSING)
 
-    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        """Nothing is left to do: see `connectionLost` and `_closeConnection`."""
-
     # -- what the client does not read
 
     def sendData(
@@ -560,7 +598,20 @@ class RelayProtocol(WebSocketServerProtocol):
             if self._unread > 2 * self.factory.config.max_unread_bytes:
                 self._drop("left too much unread")
                 return
-        self.transport.write(data)
+        waiting = self.factory.outbox.waiting
+        if waiting is None:
+            self.transport.write(data)
+        elif self._held is None:
+            self._held = [data]
+            waiting.append(self)
+        else:
+            self._held.append(data)
+
+    def send_held(self) -> None:
+        """Write what has come together, in one piece."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self.transport.write(held[0] if len(held) == 1 else b"".join(held))
 
     def pauseProducing(self) -> None:
         """The transport's buffer is full: the client does not read.
@@ -587,15 +638,28 @@ def _tls(reason: Failure) -> str:
     return f" (TLS: {', '.join(said)})"
 
 
-_HANDSHAKE_LEFTOVERS = (
-    "http_headers",
-    "http_request_data",
-    "http_request_host",
-    "http_request_params",
-    "http_request_path",
-    "http_request_uri",
-    "http_response_data",
-    "http_status_line",
+# All that the handshake leaves behind, and what has served its turn.
+_HANDSHAKE_LEFTOVERS = frozenset(
+    {
+        "_checking",
+        "_perMessageCompress",
+        "_seen",
+        "_wskey",
+        "http_headers",
+        "http_request_data",
+        "http_request_host",
+        "http_request_params",
+        "http_request_path",
+        "http_request_uri",
+        "http_response_data",
+        "http_status_line",
+        "source",
+        "websocket_extensions",
+        "websocket_extensions_in_use",
+        "websocket_origin",
+        "websocket_protocol_in_use",
+        "websocket_protocols",
+    }
 )
 
 # The phases in which a client holds no UUID yet.
@@ -627,6 +691,8 @@ class RelayFactory(WebSocketServerFactory):
 
     Attributes:
         pace: Spreads opening handshakes over turns of the reactor.
+        deadlines: Of all connections, by the phase that they are in.
+        outbox: Holds back what is sent while something that was read is acted upon.
         origin_allowed: Tells whether a browser's ``Origin`` is let in.
         connections: All that are not yet lost, registered or not.
         stopping: Whether new connections are closed as soon as they are open.
@@ -648,7 +714,11 @@ class RelayFactory(WebSocketServerFactory):
         self.journal = journal
         self.clock = clock
         self.config = config
-        self.deadlines = _deadlines(config.timeouts)
+        self.deadlines = {
+            phase: Deadlines(clock, seconds, RelayProtocol.expired, seconds * SLACK)
+            for phase, seconds in _lengths(config.timeouts).items()
+        }
+        self.outbox = Outbox()
         self.connections: set[RelayProtocol] = set()
         self.stopping = False
         self.pace = Pace(clock, HANDSHAKES)
@@ -657,8 +727,6 @@ class RelayFactory(WebSocketServerFactory):
         self._all_gone: Deferred[None] | None = None
         self.setProtocolOptions(
             webStatus=False,
-            # The decoder refuses bad UTF-8 itself, with the code that clients know.
-            utf8validateIncoming=False,
             maxMessagePayloadSize=min(
                 config.max_message_bytes or MESSAGE_CEILING, MESSAGE_CEILING
             ),
@@ -667,7 +735,7 @@ class RelayFactory(WebSocketServerFactory):
             closeHandshakeTimeout=0,
             autoPingInterval=0,
         )
-        self.protocol = _with_options(self)
+        self.protocol = _served_class(self)
 
     def buildProtocol(  # type: ignore[override]
         self, addr: IAddress
@@ -711,15 +779,18 @@ class RelayFactory(WebSocketServerFactory):
 
     def _tell_if_all_gone(self) -> None:
         if not self.connections and self._all_gone is not None:
+            for deadlines in self.deadlines.values():
+                deadlines.stop()
             all_gone, self._all_gone = self._all_gone, None
             all_gone.callback(None)
 
 
-def _with_options(factory: RelayFactory) -> type[RelayProtocol]:
-    """A protocol whose class has the options that Autobahn would copy from the factory.
+def _served_class(factory: RelayFactory) -> type[RelayProtocol]:
+    """The protocol, with all in its class that is the same for each connection.
 
-    Autobahn copies 36 of them into each connection, and composes a table of them for a
-    line at DEBUG that is never shown.
+    Autobahn copies 36 options from the factory into each connection, and gives it some
+    forty attributes that stay as they are in nearly all. Here both are attributes of
+    the class, as Autobahn would set them.
     """
     options: dict[str, object] = {
         name: getattr(factory, name) for name in RelayProtocol.CONFIG_ATTRS
@@ -727,7 +798,36 @@ def _with_options(factory: RelayFactory) -> type[RelayProtocol]:
     # A function would become a method.
     accept = factory.perMessageCompressionAccept
     options["perMessageCompressionAccept"] = staticmethod(accept)
-    return type("ServedProtocol", (RelayProtocol,), {**options, "CONFIG_ATTRS": ()})
+    state = {
+        name: value
+        for name, value in first_state(factory).items()
+        if name not in OF_EACH
+    }
+    return type(
+        "ServedProtocol", (RelayProtocol,), {**options, **state, "CONFIG_ATTRS": ()}
+    )
+
+
+OF_EACH = frozenset(
+    {"data", "factory", "is_closed", "is_open", "state", "utf8validator"}
+)
+"""Attributes of Autobahn's connections that are not the same for each. ``is_closed`` is
+only used in what `RelayProtocol` overrides."""
+
+NEVER_CHANGED = frozenset(
+    {"_results", "_transport_details", "_valid_events", "send_queue", "trafficStats"}
+)
+"""Mutable ones that may be shared all the same: what the relay does not use."""
+
+
+def first_state(factory: WebSocketServerFactory) -> dict[str, object]:
+    """The attributes that Autobahn gives to a new connection, less its options."""
+    plain = WebSocketServerProtocol()
+    plain.factory = factory
+    plain._connectionMade()
+    factory.countConnections -= 1
+    found = vars(plain)
+    return {name: found[name] for name in found if name not in plain.CONFIG_ATTRS}
 
 
 def _cancelled(call: IDelayedCall) -> Callable[[Any], None]:

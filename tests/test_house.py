@@ -29,8 +29,11 @@ FRAMEWORKS = ("twisted", "autobahn", "txaio", "zope")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxyrelay",),
-    ("errors", "addresses", "auth.breaker", "auth.strangers", "auth.turns", "pace"),
-    ("identity", "handshake", "config", "listen"),
+    (
+        *("errors", "addresses", "deadlines", "fastlane", "pace"),
+        *("auth.breaker", "auth.strangers", "auth.turns"),
+    ),
+    ("identity", "handshake", "config", "listen", "transport"),
     ("messages", "peer", "tls", "auth.anonymous", "auth.cache", "auth.credentials"),
     ("registry", "observe", "auth.globus"),
     ("relay", "observe.logs", "auth.introspection"),

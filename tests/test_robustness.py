@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -24,6 +26,7 @@ from proxyrelay.websocket import FRAMES_CEILING, Phase, RelayProtocol
 from tests.support.frames import CLOSE, CONTINUATION, PING, PONG, TEXT, frame, header
 from tests.support.recording import A, B, offer, registration
 from tests.support.served import (
+    PATIENCE,
     Client,
     PendingAuthenticator,
     RelayTestCase,
@@ -227,6 +230,25 @@ class TlsHandshakeTests(HandshakeMixin, RelayTestCase):
         context = self.authority.client_context()
         context.set_alpn_protocols(["h2", "http/1.1"])
         self.registered(A, ssl=context)
+
+    @scenario
+    def test_a_client_that_comes_back_need_not_shake_hands_in_full(self) -> None:
+        assert self.authority is not None
+        context = self.authority.client_context()
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context.maximum_version = version
+            session = None
+            for resumed in (False, True):
+                connection = socket.create_connection(("127.0.0.1", self.port))
+                connection.settimeout(PATIENCE)
+                secured = context.wrap_socket(
+                    connection, server_hostname="localhost", session=session
+                )
+                with secured:
+                    secured.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                    self.assertTrue(secured.recv(65536))
+                    self.assertEqual(secured.session_reused, resumed)
+                    session = secured.session
 
     @scenario
     def test_a_stop_is_not_held_up_by_a_missing_goodbye(self) -> None:
@@ -543,7 +565,8 @@ class OpenMixin(SocketMixin):
             connection.sendall(header(opcode, 1 << 40) + b"x" * 1_000_000)
             self.until_phase(Phase.CLOSING)
             (peer,) = self.connections()
-            self.assertEqual((peer.data, peer.control_frame_data), (b"", []))
+            found = self.in_reactor(attrgetter("data", "control_frame_data"), peer)
+            self.assertEqual(found, (b"", []))
             self.assertEqual(self.close_code(connection.recv(65536)), 1002)
             connection.close()
             self.until_gone()
@@ -594,6 +617,17 @@ class OpenMixin(SocketMixin):
         self.advance(TIMEOUTS.ping_timeout)
         self.assertEqual(self.read_to_end(connection), b"")
         self.until_gone()
+
+    @scenario
+    def test_does_not_ping_a_peer_that_has_just_spoken(self: Any) -> None:
+        connection = self.ready(A)
+        self.until_phase(Phase.READY)
+        for _ in range(3):
+            connection.sendall(frame(PING, b"hey"))
+            self.assertEqual(connection.recv(5), b"\x8a\x03hey")
+            self.advance(TIMEOUTS.ping_interval)
+        self.advance(TIMEOUTS.ping_interval)
+        self.assertEqual(connection.recv(6)[:2], b"\x89\x04")
 
     @scenario
     def test_a_pong_to_the_ping_keeps_a_peer(self: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from textwrap import indent
 from typing import IO, TextIO, cast
@@ -9,6 +11,7 @@ from typing import IO, TextIO, cast
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
+    ILogFilterPredicate,
     ILogObserver,
     LogEvent,
     LogLevel,
@@ -18,6 +21,7 @@ from twisted.logger import (
     formatTime,
 )
 from twisted.python.logfile import LogFile
+from zope.interface import implementer
 
 from proxyrelay.config import Level, Logging
 from proxyrelay.errors import ConfigError, Problem
@@ -49,19 +53,39 @@ def line(event: LogEvent) -> str | None:
     Whatever comes from outside stays inside its line, and cannot control a terminal;
     only a traceback has lines of its own, which are indented.
     """
-    text = _printable(formatEvent(event)).replace("\n", "\\n")
+    text = _printable(_text(event)).replace("\n", "\\n")
     failure = event.get("log_failure")
     if failure is not None:
         traceback = indent(_printable(failure.getTraceback()).rstrip("\n"), "    ")
         text = f"{text}\n{traceback}" if text else traceback
     if not text:
         return None
-    when = formatTime(event.get("log_time"), timeFormat=TIME_FORMAT)
+    when = _second(int(event.get("log_time") or 0))
     level = _NAMES.get(event.get("log_level", LogLevel.info), "INFO")
     return f"{when} {level:<8} {text}\n"
 
 
+def _text(event: LogEvent) -> str:
+    """The event in words.
+
+    The relay's own formats are plain constants, for which Python's formatter does: it
+    takes a tenth of the time of Twisted's.
+    """
+    if str(event.get("log_namespace", "")).startswith("proxyrelay"):
+        with suppress(Exception):
+            return str(event["log_format"]).format_map(event)
+    return formatEvent(event)
+
+
+@lru_cache(maxsize=2)
+def _second(time: int) -> str:
+    """A second as text: a thousand lines have the same one when clients come back."""
+    return formatTime(time or None, timeFormat=TIME_FORMAT)
+
+
 def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
@@ -86,7 +110,29 @@ def observer(settings: Logging, stdout: TextIO | None) -> ILogObserver | None:
     return FilteringLogObserver(LogPublisher(*outlets), [levels(settings)])
 
 
-def levels(settings: Logging) -> LogLevelFilterPredicate:
+@implementer(ILogFilterPredicate)
+class Remembering:
+    """Asks another predicate once for each level of each namespace.
+
+    Twisted's goes through all levels at each comparison.
+
+    Args:
+        predicate: Is asked. It looks at nothing else.
+    """
+
+    def __init__(self, predicate: ILogFilterPredicate) -> None:
+        self._predicate = predicate
+        self._known: dict[tuple[object, object], object] = {}
+
+    def __call__(self, event: LogEvent) -> object:
+        """Say what is to become of an event."""
+        kind = (event.get("log_namespace"), event.get("log_level"))
+        if kind not in self._known:
+            self._known[kind] = self._predicate(event)
+        return self._known[kind]
+
+
+def levels(settings: Logging) -> ILogFilterPredicate:
     """Which events are let through.
 
     Autobahn writes whole requests, tokens included, at DEBUG: that level is not
@@ -100,7 +146,7 @@ def levels(settings: Logging) -> LogLevelFilterPredicate:
     if settings.default_level == "INFO":
         for library in ("twisted", "log_legacy"):
             predicate.setLogLevelForNamespace(library, LogLevel.warn)
-    return predicate
+    return Remembering(predicate)
 
 
 def _severer(one: Level, other: Level) -> Level:
