@@ -56,17 +56,37 @@ class Deadlines(Generic[T]):
         """Forget the deadline of something, if it has one."""
         self._ends.pop(item, None)
 
+    def change(self, seconds: float, slack: float) -> None:
+        """Give deadlines another length.
+
+        Of those that run, what is left is stretched or shrunk alike: they keep their
+        order, and none comes of the change itself.
+
+        Args:
+            seconds: How long each deadline is; more than 0.
+            slack: As for the class.
+        """
+        if (seconds, slack) == (self._seconds, self._slack):
+            return
+        now, scale = self._clock.seconds(), seconds / self._seconds
+        self._seconds, self._slack = seconds, slack
+        for item, end in self._ends.items():
+            self._ends[item] = now + max(0.0, end - now) * scale
+        if self._timer is not None and self._timer.active():
+            left = min(self._ends.values(), default=now + seconds) - now
+            self._timer.reset(max(0.0, left))
+
     def stop(self) -> None:
         """Forget everything."""
         self._ends.clear()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer = None
+            self._timer = None
 
     def _look(self) -> None:
         # What begins meanwhile sets no timer of its own: this one has not ended yet.
-        now = self._clock.seconds()
         while self._ends:
+            now = self._clock.seconds()
             item, end = next(iter(self._ends.items()))
             # A clock that was set back must not make anybody wait for longer.
             if now < end <= now + self._seconds:

@@ -15,8 +15,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from _nvx_xormasker import ffi, lib
 from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
+
+try:
+    from _nvx_xormasker import ffi, lib
+except ImportError:  # Autobahn goes without it where there was no compiler
+    ffi = lib = None
 
 TEXT = 0x81
 PING = 0x89
@@ -36,11 +41,6 @@ NOTHING = (0, 0)
 _SHORT = 32
 """Bytes up to which calling C costs more than it saves."""
 
-_new_masker = lib.nvx_xormask_new
-_process = lib.nvx_xormask_process
-_free_masker = lib.nvx_xormask_free
-_in_place = ffi.from_buffer
-
 
 def unmask(payload: bytes, mask: bytes) -> bytes:
     """Take the mask off a payload (RFC 6455, section 5.3).
@@ -55,10 +55,12 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
     if length <= _SHORT:
         keys = mask * (length // 4 + 1)
         return bytes([a ^ b for a, b in zip(payload, keys, strict=False)])
+    if lib is None:
+        return bytes(create_xor_masker(mask, length).process(payload))
     plain = bytearray(payload)
-    masker = _new_masker(mask)
-    _process(masker, _in_place(plain), length)
-    _free_masker(masker)
+    masker = lib.nvx_xormask_new(mask)
+    lib.nvx_xormask_process(masker, ffi.from_buffer(plain), length)
+    lib.nvx_xormask_free(masker)
     return bytes(plain)
 
 
@@ -147,35 +149,42 @@ class FastLane(WebSocketServerProtocol):
         """
         state = self.state
         if state == self.STATE_OPEN or state == self.STATE_CLOSING:  # noqa: PLR1714
-            self._take(data)
+            self.counted(self._take(data))
         elif state != self.STATE_CLOSED:
             self._dataReceived(data)
 
-    def _take(self, data: bytes) -> None:
+    def counted(self, count: int) -> None:
+        """Hear how many frames, or pieces of frames, one read has brought."""
+
+    def _take(self, data: bytes) -> int:
         if self.data:
             # The first bytes of a header, which Autobahn has not looked at yet.
             data = self.data + data
             self.data = b""
         position, end = 0, len(data)
+        count = 0
         while position < end:
             frame = self.current_frame
             if frame is not None:
                 stop = position + frame.length - self.current_frame_masker.pointer()
             else:
                 if not self.inside_message:
-                    position = self._take_whole(data, position, end)
+                    position, whole = self._take_whole(data, position, end)
+                    count += whole
                     if position == end:
-                        return
+                        break
                 stop = frame_end(data, position)
             if self.state == self.STATE_CLOSED:
-                return
+                break
+            count += 1
             if position == 0 and stop >= end:
                 self._dataReceived(data)
-                return
+                break
             self._dataReceived(data[position:stop])
             position = stop
+        return count
 
-    def _take_whole(self, data: bytes, position: int, end: int) -> int:
+    def _take_whole(self, data: bytes, position: int, end: int) -> tuple[int, int]:
         """Act on whole frames, one after the other.
 
         Args:
@@ -184,8 +193,10 @@ class FastLane(WebSocketServerProtocol):
             end: Its length.
 
         Returns:
-            Where the first frame begins that is not for the lane, or ``end``.
+            Where the first frame begins that is not for the lane, or ``end``; and how
+            many were.
         """
+        count = 0
         while self.state == self.STATE_OPEN:
             body, stop = small_frame(data, position, end)
             if not stop or stop - body > self.maxMessagePayloadSize:
@@ -203,7 +214,8 @@ class FastLane(WebSocketServerProtocol):
             else:
                 break
             position = stop
-        return position
+            count += 1
+        return position, count
 
 
 def _is_utf8(text: bytes) -> bool:
