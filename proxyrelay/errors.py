@@ -6,6 +6,7 @@
      |-- ConfigError            the settings cannot be served; lists every Problem
      |-- StartError             the relay cannot start, in one line
      |-- BadRequest             a handshake is answered with an HTTP error
+     |-- ProxyHeaderError       a trusted proxy does not say whom it speaks for
      |-- PeerGone               a text was meant for a peer that has left
      |-- PeerBusy               a text was meant for a peer that does not read
      `-- Refusal                a client is closed; carries code and reason
@@ -14,6 +15,7 @@
           |-- Forbidden         4002
           |-- MessageTooLong    4003
           |-- Superseded        4004
+          |-- Deaf              4004
           |-- PolicyViolation   1008
           `-- TryAgainLater     1013
 
@@ -94,6 +96,10 @@ class BadRequest(ProxyRelayError):
         self.status = status
 
 
+class ProxyHeaderError(ProxyRelayError):
+    """A trusted proxy does not say whom it speaks for. The text is for the log."""
+
+
 class PeerGone(ProxyRelayError):
     """A text was meant for a peer whose connection is closing or closed."""
 
@@ -166,6 +172,18 @@ class Superseded(Refusal):
         super().__init__(
             "Relay received a registration with the same ID. This might mean that "
             "the endpoint is running in multiple locations."
+        )
+
+
+class Deaf(Refusal):
+    """The client came back and reads nothing since. Final for the client."""
+
+    code = 4004
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The endpoint has come back, but reads nothing of what it is sent. It must "
+            "be started anew."
         )
 
 

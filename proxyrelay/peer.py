@@ -14,6 +14,9 @@ from proxyrelay.identity import User
 NAME_LENGTH = 128
 """Characters of a client's name that the relay keeps. It is only ever logged."""
 
+REPLACED = "replaced by a newer connection"
+"""Why a client has left whose UUID another connection has taken over."""
+
 
 @dataclass(slots=True)
 class Registration:
@@ -26,6 +29,12 @@ class Registration:
         since: When it was accepted, in seconds of the relay's clock.
         sent: Messages of this client that reached their peer.
         received: Messages of others that reached this client.
+        dropped: Messages of this client that would have harmed their peer.
+        rounds: How many times in a row the UUID was taken over, each time shortly after
+            the one before.
+        again: Whether another connection held the UUID shortly before.
+        unanswered: Offers in a row to this client that it let go unanswered.
+        deaf: Whether it seems to read nothing of what it is sent.
     """
 
     uuid: str
@@ -34,6 +43,11 @@ class Registration:
     since: float
     sent: int = 0
     received: int = 0
+    dropped: int = 0
+    rounds: int = 0
+    again: bool = False
+    unanswered: int = 0
+    deaf: bool = False
 
 
 class Peer(Protocol):

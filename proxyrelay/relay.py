@@ -8,11 +8,15 @@ nothing here waits.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
 from proxyrelay import messages
+from proxyrelay.config import Offers
+from proxyrelay.directory import Alone, Directory
 from proxyrelay.errors import (
+    Deaf,
     Forbidden,
     PeerBusy,
     PeerGone,
@@ -20,13 +24,29 @@ from proxyrelay.errors import (
     Superseded,
     UnknownMessage,
 )
+from proxyrelay.ledger import Drop, Ledger, Offer
 from proxyrelay.messages import (
     LegacyRegistrationRequest,
     PeerConnection,
     RegistrationRequest,
 )
-from proxyrelay.peer import NAME_LENGTH, Peer, Registration
+from proxyrelay.peer import NAME_LENGTH, REPLACED, Peer, Registration
 from proxyrelay.registry import Registry
+
+SILENCES = 2
+"""Offers in a row that a client which came back does not answer if it is deaf."""
+
+ROUND = 60.0
+"""Seconds within which a UUID that is taken over again may be fought over."""
+
+FOREIGN = "The requested peer {} is owned by a different user."
+BUSY = "The requested peer {} does not read what the relay server sends to it."
+LEFT = "The requested peer {} left before it answered."
+CROSSED = "The requested peer {} has made an offer itself, which is on its way."
+SILENT = "The requested peer {} did not answer in time."
+DEAF = "The requested peer {} did not answer in time. It must probably be started anew."
+FULL = "Too many offers to or from the requested peer {} wait for an answer."
+"""Why a message comes back."""
 
 
 class Journal(Protocol):
@@ -35,8 +55,16 @@ class Journal(Protocol):
     def registered(self, peer: Peer, registration: Registration) -> None:
         """A peer holds a UUID from now on, or once more."""
 
-    def replaced(self, old: Peer, new: Peer, uuid: str) -> None:
-        """A newer connection of the same user took over a UUID."""
+    def replaced(self, old: Peer, new: Peer, uuid: str, rounds: int) -> None:
+        """A newer connection of the same user took over a UUID.
+
+        Args:
+            old: Who held it.
+            new: Who holds it from now on.
+            uuid: The UUID.
+            rounds: How many times in a row this has happened now, each time shortly
+                after the one before.
+        """
 
     def left(self, peer: Peer, registration: Registration, why: str) -> None:
         """A peer no longer holds its UUID."""
@@ -50,6 +78,15 @@ class Journal(Protocol):
     def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
         """An offer or answer went back to its sender with an error."""
 
+    def held(self, source: Peer, message: PeerConnection) -> None:
+        """An offer waits for its receiver, which has just left, to come back."""
+
+    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+        """A message was dropped that would have harmed its receiver."""
+
+    def deaf(self, peer: Peer, registration: Registration) -> None:
+        """A client that came back seems to read nothing since."""
+
     def skipped(self, peer: Peer, refusal: UnknownMessage) -> None:
         """A message of an old client was ignored, as old clients expect."""
 
@@ -60,15 +97,32 @@ class Relay:
     Args:
         journal: Told of every decision.
         clock: Gives the time in seconds.
+        offers: The settings for offers and answers.
 
     Attributes:
+        offers: These settings. They may change.
         registry: Which peer holds which UUID.
+        directory: Who is connected elsewhere. It may change.
+        ledger: Which offers are outstanding.
+        drops: How many messages were dropped so that they harm nobody, and why.
     """
 
-    def __init__(self, journal: Journal, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Callable[[], float],
+        offers: Offers = Offers(),  # noqa: B008 - frozen
+    ) -> None:
+        self.offers = offers
         self.registry = Registry()
+        self.directory: Directory = Alone()
+        self.ledger = Ledger()
+        self.drops: Counter[Drop] = Counter()
         self._journal = journal
         self._clock = clock
+        self._began = clock()
+        self._orphans: deque[Offer] = deque()
+        self._returning = False
 
     def receive(self, peer: Peer, payload: bytes, *, binary: bool = False) -> None:
         """Act on one message of a peer.
@@ -103,8 +157,26 @@ class Relay:
         registration = peer.registration
         if registration is not None:
             peer.registration = None
-            self.registry.remove(registration.uuid, peer)
+            self.registry.remove(registration.uuid, peer, self._clock())
             self._journal.left(peer, registration, why)
+            self._abandon(registration.uuid)
+
+    def tick(self) -> None:
+        """Act on what has waited for long enough; to be called twice a second."""
+        now, terms = self._clock(), self.offers
+        if not terms.shield:
+            self._put_down()
+        for offer in self.ledger.unclaimed(now, terms.crossing):
+            if now - offer.crossed >= terms.crossing:
+                self._pass_on(offer)
+        for offer in self.ledger.unclaimed(now, terms.hold):
+            if self.registry.get(offer.target) is None:
+                self._bounce(offer, self.directory.missing)
+        for offer in self.ledger.unanswered(now, terms.answer_timeout):
+            self._give_up(offer)
+        self.registry.forget(now - terms.recent)
+
+    # -- registering
 
     def _decode(
         self, peer: Peer, payload: bytes, binary: bool
@@ -119,9 +191,13 @@ class Relay:
             return None
 
     def _register(self, peer: Peer, request: RegistrationRequest) -> None:
+        now = self._clock()
         holder = self.registry.get(request.uuid)
+        rounds = 0
+        again = self._is_recent(request.uuid, now)
         if holder is not None and holder is not peer:
-            self._take_over(holder, peer, request.uuid)
+            rounds = self._take_over(holder, peer, request.uuid, now)
+            again = True
 
         name = request.name[:NAME_LENGTH]
         legacy = isinstance(request, LegacyRegistrationRequest)
@@ -131,13 +207,22 @@ class Relay:
             registration.legacy = legacy
         else:
             self.leave(peer, "registered another UUID")
-            registration = Registration(request.uuid, name, legacy, self._clock())
+            registration = Registration(
+                request.uuid, name, legacy, now, rounds=rounds, again=again
+            )
             peer.registration = registration
             self.registry.add(request.uuid, peer)
+            self._forget_offers_of(request.uuid)
         self._journal.registered(peer, registration)
         self._answer(peer, messages.LEGACY_ACCEPTED if legacy else messages.ACCEPTED)
+        self._pass_on_held(request.uuid)
 
-    def _take_over(self, holder: Peer, peer: Peer, uuid: str) -> None:
+    def _take_over(self, holder: Peer, peer: Peer, uuid: str, now: float) -> int:
+        """Let a peer take the place of another one.
+
+        Returns:
+            How many times in a row this has happened to the UUID.
+        """
         if holder.user != peer.user:
             raise Forbidden(
                 f"The client UUID {uuid} is already registered to another user."
@@ -147,9 +232,21 @@ class Relay:
         if holder.arrival > peer.arrival:
             raise Superseded
         superseded = Superseded()
-        self._journal.replaced(holder, peer, uuid)
-        self.leave(holder, "replaced by a newer connection")
+        held = holder.registration
+        rounds = 1
+        if held is not None and now - held.since < ROUND:
+            rounds += held.rounds
+        self._journal.replaced(holder, peer, uuid, rounds)
+        self.leave(holder, REPLACED)
         holder.close(superseded.code, superseded.reason)
+        return rounds
+
+    def _is_recent(self, uuid: str, now: float) -> bool:
+        """Whether somebody may have held a UUID a moment ago, as far as is known."""
+        since = now - self.offers.recent
+        return self.registry.left(uuid, since) is not None or self._began > since
+
+    # -- forwarding
 
     def _forward(self, peer: Peer, message: PeerConnection, text: bytes) -> None:
         registration = peer.registration
@@ -164,44 +261,102 @@ class Relay:
                 f"The source {message.source_uuid} is not the UUID "
                 f"{registration.uuid} that this client has registered.",
             )
-            return
-        target = self.registry.get(message.peer_uuid)
-        error = self._deliver(peer, target, message, text)
-        if error is not None:
-            self._return(peer, message, error)
-            return
-        registration.sent += 1
-        if target is not None and target.registration is not None:
-            target.registration.received += 1
-            self._journal.forwarded(peer, target, message)
+        elif not self.offers.shield:
+            error = self._deliver(peer, message, text)
+            if error is not None:
+                self._return(peer, message, error)
+        elif message.error is not None:
+            self._drop(peer, registration, message, Drop.ERROR)
+        elif message.description_type == "answer":
+            self._forward_answer(peer, registration, message, text)
+        else:
+            self._forward_offer(peer, registration, message, text)
 
-    def _deliver(
-        self, peer: Peer, target: Peer | None, message: PeerConnection, text: bytes
-    ) -> str | None:
-        """Hand a text to its receiver, or say why it cannot be."""
-        if target is not None:
-            if target.user != peer.user:
-                return (
-                    f"The requested peer {message.peer_uuid} is owned by a "
-                    "different user."
-                )
-            try:
-                target.deliver(text)
-            except PeerBusy:
-                return (
-                    f"The requested peer {message.peer_uuid} does not read what the "
-                    "relay server sends to it."
-                )
-            except PeerGone:
-                self.leave(target, "gone while it was sent a message")
+    def _forward_offer(
+        self,
+        peer: Peer,
+        registration: Registration,
+        message: PeerConnection,
+        text: bytes,
+    ) -> None:
+        source, target, ledger = message.source_uuid, message.peer_uuid, self.ledger
+        forbidden = ledger.forbids(source, target)
+        if forbidden is Drop.CROSSING and self._crosses_held(source, target):
+            # This client must have let go of its own offer when it hears of the other.
+            self._return(peer, message, CROSSED)
+        elif forbidden is not None:
+            # No error either: to the client, all offers of the two are for one
+            # connection, which would end for it although another offer may succeed.
+            self._drop(peer, registration, message, forbidden)
+        elif not ledger.has_room(source, target):
+            self._return(peer, message, FULL)
+        else:
+            offer = Offer(source, target, message.source_name, self._clock())
+            if self.offers.crossing and self._delay(peer, offer, text):
+                return
+            error = self._deliver(peer, message, text)
+            if error is None:
+                ledger.add(offer)
+            elif error == self.directory.missing and self._hold(peer, offer, text):
+                self._journal.held(peer, message)
             else:
-                return None
-        return (
-            f"Cannot forward peer connection message to peer {message.peer_uuid} "
-            "because this peer is not registered this relay server."
-        )
+                self._return(peer, message, error)
 
-    def _return(self, peer: Peer, message: PeerConnection, error: str) -> None:
+    def _forward_answer(
+        self,
+        peer: Peer,
+        registration: Registration,
+        message: PeerConnection,
+        text: bytes,
+    ) -> None:
+        registration.unanswered = 0
+        registration.deaf = False
+        offer = self.ledger.find(message.peer_uuid, message.source_uuid)
+        if offer is None:
+            self._drop(peer, registration, message, Drop.UNASKED)
+            return
+        self.ledger.close(offer)
+        error = self._deliver(peer, message, text)
+        if error is not None:
+            # It makes the sender let go of the connection, so that the next offer of
+            # its peer finds a new one.
+            self._return(peer, message, error)
+
+    def _deliver(self, peer: Peer, message: PeerConnection, text: bytes) -> str | None:
+        """Hand a text to its receiver, or say why it cannot be."""
+        uuid = message.peer_uuid
+        target = self.registry.get(uuid) or self.directory.find(uuid)
+        if target is None:
+            return self.directory.missing
+        if target.user != peer.user:
+            return FOREIGN
+        try:
+            target.deliver(text)
+        except PeerBusy:
+            return BUSY
+        except PeerGone:
+            self.leave(target, "gone while it was sent a message")
+            return self.directory.missing
+        if peer.registration is not None:
+            peer.registration.sent += 1
+        if target.registration is not None:
+            target.registration.received += 1
+        self._journal.forwarded(peer, target, message)
+        return None
+
+    def _drop(
+        self,
+        peer: Peer,
+        registration: Registration,
+        message: PeerConnection,
+        why: Drop,
+    ) -> None:
+        self.drops[why] += 1
+        registration.dropped += 1
+        self._journal.shielded(peer, message, why)
+
+    def _return(self, peer: Peer, message: PeerConnection, why: str) -> None:
+        error = why.format(message.peer_uuid)
         self._journal.returned(peer, message, error)
         self._answer(peer, messages.echo(message, error))
 
@@ -210,3 +365,124 @@ class Relay:
             peer.answer(text)
         except PeerGone:
             self.leave(peer, "gone while it was answered")
+
+    # -- offers that wait for their peers
+
+    def _hold(self, peer: Peer, offer: Offer, text: bytes) -> bool:
+        """Let an offer wait, if its receiver is likely to come back.
+
+        Returns:
+            Whether it does.
+        """
+        since = self._clock() - self.offers.recent
+        owner = self.registry.left(offer.target, since)
+        likely = self._began > since if owner is None else owner == peer.user
+        if self.offers.hold == 0 or not likely:
+            return False
+        offer.text, offer.user = text, peer.user.sub
+        return self.ledger.hold(offer, self.offers)
+
+    def _delay(self, peer: Peer, offer: Offer, text: bytes) -> bool:
+        """Let an offer wait for one that crosses it, if its receiver is there.
+
+        Returns:
+            Whether it does.
+        """
+        target = self.registry.get(offer.target)
+        if target is None or target.user != peer.user or target is peer:
+            return False
+        offer.text, offer.user = text, peer.user.sub
+        if self.ledger.hold(offer, self.offers):
+            return True
+        offer.text = None
+        return False
+
+    def _crosses_held(self, source: str, target: str) -> bool:
+        """Whether an offer crosses one that still waits. That waits anew then."""
+        other = self.ledger.find(target, source)
+        if other is None or other.text is None:
+            return False
+        other.crossed = self._clock()
+        return True
+
+    def _pass_on_held(self, uuid: str) -> None:
+        """Hand over what has waited for a client, in the order in which it came."""
+        for offer in self.ledger.of(uuid):
+            if offer.target == uuid:
+                self._pass_on(offer)
+
+    def _pass_on(self, offer: Offer) -> None:
+        """Hand over an offer that has waited, if its receiver is there."""
+        source, text = self.registry.get(offer.source), offer.text
+        if text is None or source is None:
+            return
+        error = self._deliver(source, _request(offer), text)
+        if error is None:
+            self.ledger.pass_on(offer)
+        elif error != self.directory.missing:
+            self._bounce(offer, error)
+
+    def _forget_offers_of(self, uuid: str) -> None:
+        """Forget what a client asked for before it registered anew."""
+        for offer in self.ledger.of(uuid):
+            if offer.source == uuid:
+                self.ledger.close(offer)
+
+    # -- offers that nobody will answer
+
+    def _abandon(self, uuid: str) -> None:
+        """Return the offers that a client which has left can no longer answer.
+
+        Its own that wait vanish. Those that were passed on stay: the answer will come
+        back to the peer, whom that tells to let go.
+        """
+        for offer in self.ledger.of(uuid):
+            if offer.text is None and offer.target == uuid:
+                self._orphans.append(offer)
+            elif offer.text is not None and offer.source == uuid:
+                self.ledger.close(offer)
+        if self._returning:
+            return  # Whoever turns out to be gone meanwhile would go ever deeper.
+        self._returning = True
+        try:
+            while self._orphans:
+                self._bounce(self._orphans.popleft(), LEFT)
+        finally:
+            self._returning = False
+
+    def _give_up(self, offer: Offer) -> None:
+        """Return an offer that was not answered in time, and draw conclusions."""
+        target = self.registry.get(offer.target)
+        registration = None if target is None else target.registration
+        if offer.text is not None:
+            self._bounce(offer, self.directory.missing)
+        elif target is None or registration is None:
+            self._bounce(offer, SILENT)
+        else:
+            registration.unanswered += 1
+            found = registration.again and registration.unanswered == SILENCES
+            if found:
+                registration.deaf = True
+                self._journal.deaf(target, registration)
+            self._bounce(offer, DEAF if registration.deaf else SILENT)
+            if found and self.offers.close_deaf:
+                self.refuse(target, Deaf())
+
+    def _put_down(self) -> None:
+        """Forget who may be answered, since anybody may from now on."""
+        for offer in self.ledger.unanswered(self._clock(), 0.0):
+            if offer.text is None:
+                self.ledger.close(offer)
+            else:
+                self._bounce(offer, self.directory.missing)
+
+    def _bounce(self, offer: Offer, error: str) -> None:
+        """Return an offer to its sender, unless it has been dealt with."""
+        source = self.registry.get(offer.source)
+        if self.ledger.close(offer) and source is not None:
+            self._return(source, _request(offer), error)
+
+
+def _request(offer: Offer) -> PeerConnection:
+    """The offer as it came, but for the description."""
+    return PeerConnection(offer.source, offer.name, offer.target, "offer", "")

@@ -11,8 +11,10 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 
 from proxyrelay.auth import Authenticator
-from proxyrelay.config import Config
-from tests.support.recording import A, B, C, offer, registration
+from proxyrelay.config import Config, Offers
+from proxyrelay.ledger import Drop
+from proxyrelay.relay import LEFT, SILENT
+from tests.support.recording import A, B, C, answer, offer, registration
 from tests.support.served import (
     Client,
     HeaderAuthenticator,
@@ -61,7 +63,9 @@ UNREADABLE = {
 class ContractMixin:
     """The behaviour, whatever carries it."""
 
-    config = Config(host="127.0.0.1", port=0, max_message_bytes=200_000)
+    config = Config(
+        host="127.0.0.1", port=0, max_message_bytes=200_000, offers=Offers(hold=0)
+    )
 
     def authenticator(self) -> Authenticator:
         return HeaderAuthenticator()
@@ -169,9 +173,8 @@ class ContractMixin:
         )
         one.send(text)
         self.assertEqual(other.recv(), text)
-        answer = offer(B, A, description_type="answer").decode()
-        other.send(answer)
-        self.assertEqual(one.recv(), answer)
+        other.send(answer(B, A).decode())
+        self.assertEqual(one.recv(), answer(B, A).decode())
 
     @scenario
     def test_returns_an_offer_to_an_unknown_peer(self: Any) -> None:
@@ -259,6 +262,8 @@ class ContractMixin:
             self.check()
             witness.send(offer(B, C).decode())
             self.assertEqual(other.recv(), offer(B, C).decode())
+            other.send(answer(C, B).decode())
+            self.assertEqual(witness.recv(), answer(C, B).decode())
 
     @scenario
     def test_refuses_a_message_over_the_setting(self: Any) -> None:
@@ -338,6 +343,102 @@ class ContractMixin:
         client.send(b"\x00")
         client.send(offer(A, A).decode())
         self.assertEqual(client.recv(), offer(A, A).decode())
+
+
+class OfferMixin:
+    """What becomes of offers, whatever carries them."""
+
+    @scenario
+    def test_drops_what_would_end_a_client(self: Any) -> None:
+        one, other = self.registered(A), self.registered(B)
+        for message in (offer(A, B, error="x"), offer(A, B), offer(A, B)):
+            one.send(message.decode())
+        other.send(offer(B, A).decode())
+        other.send(answer(B, A).decode())
+        other.send(answer(B, A).decode())
+        self.assertEqual(one.recv(), answer(B, A).decode())
+        self.assertEqual(other.recv(), offer(A, B).decode())
+        # All that either hears next is the next offer.
+        other.send(offer(B, A).decode())
+        self.assertEqual(one.recv(), offer(B, A).decode())
+        one.send(answer(A, B).decode())
+        self.assertEqual(other.recv(), answer(A, B).decode())
+        drops = self.in_reactor(lambda: self.service.factory.relay.drops)
+        self.assertEqual(
+            drops,
+            {Drop.ERROR: 1, Drop.DUPLICATE: 1, Drop.CROSSING: 1, Drop.UNASKED: 1},
+        )
+
+    @scenario
+    def test_returns_an_offer_when_its_peer_is_lost(self: Any) -> None:
+        one, other = self.registered(A), self.registered(B)
+        one.send(offer(A, B).decode())
+        other.recv()
+        other.hang_up()
+        self.assertEqual(
+            json.loads(one.recv()),
+            json.loads(offer(A, B, description="", error=LEFT.format(B))),
+        )
+
+    @scenario
+    def test_returns_an_offer_that_is_not_answered(self: Any) -> None:
+        one, other = self.registered(A), self.registered(B)
+        one.send(offer(A, B).decode())
+        other.recv()
+        self.advance(self.config.offers.answer_timeout)
+        self.assertEqual(json.loads(one.recv())["error"], SILENT.format(B))
+        # An answer that comes too late goes nowhere.
+        other.send(answer(B, A).decode())
+        other.send(offer(B, A).decode())
+        self.assertEqual(one.recv(), offer(B, A).decode())
+
+    @scenario
+    def test_holds_an_offer_until_its_peer_is_back(self: Any) -> None:
+        one, other = self.registered(A), self.registered(B)
+        other.hang_up()
+        self.until(lambda: len(self.service.factory.relay.registry) == 1)
+        one.send(offer(A, B).decode())
+        one.ping()
+        other = self.registered(B)
+        self.assertEqual(other.recv(), offer(A, B).decode())
+        other.send(answer(B, A).decode())
+        self.assertEqual(one.recv(), answer(B, A).decode())
+
+    @scenario
+    def test_returns_an_offer_when_its_peer_does_not_come_back(self: Any) -> None:
+        one = self.registered(A)
+        one.send(offer(A, B).decode())
+        one.ping()
+        self.advance(self.config.offers.hold)
+        self.assertEqual(json.loads(one.recv())["error"], UNKNOWN_PEER.format(B))
+
+    @scenario
+    def test_without_shield_passes_everything_on(self: Any) -> None:
+        self.in_reactor(self.without_shield)
+        one, other = self.registered(A), self.registered(B)
+        for message in (
+            *(offer(A, B, error="x"), offer(A, B), offer(A, B)),
+            *(answer(A, B), answer(A, B)),
+        ):
+            one.send(message.decode())
+            self.assertEqual(other.recv(), message.decode())
+        other.send(offer(B, A).decode())
+        self.assertEqual(one.recv(), offer(B, A).decode())
+        one.send(offer(A, C).decode())
+        self.assertEqual(json.loads(one.recv())["error"], UNKNOWN_PEER.format(C))
+
+    def without_shield(self: Any) -> None:
+        self.service.factory.relay.offers = Offers(shield=False)
+
+
+class TcpOfferTests(OfferMixin, RelayTestCase):
+    """Over plain TCP."""
+
+
+class TlsOfferTests(OfferMixin, RelayTestCase):
+    """Over TLS."""
+
+    secure = True
 
 
 class TcpContractTests(ContractMixin, RelayTestCase):

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from websockets.exceptions import ConnectionClosed
 
 from proxyrelay.auth import Authenticator
-from proxyrelay.config import Config, Timeouts
+from proxyrelay.config import Config, Offers, Timeouts
 from proxyrelay.errors import Forbidden, Unauthorized
 from proxyrelay.handshake import HEAD_CEILING, HEADERS_CEILING
 from proxyrelay.identity import ANONYMOUS, User
@@ -433,7 +433,10 @@ class TlsPendingTests(PendingMixin, RelayTestCase):
 class OpenMixin(SocketMixin):
     """After the opening handshake."""
 
-    config = Config(host="127.0.0.1", port=0, max_unread_bytes=65536)
+    # Without the shield, which would stop most of what is sent here.
+    config = Config(
+        host="127.0.0.1", port=0, max_unread_bytes=65536, offers=Offers(shield=False)
+    )
 
     def busy(self: Any, peer: RelayProtocol, sender: Client) -> None:
         """Send to a peer that does not read until the relay holds data for it."""

@@ -13,9 +13,13 @@ from http import HTTPStatus
 from twisted.logger import Logger
 
 from proxyrelay.errors import Refusal, TryAgainLater, UnknownMessage
+from proxyrelay.ledger import Drop
 from proxyrelay.messages import PeerConnection
-from proxyrelay.peer import Peer, Registration
+from proxyrelay.peer import REPLACED, Peer, Registration
 from proxyrelay.registry import Registry
+
+FIGHT = 3
+"""Times in a row that a UUID is taken over until it is taken to be fought over."""
 
 
 class LogJournal:
@@ -24,17 +28,19 @@ class LogJournal:
     Args:
         clock: Gives the time in seconds, as the relay's does.
         verbose: Whether lines at DEBUG are shown: they are not even composed
-            otherwise.
+            otherwise. It may change.
     """
 
     log = Logger()
 
     def __init__(self, clock: Callable[[], float], verbose: bool = False) -> None:
         self._clock = clock
-        self._verbose = verbose
+        self.verbose = verbose
 
     def registered(self, peer: Peer, registration: Registration) -> None:
         """A peer holds a UUID from now on, or once more."""
+        if registration.rounds > FIGHT:
+            return
         self.log.info(
             "registered {uuid} name={name!a} user={user!a} from {address}",
             uuid=registration.uuid,
@@ -43,17 +49,33 @@ class LogJournal:
             address=peer.address,
         )
 
-    def replaced(self, old: Peer, new: Peer, uuid: str) -> None:
-        """A newer connection of the same user took over a UUID."""
-        self.log.warn(
-            "replaced {uuid}: registered again from {new}, so {old} is closed",
-            uuid=uuid,
-            new=new.address,
-            old=old.address,
-        )
+    def replaced(self, old: Peer, new: Peer, uuid: str, rounds: int) -> None:
+        """A newer connection of the same user took over a UUID.
+
+        Two processes that close each other again and again, each started anew by its
+        supervisor, get one line for the fight and none for its rounds.
+        """
+        if rounds < FIGHT:
+            self.log.warn(
+                "replaced {uuid}: registered again from {new}, so {old} is closed",
+                uuid=uuid,
+                new=new.address,
+                old=old.address,
+            )
+        elif rounds == FIGHT:
+            self.log.warn(
+                "fight over {uuid}: registered again and again, from {new} and from "
+                "{old}; if two endpoints run with this UUID, stop one of them (further "
+                "rounds are not logged)",
+                uuid=uuid,
+                new=new.address,
+                old=old.address,
+            )
 
     def left(self, peer: Peer, registration: Registration, why: str) -> None:
         """A peer no longer holds its UUID."""
+        if registration.rounds >= FIGHT and why == REPLACED:
+            return
         self.log.info(
             "left {uuid} name={name!a} from {address} after {seconds:.1f} s "
             "(messages: {sent} sent, {received} received): {why}",
@@ -80,7 +102,7 @@ class LogJournal:
 
     def forwarded(self, source: Peer, target: Peer, message: PeerConnection) -> None:
         """An offer or answer was handed to its receiver."""
-        if self._verbose:
+        if self.verbose:
             self.log.debug(
                 "forwarded {kind} of {source} at {address} to {target} at {place}",
                 kind=message.description_type,
@@ -100,9 +122,48 @@ class LogJournal:
             error=error,
         )
 
+    def held(self, source: Peer, message: PeerConnection) -> None:
+        """An offer waits for its receiver, which has just left, to come back."""
+        if self.verbose:
+            self.log.debug(
+                "held offer of {source} at {address} for {target}",
+                source=message.source_uuid,
+                address=source.address,
+                target=message.peer_uuid,
+            )
+
+    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+        """A message was dropped that would have harmed its receiver.
+
+        The first of each client has a line.
+        """
+        registration = source.registration
+        if registration is not None and registration.dropped == 1:
+            self.log.warn(
+                "shielded {target} from an {kind} of {source} at {address}: {why} "
+                "(further ones of this client are not logged)",
+                target=message.peer_uuid,
+                kind=message.description_type,
+                source=message.source_uuid,
+                address=source.address,
+                why=why.value,
+            )
+
+    def deaf(self, peer: Peer, registration: Registration) -> None:
+        """A client that came back seems to read nothing since."""
+        self.log.warn(
+            "deaf {uuid} name={name!a} user={user!a} from {address}: it came back "
+            "{seconds:.0f} s ago and answers no offers since; restart this endpoint",
+            uuid=registration.uuid,
+            name=registration.name,
+            user=peer.user.sub,
+            address=peer.address,
+            seconds=self._clock() - registration.since,
+        )
+
     def skipped(self, peer: Peer, refusal: UnknownMessage) -> None:
         """A message of an old client was ignored, as old clients expect."""
-        if self._verbose:
+        if self.verbose:
             self.log.debug(
                 "skipped a message of {address}: {detail}",
                 address=peer.address,
@@ -131,6 +192,12 @@ class LogJournal:
         """A connection that holds no UUID ended without a close handshake."""
         self.log.info("dropped {address}: {why!a}", address=address, why=why)
 
+    def slowed(self, address: str) -> None:
+        """A client sends faster than it may, and is read from more slowly."""
+        self.log.warn(
+            "slowed {address}: it sends more than [limits] allows", address=address
+        )
+
     def clients(self, registry: Registry, limit: int) -> None:
         """List who is connected.
 
@@ -146,7 +213,8 @@ class LogJournal:
             if registration is not None:
                 self.log.info(
                     "connected {uuid} name={name!a} user={user!a} from {address} "
-                    "for {seconds:.0f} s (messages: {sent} sent, {received} received)",
+                    "for {seconds:.0f} s (messages: {sent} sent, {received} received)"
+                    "{deaf}",
                     uuid=registration.uuid,
                     name=registration.name,
                     user=peer.user.sub,
@@ -154,4 +222,5 @@ class LogJournal:
                     seconds=self._clock() - registration.since,
                     sent=registration.sent,
                     received=registration.received,
+                    deaf=": deaf, restart it" if registration.deaf else "",
                 )

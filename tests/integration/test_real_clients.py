@@ -239,11 +239,19 @@ class PeerManagerTests(RealTestCase):
         self.assertEqual(relay.said.count(" forwarded "), 2)
 
 
-class EndpointTests(RealTestCase):
-    """``proxystore-endpoint``: objects that are elsewhere."""
+class EndpointTestCase(RealTestCase):
+    """Starts ``proxystore-endpoint``."""
 
-    def endpoint(self, name: str, relay: RelayProcess) -> tuple[UUID, Path, Process]:
-        """Start an endpoint in a home of its own; returns when it serves."""
+    def endpoint(
+        self, name: str, relay: RelayProcess, url: str | None = None
+    ) -> tuple[UUID, Path, Process]:
+        """Start an endpoint in a home of its own; returns when it serves.
+
+        Args:
+            name: Its name.
+            relay: Where it will be registered.
+            url: Where it finds that, unless it connects without a detour.
+        """
         home = self.folder / name
         config = EndpointConfig(
             name=name,
@@ -251,16 +259,24 @@ class EndpointTests(RealTestCase):
             host="127.0.0.1",
             host_type="static",
             port=self.reserve(),
-            relay=EndpointRelayConfig(address=relay.url, ice_servers=[]),
+            relay=EndpointRelayConfig(address=url or relay.url, ice_servers=[]),
         )
         write_config(config, str(home / name))
+        return UUID(config.uuid), home, self.serve(name, home, relay)
+
+    def serve(self, name: str, home: Path, relay: RelayProcess) -> Process:
+        """Start an endpoint that there is already."""
         process = self.start(
             *(sys.executable, "-c", ENDPOINT, "start", name, "--no-detach"),
             env=environment(PROXYSTORE_HOME=str(home)),
         )
         process.wait_for("Uvicorn running on")
-        relay.wait_for(f"registered {config.uuid} name='{name}' ")
-        return UUID(config.uuid), home, process
+        relay.wait_for(f"registered .* name='{name}' ")
+        return process
+
+
+class EndpointTests(EndpointTestCase):
+    """``proxystore-endpoint``: objects that are elsewhere."""
 
     def test_an_object_is_read_through_another_endpoint(self) -> None:
         need_addresses()

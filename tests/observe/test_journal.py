@@ -29,10 +29,11 @@ from proxyrelay.errors import (
     UnknownMessage,
 )
 from proxyrelay.identity import User
+from proxyrelay.ledger import Drop
 from proxyrelay.messages import PeerConnection
 from proxyrelay.observe import logs
 from proxyrelay.observe.journal import LogJournal
-from proxyrelay.peer import Registration
+from proxyrelay.peer import REPLACED, Registration
 from proxyrelay.registry import Registry
 from tests.support.recording import A, B, C, RecordingPeer, offer
 
@@ -84,12 +85,74 @@ class LogJournalTests(JournalTestCase):
 
     def test_replaced(self) -> None:
         self.assertEqual(
-            self.logged(self.journal.replaced, peer(1), peer(2), A),
+            self.logged(self.journal.replaced, peer(1), peer(2), A, 1),
             [
                 (
                     "warn",
                     f"replaced {A}: registered again from 192.0.2.2:4711, so "
                     "192.0.2.1:4711 is closed",
+                )
+            ],
+        )
+
+    def test_a_fight_has_one_line_with_both_addresses(self) -> None:
+        lines: list[tuple[str, str]] = []
+        holder, other = peer(1), peer(2)
+        for rounds in range(1, 10):
+            before = self.registration(A, rounds=rounds - 1)
+            after = self.registration(A, rounds=rounds)
+            for call, *about in (
+                (self.journal.replaced, holder, other, A, rounds),
+                (self.journal.left, holder, before, REPLACED),
+                (self.journal.registered, other, after),
+            ):
+                lines += self.logged(cast(Any, call), *cast(Any, about))
+            holder, other = other, holder
+        texts = [text.partition(f" {A}")[0] for _, text in lines]
+        self.assertEqual(
+            texts,
+            [
+                *(["replaced", "left", "registered"] * 2),
+                *("fight over", "left", "registered"),
+            ],
+        )
+        level, text = lines[6]
+        self.assertEqual(level, "warn")
+        self.assertIn("192.0.2.1:4711", text)
+        self.assertIn("192.0.2.2:4711", text)
+        # Who leaves for another reason has its line.
+        lines = self.logged(self.journal.left, holder, after, "closed by the client")
+        self.assertEqual(len(lines), 1)
+
+    def test_the_first_message_that_is_dropped_has_a_line(self) -> None:
+        client = peer()
+        client.registration = self.registration(A)
+        for dropped in (1, 2):
+            client.registration.dropped = dropped
+            self.assertEqual(
+                self.logged(
+                    self.journal.shielded, client, self.message(), Drop.DUPLICATE
+                ),
+                [
+                    (
+                        "warn",
+                        f"shielded {B} from an offer of {A} at 192.0.2.1:4711: an "
+                        "offer of the same client to the same peer is not answered yet "
+                        "(further ones of this client are not logged)",
+                    )
+                ][: 2 - dropped],
+            )
+
+    def test_deaf(self) -> None:
+        registration = self.registration(A, "\xe9", again=True)
+        self.clock.advance(90)
+        self.assertEqual(
+            self.logged(self.journal.deaf, peer(user="me"), registration),
+            [
+                (
+                    "warn",
+                    f"deaf {A} name='\\xe9' user='me' from 192.0.2.1:4711: it came "
+                    "back 90 s ago and answers no offers since; restart this endpoint",
                 )
             ],
         )
@@ -165,6 +228,7 @@ class LogJournalTests(JournalTestCase):
             self.logged(self.journal.forwarded, nothing, nothing, nothing), []
         )
         self.assertEqual(self.logged(self.journal.skipped, nothing, nothing), [])
+        self.assertEqual(self.logged(self.journal.held, nothing, nothing), [])
 
     def test_has_the_namespace_of_the_relay(self) -> None:
         self.journal.dropped("192.0.2.1:1", "x")
@@ -201,9 +265,19 @@ class VerboseJournalTests(JournalTestCase):
             [("debug", "skipped a message of 192.0.2.1:4711: not JSON")],
         )
 
+    def test_held(self) -> None:
+        self.assertEqual(
+            self.logged(self.journal.held, peer(), self.message()),
+            [("debug", f"held offer of {A} at 192.0.2.1:4711 for {B}")],
+        )
+
     def test_never_shows_a_description(self) -> None:
         message = self.message(description="v=0 ice-pwd")
+        client = peer()
+        client.registration = self.registration(dropped=1)
         for call, *args in (
+            (self.journal.held, peer(), message),
+            (self.journal.shielded, client, message, Drop.CROSSING),
             (self.journal.forwarded, peer(), peer(), message),
             (self.journal.returned, peer(), message, "not there"),
         ):
@@ -259,6 +333,17 @@ class ClientsTests(JournalTestCase):
                 [("info", "connected clients: 3")],
             )
 
+    def test_a_deaf_client_is_marked(self) -> None:
+        registry = self.registry(2)
+        for client in registry:
+            assert client.registration is not None
+            client.registration.deaf = client.registration.uuid == B
+        level, text = self.client(2, B, 0)
+        self.assertEqual(
+            self.logged(self.journal.clients, registry, 32)[1:],
+            [self.client(1, A, 0), (level, f"{text}: deaf, restart it")],
+        )
+
     def test_a_peer_without_a_registration_is_passed_over(self) -> None:
         registry = Registry()
         registry.add(A, peer())
@@ -287,14 +372,18 @@ class EvilTests(JournalTestCase):
 
     def test_no_line_is_forged(self) -> None:
         client = peer(user=EVIL)
-        registration = self.registration(A, EVIL)
+        registration = self.registration(A, EVIL, dropped=1)
         client.registration = registration
         message = self.message(source_name=EVIL, description=EVIL)
         registry = Registry()
         registry.add(A, client)
         for count, call, *args in (
             (1, self.journal.registered, client, registration),
-            (1, self.journal.replaced, client, client, A),
+            (1, self.journal.replaced, client, client, A, 1),
+            (1, self.journal.replaced, client, client, A, 3),
+            (1, self.journal.held, client, message),
+            (1, self.journal.shielded, client, message, Drop.ERROR),
+            (1, self.journal.deaf, client, registration),
             (1, self.journal.left, client, registration, EVIL),
             (1, self.journal.refused, client, Forbidden(EVIL)),
             (1, self.journal.refused, client, UnknownMessage(EVIL)),

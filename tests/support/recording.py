@@ -11,6 +11,7 @@ from uuid import UUID
 
 from proxyrelay.errors import PeerBusy, PeerGone, Refusal, UnknownMessage
 from proxyrelay.identity import ANONYMOUS, User
+from proxyrelay.ledger import Drop
 from proxyrelay.messages import PeerConnection
 from proxyrelay.peer import Peer, Registration
 
@@ -23,7 +24,7 @@ _arrivals = count()
 
 @dataclass(eq=False)
 class RecordingPeer:
-    """A peer that keeps what it is sent."""
+    """A peer that keeps what it is sent, and is gone when it has no room for more."""
 
     user: User = ANONYMOUS
     address: str = "192.0.2.1:4711"
@@ -33,9 +34,10 @@ class RecordingPeer:
     closed: tuple[int, str] | None = None
     gone: bool = False
     busy: bool = False
+    room: int | None = None
 
     def answer(self, text: bytes) -> None:
-        if self.gone or self.closed:
+        if self.gone or self.closed or self.room == len(self.sent):
             raise PeerGone
         self.sent.append(text)
 
@@ -67,8 +69,8 @@ class RecordingJournal:
     def registered(self, peer: Peer, registration: Registration) -> None:
         self.events.append(("registered", peer, registration.uuid))
 
-    def replaced(self, old: Peer, new: Peer, uuid: str) -> None:
-        self.events.append(("replaced", old, new, uuid))
+    def replaced(self, old: Peer, new: Peer, uuid: str, rounds: int) -> None:
+        self.events.append(("replaced", old, new, uuid, rounds))
 
     def left(self, peer: Peer, registration: Registration, why: str) -> None:
         self.events.append(("left", peer, registration.uuid, why))
@@ -82,6 +84,15 @@ class RecordingJournal:
     def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
         self.events.append(("returned", source, error))
 
+    def held(self, source: Peer, message: PeerConnection) -> None:
+        self.events.append(("held", source))
+
+    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+        self.events.append(("shielded", source, why))
+
+    def deaf(self, peer: Peer, registration: Registration) -> None:
+        self.events.append(("deaf", peer))
+
     def skipped(self, peer: Peer, refusal: UnknownMessage) -> None:
         self.events.append(("skipped", peer, refusal.detail))
 
@@ -93,6 +104,14 @@ class RecordingJournal:
 
     def dropped(self, address: str, why: str) -> None:
         self.events.append(("dropped", why))
+
+    def slowed(self, address: str) -> None:
+        self.events.append(("slowed", address))
+
+
+def answer(source: str = B, peer: str = A, **fields: Any) -> bytes:
+    """What a client sends back for an offer; keywords replace or add fields."""
+    return offer(source, peer, description_type="answer", **fields)
 
 
 def registration(uuid: str | UUID = A, name: str = "a", legacy: bool = False) -> bytes:

@@ -1,0 +1,189 @@
+"""Outstanding offers: who may still answer whom. Pure.
+
+The process of a stock client ends when it is sent an answer that it does not wait for,
+a second error for one offer, or an offer of a peer that it has just made one to. So
+each offer that is passed on is written down here until it is answered, returned or too
+old, and what has no place beside these is not passed on.
+
+Nothing is kept of a description, unless an offer waits for a peer to come back: clients
+do not read that of an offer that is returned to them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from enum import Enum
+
+import msgspec
+
+from proxyrelay.config import Offers
+
+OUTSTANDING_OF_ONE = 1024
+"""Outstanding offers that one client may have a part in, on either side."""
+
+OUTSTANDING = 65_536
+"""Outstanding offers of all clients, at some 0.4 kB each."""
+
+HELD_CEILING = 16 * 1024
+"""Bytes of the longest offer that is held. Those of stock clients have 1 to 2 kB."""
+
+
+class Drop(Enum):
+    """Why a message is not passed on: each would end the process that gets it."""
+
+    ERROR = "it carries an error, which only the relay may set"
+    DUPLICATE = "an offer of the same client to the same peer is not answered yet"
+    CROSSING = "an offer the other way is not answered yet"
+    UNASKED = "it answers no offer, or one that was answered or is too old"
+
+
+class Offer(msgspec.Struct, eq=False, gc=False):
+    """An offer that was neither answered nor returned.
+
+    Attributes:
+        source: UUID of the client that made it.
+        target: UUID of the peer that it is for.
+        name: What the client calls itself.
+        since: When it came, in seconds of the relay's clock.
+        text: The message, as long as it waits for the peer to come back; None once it
+            was passed on.
+        user: Whose it is, while it waits.
+        crossed: When the last offer the other way came while it waited.
+    """
+
+    source: str
+    target: str
+    name: str
+    since: float
+    text: bytes | None = None
+    user: str = ""
+    crossed: float = 0.0
+
+
+Pair = tuple[str, str]
+
+
+class Ledger:
+    """All outstanding offers: at most one from a client to another."""
+
+    def __init__(self) -> None:
+        # The oldest first, in both.
+        self._open: dict[Pair, Offer] = {}
+        self._held: dict[Pair, Offer] = {}
+        self._with: dict[str, dict[Pair, Offer]] = {}
+        self._held_by: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def held(self) -> int:
+        """How many offers wait for their peers to come back."""
+        return len(self._held)
+
+    def find(self, source: str, target: str) -> Offer | None:
+        """The outstanding offer of a client to another, or None."""
+        return self._open.get((source, target))
+
+    def forbids(self, source: str, target: str) -> Drop | None:
+        """Why an offer of a client to another may not be passed on, or None."""
+        if (source, target) in self._open:
+            return Drop.DUPLICATE
+        if (target, source) in self._open:
+            return Drop.CROSSING
+        return None
+
+    def has_room(self, source: str, target: str) -> bool:
+        """Whether one more offer of a client to another may be outstanding."""
+        return (
+            len(self._open) < OUTSTANDING
+            and len(self._with.get(source, ())) < OUTSTANDING_OF_ONE
+            and len(self._with.get(target, ())) < OUTSTANDING_OF_ONE
+        )
+
+    def add(self, offer: Offer) -> None:
+        """Write down an offer that was passed on; there is none of this pair yet."""
+        pair = offer.source, offer.target
+        self._open[pair] = offer
+        for uuid in pair:
+            offers = self._with.get(uuid)
+            if offers is None:
+                self._with[uuid] = {pair: offer}
+            else:
+                offers[pair] = offer
+
+    def hold(self, offer: Offer, terms: Offers) -> bool:
+        """Write down an offer that waits, if it may.
+
+        Args:
+            offer: With its text and user.
+            terms: How many may.
+
+        Returns:
+            Whether it does.
+        """
+        if len(offer.text or b"") > HELD_CEILING:
+            return False
+        if len(self._held) >= terms.held_total:
+            return False
+        if self._held_by[offer.user] >= terms.held_per_user:
+            return False
+        self.add(offer)
+        self._held[offer.source, offer.target] = offer
+        self._held_by[offer.user] += 1
+        return True
+
+    def pass_on(self, offer: Offer) -> None:
+        """Let an offer that waits do so no longer, but for its answer."""
+        del self._held[offer.source, offer.target]
+        self._held_by[offer.user] -= 1
+        if not self._held_by[offer.user]:
+            del self._held_by[offer.user]
+        offer.text = None
+
+    def close(self, offer: Offer) -> bool:
+        """Strike out an offer, since it is answered, or about to be returned.
+
+        Returns:
+            Whether it stood there: an offer is answered or returned once.
+        """
+        pair = offer.source, offer.target
+        if self._open.get(pair) is not offer:
+            return False
+        del self._open[pair]
+        if offer.text is not None:
+            self.pass_on(offer)
+        for uuid in pair:
+            # Both may be the same.
+            offers = self._with.get(uuid)
+            if offers is not None:
+                offers.pop(pair, None)
+                if not offers:
+                    del self._with[uuid]
+        return True
+
+    def of(self, uuid: str) -> list[Offer]:
+        """The offers that a client has a part in, the oldest first."""
+        return list(self._with.get(uuid, {}).values())
+
+    def unanswered(self, now: float, seconds: float) -> list[Offer]:
+        """The offers that have waited for so long, the oldest first.
+
+        Args:
+            now: The time, in seconds of the clock by which they came.
+            seconds: How long.
+        """
+        return list(_older(self._open.values(), now, seconds))
+
+    def unclaimed(self, now: float, seconds: float) -> list[Offer]:
+        """The same of those whose peer has not come back."""
+        return list(_older(self._held.values(), now, seconds))
+
+
+def _older(offers: Iterable[Offer], now: float, seconds: float) -> Iterator[Offer]:
+    for offer in offers:
+        # A clock that was set back must not make anybody wait for longer.
+        if now - seconds < offer.since <= now:
+            return
+        yield offer

@@ -1,0 +1,191 @@
+"""What ends the processes of real endpoints, but not behind this relay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from proxystore.connectors.endpoint import (
+    EndpointConnector,
+    EndpointConnectorError,
+    EndpointKey,
+)
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+
+from tests.integration.test_real_clients import EndpointTestCase, need_addresses
+from tests.support.processes import Process
+from tests.support.recording import offer, registration
+
+
+def ask(connector: EndpointConnector, endpoint: UUID) -> None:
+    """Ask for an object of another endpoint, whether there is one or not."""
+    connector.exists(EndpointKey("0", str(endpoint)))
+
+
+class ShieldTests(EndpointTestCase):
+    """Two endpoints, and what happens to them."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        need_addresses()
+        self.server = self.relay("--log-level", "DEBUG")
+        self.threads = ThreadPoolExecutor()
+        self.addCleanup(self.threads.shutdown)
+
+    def connector(self, uuid: UUID, home: Path) -> EndpointConnector:
+        """Talks to an endpoint, as a program on its machine does."""
+        connector = EndpointConnector([uuid], str(home))
+        self.addCleanup(connector.close)
+        return connector
+
+    def exchange(self, near: EndpointConnector, far: EndpointConnector) -> None:
+        """Put an object into one endpoint, and get it through the other."""
+        key = near.put(b"object")
+        self.assertEqual(far.get(key), b"object")
+
+    def finish(self, *endpoints: Process) -> None:
+        """End endpoints that must have lived until now."""
+        for endpoint in endpoints:
+            self.assertEqual(endpoint.stop(), 0, endpoint.said)
+            self.assertNotIn("Traceback", endpoint.said)
+        self.assertEqual(self.server.stop(), 0)
+        self.assertNotIn("Traceback", self.server.said)
+
+    def test_a_peer_that_is_killed_during_an_offer(self) -> None:
+        one, home, process = self.endpoint("one", self.server)
+        two, home_of_two, peer = self.endpoint("two", self.server)
+        asking = self.connector(one, home)
+        peer.send(signal.SIGSTOP)
+        asked = self.threads.submit(ask, asking, two)
+        self.server.wait_for(f"forwarded offer of {one} .* to {two} ")
+        peer.stop(signal.SIGKILL)
+        # Before its 30 s are over, after which it could never ask this peer again.
+        self.assertIsInstance(asked.exception(), EndpointConnectorError)
+        self.server.wait_for(f"returned offer for {two} .* left before it answered")
+        peer = self.serve("two", home_of_two, self.server)
+        self.exchange(self.connector(two, home_of_two), asking)
+        self.finish(process, peer)
+
+    def test_a_peer_that_is_started_anew_meanwhile(self) -> None:
+        one, home, process = self.endpoint("one", self.server)
+        two, home_of_two, peer = self.endpoint("two", self.server)
+        asking = self.connector(one, home)
+        self.assertEqual(peer.stop(), 0)
+        self.server.wait_for(f"left {two} ")
+        asked = self.threads.submit(ask, asking, two)
+        self.server.wait_for(f"held offer of {one} .* for {two}")
+        peer = self.serve("two", home_of_two, self.server)
+        error = asked.exception()
+        if error is not None:
+            # It took more than the 5 s: no harm is done.
+            self.server.wait_for(f"returned offer for {two} .* is not registered")
+        self.exchange(self.connector(two, home_of_two), asking)
+        self.finish(process, peer)
+
+    def test_offers_that_cross_and_errors_that_are_made_up(self) -> None:
+        one, home, process = self.endpoint("one", self.server)
+        two, home_of_two, peer = self.endpoint("two", self.server)
+        asking = self.connector(one, home)
+        rogue = str(uuid4())
+
+        async def scenario() -> None:
+            async with connect(self.server.url, proxy=None) as client:
+                await client.send(registration(rogue).decode())
+                await client.recv()
+                asked = self.threads.submit(ask, asking, UUID(rogue))
+                description = json.loads(await client.recv())["description"]
+                for error in (None, "made up"):
+                    text = offer(rogue, str(one), description=description, error=error)
+                    await client.send(text.decode())
+                # It leaves when all of this has arrived.
+                await (await client.ping())
+            self.assertIsNotNone(await asyncio.to_thread(asked.exception))
+
+        self.play(scenario())
+        self.server.wait_for("shielded .* an offer the other way is not answered yet")
+        self.exchange(self.connector(two, home_of_two), asking)
+        self.exchange(asking, self.connector(two, home_of_two))
+        self.finish(process, peer)
+
+    def test_endpoints_that_ask_each_other_at_once(self) -> None:
+        config = self.folder / "relay.toml"
+        config.write_text("[offers]\ncrossing = 1\n")
+        self.server = self.relay("--config", config)
+        one, home, process = self.endpoint("one", self.server)
+        two, home_of_two, peer = self.endpoint("two", self.server)
+        near, far = self.connector(one, home), self.connector(two, home_of_two)
+        asked = [
+            self.threads.submit(ask, near, two),
+            self.threads.submit(ask, far, one),
+        ]
+        errors = [each.exception() for each in asked]
+        # One of them may be told that the other one is asking, too.
+        self.assertIn(None, errors)
+        self.exchange(near, far)
+        self.exchange(far, near)
+        self.finish(process, peer)
+
+    def test_an_endpoint_that_comes_back_and_reads_nothing(self) -> None:
+        config = self.folder / "relay.toml"
+        config.write_text("[offers]\nanswer_timeout = 3\nclose_deaf = true\n")
+        options = ("--log-level", "DEBUG", "--config", config)
+        port = self.reserve()
+        self.server = self.relay(*options, port=port)
+        two, home_of_two, peer = self.endpoint("two", self.server)
+        self.assertEqual(self.server.stop(), 0)
+        self.server = self.relay(*options, port=port)
+        self.server.wait_for(f"registered {two} ")
+        one, home, process = self.endpoint("one", self.server)
+        asking = self.connector(one, home)
+        for _ in range(2):
+            with self.assertRaises(EndpointConnectorError):
+                ask(asking, two)
+        self.server.wait_for(f"deaf {two} .*; restart this endpoint")
+        # It ends, so that a supervisor starts it anew.
+        self.assertNotEqual(peer.wait(), 0)
+        self.server.wait_for(f"left {two} .* refused with 4004")
+        peer = self.serve("two", home_of_two, self.server)
+        self.exchange(self.connector(two, home_of_two), asking)
+        self.finish(process, peer)
+
+    def test_messages_that_come_twice(self) -> None:
+        one, home, process = self.endpoint("one", self.server)
+        three, home_of_three, other = self.endpoint("three", self.server)
+
+        async def detour(client: ServerConnection) -> None:
+            """Say everything twice that the endpoint says."""
+            async with connect(self.server.url, proxy=None) as relay:
+
+                async def back() -> None:
+                    async for message in relay:
+                        await client.send(message)
+
+                returning = asyncio.create_task(back())
+                async for message in client:
+                    for _ in range(2 if "peer_connection" in str(message) else 1):
+                        await relay.send(message)
+                returning.cancel()
+
+        async def scenario() -> None:
+            async with serve(detour, "127.0.0.1", 0) as server:
+                port = server.sockets[0].getsockname()[1]
+                await asyncio.to_thread(play, f"ws://127.0.0.1:{port}")
+
+        def play(url: str) -> None:
+            two, home_of_two, peer = self.endpoint("two", self.server, url)
+            near = self.connector(two, home_of_two)
+            # It answers twice, and offers twice.
+            self.exchange(near, self.connector(one, home))
+            self.exchange(self.connector(three, home_of_three), near)
+            self.assertEqual(peer.stop(), 0)
+            self.assertNotIn("Traceback", peer.said)
+
+        self.play(scenario())
+        self.server.wait_for("shielded .* it answers no offer, or one that was")
+        self.exchange(self.connector(one, home), self.connector(three, home_of_three))
+        self.finish(process, other)

@@ -1,0 +1,186 @@
+"""Outstanding offers, beside a model that looks through a list for everything."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.config import Offers
+from proxyrelay.ledger import (
+    HELD_CEILING,
+    OUTSTANDING,
+    OUTSTANDING_OF_ONE,
+    Ledger,
+    Offer,
+)
+from tests.support.recording import A, B, C
+
+TERMS = Offers(held_per_user=2, held_total=3)
+
+
+def made(source: str = A, target: str = B, since: float = 0.0) -> Offer:
+    """An offer that can be passed on."""
+    return Offer(source, target, "a", since)
+
+
+def waiting(
+    source: str = A,
+    target: str = B,
+    since: float = 0.0,
+    user: str = "me",
+    length: int = 1,
+) -> Offer:
+    """An offer that can wait."""
+    return Offer(source, target, "a", since, b"x" * length, user)
+
+
+class LedgerTests(SynchronousTestCase):
+    """The bounds, and what a machine with few names does not come to."""
+
+    def test_an_offer_is_closed_once(self) -> None:
+        ledger, first = Ledger(), made()
+        ledger.add(first)
+        self.assertTrue(ledger.close(first))
+        self.assertFalse(ledger.close(first))
+        ledger.add(made())
+        self.assertFalse(ledger.close(first))
+        self.assertEqual(len(ledger), 1)
+
+    def test_an_offer_to_oneself_is_one_offer(self) -> None:
+        ledger, alone = Ledger(), made(A, A)
+        ledger.add(alone)
+        self.assertEqual(ledger.of(A), [alone])
+        self.assertTrue(ledger.close(alone))
+        self.assertEqual(ledger.of(A), [])
+
+    def test_bounds_the_offers_of_a_client_on_both_sides(self) -> None:
+        ledger = Ledger()
+        for number in range(OUTSTANDING_OF_ONE):
+            self.assertTrue(ledger.has_room(A, B))
+            pair = (A, str(number)) if number % 2 else (str(number), A)
+            ledger.add(made(*pair))
+        self.assertFalse(ledger.has_room(A, B))
+        self.assertFalse(ledger.has_room(B, A))
+        self.assertTrue(ledger.has_room(B, C))
+        ledger.close(ledger.of(A)[0])
+        self.assertTrue(ledger.has_room(A, B))
+
+    def test_bounds_the_offers_of_all(self) -> None:
+        ledger = Ledger()
+        for number in range(OUTSTANDING):
+            ledger.add(made(str(number), str(-number - 1)))
+        self.assertFalse(ledger.has_room(A, B))
+        ledger.close(ledger.of("0")[0])
+        self.assertTrue(ledger.has_room(A, B))
+
+    def test_bounds_what_waits(self) -> None:
+        ledger = Ledger()
+        self.assertFalse(ledger.hold(waiting(length=HELD_CEILING + 1), TERMS))
+        self.assertTrue(ledger.hold(waiting(A, B, length=HELD_CEILING), TERMS))
+        self.assertTrue(ledger.hold(waiting(A, C), TERMS))
+        self.assertFalse(ledger.hold(waiting(B, C), TERMS))
+        self.assertTrue(ledger.hold(waiting(B, C, user="they"), TERMS))
+        self.assertFalse(ledger.hold(waiting(C, B, user="others"), TERMS))
+        self.assertEqual((ledger.held, len(ledger)), (3, 3))
+
+    def test_a_clock_that_was_set_back_makes_nobody_wait(self) -> None:
+        ledger, offer = Ledger(), made(since=1000.0)
+        ledger.add(offer)
+        self.assertEqual(ledger.unanswered(1000.0, 20.0), [])
+        self.assertEqual(ledger.unanswered(10.0, 20.0), [offer])
+
+
+UUIDS = st.sampled_from([A, B, C])
+USERS = st.sampled_from(["me", "they"])
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Any sequence of steps, and a list of all that stands in the ledger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self.model: list[Offer] = []
+        self.now = 0.0
+
+    def found(self, source: str, peer: str) -> Offer | None:
+        for offer in self.model:
+            if (offer.source, offer.target) == (source, peer):
+                return offer
+        return None
+
+    def held(self, user: str | None = None) -> list[Offer]:
+        return [
+            offer
+            for offer in self.model
+            if offer.text is not None and user in {None, offer.user}
+        ]
+
+    @rule(source=UUIDS, peer=UUIDS)
+    def add(self, source: str, peer: str) -> None:
+        if self.found(source, peer) is None:
+            offer = made(source, peer, self.now)
+            self.ledger.add(offer)
+            self.model.append(offer)
+
+    @rule(source=UUIDS, peer=UUIDS, user=USERS)
+    def hold(self, source: str, peer: str, user: str) -> None:
+        if self.found(source, peer) is None:
+            offer = waiting(source, peer, self.now, user)
+            room = len(self.held()) < 3 and len(self.held(user)) < 2
+            assert self.ledger.hold(offer, TERMS) == room
+            if room:
+                self.model.append(offer)
+
+    @rule(source=UUIDS, peer=UUIDS)
+    def pass_on(self, source: str, peer: str) -> None:
+        offer = self.found(source, peer)
+        if offer is not None and offer.text is not None:
+            self.ledger.pass_on(offer)
+            assert offer.text is None
+
+    @rule(source=UUIDS, peer=UUIDS)
+    def close(self, source: str, peer: str) -> None:
+        offer = self.found(source, peer)
+        if offer is not None:
+            assert self.ledger.close(offer)
+            self.model.remove(offer)
+        assert not self.ledger.close(made(source, peer))
+
+    @rule(seconds=st.integers(0, 5))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule(seconds=st.integers(0, 9))
+    def look(self, seconds: int) -> None:
+        old = [o for o in self.model if self.now - o.since >= seconds]
+        assert self.ledger.unanswered(self.now, seconds) == old
+        unclaimed = [o for o in old if o.text is not None]
+        assert self.ledger.unclaimed(self.now, seconds) == unclaimed
+
+    @invariant()
+    def holds_what_was_written_down(self) -> None:
+        assert len(self.ledger) == len(self.model)
+        assert self.ledger.held == len(self.held())
+        for source in (A, B, C):
+            assert self.ledger.of(source) == [
+                o for o in self.model if source in {o.source, o.target}
+            ]
+            for peer in (A, B, C):
+                assert self.ledger.find(source, peer) is self.found(source, peer)
+
+
+class LedgerMachineTests(SynchronousTestCase):
+    """Runs the machine."""
+
+    def test_any_sequence(self) -> None:
+        run_state_machine_as_test(
+            LedgerMachine, settings=settings(max_examples=60, stateful_step_count=40)
+        )
