@@ -13,12 +13,40 @@ SITE = 64
 
 
 def text(address: IAddress) -> str:
-    """Spell an address the way a URL does: ``192.0.2.1:80``, ``[::1]:80``."""
+    """Spell an address the way a URL does: ``192.0.2.1:80``, ``[::1]:80``.
+
+    A port that is not known, which is then 0, is left out.
+    """
     if isinstance(address, IPv6Address):
-        return f"[{address.host}]:{address.port}"
+        host = f"[{address.host}]"
+    elif isinstance(address, IPv4Address):
+        host = address.host
+    else:
+        return "local"
+    return f"{host}:{address.port}" if address.port else host
+
+
+def of(host: str, port: int = 0) -> IAddress:
+    """What Twisted makes of an address that a proxy told.
+
+    Args:
+        host: An IP address.
+        port: The port; 0 if it is not known.
+    """
+    kind = IPv6Address if ":" in host else IPv4Address
+    return kind("TCP", host, port)
+
+
+def is_loopback(address: IAddress) -> bool:
+    """Whether it is of this machine, or of a proxy on it that is not listed."""
     if isinstance(address, IPv4Address):
-        return f"{address.host}:{address.port}"
-    return "local"
+        return bool(address.host.startswith("127."))
+    if not isinstance(address, IPv6Address):
+        return True
+    host = ip_address(address.host.partition("%")[0])
+    if isinstance(host, Address) and host.ipv4_mapped is not None:
+        return host.ipv4_mapped.is_loopback
+    return host.is_loopback
 
 
 def source(address: IAddress) -> str:

@@ -23,6 +23,7 @@ from tomlkit.exceptions import KeyAlreadyPresent, TOMLKitError
 from tomlkit.items import AoT
 
 from proxyrelay.errors import Problem
+from proxyrelay.proxied import Proxies
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 """Names of log levels, as the reference relay spells them."""
@@ -30,6 +31,9 @@ Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Wait = Annotated[float, Meta(ge=0.1, le=86400)]
+Limit = Annotated[int, Meta(ge=1, le=10_000_000)]
+Held = Annotated[int, Meta(ge=0, le=65_536)]
+Rate = Annotated[float, Meta(ge=0.01, le=1_000_000)]
 
 
 SHORTEST_INTERVAL = 0.1
@@ -181,6 +185,82 @@ class Timeouts(Struct, frozen=True):
     stop: Seconds = 10
 
 
+class Limits(Struct, frozen=True):
+    """``[limits]``: how many clients there may be, and how fast.
+
+    Who is over a limit of connections or registrations is asked to come back later; who
+    registered and sends too fast is read from more slowly. Nobody who is there is
+    closed. An address is an IPv4 address or an IPv6 network of 64 bits. The limits of
+    one address do not apply to this machine's own, which may be those of a proxy, nor
+    to trusted proxies.
+
+    Attributes:
+        connections: In total; further ones wait to be accepted. None for as many as the
+            process may have open files, less 64, which nothing exceeds anyway.
+        connections_per_user: For each user, if clients have to prove who they are.
+        connections_per_address: For each address, behind which there may be a campus.
+        unregistered: Connections in total that hold no UUID yet; further ones wait.
+        unregistered_per_address: For each address; one more, and the deadline of the
+            oldest is over.
+        registrations_per_address: First ones of a connection, in a second.
+        registrations_per_client: Further ones, and offers that come back with an error,
+            in a second.
+        messages_per_address: Frames of all kinds, in a second.
+        messages_per_client: The same for each connection.
+        burst: How many seconds' worth of all these may come at once.
+        trusted_proxies: Networks of proxies that are believed when they say where a
+            client comes from, with ``X-Forwarded-For`` or the PROXY protocol.
+        proxy_protocol: Whether these proxies begin each connection with the header of
+            that protocol, version 1 or 2. Then they must.
+    """
+
+    connections: Limit | None = None
+    connections_per_user: Limit = 10_000
+    connections_per_address: Limit = 5_000
+    unregistered: Limit = 4096
+    unregistered_per_address: Limit = 1024
+    registrations_per_address: Rate = 100
+    registrations_per_client: Rate = 10
+    messages_per_address: Rate = 5_000
+    messages_per_client: Rate = 1_000
+    burst: Annotated[float, Meta(ge=1, le=3600)] = 20
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_protocol: bool = False
+
+
+class Offers(Struct, frozen=True):
+    """``[offers]``: what the relay does for clients that want to reach each other.
+
+    Attributes:
+        shield: Whether messages that would end the process of a stock client are
+            dropped. Without it all of this table is off, and whatever a client sends is
+            passed on, as proxystore-relay does.
+        answer_timeout: Seconds after which an offer that is not answered goes back to
+            its sender. Stock clients wait for 30, and can never reach the peer again
+            when these are over.
+        hold: Seconds for which an offer waits for a peer that has just left; 0 turns
+            that off.
+        recent: Seconds after which a peer no longer counts as having just left, and the
+            relay as having just started.
+        crossing: Seconds for which an offer waits for one of its receiver to its
+            sender, which would end the process of one of them; 0 turns that off. Up to
+            half a second is added to it.
+        held_per_user: How many offers of a user wait, at most.
+        held_total: The same for all users.
+        close_deaf: Whether clients that came back and answer no offers since are closed
+            with 4004, which ends their processes: a supervisor can start them anew.
+    """
+
+    shield: bool = True
+    answer_timeout: Annotated[float, Meta(ge=1, le=24)] = 20
+    hold: Annotated[float, Meta(ge=0, le=20)] = 5
+    recent: Annotated[float, Meta(ge=0, le=3600)] = 120
+    crossing: Annotated[float, Meta(ge=0, le=5)] = 0
+    held_per_user: Held = 64
+    held_total: Held = 1024
+    close_deaf: bool = False
+
+
 class Config(Struct, frozen=True):
     """The settings of a relay.
 
@@ -189,6 +269,12 @@ class Config(Struct, frozen=True):
         port: TCP port; 0 takes a free one, which the log names.
         certfile: PEM file with the certificate and its chain; turns TLS on.
         keyfile: PEM file with the private key; none if it is in ``certfile``.
+        certificate_interval: Seconds between two looks at whether these files have
+            been renewed; 0 for none.
+        reuse_port: Whether another relay of the same user may listen on the same
+            port at the same time (``SO_REUSEPORT``), so that it can take over.
+        drain_max: Seconds after which a relay that another one replaces closes the
+            clients that have not left by themselves.
         max_message_bytes: Longest message of a client, in bytes of UTF-8. None
             for 1 MiB, which nothing exceeds anyway.
         max_unread_bytes: How much a client may leave unread, beside what fits
@@ -199,18 +285,25 @@ class Config(Struct, frozen=True):
         auth: See `Auth`.
         logging: See `Logging`.
         timeouts: See `Timeouts`.
+        limits: See `Limits`.
+        offers: See `Offers`.
     """
 
     host: Annotated[str, Meta(min_length=1)] | None = None
     port: Port = 8700
     certfile: Path | None = None
     keyfile: Path | None = None
+    certificate_interval: Seconds = 60
+    reuse_port: bool = False
+    drain_max: Annotated[float, Meta(ge=0, le=31_536_000)] = 604_800
     max_message_bytes: Annotated[int, Meta(ge=1)] | None = None
     max_unread_bytes: Annotated[int, Meta(ge=65536)] = 512 * 1024
     allowed_origins: tuple[str, ...] = ("*",)
     auth: Auth = msgspec.field(default_factory=Auth)
     logging: Logging = msgspec.field(default_factory=Logging)
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
+    limits: Limits = msgspec.field(default_factory=Limits)
+    offers: Offers = msgspec.field(default_factory=Offers)
 
     @property
     def scheme(self) -> str:
@@ -280,6 +373,10 @@ _HINTS: Mapping[tuple[str, ...], str] = {
         "perhaps a port and a path, such as https://auth.globus.org"
     ),
     ("auth", "method"): '"globus", or nothing for a relay without authentication',
+    ("limits", "trusted_proxies"): (
+        'a list of networks, such as ["192.0.2.0/24", "2001:db8::1"], whose bits '
+        "behind the prefix are 0"
+    ),
     ("logging", "default_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
     ("logging", "websockets_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
 }
@@ -333,9 +430,20 @@ def _address(url: str) -> str:
     return url
 
 
+def _networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    """Networks that there can be.
+
+    Raises:
+        ValueError: One is none.
+    """
+    Proxies(networks)
+    return networks
+
+
 _READ_AS: Mapping[tuple[str, ...], Callable[[Any], Any]] = {
     ("auth", "kwargs", "audience"): application_id,
     ("auth", "kwargs", "service_url"): _address,
+    ("limits", "trusted_proxies"): _networks,
 }
 """What becomes of values that have the right type."""
 
@@ -450,6 +558,7 @@ class _Reader:
             )
         self._check_lists(config.auth.kwargs)
         self._check_patience(config)
+        self._check_proxies(config.limits)
         if config.keyfile is not None and "certfile" not in table:
             self._problem(("keyfile",), "needs a certfile beside it")
         self._problems.sort(key=lambda problem: problem.line or 0)
@@ -502,6 +611,20 @@ class _Reader:
                 ("timeouts", "authentication"),
                 f"expected at least {MARGIN} s more than auth.kwargs.timeout, which is "
                 f"{AuthArguments().timeout:g} unless it is set",
+            )
+
+    def _check_proxies(self, limits: Limits) -> None:
+        """Refuse a protocol that nobody may speak."""
+        if any(network.endswith("/0") for network in limits.trusted_proxies):
+            self._warnings.append(
+                self._at(
+                    ("limits", "trusted_proxies"),
+                    "believes whoever connects: any client may say that it is another",
+                )
+            )
+        if limits.proxy_protocol and not limits.trusted_proxies:
+            self._problem(
+                ("limits", "proxy_protocol"), "needs trusted_proxies beside it"
             )
 
     def _struct(self, kind: Any, table: dict[str, Any], path: tuple[str, ...]) -> Any:

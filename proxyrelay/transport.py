@@ -1,14 +1,42 @@
-"""The sockets of clients."""
+"""The sockets of clients, from the moment at which they are accepted."""
 
 from __future__ import annotations
 
+import errno
+import resource
+import socket
+import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from twisted.internet.tcp import Server
+from twisted.internet import protocol
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+)
+from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Port, Server
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from proxyrelay import addresses
+from proxyrelay.deadlines import Deadlines
+from proxyrelay.errors import ProxyHeaderError
 from proxyrelay.pace import Pace
+from proxyrelay.proxied import ProxyHeader, proxy_header
+
+PAUSE = 0.1
+"""Seconds from one look for room to the next, while nobody is accepted."""
+
+QUIET = 60.0
+"""Seconds in which it is not told again that there is none."""
+
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""Why the kernel gives no socket, though a client waits."""
 
 
 class Sender(Protocol):
@@ -27,6 +55,8 @@ class Outbox:
         waiting: Who has; None while nothing is held back.
     """
 
+    _log = Logger()
+
     def __init__(self) -> None:
         self.waiting: list[Sender] | None = None
 
@@ -38,7 +68,11 @@ class Outbox:
         """Send it."""
         waiting, self.waiting = self.waiting, None
         for sender in waiting or ():
-            sender.send_held()
+            try:
+                sender.send_held()
+            except Exception:  # noqa: PERF203
+                # The others have nothing to do with it.
+                self._log.failure("sending failed")
 
 
 class PromptServer(Server):
@@ -81,6 +115,8 @@ class PromptServer(Server):
         if not self._over:
             self._over = True
             self.connected = 0
+            self.stopReading()
+            self.stopWriting()
             self._pace.do(partial(super().connectionLost, reason))
 
     def write(self, data: bytes) -> None:
@@ -89,7 +125,10 @@ class PromptServer(Server):
         Errors are found when that is written.
         """
         if self.connected and not (
-            self.dataBuffer or self._tempDataBuffer or self._writeDisconnected
+            self._aborting
+            or self.dataBuffer
+            or self._tempDataBuffer
+            or self._writeDisconnected
         ):
             sent = self.writeSomeData(data)
             if isinstance(sent, int):
@@ -97,3 +136,207 @@ class PromptServer(Server):
                     return
                 data = data[sent:]
         super().write(data)
+
+
+class Gate:
+    """Stops to accept when there is no room, and goes on when there is.
+
+    Whoever connects meanwhile waits, and comes again if that takes too long. To accept
+    and to close would end the process of a real client.
+
+    Args:
+        room: Whether one more may be accepted, if the process may have so many files
+            open.
+        clock: Runs the look for room.
+    """
+
+    _log = Logger()
+
+    def __init__(self, room: Callable[[int], bool], clock: IReactorTime) -> None:
+        self._ports: list[Port] = []
+        self._room = room
+        self._clock = clock
+        self._timer: IDelayedCall | None = None
+        self._told: float | None = None
+
+    def guard(self, port: Port) -> None:
+        """Have a port accept only while there is room.
+
+        Its socket is replaced by one of the same descriptor. Checked against Twisted
+        26.10.0.
+        """
+        port.socket = _Guarded(self, port.socket.detach())
+        port.fileno = port.socket.fileno  # type: ignore[method-assign]
+        self._ports.append(port)
+
+    def room(self) -> bool:
+        """Whether one more connection may be accepted now."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return self._room(sys.maxsize if files == resource.RLIM_INFINITY else files)
+
+    def shut(self) -> None:
+        """Accept nobody until there is room."""
+        self._wait()
+        now = self._clock.seconds()
+        if self._told is None or not self._told <= now < self._told + QUIET:
+            self._told = now
+            self._log.warn("full: clients that connect now wait until others leave")
+
+    def last_call(self) -> None:
+        """Accept all who wait already: a socket that is closed resets them."""
+        self._room = lambda _: True
+
+    def stop(self) -> None:
+        """No longer look for room."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wait(self) -> None:
+        self._ports = [port for port in self._ports if _listens(port)]
+        for port in self._ports:
+            port.stopReading()
+        if self._ports and self._timer is None:
+            self._timer = self._clock.callLater(PAUSE, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self.room():
+            self._wait()
+            return
+        for port in filter(_listens, self._ports):
+            port.startReading()
+
+
+def _listens(port: Port) -> bool:
+    return bool(port.connected and not port.disconnecting)
+
+
+class _Guarded(socket.socket):
+    """A listening socket in whose queue nobody is as long as there is no room.
+
+    When the process has no files left Twisted would use one that it has put by, to
+    accept all, and to close them.
+    """
+
+    def __init__(self, gate: Gate, descriptor: int) -> None:
+        super().__init__(fileno=descriptor)
+        self._gate = gate
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        if self._gate.room():
+            try:
+                return super().accept()
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    raise
+        self._gate.shut()
+        raise BlockingIOError(errno.EAGAIN, "no room")
+
+
+class Announced(protocol.Protocol):
+    """Reads whom a trusted proxy speaks for, and leaves the connection to another one.
+
+    Args:
+        factory: Builds that.
+        place: Address of the proxy.
+    """
+
+    factory: AnnouncedFactory
+    transport: Any
+
+    def __init__(self, factory: AnnouncedFactory, place: IAddress) -> None:
+        self.factory = factory
+        self._place = place
+        self._data = b""
+
+    def connectionMade(self) -> None:
+        """Wait for the header, but not for ever."""
+        self.factory.waiting.begin(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take a piece of the header, and perhaps of what follows it."""
+        self._data += data
+        try:
+            header = proxy_header(self._data)
+        except ProxyHeaderError as error:
+            self._drop(str(error))
+            return
+        if header is not None:
+            self.factory.waiting.end(self)
+            self._leave_to(self._built(header), self._data[header.length :])
+
+    def _built(self, header: ProxyHeader) -> IProtocol | None:
+        client = addresses.of(header.host, header.port) if header.host else self._place
+        return self.factory.served.buildProtocol(client)
+
+    def _leave_to(self, other: IProtocol | None, rest: bytes) -> None:
+        if other is None:
+            self.transport.abortConnection()
+            return
+        self.transport.protocol = other
+        other.makeConnection(self.transport)
+        if rest:
+            other.dataReceived(rest)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
+        """Wait no longer."""
+        self.factory.waiting.end(self)
+        self.factory.lost()
+
+    def expired(self) -> None:
+        """No whole header has come in time."""
+        self._drop("no whole PROXY header came in time")
+
+    def _drop(self, why: str) -> None:
+        self.factory.dropped(addresses.text(self._place), f"a trusted proxy: {why}")
+        self.transport.abortConnection()
+
+
+class AnnouncedFactory(protocol.Factory):
+    """Has the connections of trusted proxies begin with a header.
+
+    Args:
+        served: Builds all connections; for these, with the address in the header.
+        announces: Whether a host is a proxy that must begin so.
+        dropped: Told of the address of a proxy that does not, and of why.
+        clock: Runs the deadline of the headers.
+        seconds: That deadline.
+    """
+
+    noisy = False
+
+    lost: Callable[[], object] = staticmethod(lambda: None)
+    """Called when a connection has ended before its header was whole."""
+
+    def __init__(
+        self,
+        served: IProtocolFactory,
+        announces: Callable[[str], bool],
+        dropped: Callable[[str, str], None],
+        clock: IReactorTime,
+        seconds: float,
+    ) -> None:
+        self.served = served
+        self.dropped = dropped
+        self.waiting = Deadlines(clock, seconds, Announced.expired)
+        self._announces = announces
+
+    def buildProtocol(  # type: ignore[override]
+        self, addr: IAddress
+    ) -> IProtocol | None:
+        """Build what reads the header, or what is served."""
+        if self._announces(getattr(addr, "host", "")):
+            return Announced(self, addr)
+        return self.served.buildProtocol(addr)
+
+    def doStart(self) -> None:  # noqa: N802
+        """Pass it on."""
+        super().doStart()
+        self.served.doStart()
+
+    def doStop(self) -> None:  # noqa: N802
+        """Pass it on."""
+        super().doStop()
+        self.served.doStop()

@@ -29,6 +29,7 @@ from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHandshakeListener,
+    IProtocolFactory,
     IPushProducer,
     IReactorTime,
     ISSLTransport,
@@ -59,11 +60,12 @@ from proxyrelay.handshake import (
     without_offers,
 )
 from proxyrelay.identity import ANONYMOUS, User
+from proxyrelay.limits import Limits, Origin
 from proxyrelay.messages import MESSAGE_CEILING
 from proxyrelay.pace import Pace
 from proxyrelay.peer import Registration
 from proxyrelay.relay import Journal, Relay
-from proxyrelay.transport import Outbox
+from proxyrelay.transport import PAUSE, AnnouncedFactory, Gate, Outbox
 
 FRAMES_CEILING = 1024
 """Frames of the most fragmented message. Stock clients send one."""
@@ -78,6 +80,9 @@ CONTROL_CEILING = 125
 """Bytes of the longest control frame (RFC 6455, section 5.5)."""
 
 GOING_AWAY = 1001
+
+REPLACED = "Another relay takes over here."
+"""What a client is told that connects while that happens."""
 
 SLACK = 0.01
 """Share of a deadline by which it may be late."""
@@ -125,6 +130,9 @@ class ConnectionJournal(Journal, Protocol):
     def dropped(self, address: str, why: str) -> None:
         """A connection that holds no UUID ended without a close handshake."""
 
+    def slowed(self, address: str) -> None:
+        """A client sends faster than it may, and is read from more slowly."""
+
 
 @implementer(IHandshakeListener, IPushProducer)
 class RelayProtocol(FastLane):
@@ -141,6 +149,8 @@ class RelayProtocol(FastLane):
     address: str
     source: str
     arrival: int
+    _place: IAddress
+    _origin: Origin[RelayProtocol]
 
     # Not "log": that is the name of Autobahn's, which writes requests as they are.
     _log = Logger()
@@ -158,6 +168,10 @@ class RelayProtocol(FastLane):
     _seen = 0
     _frames = 0
     _ping = b""
+    _admitted = False
+    _due = 0.0
+    _slow: float | None = None
+    _told_slow = False
 
     def __init__(self) -> None:
         """Start with what `_served_class` has put into the class.
@@ -187,6 +201,12 @@ class RelayProtocol(FastLane):
             PeerGone: The connection is closing or closed, or was dropped just
                 now since the client asks and asks and does not read.
         """
+        self._due = self.factory.limits.answered(
+            self._due, self.factory.clock.seconds()
+        )
+        self._say(text)
+
+    def _say(self, text: bytes) -> None:
         if self.state == self.STATE_OPEN:
             self.sendData(header(TEXT, len(text)) + text)
         if self.state != self.STATE_OPEN:
@@ -202,7 +222,7 @@ class RelayProtocol(FastLane):
         limit = self.factory.config.max_unread_bytes
         if self._paused and self._unread + len(text) > limit:
             raise PeerBusy
-        self.answer(text)
+        self._say(text)
 
     def close(self, code: int, reason: str) -> None:
         """Start the close handshake, unless the connection is past it.
@@ -219,6 +239,16 @@ class RelayProtocol(FastLane):
         self.close(GOING_AWAY, "The relay is shutting down.")
         if self._checking is not None:
             # The outcome no longer matters: the upgrade is completed, and closed.
+            self._checking.cancel()
+
+    def send_on(self) -> None:
+        """Ask a client that has not registered yet to come back, when it can hear it.
+
+        It finds the relay that takes over. Who has registered is served on.
+        """
+        if self._phase is Phase.REGISTERING:
+            self.factory.relay.refuse(self, TryAgainLater(REPLACED))
+        elif self._checking is not None:
             self._checking.cancel()
 
     def abort(self) -> None:
@@ -240,6 +270,34 @@ class RelayProtocol(FastLane):
         self.transport.registerProducer(self, True)
         secure = ISSLTransport.providedBy(self.transport)
         self._enter(Phase.TLS_HANDSHAKE if secure else Phase.OPENING)
+        self._arrive()
+
+    def come_from(self, place: IAddress) -> None:
+        """Note where the client is, as far as that is known."""
+        self._place = place
+        self.address = addresses.text(place)
+        self.source = addresses.source(place)
+
+    def _arrive(self) -> None:
+        """Be counted, and let those go whose time is over for it."""
+        limits = self.factory.limits
+        trusted = limits.proxies.trust(getattr(self._place, "host", ""))
+        limited = not (trusted or addresses.is_loopback(self._place))
+        self._origin = limits.arrive(self, self.source, limited)
+        for connection in limits.surplus(self._origin):
+            connection.hurry()
+
+    def hurry(self) -> None:
+        """The deadline of the phase comes early: its address has too many like this."""
+        if self._phase in _HANDSHAKES:
+            self._drop("too many without a registration from its address")
+        else:
+            self.expired()
+
+    def _leave_origin(self) -> None:
+        user = self.user if self._admitted else None
+        now = self.factory.clock.seconds()
+        self.factory.limits.leave(self, self._origin, now, user)
 
     def _connectionMade(self) -> None:
         """Set what is different for each connection; see `_served_class`."""
@@ -272,6 +330,9 @@ class RelayProtocol(FastLane):
                 self._release(f"connection lost{when}{_tls(reason)}")
         finally:
             self._enter(Phase.GONE)
+            self._leave_origin()
+            if self._slow is not None:
+                self.factory.slow.end(self)
             self.factory.connection_lost(self)
 
     def _enter(self, phase: Phase) -> None:
@@ -292,6 +353,13 @@ class RelayProtocol(FastLane):
             self._enter(Phase.AWAITING_PONG)
             self._ping = token_bytes(4)
             self.sendData(header(PING, len(self._ping)) + self._ping)
+        elif (
+            self._phase is Phase.AWAITING_PONG
+            and self._heard
+            and self._due > self.factory.clock.seconds()
+        ):
+            # Its pong may be behind what it was too fast to send.
+            self._enter(Phase.AWAITING_PONG)
         elif self._phase is Phase.AUTHENTICATING and self._checking is not None:
             self._checking.cancel()
             if self._phase is Phase.AUTHENTICATING:
@@ -380,8 +448,9 @@ class RelayProtocol(FastLane):
             error would end the client's process: the upgrade is completed, and
             a refusal is acted upon in `onOpen`.
         """
+        self._look_behind_proxies(request)
         self._enter(Phase.AUTHENTICATING)
-        if self.factory.stopping:
+        if self.factory.stopping or self.factory.draining:
             return None  # whoever it is: `onOpen` closes
         checking: Deferred[Any] = maybeDeferred(
             self.factory.authenticator.authenticate, request.headers, self.source
@@ -389,6 +458,15 @@ class RelayProtocol(FastLane):
         self._checking = checking
         checking.addCallbacks(self._identified, self._not_identified)
         return checking
+
+    def _look_behind_proxies(self, request: ConnectionRequest) -> None:
+        proxies = self.factory.limits.proxies
+        before = getattr(self._place, "host", "")
+        host = proxies.client(before, request.headers.get("x-forwarded-for"))
+        if host != before:
+            self._leave_origin()
+            self.come_from(addresses.of(host))
+            self._arrive()
 
     def _identified(self, user: User) -> None:
         self._checking = None
@@ -431,10 +509,22 @@ class RelayProtocol(FastLane):
         }
         if self.factory.stopping:
             self.shut()
+        elif self.factory.draining:
+            self._refusal = None
+            self.factory.relay.refuse(self, TryAgainLater(REPLACED))
         elif self._refusal is not None:
             refusal, self._refusal = self._refusal, None
             self.factory.relay.refuse(self, refusal)
         else:
+            self._be_admitted()
+
+    def _be_admitted(self) -> None:
+        try:
+            self.factory.limits.admit(self._origin, self.user)
+        except TryAgainLater as refusal:
+            self.factory.relay.refuse(self, refusal)
+        else:
+            self._admitted = True
             self._enter(Phase.REGISTERING)
 
     def failHandshake(
@@ -479,11 +569,17 @@ class RelayProtocol(FastLane):
         if self.state != self.STATE_OPEN:
             return
         try:
+            if self._phase is Phase.REGISTERING:
+                now = self.factory.clock.seconds()
+                self.factory.limits.register(self._origin, now)
             self.factory.relay.receive(self, payload, binary=isBinary)
+        except TryAgainLater as refusal:
+            self.factory.relay.refuse(self, refusal)
         except Exception:
             self._log.failure("a message of {address} failed", address=self.address)
         if self._phase is Phase.REGISTERING and self.registration is not None:
             self._enter(Phase.READY)
+            self.factory.limits.settle(self, self._origin)
 
     def onPing(self, payload: bytes) -> None:
         """Answer, as Autobahn does, in one step."""
@@ -578,6 +674,38 @@ class RelayProtocol(FastLane):
         if self.state == self.STATE_CLOSING:
             self._enter(Phase.CLOSING)
 
+    # -- how fast the client is
+
+    def counted(self, count: int) -> None:
+        """Read on later from a client that is too fast. Nothing is lost by that.
+
+        It is done once for each read, since that is what costs time.
+        """
+        factory = self.factory
+        now = factory.clock.seconds()
+        self._due = factory.limits.heard(self._origin, self._due, now, count)
+        if factory.limits.too_fast(self._origin, self._due, now):
+            self._slow_down(now)
+
+    def _slow_down(self, now: float) -> None:
+        if self._slow is not None or self.state == self.STATE_CLOSED:
+            return
+        self._slow = now
+        self.transport.pauseProducing()
+        self.factory.slow.begin(self)
+        if not self._told_slow:
+            self._told_slow = True
+            self.factory.journal.slowed(self.address)
+
+    def read_on(self) -> None:
+        """Read again, unless it is too early."""
+        now = self.factory.clock.seconds()
+        if self.factory.limits.too_fast(self._origin, self._due, now, self._slow):
+            self.factory.slow.begin(self)
+        else:
+            self._slow = None
+            self.transport.resumeProducing()
+
     # -- what the client does not read
 
     def sendData(
@@ -643,6 +771,7 @@ _HANDSHAKE_LEFTOVERS = frozenset(
     {
         "_checking",
         "_perMessageCompress",
+        "_place",
         "_seen",
         "_wskey",
         "http_headers",
@@ -670,6 +799,8 @@ _WHEN = {
     Phase.REGISTERING: " before a registration",
 }
 
+_HANDSHAKES = frozenset({Phase.TLS_HANDSHAKE, Phase.OPENING})
+
 _LATE = {
     Phase.TLS_HANDSHAKE: "TLS handshake took too long",
     Phase.OPENING: "opening handshake took too long",
@@ -693,9 +824,13 @@ class RelayFactory(WebSocketServerFactory):
         pace: Spreads opening handshakes over turns of the reactor.
         deadlines: Of all connections, by the phase that they are in.
         outbox: Holds back what is sent while something that was read is acted upon.
+        limits: Knows who is too many or too fast.
+        gate: Accepts while there is room.
+        slow: Clients that are not read from now.
         origin_allowed: Tells whether a browser's ``Origin`` is let in.
         connections: All that are not yet lost, registered or not.
         stopping: Whether new connections are closed as soon as they are open.
+        draining: Whether they are asked to come back, as another relay takes over.
     """
 
     noisy = False
@@ -719,17 +854,20 @@ class RelayFactory(WebSocketServerFactory):
             for phase, seconds in _lengths(config.timeouts).items()
         }
         self.outbox = Outbox()
+        self.limits = Limits[RelayProtocol](config.limits)
+        self.gate = Gate(self._room, clock)
+        self.slow = Deadlines(clock, PAUSE, RelayProtocol.read_on)
+        self._announced: AnnouncedFactory | None = None
         self.connections: set[RelayProtocol] = set()
         self.stopping = False
+        self.draining = False
         self.pace = Pace(clock, HANDSHAKES)
         self.origin_allowed = origin_matcher(config.allowed_origins)
         self._arrivals = count()
-        self._all_gone: Deferred[None] | None = None
+        self._awaiting_end: list[Deferred[None]] = []
         self.setProtocolOptions(
             webStatus=False,
-            maxMessagePayloadSize=min(
-                config.max_message_bytes or MESSAGE_CEILING, MESSAGE_CEILING
-            ),
+            maxMessagePayloadSize=_longest(config),
             failByDrop=False,
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
@@ -737,15 +875,54 @@ class RelayFactory(WebSocketServerFactory):
         )
         self.protocol = _served_class(self)
 
+    def reconfigure(self, config: Config) -> None:
+        """Serve with other settings from now on. No connection is closed for it.
+
+        Open connections take on ``max_unread_bytes``, and the new timeouts, of which
+        what is left is stretched or shrunk alike. They keep ``max_message_bytes``: a
+        message may be under way.
+        """
+        self.config = config
+        self.limits.change(config.limits)
+        if self._announced is not None:
+            seconds = config.timeouts.opening_handshake
+            self._announced.waiting.change(seconds, 0.0)
+        for phase, seconds in _lengths(config.timeouts).items():
+            self.deadlines[phase].change(seconds, seconds * SLACK)
+        self.origin_allowed = origin_matcher(config.allowed_origins)
+        if self.maxMessagePayloadSize != _longest(config):
+            self.setProtocolOptions(maxMessagePayloadSize=_longest(config))
+            self.protocol = _served_class(self)
+
     def buildProtocol(  # type: ignore[override]
         self, addr: IAddress
     ) -> RelayProtocol:
         """Build a peer, numbered in the order of arrival."""
         protocol = cast(RelayProtocol, super().buildProtocol(addr))
-        protocol.address = addresses.text(addr)
-        protocol.source = addresses.source(addr)
+        protocol.come_from(addr)
         protocol.arrival = next(self._arrivals)
         return protocol
+
+    def _room(self, descriptors: int) -> bool:
+        return self.limits.room(len(self.connections) + self._waiting, descriptors)
+
+    @property
+    def _waiting(self) -> int:
+        """Connections of trusted proxies that have not said yet whose they are."""
+        return 0 if self._announced is None else len(self._announced.waiting)
+
+    def behind_proxies(self, served: IProtocolFactory) -> IProtocolFactory:
+        """Build connections that begin as trusted proxies have them begin.
+
+        Args:
+            served: This factory, or what it does TLS with.
+        """
+        seconds = self.config.timeouts.opening_handshake
+        self._announced = AnnouncedFactory(
+            served, self.limits.announced, self.journal.dropped, self.clock, seconds
+        )
+        self._announced.lost = self._tell_if_all_gone
+        return self._announced
 
     def stop(self, seconds: float) -> Deferred[None]:
         """Close every connection with 1001, and abort what is left in the end.
@@ -756,16 +933,30 @@ class RelayFactory(WebSocketServerFactory):
         Returns:
             Fires when no connection is left.
         """
-        if self._all_gone is not None:
-            return self._all_gone
+        if self.stopping:
+            return self.all_gone()
         self.stopping = True
-        all_gone = self._all_gone = Deferred()
         deadline = self.clock.callLater(seconds, self.abort_all)
-        all_gone.addBoth(_cancelled(deadline))
         for connection in list(self.connections):
             connection.shut()
+        return self.all_gone().addBoth(_cancelled(deadline))
+
+    def drain(self) -> None:
+        """Ask whoever has not registered yet to come back: another relay takes over."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.send_on()
+
+    def all_gone(self) -> Deferred[None]:
+        """Wait until no connection is left.
+
+        Returns:
+            Fires then.
+        """
+        awaiting: Deferred[None] = Deferred()
+        self._awaiting_end.append(awaiting)
         self._tell_if_all_gone()
-        return all_gone
+        return awaiting
 
     def abort_all(self) -> None:
         """End every connection at once."""
@@ -778,11 +969,23 @@ class RelayFactory(WebSocketServerFactory):
         self._tell_if_all_gone()
 
     def _tell_if_all_gone(self) -> None:
-        if not self.connections and self._all_gone is not None:
+        if self.connections or (self._waiting and not self.stopping):
+            return
+        if self.stopping:
             for deadlines in self.deadlines.values():
                 deadlines.stop()
-            all_gone, self._all_gone = self._all_gone, None
-            all_gone.callback(None)
+            self.slow.stop()
+            self.gate.stop()
+            if self._announced is not None:
+                self._announced.waiting.stop()
+        waiting, self._awaiting_end = self._awaiting_end, []
+        for awaiting in waiting:
+            awaiting.callback(None)
+
+
+def _longest(config: Config) -> int:
+    """Bytes of the longest message that is taken."""
+    return min(config.max_message_bytes or MESSAGE_CEILING, MESSAGE_CEILING)
 
 
 def _served_class(factory: RelayFactory) -> type[RelayProtocol]:

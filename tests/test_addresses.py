@@ -26,6 +26,21 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(addresses.text(six("::1")), "[::1]:80")
         self.assertEqual(addresses.text(UNIXAddress(b"/run/x")), "local")
 
+    def test_without_a_port_that_is_not_known(self) -> None:
+        self.assertEqual(addresses.text(addresses.of("192.0.2.1")), "192.0.2.1")
+        self.assertEqual(addresses.text(addresses.of("::1")), "[::1]")
+        self.assertEqual(addresses.of("::1", 80), six("::1"))
+        self.assertEqual(addresses.of("192.0.2.1", 80), four("192.0.2.1"))
+
+    def test_of_this_machine(self) -> None:
+        for here in (
+            *(four("127.0.0.1"), four("127.9.9.9"), six("::1"), UNIXAddress(b"/run/x")),
+            six("::ffff:127.0.0.1"),
+        ):
+            self.assertTrue(addresses.is_loopback(here), here)
+        for there in (four("192.0.2.1"), six("fe80::1%eth0"), six("::ffff:192.0.2.1")):
+            self.assertFalse(addresses.is_loopback(there), there)
+
     def test_a_source_is_one_address(self) -> None:
         self.assertEqual(addresses.source(four("192.0.2.1")), "192.0.2.1")
         self.assertEqual(addresses.source(UNIXAddress(b"/run/x")), "local")

@@ -49,22 +49,28 @@ class ExampleTests(SynchronousTestCase):
 
 
 class UnitTests(SynchronousTestCase):
-    """The unit for systemd."""
+    """The units for systemd."""
 
     def test_systemd_takes_the_unit(self) -> None:
         """It exits with 0 even on unknown keys, so any word is a complaint."""
         analyze = shutil.which("systemd-analyze")
         if analyze is None:
             raise SkipTest("no systemd-analyze on this machine")
-        unit = Path(self.mktemp() + ".service")
-        text = (CONF / "proxyrelay.service").read_text()
-        unit.write_text(text.replace("/opt/proxyrelay/bin/twistd", "/bin/true"))
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        for kind in ("service", "socket"):
+            text = (CONF / f"proxyrelay.{kind}").read_text()
+            text = re.sub("/opt/proxyrelay/bin/[a-z]+", "/bin/true", text)
+            text = text.replace("proxyrelay@1.service", "proxyrelay.service")
+            text = text.replace("# Sockets=", "Sockets=")
+            (folder / f"proxyrelay.{kind}").write_text(text)
         done = subprocess.run(
-            [analyze, "verify", "--man=no", str(unit.absolute())],
+            [analyze, "verify", "--man=no", *folder.iterdir()],
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
-        complaints = [line for line in done.stderr.splitlines() if unit.name in line]
+        lines = done.stderr.splitlines()
+        complaints = [line for line in lines if "proxyrelay." in line]
         self.assertEqual((done.returncode, complaints), (0, []))

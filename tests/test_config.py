@@ -17,8 +17,10 @@ from proxyrelay.config import (
     Auth,
     AuthArguments,
     Config,
+    Limits,
     Loaded,
     Logging,
+    Offers,
     Secret,
     Timeouts,
     load,
@@ -33,6 +35,16 @@ WHOLE = "a whole number"
 IDENTITY = "a3bb189e-8bf9-3888-9912-ace4e6543002"
 
 LISTS = ("allowed_users", "allowed_domains", "denied_users", "denied_domains")
+
+COUNTS = (
+    *("connections", "connections_per_user", "connections_per_address"),
+    *("unregistered", "unregistered_per_address"),
+)
+
+RATES = (
+    *("registrations_per_address", "registrations_per_client"),
+    *("messages_per_address", "messages_per_client"),
+)
 
 WRONG: Mapping[str, Mapping[str, str]] = {
     "host": {"1": TEXT, "true": TEXT, "[]": TEXT},
@@ -49,6 +61,9 @@ WRONG: Mapping[str, Mapping[str, str]] = {
     "certfile": {"1": TEXT, "''": "empty", "['a']": TEXT, "{a = 1}": TEXT},
     "keyfile": {"1": TEXT, "''": "empty"},
     "max_message_bytes": {"0": ">= 1", "true": WHOLE, "'1'": WHOLE, "nan": WHOLE},
+    "certificate_interval": {"-1": ">= 0", "86401": "<= 86400", "'1'": "a number"},
+    "reuse_port": {"1": "true or false", "'yes'": "true or false"},
+    "drain_max": {"-1": ">= 0", "31_536_001": "<= 31536000", "true": "a number"},
     "max_unread_bytes": {"65535": ">= 65536", "1e6": WHOLE},
     "allowed_origins": {"'*'": "a list of origins", "[1]": "a list of origins"},
     "auth": {"1": "a table", "'globus'": "a table", "[]": "a table"},
@@ -160,6 +175,33 @@ WRONG: Mapping[str, Mapping[str, str]] = {
         }
         for name in Timeouts.__struct_fields__
     },
+    "limits": {"10": "a table"},
+    **{
+        f"limits.{name}": {"0": ">= 1", "10000001": "<= 10000000", "1.5": WHOLE}
+        for name in COUNTS
+    },
+    **{
+        f"limits.{name}": {"0": ">= 0.01", "1000001": "<= 1000000", "nan": "a number"}
+        for name in RATES
+    },
+    "offers": {"10": "a table"},
+    "offers.shield": {"1": "true or false"},
+    "offers.answer_timeout": {"0": ">= 1", "25": "<= 24"},
+    "offers.hold": {"-1": ">= 0", "20.5": "<= 20"},
+    "offers.recent": {"-1": ">= 0", "3601": "<= 3600"},
+    "offers.crossing": {"-1": ">= 0", "6": "<= 5"},
+    **{
+        f"offers.held_{of}": {"-1": ">= 0", "65537": "<= 65536", "1.5": WHOLE}
+        for of in ("per_user", "total")
+    },
+    "offers.close_deaf": {"0": "true or false"},
+    "limits.burst": {"0": ">= 1", "3601": "<= 3600", "inf": "a number"},
+    "limits.trusted_proxies": {
+        "'192.0.2.1'": "a list",
+        "[1]": "a list of networks",
+        **dict.fromkeys(("['a']", "['']", "['192.0.2.1/24']"), "a list of networks"),
+    },
+    "limits.proxy_protocol": {"1": "true or false", "'true'": "true or false"},
 }
 """For each setting: wrong values as TOML, and what the message says of them."""
 
@@ -167,6 +209,9 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
     "host": {"'::1'": "::1", "'relay.example'": "relay.example"},
     "port": {"0": 0, "65535": 65535, "0x1F": 31},
     "max_message_bytes": {"1": 1, "2_000_000": 2_000_000},
+    "certificate_interval": {"0": 0, "86400": 86400, "0.5": 0.5},
+    "reuse_port": {"true": True, "false": False},
+    "drain_max": {"0": 0, "31_536_000": 31_536_000, "0.5": 0.5},
     "max_unread_bytes": {"65536": 65536},
     "allowed_origins": {
         "[]": (),
@@ -222,11 +267,26 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
         for name in Timeouts.__struct_fields__
         if name not in {"authentication", "stop"}
     },
+    **{f"limits.{name}": {"1": 1, "10_000_000": 10_000_000} for name in COUNTS},
+    **{f"limits.{name}": {"0.01": 0.01, "1_000_000": 1_000_000} for name in RATES},
+    "limits.burst": {"1": 1, "3600": 3600},
+    "limits.trusted_proxies": {
+        "[]": (),
+        "['192.0.2.0/24', '2001:db8::1']": ("192.0.2.0/24", "2001:db8::1"),
+    },
+    "limits.proxy_protocol": {"false": False},
+    "offers.shield": {"false": False},
+    "offers.answer_timeout": {"1": 1, "24": 24},
+    "offers.hold": {"0": 0, "20": 20},
+    "offers.recent": {"0": 0, "3600": 3600},
+    "offers.crossing": {"0.5": 0.5, "5": 5},
+    **{f"offers.held_{of}": {"0": 0, "65536": 65536} for of in ("per_user", "total")},
+    "offers.close_deaf": {"true": True},
 }
 """For each setting but paths: values as TOML, and what becomes of them."""
 
 PATHS = ("certfile", "keyfile", "logging.log_dir", "auth.kwargs.client_secret_file")
-TABLES = ("auth", "auth.kwargs", "logging", "timeouts")
+TABLES = ("auth", "auth.kwargs", "logging", "timeouts", "limits", "offers")
 
 
 def written(key: str, value: str) -> str:
@@ -313,6 +373,30 @@ class AcceptedTests(ConfigTestCase):
                     ping_timeout=20,
                     close_handshake=5,
                     stop=10,
+                ),
+                limits=Limits(
+                    connections=None,
+                    connections_per_user=10_000,
+                    connections_per_address=5_000,
+                    unregistered=4096,
+                    unregistered_per_address=1024,
+                    registrations_per_address=100,
+                    registrations_per_client=10,
+                    messages_per_address=5_000,
+                    messages_per_client=1_000,
+                    burst=20,
+                    trusted_proxies=(),
+                    proxy_protocol=False,
+                ),
+                offers=Offers(
+                    shield=True,
+                    answer_timeout=20,
+                    hold=5,
+                    recent=120,
+                    crossing=0,
+                    held_per_user=64,
+                    held_total=1024,
+                    close_deaf=False,
                 ),
             ),
         )
@@ -641,6 +725,26 @@ class RefusedTests(ConfigTestCase):
                 (warning.key, warning.line), (f"auth.kwargs.allowed_{kind}", 2)
             )
             self.assertIn(f"denied_{kind}", warning.message)
+
+
+class ProxyTests(ConfigTestCase):
+    """Whom the relay believes."""
+
+    def test_a_protocol_needs_somebody_who_may_speak_it(self) -> None:
+        text = "[limits]\nproxy_protocol = true\n"
+        problem = self.only(text)
+        self.assertEqual(problem.key, "limits.proxy_protocol")
+        self.assertIn("trusted_proxies", problem.message)
+        loaded = self.load(text + "trusted_proxies = ['192.0.2.1']\n")
+        self.assertEqual((loaded.problems, loaded.warnings), ([], []))
+        self.assertTrue(loaded.config.limits.proxy_protocol)
+
+    def test_warns_of_believing_everybody(self) -> None:
+        for network in ("0.0.0.0/0", "::/0"):
+            loaded = self.load(f"[limits]\ntrusted_proxies = ['{network}']\n")
+            self.assertEqual(loaded.problems, [])
+            (warning,) = loaded.warnings
+            self.assertEqual((warning.key, warning.line), ("limits.trusted_proxies", 2))
 
 
 class AliasTests(ConfigTestCase):

@@ -1,0 +1,313 @@
+"""Who may connect, how much, how fast. Pure: time is an argument.
+
+A relay that closes a connection may disable the endpoint behind it for good. So
+whoever is over a limit is asked to come back before it has registered (1013), and is
+read from more slowly after that; a crowd that does not fit waits to be accepted. Only
+what does not even complete its handshake may be ended before its time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from itertools import islice
+from typing import Generic, TypeVar
+
+from proxyrelay import config
+from proxyrelay.errors import TryAgainLater
+from proxyrelay.identity import ANONYMOUS, User
+from proxyrelay.proxied import Proxies
+
+RESERVE = 64
+"""Open files that are not for clients: the log, listening sockets, Globus Auth."""
+
+ROOM = 16
+"""When the relay is full, one in so many must leave before it accepts again."""
+
+LONGEST = 1.0
+"""Seconds that a client waits at most until it is read from again, so that it can
+answer a ping. What it has sent beyond that is forgiven."""
+
+REMEMBERED = 10_000
+"""Addresses without a connection of which is known that they were too fast."""
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Rate:
+    """How fast something may happen: so often in a second, and in bursts.
+
+    What happened is kept as one number, the time at which it will be paid for; at first
+    it is 0. It is right also after the clock was set back.
+
+    Args:
+        per_second: How often in a second, in the long run.
+        burst: How many seconds' worth may happen at once.
+    """
+
+    __slots__ = ("_burst", "_ceiling", "_cost")
+
+    def __init__(self, per_second: float, burst: float) -> None:
+        self._cost = 1 / per_second
+        self._burst = burst
+        self._ceiling = burst + LONGEST
+
+    def spend(self, due: float, now: float, count: float = 1) -> float:
+        """Note that something happens.
+
+        Args:
+            due: What was returned last.
+            now: The time in seconds.
+            count: How often it happens.
+
+        Returns:
+            When all is paid for.
+        """
+        # By hand, as max() and min() take three times as long.
+        due = (due if due > now else now) + count * self._cost  # noqa: FURB136
+        ceiling = now + self._ceiling
+        return due if due < ceiling else ceiling  # noqa: FURB136
+
+    def over(self, due: float, now: float) -> bool:
+        """Whether more has happened than may."""
+        return self._burst < due - now <= self._ceiling
+
+
+class Origin(Generic[T]):
+    """What is known of an address, or of a network that counts as one.
+
+    Attributes:
+        name: The address.
+        limited: Whether the limits of one address apply.
+        open: Connections that were let in.
+        unregistered: Those that hold no UUID yet, the oldest first.
+        registered: When its registrations are paid for.
+        spoken: When its messages are.
+    """
+
+    __slots__ = ("limited", "name", "open", "registered", "spoken", "unregistered")
+
+    def __init__(self, name: str, limited: bool) -> None:
+        self.name = name
+        self.limited = limited
+        self.open = 0
+        self.unregistered: dict[T, None] = {}
+        self.registered = 0.0
+        self.spoken = 0.0
+
+
+class Limits(Generic[T]):
+    """Counts connections and what they do, and says when it is too much.
+
+    Args:
+        settings: What is too much.
+
+    Attributes:
+        proxies: Who is believed when it says where a connection comes from.
+        unregistered: Connections that hold no UUID yet, of all addresses.
+    """
+
+    def __init__(self, settings: config.Limits) -> None:
+        self.unregistered = 0
+        self._origins: dict[str, Origin[T]] = {}
+        self._owing: OrderedDict[str, Origin[T]] = OrderedDict()
+        self._users: dict[User, int] = {}
+        self._full = False
+        self.change(settings)
+
+    def change(self, settings: config.Limits) -> None:
+        """Apply other settings from now on. Nobody is closed for them."""
+        self._settings = settings
+        self.proxies = Proxies(settings.trusted_proxies)
+        burst = settings.burst
+        self._address_registers = Rate(settings.registrations_per_address, burst)
+        self._address_speaks = Rate(settings.messages_per_address, burst)
+        self._speaks = Rate(settings.messages_per_client, burst)
+        # So that one number per client will do.
+        self._registers = (
+            settings.messages_per_client / settings.registrations_per_client
+        )
+
+    def __len__(self) -> int:
+        """How many addresses are remembered."""
+        return len(self._origins) + len(self._owing)
+
+    # -- whom
+
+    def announced(self, host: str) -> bool:
+        """Whether an address is a proxy's that says first whom it speaks for."""
+        return self._settings.proxy_protocol and self.proxies.trust(host)
+
+    # -- how many
+
+    def room(self, sockets: int, descriptors: int) -> bool:
+        """Whether one more connection may be accepted now.
+
+        Args:
+            sockets: Connections that there are, in whatever state.
+            descriptors: How many files the process may have open.
+        """
+        settings = self._settings
+        ceiling = max(1, descriptors - RESERVE)
+        ceiling = min(settings.connections or ceiling, ceiling)
+        # Full is full until there is room for several.
+        share = ROOM if self._full else ceiling + settings.unregistered
+        self._full = (
+            sockets > ceiling - 1 - ceiling // share
+            or self.unregistered
+            > settings.unregistered - 1 - settings.unregistered // share
+        )
+        return not self._full
+
+    def arrive(self, connection: T, name: str, limited: bool = True) -> Origin[T]:
+        """Count a connection that was accepted.
+
+        Args:
+            connection: It, until it leaves.
+            name: Where it comes from.
+            limited: Whether the limits of one address apply to that.
+
+        Returns:
+            All that is known of that address.
+        """
+        origin = self._origins.get(name)
+        if origin is None:
+            origin = self._owing.pop(name, None) or Origin(name, limited)
+            self._origins[name] = origin
+        origin.limited = limited
+        origin.unregistered[connection] = None
+        self.unregistered += 1
+        return origin
+
+    def surplus(self, origin: Origin[T]) -> list[T]:
+        """Connections whose time is over before their deadline.
+
+        They are the oldest of an address that has too many which hold no UUID. Each is
+        named again only after the others, for its end may take several steps.
+        """
+        waiting = origin.unregistered
+        many = len(waiting) - self._settings.unregistered_per_address
+        if many <= 0 or not origin.limited:
+            return []
+        oldest = list(islice(waiting, many))
+        for connection in oldest:
+            waiting[connection] = waiting.pop(connection)
+        return oldest
+
+    def admit(self, origin: Origin[T], user: User) -> None:
+        """Let a connection in, whose user is known now.
+
+        Without authentication everybody is one user, for whom there is no limit.
+
+        Raises:
+            TryAgainLater: There are too many of its address, or of its user.
+        """
+        settings = self._settings
+        if origin.limited and origin.open >= settings.connections_per_address:
+            raise TryAgainLater("Too many connections from this address.")
+        if user != ANONYMOUS:
+            count = self._users.get(user, 0)
+            if count >= settings.connections_per_user:
+                raise TryAgainLater("Too many connections of this user.")
+            self._users[user] = count + 1
+        origin.open += 1
+
+    def settle(self, connection: T, origin: Origin[T]) -> None:
+        """A connection holds a UUID, or is lost."""
+        if connection in origin.unregistered:
+            del origin.unregistered[connection]
+            self.unregistered -= 1
+
+    def leave(
+        self, connection: T, origin: Origin[T], now: float, user: User | None = None
+    ) -> None:
+        """Forget a connection, and its address if nothing is to be remembered.
+
+        Args:
+            connection: What has arrived.
+            origin: Where from.
+            now: The time in seconds.
+            user: Who was admitted with it; None if nobody was.
+        """
+        self.settle(connection, origin)
+        if user is not None:
+            origin.open -= 1
+        if user is not None and user != ANONYMOUS:
+            count = self._users.pop(user) - 1
+            if count:
+                self._users[user] = count
+        if origin.open or origin.unregistered:
+            return
+        del self._origins[origin.name]
+        if max(origin.registered, origin.spoken) > now:
+            self._owing[origin.name] = origin
+            if len(self._owing) > REMEMBERED:
+                self._owing.popitem(last=False)
+
+    # -- how fast
+
+    def register(self, origin: Origin[T], now: float) -> None:
+        """Note the first registration of a connection.
+
+        Args:
+            origin: Where it comes from.
+            now: The time in seconds.
+
+        Raises:
+            TryAgainLater: There were too many from there.
+        """
+        if not origin.limited:
+            return
+        if self._address_registers.over(origin.registered, now):
+            raise TryAgainLater("Too many registrations from this address.")
+        origin.registered = self._address_registers.spend(origin.registered, now)
+
+    def answered(self, due: float, now: float) -> float:
+        """Note an answer to a client: to a registration, or to an offer in vain.
+
+        Args:
+            due: When what it has sent is paid for.
+            now: The time in seconds.
+
+        Returns:
+            When that is from now on.
+        """
+        return self._speaks.spend(due, now, self._registers)
+
+    def heard(self, origin: Origin[T], due: float, now: float, count: int) -> float:
+        """Note that messages of a client have come.
+
+        Args:
+            origin: Where from.
+            due: When what it has sent before is paid for.
+            now: The time in seconds.
+            count: How many.
+
+        Returns:
+            When that is from now on.
+        """
+        if origin.limited:
+            origin.spoken = self._address_speaks.spend(origin.spoken, now, count)
+        return self._speaks.spend(due, now, count)
+
+    def too_fast(
+        self, origin: Origin[T], due: float, now: float, since: float | None = None
+    ) -> bool:
+        """Whether a client is not to be read from now.
+
+        For others of its address it waits no longer than `LONGEST`: those that are read
+        from first could have it wait for ever.
+
+        Args:
+            origin: Where it comes from.
+            due: When what it has sent is paid for.
+            now: The time in seconds.
+            since: From when on it has not been read from; None if it was just now.
+        """
+        latest = now + self._settings.burst
+        if due <= latest and origin.spoken <= latest:
+            return False
+        if self._speaks.over(due, now):
+            return True
+        patient = since is None or now - since < LONGEST
+        return patient and self._address_speaks.over(origin.spoken, now)
