@@ -79,6 +79,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(command=_check)
 
+    renewed = commands.add_parser(
+        "reload",
+        help="have a running relay read its configuration anew",
+        description="Looks at a configuration as 'check' does, and if there is no "
+        "problem, has the running relay read it, by a SIGHUP. No client is closed. The "
+        "relay's log says what has changed. Exits with 1 if there is a problem.",
+    )
+    renewed.add_argument(
+        "-c", "--config", type=Path, help="configuration file that the relay has read"
+    )
+    renewed.set_defaults(command=_reload)
+    drained = commands.add_parser(
+        "drain",
+        help="have a running relay leave new clients to another one",
+        description="Has a running relay accept nobody any more, by a SIGUSR2. It ends "
+        "when its last client has left. Start the one that takes over before.",
+    )
+    drained.set_defaults(command=_drain)
+    for signalled in (renewed, drained):
+        which = signalled.add_mutually_exclusive_group()
+        which.add_argument("--pid", type=_pid, help="process ID of the relay")
+        which.add_argument(
+            "--pidfile",
+            type=Path,
+            default="twistd.pid",
+            help="file with it (default: %(default)s)",
+        )
+
     described = commands.add_parser(
         "globus",
         help="prepare Globus Auth, and try it out",
@@ -172,6 +200,53 @@ def _prepared(
     return settings, found
 
 
+def _pid(text: str) -> int:
+    """The ID of one process: kill(2) takes 0 and less for groups.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = int(text)
+    if number <= 0:
+        raise ValueError("no process has such an ID")
+    return number
+
+
+_pid.__name__ = "process ID"  # as argparse calls it in an error
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    found = inspect(config.load(arguments.config), tls.now(), os.environ)
+    wrong = [*found.problems, *found.faults]
+    for problem in wrong:
+        print(f"problem: {problem}")
+    for problem in found.warnings:
+        print(f"warning: {problem}")
+    return 1 if wrong else _signal(arguments, signal.SIGHUP)
+
+
+def _drain(arguments: argparse.Namespace) -> int:
+    return _signal(arguments, signal.SIGUSR2)
+
+
+def _signal(arguments: argparse.Namespace, number: signal.Signals) -> int:
+    """Send a signal to the relay that the command line names."""
+    pid, file = arguments.pid, arguments.pidfile
+    try:
+        if pid is None:
+            pid = _pid(file.read_text(encoding="ascii"))
+        os.kill(pid, number)
+    except OSError as error:
+        place = f"process {pid}" if pid is not None else file
+        print(f"problem: {place}: {error.strerror}")
+        return 1
+    except ValueError:
+        print(f"problem: {file}: holds no process ID")
+        return 1
+    print(f"sent {number.name} to process {pid}")
+    return 0
+
+
 def _check(arguments: argparse.Namespace) -> int:
     loaded = config.load(
         arguments.config,
@@ -183,7 +258,9 @@ def _check(arguments: argparse.Namespace) -> int:
     found = inspect(loaded, tls.now(), os.environ)
     if loaded.sound("", "host", "port"):
         try:
-            for bound in listen.bind(found.config.host, found.config.port):
+            host, port = found.config.host, found.config.port
+            reuse = found.config.reuse_port
+            for bound in listen.bind(host, port, reuse=reuse, accepting=False):
                 bound.close()
         except StartError as error:
             found.problems.append(loaded.located(Problem(error.setting, str(error))))

@@ -1,4 +1,4 @@
-"""The listening sockets: bound before anything else starts.
+"""The listening sockets: bound, or taken over, before anything else starts.
 
 They are bound here rather than by a Twisted endpoint so that a taken port is
 found while there is still a terminal to say it on, before the process becomes a
@@ -10,7 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 from proxyrelay.errors import StartError
 
@@ -25,12 +30,73 @@ Left to itself it keeps several MB, and a slow client would find the relay's pin
 behind all of them."""
 
 
-def bind(host: str | None, port: int) -> list[socket.socket]:
+FIRST_HANDED_OVER = 3
+"""The first descriptor that a process is started with, in systemd's way."""
+
+
+def handed_over(given: Path = Path("/proc/self/environ")) -> Sequence[int]:
+    """The descriptors that the process was started with (sd_listen_fds(3)).
+
+    Args:
+        given: The environment that it was started with. When Twisted is loaded, it
+            removes them from the present one, and takes none that have no names.
+    """
+    try:
+        entries = given.read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+    variables = dict(entry.split("=", 1) for entry in entries if "=" in entry)
+    count = variables.get("LISTEN_FDS", "")
+    if variables.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+        return []
+    return range(FIRST_HANDED_OVER, FIRST_HANDED_OVER + int(count))
+
+
+def inherited(descriptors: Iterable[int]) -> list[socket.socket]:
+    """Take over listening sockets.
+
+    Such a socket has one queue, whoever accepts from it: when one relay takes over from
+    another, no client is lost between them.
+
+    Raises:
+        StartError: One is no listening TCP socket.
+    """
+    sockets: list[socket.socket] = []
+    for number in descriptors:
+        try:
+            sockets.append(socket.socket(fileno=number))
+            _check_inherited(sockets[-1])
+            _prepare(sockets[-1])
+        except OSError as error:  # noqa: PERF203
+            for taken in sockets:
+                taken.close()
+            reason = os.strerror(error.errno).lower() if error.errno else str(error)
+            raise StartError(
+                f"cannot listen on descriptor {number} of LISTEN_FDS: {reason}", ""
+            ) from None
+    return sockets
+
+
+def _check_inherited(taken: socket.socket) -> None:
+    if (
+        taken.family not in {socket.AF_INET, socket.AF_INET6}
+        or taken.type != socket.SOCK_STREAM
+        or not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        raise OSError("no listening TCP socket")
+
+
+def bind(
+    host: str | None, port: int, *, reuse: bool = False, accepting: bool = True
+) -> list[socket.socket]:
     """Open the listening sockets.
 
     Args:
         host: Address or name of an interface; None for all interfaces.
         port: TCP port; 0 for any free one, the same for all sockets.
+        reuse: Whether other processes of the same user may listen there as well.
+        accepting: Whether clients may connect; else it is only tried whether the
+            address can be had.
 
     Returns:
         One socket for each address that the host stands for.
@@ -45,7 +111,9 @@ def bind(host: str | None, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, _, _, _, address in dict.fromkeys(found):
-            sockets.append(_bound(family, (address[0], port, *address[2:])))
+            sockets.append(
+                _bound(family, (address[0], port, *address[2:]), reuse, accepting)
+            )
             port = sockets[0].getsockname()[1]
     except OSError as error:
         for bound in sockets:
@@ -53,6 +121,25 @@ def bind(host: str | None, port: int) -> list[socket.socket]:
         setting = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
         raise StartError(_explain(host, port, error), setting) from None
     return sockets
+
+
+def retire(port: Any, shared: bool) -> None:
+    """Accept nobody any more, and reset nobody who waits to be accepted.
+
+    A port of Twisted's closes in the next turn of the reactor, and whoever has come
+    until then is reset, as are those whom the kernel has in its queue. Checked against
+    Twisted 26.10.0.
+
+    Args:
+        port: Listens.
+        shared: Whether another process accepts from the very same socket: it finds
+            those who wait. Else they are accepted here.
+    """
+    port.stopReading()
+    if not shared:
+        port.numberAccepts = BACKLOG
+        port.doRead()
+    port.connectionLost(Failure(ConnectionDone()))
 
 
 def _resolved(host: str | None, port: int) -> list[Any]:
@@ -84,23 +171,33 @@ def _available(family: int) -> bool:
     return True
 
 
-def _bound(family: int, address: tuple[object, ...]) -> socket.socket:
+def _bound(
+    family: int, address: tuple[object, ...], reuse: bool, accepting: bool
+) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             # The IPv4 addresses have a socket of their own.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # Connections inherit these. Nagle's algorithm would hold up TLS handshakes.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        listener.setblocking(False)
+        if reuse:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _prepare(listener)
         listener.bind(address)
-        listener.listen(BACKLOG)
+        if accepting:
+            listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def _prepare(listener: socket.socket) -> None:
+    listener.set_inheritable(False)
+    listener.setblocking(False)
+    # Connections inherit these. Nagle's algorithm would hold up TLS handshakes.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
 def _explain(host: str | None, port: int, error: OSError) -> str:

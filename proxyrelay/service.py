@@ -9,20 +9,20 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from socket import socket
 from types import FrameType
 from typing import Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
-from twisted.internet.interfaces import (
-    IListeningPort,
-    IProtocolFactory,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.internet.tcp import Port
 from twisted.logger import ILogObserver, Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.components import Componentized
@@ -30,18 +30,24 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from proxyrelay import __version__, addresses, config, listen, tls
+from proxyrelay import __version__, addresses, config, descriptors, listen, tls
 from proxyrelay.auth import Authenticator, authenticator
 from proxyrelay.config import Config
 from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
+from proxyrelay.handover import Drain, Successor
 from proxyrelay.inspection import Inspection, inspect
+from proxyrelay.limits import RESERVE
 from proxyrelay.observe import logs
 from proxyrelay.observe.journal import LogJournal
 from proxyrelay.relay import Relay
+from proxyrelay.reload import Reload
 from proxyrelay.transport import PromptServer
 from proxyrelay.websocket import RelayFactory
 
 log = Logger(namespace="proxyrelay")
+
+SWEEP = 0.5
+"""Seconds between two looks at the offers that wait for an answer."""
 
 
 class RelayService(MultiService):
@@ -56,6 +62,8 @@ class RelayService(MultiService):
         pair: Certificate and key; None to serve without TLS.
         reactor: Runs everything.
         clock: Runs the deadlines of connections; None for the reactor's.
+        inherited: Listening sockets that the process was started with, in the place
+            of those that the settings name.
 
     Attributes:
         factory: Builds the connections, and knows those that there are.
@@ -72,6 +80,7 @@ class RelayService(MultiService):
         pair: tls.KeyPair | None,
         reactor: Any,
         clock: IReactorTime | None = None,
+        inherited: Sequence[socket] = (),
     ) -> None:
         super().__init__()
         clock = clock or reactor
@@ -80,29 +89,34 @@ class RelayService(MultiService):
         verbose = settings.logging.default_level == "DEBUG"
         self.journal = LogJournal(clock.seconds, verbose)
         self.factory = RelayFactory(
-            Relay(self.journal, clock.seconds),
+            Relay(self.journal, clock.seconds, settings.offers),
             authenticator,
             self.journal,
             clock,
             settings,
         )
         self._served: IProtocolFactory = self.factory
-        if pair is not None:
-            factory = TLSMemoryBIOFactory(
-                tls.context(pair), False, self.factory, reactor
-            )
+        self._contexts = None if pair is None else tls.Contexts(pair)
+        if self._contexts is not None:
+            factory = TLSMemoryBIOFactory(self._contexts, False, self.factory, reactor)
             # Not the one that keeps small writes for the next turn of the reactor:
             # nothing is written here in pieces.
             factory.protocol = TLSMemoryBIOProtocol
             self._served = factory
-        self._census = LoopingCall(
-            self.journal.clients,
-            self.factory.relay.registry,
-            settings.logging.current_client_limit,
-        )
+        self._served = self.factory.behind_proxies(self._served)
+        self._census = LoopingCall(self._list_clients)
         self._census.clock = clock
-        self._ports: list[IListeningPort] = []
-        self._sockets = listen.bind(settings.host, settings.port)
+        self._sweep = LoopingCall(self._tick)
+        self._sweep.clock = clock
+        self._clock = clock
+        self._draining: Drain | None = None
+        self._ports: list[Any] = []
+        self._shared = bool(inherited)
+        self._sockets = list(inherited) or listen.bind(
+            settings.host, settings.port, reuse=settings.reuse_port
+        )
+        self._port: int = self._sockets[0].getsockname()[1]
+        self.factory.relay.directory = Successor(self._port, clock)
 
     @property
     def urls(self) -> list[str]:
@@ -111,6 +125,53 @@ class RelayService(MultiService):
             f"{self.config.scheme}://{addresses.text(port.getHost())}"
             for port in self._ports
         ]
+
+    @property
+    def pair(self) -> tls.KeyPair | None:
+        """Certificate and key; None without TLS."""
+        return None if self._contexts is None else self._contexts.pair
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """Tells whom a new connection belongs to."""
+        return self.factory.authenticator
+
+    def change(
+        self, settings: Config, pair: tls.KeyPair | None, authenticator: Authenticator
+    ) -> None:
+        """Serve with other settings from now on, and close nothing; see `Served`."""
+        if self._contexts is not None and pair is not None:
+            self._contexts.use(pair)
+        self.config = settings
+        self.journal.verbose = settings.logging.default_level == "DEBUG"
+        self.factory.reconfigure(settings)
+        self.factory.relay.offers = settings.offers
+        before, self.factory.authenticator = self.factory.authenticator, authenticator
+        if authenticator is not before:
+            # It goes on with what it is asked already.
+            before.stop()
+            authenticator.start()
+        self._take_census()
+
+    def drain(self) -> None:
+        """Leave new clients to another relay, and end when the last has left."""
+        if self._draining is not None or self.factory.stopping:
+            return
+        self.factory.gate.last_call()
+        for port in self._ports:
+            listen.retire(port, self._shared)
+        self._ports = []
+        self._draining = Drain(
+            self.factory,
+            self._clock,
+            self._port,
+            self.config.drain_max,
+            self._end,
+        )
+
+    def _end(self) -> None:
+        with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
+            self._reactor.stop()
 
     def privilegedStartService(self) -> None:
         """Accept connections."""
@@ -122,6 +183,8 @@ class RelayService(MultiService):
             port.transport = partial(
                 PromptServer, self.factory.pace, self.factory.outbox
             )
+            if isinstance(port, Port):
+                self.factory.gate.guard(port)
             self._ports.append(port)
             bound.close()  # the reactor has its own descriptor of it
         self._sockets = []
@@ -131,12 +194,30 @@ class RelayService(MultiService):
         if self._sockets:
             self.privilegedStartService()
         super().startService()
-        interval = self.config.logging.current_client_interval
-        if interval:
-            listed = self._census.start(interval, now=False)
-            listed.addErrback(_log_failure, "the list of clients has stopped")
+        self._take_census()
+        self._sweep.start(SWEEP, now=False)
         self._reactor.callWhenRunning(self._announce)
         self._reactor.callWhenRunning(self.factory.authenticator.start)
+
+    def _take_census(self) -> None:
+        """List the clients at the interval that the settings have."""
+        interval = self.config.logging.current_client_interval
+        if self._census.running and self._census.interval != interval:
+            self._census.stop()
+        if interval and not self._census.running:
+            listed = self._census.start(interval, now=False)
+            listed.addErrback(_log_failure, "the list of clients has stopped")
+
+    def _list_clients(self) -> None:
+        limit = self.config.logging.current_client_limit
+        self.journal.clients(self.factory.relay.registry, limit)
+
+    def _tick(self) -> None:
+        try:
+            self.factory.relay.tick()
+        except Exception:
+            # There is a next time.
+            log.failure("offers that wait have not been looked at")
 
     def _announce(self) -> None:
         log.info(
@@ -154,8 +235,11 @@ class RelayService(MultiService):
             ``timeouts.stop``.
         """
         self.factory.authenticator.stop()
-        if self._census.running:
-            self._census.stop()
+        if self._draining is not None:
+            self._draining.stop()
+        for repeated in (self._census, self._sweep):
+            if repeated.running:
+                repeated.stop()
         for bound in self._sockets:
             bound.close()
         self._sockets = []
@@ -172,20 +256,26 @@ def _log_failure(failure: Failure, what: str) -> None:
     log.failure("{what}", failure, what=what)
 
 
-class StopSignals(Service):
-    """Ends the process in order on SIGINT and SIGTERM, with exit status 0.
+class Signals(Service):
+    """What the process does when it is sent a signal.
+
+    On SIGINT and SIGTERM it ends in order, with exit status 0. On SIGHUP it reads the
+    settings anew. On SIGUSR2 it leaves new clients to another relay, and ends when its
+    own have left.
 
     Twisted's own handlers stop the reactor, too, but let twistd end by the
     signal, which a supervisor takes for a crash. It also spares the garbage
     collector what was made before the reactor ran.
 
     Args:
-        relay: Loses its connections at once when the signal comes twice.
+        relay: Loses its connections at once when a signal to end comes twice.
+        reload: Reads the settings.
         reactor: Is stopped.
     """
 
-    def __init__(self, relay: RelayService, reactor: Any) -> None:
+    def __init__(self, relay: RelayService, reload: Reload, reactor: Any) -> None:
         self._relay = relay
+        self._calls = {signal.SIGHUP: reload.reload, signal.SIGUSR2: relay.drain}
         self._reactor = reactor
 
     def startService(self) -> None:
@@ -196,17 +286,15 @@ class StopSignals(Service):
     def _install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._caught)
-        signal.signal(signal.SIGHUP, self._hung_up)
+        for number in self._calls:
+            signal.signal(number, self._called)
         # What is there now stays. To look at all of it again, again and again, would
         # hold every client up for 60 ms at a time.
         gc.collect()
         gc.freeze()
 
-    def _hung_up(self, _number: int, _frame: FrameType | None) -> None:
-        """Go on: without this, a signal to rotate logs would cost every client."""
-        self._reactor.callFromThread(
-            log.info, "SIGHUP is ignored: settings and certificates are read at start"
-        )
+    def _called(self, number: int, _frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._calls[signal.Signals(number)])
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -285,6 +373,11 @@ class Options(UsageOptions):
         if arguments:
             raise UsageError(f"unexpected argument {arguments[0]!r}")
 
+    def postOptions(self) -> None:
+        """Find the file again when twistd has moved to another folder."""
+        if self["config"]:
+            self["config"] = str(Path(self["config"]).absolute())
+
     def parseOptions(self, options: Any = None) -> None:
         """Read the command line.
 
@@ -315,29 +408,39 @@ def makeService(options: Options) -> Application:
     """
     from twisted.internet import reactor  # noqa: PLC0415 - installed by twistd
 
-    loaded = options.load()
-    found = inspect(loaded, tls.now(), os.environ)
+    def inspected() -> Inspection:
+        return inspect(options.load(), tls.now(), os.environ)
+
+    found = inspected()
+    limit = descriptors.raise_limit()
     try:
         if found.problems:
             raise ConfigError(found.problems)
-        application = Application(_observer(options, found.config.logging))
+        observer = _observer(options, found.config.logging)
         relay = RelayService(
             found.config,
             authenticator(found.config.auth, found.credentials, reactor),
             found.pair,
             reactor,
+            inherited=listen.inherited(listen.handed_over()),
         )
     except ProxyRelayError as error:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None
+    application = Application(observer)
+    reload = Reload(relay, found.credentials, inspected, observer, reactor)
     # Signals first: who reads that the relay serves may stop it at once.
-    StopSignals(relay, reactor).setServiceParent(application)
+    Signals(relay, reload, reactor).setServiceParent(application)
     relay.setServiceParent(application)
+    reload.setServiceParent(application)
     _report(found)
+    short = descriptors.shortage(limit, found.config.limits.connections or 0, RESERVE)
+    if short is not None:
+        log.warn("limits.connections: {short}", short=short)
     return application
 
 
-def _observer(options: Options, settings: config.Logging) -> ILogObserver | None:
+def _observer(options: Options, settings: config.Logging) -> logs.Log | None:
     """What the log goes through; None where twistd's own options have taken it.
 
     Raises:

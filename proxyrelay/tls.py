@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from OpenSSL import SSL, crypto
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
+from zope.interface import implementer
 
 from proxyrelay.errors import ConfigError, Problem
 
@@ -185,6 +187,61 @@ def context(pair: KeyPair) -> CertificateOptions:
         reasons = ", ".join(str(reason) for _, _, reason in error.args[0])
         raise _wrong("certfile", f"is refused by OpenSSL: {reasons}") from None
     return options
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Contexts:
+    """Begins TLS connections with the pair of the day.
+
+    Connections that have begun keep the one that they began with.
+
+    Args:
+        pair: Certificate and key.
+
+    Attributes:
+        pair: Those that the next connection begins with.
+
+    Raises:
+        ConfigError: OpenSSL refuses the pair.
+    """
+
+    pair: KeyPair
+
+    def __init__(self, pair: KeyPair) -> None:
+        self.use(pair)
+
+    def use(self, pair: KeyPair) -> None:
+        """Begin connections with another pair from now on.
+
+        Raises:
+            ConfigError: OpenSSL refuses it. Nothing has changed.
+        """
+        self._context = context(pair).getContext()
+        self.pair = pair
+
+    def serverConnectionForTLS(  # noqa: N802
+        self,
+        protocol: object,  # noqa: ARG002 - Twisted's signature
+    ) -> SSL.Connection:
+        """Begin a connection."""
+        return SSL.Connection(self._context, None)
+
+
+Stamp = tuple[tuple[int, int, int] | None, ...]
+"""What changes when a file is replaced or written, for each file; None without one."""
+
+
+def stamp(*paths: Path | None) -> Stamp:
+    """Tell the present state of files from others, without reading them."""
+    return tuple(_stamp(path) for path in paths if path is not None)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _is_root(certificate: x509.Certificate) -> bool:

@@ -48,7 +48,7 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(unmasked(frames.text(b"hello", None)), (0x81, b"hello"))
 
     def test_a_compressed_frame_makes_sense_at_any_time(self) -> None:
-        offer = frames.offer(A, B)
+        offer = frames.message(A, B)
         first, payload = unmasked(frames.text(offer, 12))
         self.assertEqual(first, 0xC1)
         self.assertLess(len(payload), len(offer))
@@ -83,7 +83,7 @@ class MessageTests(SynchronousTestCase):
     """The relay takes the messages for a client's."""
 
     def test_an_offer(self) -> None:
-        text = frames.offer(A, B)
+        text = frames.message(A, B)
         message = decode(text)
         self.assertIsInstance(message, PeerConnection)
         self.assertEqual(list(json.loads(text))[-1], "message_type")

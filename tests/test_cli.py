@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import os
 import signal
@@ -573,8 +574,16 @@ class PortTests(CommandTestCase):
         for bound in listen.bind("127.0.0.1", port):
             bound.close()
 
+    def test_a_port_that_is_shared_is_not_taken(self) -> None:
+        (other,) = listen.bind("127.0.0.1", 0, reuse=True)
+        self.addCleanup(other.close)
+        port = other.getsockname()[1]
+        text = HOST + f"port = {port}\n"
+        self.assertEqual(self.check(text)[0], 1)
+        self.assertEqual(self.check(text + "reuse_port = true\n")[0], 0)
+
     def test_the_default_port_is_not_tried_for_a_wrong_one(self) -> None:
-        self.patch(listen, "bind", lambda host, port: self.fail(f"tried {port}"))
+        self.patch(listen, "bind", lambda *_, **__: self.fail("tried"))
         for text, options in (
             ("port = 'x'\n", []),
             ("host = 1\n", []),
@@ -583,6 +592,85 @@ class PortTests(CommandTestCase):
         ):
             status, lines = self.check(text, *options)
             self.assertEqual((status, len(lines)), (1, 1), lines)
+
+
+class SignalTests(CommandTestCase):
+    """Commands that talk to a running relay."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sent: list[tuple[int, signal.Signals]] = []
+        self.patch(os, "kill", lambda pid, number: self.sent.append((pid, number)))
+        self.path.write_text(HOST)
+        self.pidfile = self.folder / "relay.pid"
+        self.pidfile.write_text("4711")
+
+    def test_send_a_signal(self) -> None:
+        for arguments, number in (
+            (["reload", "-c", str(self.path)], signal.SIGHUP),
+            (["reload"], signal.SIGHUP),
+            (["drain"], signal.SIGUSR2),
+        ):
+            for which in (["--pid=4711"], [f"--pidfile={self.pidfile}"]):
+                self.sent.clear()
+                status, lines = self.run_command(*arguments, *which)
+                self.assertEqual((status, self.sent), (0, [(4711, number)]))
+                self.assertEqual(lines[-1], f"sent {number.name} to process 4711")
+
+    def test_find_the_pid_file_of_twistd(self) -> None:
+        before = Path.cwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.folder)
+        self.pidfile.rename("twistd.pid")
+        self.assertEqual(self.run_command("drain")[0], 0)
+        self.assertEqual(self.sent, [(4711, signal.SIGUSR2)])
+
+    def test_say_what_is_missing(self) -> None:
+        empty = self.folder / "empty"
+        for text in ("", "x", "0", "-1", "ä"):
+            empty.write_text(text)
+            self.assertEqual(
+                self.run_command("drain", "--pidfile", str(empty)),
+                (1, [f"problem: {empty}: holds no process ID"]),
+            )
+        empty.unlink()
+        self.assertEqual(
+            self.run_command("drain", "--pidfile", str(empty)),
+            (1, [f"problem: {empty}: No such file or directory"]),
+        )
+        self.assertEqual(self.sent, [])
+
+    def test_say_that_there_is_no_such_process(self) -> None:
+        def fail(*_: object) -> None:
+            raise ProcessLookupError(errno.ESRCH, "No such process")
+
+        self.patch(os, "kill", fail)
+        self.assertEqual(
+            self.run_command("drain", "--pid=4711"),
+            (1, ["problem: process 4711: No such process"]),
+        )
+
+    def test_take_one_process(self) -> None:
+        for pid in ("0", "-1", "x", "1.5"):
+            errors = io.StringIO()
+            with redirect_stderr(errors), self.assertRaises(SystemExit):
+                self.run_command("drain", f"--pid={pid}")
+            self.assertIn(f"invalid process ID value: '{pid}'", errors.getvalue())
+
+    def test_reload_nothing_with_a_problem_or_a_fault(self) -> None:
+        expired = self.certificates(days=-1)
+        for text, word in (("prot = 1\n", "prot"), (expired, "expired")):
+            self.path.write_text(text)
+            status, lines = self.run_command("reload", "-c", str(self.path), "--pid=1")
+            self.assertEqual((status, self.sent), (1, []))
+            self.assertTrue(lines[0].startswith(f"problem: {self.path}:"), lines)
+            self.assertIn(word, lines[0])
+
+    def test_reload_in_spite_of_warnings(self) -> None:
+        self.path.write_text("")
+        status, lines = self.run_command("reload", "-c", str(self.path), "--pid=1")
+        self.assertEqual((status, self.sent), (0, [(1, signal.SIGHUP)]))
+        self.assertTrue(lines[0].startswith("warning: other machines reach"), lines)
 
 
 class LogDirTests(CommandTestCase):

@@ -5,12 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
+from twisted.internet import reactor as _reactor
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import listen
 from proxyrelay.errors import StartError
+
+reactor: Any = _reactor
 
 
 def without_ipv6() -> str | None:
@@ -155,6 +162,128 @@ class BoundTests(ListenTestCase):
     def test_a_name_without_a_usable_address_is_refused(self) -> None:
         self.resolve()
         self.assertIn("localhost", self.refused("localhost"))
+
+
+class SharedTests(ListenTestCase):
+    """Sockets that are not for one process alone."""
+
+    def keep(self, sockets: list[socket.socket]) -> socket.socket:
+        (bound,) = sockets
+        self.addCleanup(bound.close)
+        return bound
+
+    def test_two_may_listen_on_a_port_if_both_want_to(self) -> None:
+        one = self.keep(listen.bind("127.0.0.1", 0, reuse=True))
+        port = one.getsockname()[1]
+        self.keep(listen.bind("127.0.0.1", port, reuse=True))
+        self.assertIn("address already in use", self.refused("127.0.0.1", port))
+
+    def test_a_port_is_tried_without_listening(self) -> None:
+        one = self.keep(listen.bind("127.0.0.1", 0, accepting=False))
+        self.assertEqual(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), 0)
+
+    def test_one_that_is_handed_over_is_as_if_it_had_been_bound(self) -> None:
+        given = socket.create_server(("127.0.0.1", 0))
+        address = given.getsockname()
+        taken = self.keep(listen.inherited([given.detach()]))
+        (bound,) = self.bind("127.0.0.1")
+        self.assertEqual(taken.getsockname(), address)
+        self.assertFalse(taken.getblocking())
+        self.assertFalse(taken.get_inheritable())
+        for level, option in (
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+            (socket.SOL_SOCKET, socket.SO_SNDBUF),
+        ):
+            self.assertEqual(
+                taken.getsockopt(level, option), bound.getsockopt(level, option)
+            )
+
+    def test_those_of_this_very_process_are_handed_over(self) -> None:
+        given, pid = Path(self.mktemp()), os.getpid()
+        self.assertEqual(list(listen.handed_over(given)), [])
+        for text, descriptors in (
+            (f"A=1\0LISTEN_FDS=2\0LISTEN_PID={pid}\0B=x=y\0", [3, 4]),
+            (f"LISTEN_FDS=0\0LISTEN_PID={pid}\0", []),
+            (f"LISTEN_FDS=x\0LISTEN_PID={pid}\0", []),
+            (f"LISTEN_PID={pid}\0", []),
+            ("LISTEN_FDS=2\0LISTEN_PID=1\0", []),
+            ("LISTEN_FDS=2\0", []),
+            ("", []),
+        ):
+            given.write_text(text)
+            self.assertEqual(list(listen.handed_over(given)), descriptors)
+        self.assertEqual(list(listen.handed_over()), [])
+
+    def test_what_is_no_listening_socket_is_refused(self) -> None:
+        made = self.count_sockets()
+        for family, kind in (
+            (socket.AF_INET, socket.SOCK_STREAM),
+            (socket.AF_INET, socket.SOCK_DGRAM),
+            (socket.AF_UNIX, socket.SOCK_STREAM),
+        ):
+            listener = socket.create_server(("127.0.0.1", 0)).detach()
+            other = socket.socket(family, kind).detach()
+            with self.assertRaises(StartError) as caught:
+                listen.inherited([listener, other])
+            self.assertEqual(
+                str(caught.exception),
+                f"cannot listen on descriptor {other} of LISTEN_FDS: no listening TCP "
+                "socket",
+            )
+        self.assertEqual({taken.fileno() for taken in made}, {-1})
+
+    def test_what_is_no_socket_is_refused(self) -> None:
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, writing)
+        self.addCleanup(os.close, reading)
+        with self.assertRaises(StartError) as caught:
+            listen.inherited([reading])
+        self.assertIn("socket operation on non-socket", str(caught.exception))
+
+
+class RetiredTests(ListenTestCase):
+    """A socket from which nobody is accepted any more."""
+
+    def setUp(self) -> None:
+        self.accepted: list[Protocol] = []
+        case = self
+
+        class Accepted(Protocol):
+            def connectionMade(self) -> None:
+                case.accepted.append(self)
+
+        factory = Factory.forProtocol(Accepted)
+        (self.bound,) = self.bind("127.0.0.1")
+        self.port = reactor.adoptStreamPort(
+            self.bound.fileno(), self.bound.family, factory
+        )
+        self.addCleanup(self.end)
+        self.clients = [
+            socket.create_connection(self.bound.getsockname()) for _ in range(9)
+        ]
+        for client in self.clients:
+            self.addCleanup(client.close)
+
+    def end(self) -> None:
+        for protocol in self.accepted:
+            transport: Any = protocol.transport
+            transport.stopReading()
+            transport.connectionLost(Failure(ConnectionDone()))
+
+    def test_lets_in_who_waits(self) -> None:
+        self.bound.close()
+        address = self.clients[0].getpeername()
+        listen.retire(self.port, shared=False)
+        self.assertEqual(len(self.accepted), len(self.clients))
+        self.assertFalse(self.port.connected)
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(address)
+
+    def test_leaves_who_waits_to_others(self) -> None:
+        listen.retire(self.port, shared=True)
+        self.assertEqual(self.accepted, [])
+        for _ in self.clients:
+            self.bound.accept()[0].close()
 
 
 class RefusedTests(ListenTestCase):

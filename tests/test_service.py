@@ -32,22 +32,24 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from proxyrelay import __version__, listen, tls
+from proxyrelay import __version__, descriptors, listen, tls
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE
 from proxyrelay.auth.introspection import GlobusAuthenticator
-from proxyrelay.config import Config, Level, Logging
-from proxyrelay.errors import StartError
+from proxyrelay.config import Config, Level, Logging, Timeouts
+from proxyrelay.errors import ConfigError, StartError
 from proxyrelay.messages import PeerConnection
 from proxyrelay.observe import logs
 from proxyrelay.peer import Peer
+from proxyrelay.reload import Reload
 from proxyrelay.service import (
     Application,
     Options,
     RelayService,
-    StopSignals,
+    Signals,
     makeService,
 )
+from proxyrelay.websocket import Phase
 from tests.support.certificates import Authority
 from tests.support.logfile import KeptLogFile
 from tests.support.recording import A, RecordingPeer, offer
@@ -96,6 +98,13 @@ class Connection:
 
     def abort(self) -> None:
         self.aborted += 1
+
+
+class Calls:
+    """Stands for what reads the settings."""
+
+    def reload(self) -> None:
+        """Read nothing."""
 
 
 class SignalReactor:
@@ -158,7 +167,7 @@ class OptionsTests(SynchronousTestCase):
         for arguments in (["-c", str(path)], [f"--config={path}"]):
             loaded = parsed(*arguments).load()
             self.assertEqual((loaded.config, loaded.problems), (Config(port=4711), []))
-            self.assertEqual(loaded.file, str(path))
+            self.assertEqual(loaded.file, str(path.absolute()))
 
     def test_overrides_the_file(self) -> None:
         path = Path(self.mktemp())
@@ -216,7 +225,7 @@ class MakeServiceTests(SynchronousTestCase):
         self.path = self.folder / "relay.toml"
         self.output = StringIO()
         self.patch(sys, "stdout", self.output)
-        self.patch(logs, "LogFile", KeptLogFile)
+        self.patch(logs, "SharedLogFile", KeptLogFile)
         self.addCleanup(KeptLogFile.close_all)
 
     def make(self, text: str, *arguments: str, daemon: bool = False) -> Application:
@@ -276,7 +285,7 @@ class MakeServiceTests(SynchronousTestCase):
             "client_id = 'ebd5bbed-95e2-47cf-9c80-39e2064274bd'\n"
             "client_secret = 'hunter2'\n"
         )
-        _, relay = made
+        _, relay, _ = made
         self.assertIsInstance(relay.factory.authenticator, GlobusAuthenticator)
         self.assertNotIn("hunter2", self.output.getvalue())
 
@@ -312,8 +321,8 @@ class MakeServiceTests(SynchronousTestCase):
 
     def test_has_a_relay_and_its_signals(self) -> None:
         made = self.make("host = '127.0.0.1'\nport = 0\n")
-        self.assertEqual([type(each) for each in made], [StopSignals, RelayService])
-        _, relay = made
+        self.assertEqual([type(each) for each in made], [Signals, RelayService, Reload])
+        _, relay, _ = made
         self.assertEqual(relay.config, LOOPBACK)
 
     def test_gives_its_log_to_the_application(self) -> None:
@@ -397,6 +406,30 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertIn("without TLS", exposure)
         self.assertEqual(captured.lines(LogLevel.error), [])
 
+    def test_warns_of_more_connections_than_files(self) -> None:
+        captured = Capture(self)
+        self.patch(descriptors, "raise_limit", lambda: 1000)
+        text = "host = '127.0.0.1'\nport = 0\nlimits.connections = "
+        self.make(f"{text}936\n")
+        self.assertEqual(captured.lines(LogLevel.warn), [])
+        self.make(f"{text}937\n")
+        (warning,) = captured.lines(LogLevel.warn)
+        self.assertTrue(warning.startswith("limits.connections: needs 1001 open "))
+
+    def test_reads_its_file_again_from_another_folder(self) -> None:
+        text = "host = '127.0.0.1'\nport = 0\n"
+        self.path.write_text(text)
+        before = Path.cwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.folder)
+        made = makeService(parsed("-c", "relay.toml"))
+        self.addCleanup(lambda: self.successResultOf(cast(Any, made.stopService())))
+        os.chdir(before)
+        self.path.write_text(f"{text}max_message_bytes = 4711\n")
+        _, relay, reload = made
+        reload.reload()
+        self.assertEqual(relay.config.max_message_bytes, 4711)
+
     def test_logs_no_warning_without_a_reason(self) -> None:
         captured = Capture(self)
         self.make("host = '127.0.0.1'\nport = 0\n")
@@ -414,7 +447,8 @@ class MakeServiceTests(SynchronousTestCase):
         (fault,) = captured.lines(LogLevel.error)
         self.assertIn(f"{self.path}:3: certfile: ", fault)
         self.assertIn(f"expired on {yesterday.date().isoformat()}", fault)
-        self.assertEqual(next(iter(reversed(list(made)))).config.scheme, "wss")
+        _, relay, _ = made
+        self.assertEqual(relay.config.scheme, "wss")
 
     def test_refuses_the_key_of_another_certificate(self) -> None:
         text = self.certificates()
@@ -457,7 +491,7 @@ class RelayServiceTests(SynchronousTestCase):
                 relay.privilegedStartService()
             relay.startService()
             self.assertEqual(len(memory.adoptedPorts), 1)
-            self.assertIs(memory.adoptedPorts[0][2], relay.factory)
+            self.assertIs(memory.adoptedPorts[0][2].served, relay.factory)
             self.assertEqual(relay.urls, ["ws://0.0.0.0:1234"])
             self.successResultOf(relay.stopService())
 
@@ -481,7 +515,7 @@ class RelayServiceTests(SynchronousTestCase):
         settings = msgspec.structs.replace(LOOPBACK, certfile=Path("in memory"))
         relay, memory = relay_service(settings, Authority().pair())
         relay.startService()
-        served = memory.adoptedPorts[0][2]
+        served = memory.adoptedPorts[0][2].served
         self.assertIsInstance(served, TLSMemoryBIOFactory)
         self.assertIs(served.wrappedFactory, relay.factory)
         self.assertEqual(relay.urls, ["wss://0.0.0.0:1234"])
@@ -525,6 +559,95 @@ class RelayServiceTests(SynchronousTestCase):
         self.successResultOf(stopped)
 
 
+class ChangeTests(SynchronousTestCase):
+    """Other settings, while a relay serves."""
+
+    def changed(
+        self, after: Config, before: Config = LOOPBACK, pair: tls.KeyPair | None = None
+    ) -> RelayService:
+        relay, self.memory = relay_service(before, pair)
+        relay.startService()
+        self.addCleanup(lambda: self.successResultOf(relay.stopService()))
+        self.before = relay.factory.protocol
+        relay.change(after, relay.pair, relay.authenticator)
+        self.assertEqual((relay.config, relay.factory.config), (after, after))
+        return relay
+
+    def test_the_same_change_nothing(self) -> None:
+        relay = self.changed(LOOPBACK)
+        self.assertIs(relay.factory.protocol, self.before)
+
+    def test_new_connections_have_another_longest_message(self) -> None:
+        relay = self.changed(msgspec.structs.replace(LOOPBACK, max_message_bytes=9))
+        before: Any = self.before
+        after: Any = relay.factory.protocol
+        self.assertEqual(after.maxMessagePayloadSize, 9)
+        self.assertEqual(before.maxMessagePayloadSize, 1024 * 1024)
+
+    def test_deadlines_have_other_lengths(self) -> None:
+        timeouts = Timeouts(ping_interval=3)
+        relay = self.changed(msgspec.structs.replace(LOOPBACK, timeouts=timeouts))
+        deadlines: Any = relay.factory.deadlines[Phase.READY]
+        self.assertEqual(deadlines._seconds, 3)
+
+    def test_other_origins_are_let_in(self) -> None:
+        origins = ("https://relay.example",)
+        relay = self.changed(msgspec.structs.replace(LOOPBACK, allowed_origins=origins))
+        allowed = relay.factory.origin_allowed
+        self.assertTrue(allowed("https://relay.example"))
+        self.assertFalse(allowed("https://elsewhere.example"))
+
+    def test_lines_for_debugging_are_composed_at_that_level(self) -> None:
+        logging = Logging(default_level="DEBUG")
+        relay = self.changed(msgspec.structs.replace(LOOPBACK, logging=logging))
+        self.assertTrue(relay.journal.verbose)
+
+    def test_another_certificate_is_served(self) -> None:
+        secure = msgspec.structs.replace(LOOPBACK, certfile=Path("in memory"))
+        relay = self.changed(secure, secure, Authority().pair())
+        other = Authority().pair()
+        relay.change(secure, other, relay.authenticator)
+        self.assertIs(relay.pair, other)
+
+    def test_a_certificate_that_openssl_refuses_changes_nothing(self) -> None:
+        secure = msgspec.structs.replace(LOOPBACK, certfile=Path("in memory"))
+        relay = self.changed(secure, secure, Authority().pair())
+        wrong = tls.KeyPair(Authority().pair().chain, Authority().pair().key)
+        before = relay.pair
+        with self.assertRaises(ConfigError):
+            relay.change(LOOPBACK, wrong, AnonymousAuthenticator())
+        self.assertEqual((relay.config, relay.pair), (secure, before))
+
+    def test_another_authenticator_is_asked(self) -> None:
+        relay = self.changed(LOOPBACK)
+        before, after = Asked(), Asked()
+        for asked in (before, before, after):
+            relay.change(LOOPBACK, None, asked)
+        self.assertIs(relay.authenticator, after)
+        self.assertEqual((before.calls, after.calls), (["start", "stop"], ["start"]))
+
+    def test_the_census_has_another_interval(self) -> None:
+        for interval, count in ((10, 6), (0, 0), (60, 1)):
+            captured = Capture(self)
+            logging = Logging(current_client_interval=interval)
+            self.changed(msgspec.structs.replace(LOOPBACK, logging=logging))
+            self.memory.pump([10] * 6)
+            self.assertEqual(captured.lines(), ["connected clients: 0"] * count)
+
+
+class Asked(AnonymousAuthenticator):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+
 class CensusTests(SynchronousTestCase):
     """The list of clients, from time to time."""
 
@@ -548,7 +671,6 @@ class CensusTests(SynchronousTestCase):
 
     def test_is_off_at_an_interval_of_0(self) -> None:
         _, memory = self.started(current_client_interval=0)
-        self.assertEqual(memory.getDelayedCalls(), [])
         memory.advance(86400)
         self.assertEqual(self.captured.lines(), [])
 
@@ -574,15 +696,16 @@ class CensusTests(SynchronousTestCase):
         self.assertIn("the list of clients has stopped", eventAsText(failed))
 
 
-class StopSignalsTests(SynchronousTestCase):
-    """SIGINT and SIGTERM end the process in order."""
+class SignalsTests(SynchronousTestCase):
+    """What the process does when it is sent a signal."""
 
     def setUp(self) -> None:
         self.relay, self.memory = relay_service()
         self.relay.startService()
         self.addCleanup(self.relay.stopService)
         self.reactor = SignalReactor()
-        self.signals = StopSignals(self.relay, self.reactor)
+        self.reloads = Calls()
+        self.signals = Signals(self.relay, cast(Any, self.reloads), self.reactor)
         self.captured = Capture(self)
 
     def connected(self) -> Connection:
@@ -615,26 +738,27 @@ class StopSignalsTests(SynchronousTestCase):
 
     def handlers(self) -> dict[signal.Signals, Any]:
         """What happens on each signal, and will again after the test."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
         handlers = {number: signal.getsignal(number) for number in numbers}
         for number, handler in handlers.items():
             self.addCleanup(signal.signal, number, handler)
         return handlers
 
-    def test_goes_on_at_a_hangup(self) -> None:
+    def test_reads_the_settings_at_a_hangup_and_hands_over_at_another(self) -> None:
         before = self.handlers()
         self.signals.startService()
         for start in self.reactor.started:
             start()
-        caught = signal.getsignal(signal.SIGHUP)
-        assert callable(caught)
-        self.assertNotEqual(caught, before[signal.SIGHUP])
-        caught(signal.SIGHUP, None)
-        ((call, *args),) = self.reactor.calls
-        call(*args)
+        for number, call in (
+            (signal.SIGHUP, self.reloads.reload),
+            (signal.SIGUSR2, self.relay.drain),
+        ):
+            caught = signal.getsignal(number)
+            assert callable(caught)
+            self.assertNotEqual(caught, before[number])
+            caught(number, None)
+            self.assertEqual(self.reactor.calls.pop(), (call,))
         self.assertEqual(self.reactor.stops, 0)
-        (line,) = self.captured.lines(LogLevel.info)
-        self.assertIn("SIGHUP is ignored", line)
 
     def test_takes_the_signals_when_the_reactor_runs(self) -> None:
         before = self.handlers()
@@ -642,7 +766,7 @@ class StopSignalsTests(SynchronousTestCase):
         self.assertEqual(before, {n: signal.getsignal(n) for n in before})
         for start in self.reactor.started:
             start()
-        del before[signal.SIGHUP]
+        del before[signal.SIGHUP], before[signal.SIGUSR2]
         for number, handler in before.items():
             caught = signal.getsignal(number)
             assert callable(caught)

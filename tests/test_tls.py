@@ -718,6 +718,54 @@ class HandshakeTests(SynchronousTestCase):
         side = self.shake(self.server(), self.client(SSL.TLS1_2_VERSION))
         self.assertEqual(side.get_client_ca_list(), [])
 
+    # -- another pair, while connections come and stay
+
+    def served(self, contexts: tls.Contexts) -> x509.Certificate:
+        """The certificate that a new connection is shown."""
+        connection = contexts.serverConnectionForTLS(None)
+        side = self.shake(connection.get_context(), self.client(SSL.TLS1_3_VERSION))
+        shown = side.get_peer_certificate()
+        assert shown is not None
+        return shown.to_cryptography()
+
+    def test_another_pair_is_served_to_new_connections(self) -> None:
+        pair, other = (self.issued(ecdsa()).pair(self.middle) for _ in "ab")
+        contexts = tls.Contexts(pair)
+        before = contexts.serverConnectionForTLS(None).get_context()
+        self.assertEqual(self.served(contexts), pair.chain[0])
+        contexts.use(other)
+        self.assertEqual(contexts.pair, other)
+        self.assertEqual(self.served(contexts), other.chain[0])
+        self.assertIsNot(contexts.serverConnectionForTLS(None).get_context(), before)
+
+    def test_a_pair_that_is_refused_changes_nothing(self) -> None:
+        pair, other = (self.issued(ecdsa()).pair(self.middle) for _ in "ab")
+        contexts = tls.Contexts(pair)
+        with self.assertRaises(ConfigError):
+            contexts.use(tls.KeyPair(pair.chain, other.key))
+        self.assertIs(contexts.pair, pair)
+        self.assertEqual(self.served(contexts), pair.chain[0])
+
+
+class StampTests(FilesTestCase):
+    """Whether files are as they were."""
+
+    def test_changes_with_the_files(self) -> None:
+        path = Path(self.mktemp())
+        seen = [tls.stamp(path, None)]
+        path.write_text("a")
+        seen.append(tls.stamp(path, None))
+        os.utime(path, (1, 1))
+        seen.append(tls.stamp(path, None))
+        self.assertEqual(seen[-1], tls.stamp(path))
+        newer = Path(self.mktemp())
+        newer.write_text("b")
+        os.utime(newer, (1, 1))
+        newer.replace(path)
+        seen.append(tls.stamp(path))
+        self.assertEqual(seen[0], (None,))
+        self.assertEqual(len(set(seen)), 4)
+
 
 class NowTests(SynchronousTestCase):
     """The time."""

@@ -62,16 +62,68 @@ def authenticator(
         return AnonymousAuthenticator()
     if credentials is None:
         raise ValueError("Globus Auth needs credentials")
-    arguments = settings.kwargs
+    return GlobusAuthenticator(
+        _introspector(settings.kwargs, credentials, reactor),
+        _cache(settings.kwargs),
+        policy(settings.kwargs, credentials.client_id),
+        reactor,
+    )
+
+
+def _introspector(
+    arguments: AuthArguments, credentials: Credentials, reactor: Any
+) -> Introspector:
     globus = Globus.connect(
         reactor, arguments.service_url, credentials, arguments.timeout
     )
-    return GlobusAuthenticator(
-        Introspector(globus, reactor, arguments.timeout),
-        TokenCache(arguments.cache_size, arguments.cache_ttl, arguments.stale_if_error),
-        policy(arguments, credentials.client_id),
-        reactor,
+    return Introspector(globus, reactor, arguments.timeout)
+
+
+def _cache(arguments: AuthArguments) -> TokenCache:
+    return TokenCache(
+        arguments.cache_size, arguments.cache_ttl, arguments.stale_if_error
     )
+
+
+Basis = tuple[AuthArguments, Credentials | None]
+"""What an authenticator is built from: settings, and credentials if it needs some."""
+
+
+def changed(
+    before: Authenticator, was: Basis, basis: Basis, reactor: Any
+) -> Authenticator:
+    """The authenticator that follows another one of the same method.
+
+    It remembers the same tokens and asks over the same connections, unless settings
+    have changed which matter for that.
+
+    Args:
+        before: The one that serves. What it is asked already, it still answers.
+        was: What that was built from.
+        basis: What the new one is to be built from.
+        reactor: Runs what has to be asked.
+
+    Returns:
+        The new one, or the same if nothing has changed.
+    """
+    (old, used), (new, credentials) = was, basis
+    if was == basis or not isinstance(before, GlobusAuthenticator):
+        return before
+    if used is None or credentials is None:
+        raise ValueError("Globus Auth needs credentials")
+    asks_alike = used == credentials and _same(old, new, "service_url", "timeout")
+    knows_alike = used.client_id == credentials.client_id and _same(
+        old, new, "service_url", "cache_size", "cache_ttl", "stale_if_error"
+    )
+    return before.changed(
+        policy(new, credentials.client_id),
+        None if asks_alike else _introspector(new, credentials, reactor),
+        None if knows_alike else _cache(new),
+    )
+
+
+def _same(old: AuthArguments, new: AuthArguments, *names: str) -> bool:
+    return all(getattr(old, name) == getattr(new, name) for name in names)
 
 
 def policy(arguments: AuthArguments, client_id: str) -> Policy:

@@ -259,6 +259,26 @@ class GlobusAuthenticator:
         self._lenient = False
         self._trying: Deferred[None] | None = None
 
+    def changed(
+        self,
+        policy: Policy,
+        introspector: Introspector | None = None,
+        cache: TokenCache | None = None,
+    ) -> GlobusAuthenticator:
+        """One that follows this one, and goes on with what is not replaced.
+
+        Args:
+            policy: Which tokens are taken.
+            introspector: Asks in the place of this one's.
+            cache: Remembers in the place of this one's.
+        """
+        return GlobusAuthenticator(
+            introspector or self._introspector,
+            self._cache if cache is None else cache,
+            policy,
+            self._clock,
+        )
+
     def start(self) -> None:
         """Try the credentials, and log what comes of it."""
         self._trying = self._introspector.try_credentials()

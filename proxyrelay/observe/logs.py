@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
+from fcntl import F_GETFL, F_SETFL, fcntl
 from functools import lru_cache
 from pathlib import Path
 from textwrap import indent
@@ -89,7 +91,24 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
-def observer(settings: Logging, stdout: TextIO | None) -> ILogObserver | None:
+class Log(FilteringLogObserver):
+    """What all log events go through.
+
+    Args:
+        outlet: Gets what passes the levels.
+        settings: The levels.
+    """
+
+    def __init__(self, outlet: ILogObserver, settings: Logging) -> None:
+        self._levels = Remembering(levels(settings))
+        super().__init__(outlet, [self._levels])
+
+    def change(self, settings: Logging) -> None:
+        """Let events of other levels through from now on."""
+        self._levels.ask(levels(settings))
+
+
+def observer(settings: Logging, stdout: TextIO | None) -> Log | None:
     """Build what all log events go through.
 
     Args:
@@ -107,7 +126,7 @@ def observer(settings: Logging, stdout: TextIO | None) -> ILogObserver | None:
         outlets.append(FileLogObserver(cast(IO[str], _file(settings.log_dir)), line))
     if not outlets:
         return None
-    return FilteringLogObserver(LogPublisher(*outlets), [levels(settings)])
+    return Log(LogPublisher(*outlets), settings)
 
 
 @implementer(ILogFilterPredicate)
@@ -121,6 +140,10 @@ class Remembering:
     """
 
     def __init__(self, predicate: ILogFilterPredicate) -> None:
+        self.ask(predicate)
+
+    def ask(self, predicate: ILogFilterPredicate) -> None:
+        """Ask this one from now on."""
         self._predicate = predicate
         self._known: dict[tuple[object, object], object] = {}
 
@@ -146,7 +169,7 @@ def levels(settings: Logging) -> ILogFilterPredicate:
     if settings.default_level == "INFO":
         for library in ("twisted", "log_legacy"):
             predicate.setLogLevelForNamespace(library, LogLevel.warn)
-    return Remembering(predicate)
+    return predicate
 
 
 def _severer(one: Level, other: Level) -> Level:
@@ -154,10 +177,24 @@ def _severer(one: Level, other: Level) -> Level:
     return one if order.index(one) > order.index(other) else other
 
 
+class SharedLogFile(LogFile):
+    """A log file that two relays may have, while one takes over from the other.
+
+    Twisted's is written to where the last line of this very process ends. Checked
+    against Twisted 26.10.0.
+    """
+
+    def _openFile(self) -> None:  # noqa: N802
+        super()._openFile()
+        descriptor = self._file.fileno()
+        flags = fcntl(descriptor, F_GETFL) | os.O_APPEND
+        fcntl(descriptor, F_SETFL, flags)
+
+
 def _file(folder: Path) -> LogFile:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return LogFile(
+        return SharedLogFile(
             FILE_NAME,
             str(folder),
             rotateLength=ROTATE_BYTES,

@@ -71,6 +71,7 @@ class TwistdTestCase(ProcessTestCase):
         url: str,
         context: ssl.SSLContext | None = None,
         headers: dict[str, str] | None = None,
+        uuid: str = A,
     ) -> ClientConnection:
         """Open a WebSocket and register."""
         client = connect(
@@ -81,7 +82,7 @@ class TwistdTestCase(ProcessTestCase):
             close_timeout=PATIENCE,
         )
         self.addCleanup(client.close)
-        client.send(registration(A).decode())
+        client.send(registration(uuid).decode())
         self.assertIn('"success": true', client.recv(PATIENCE))
         return client
 

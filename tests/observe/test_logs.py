@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from twisted.logger import (
-    ILogObserver,
     LogEvent,
     Logger,
     LogLevel,
@@ -221,10 +220,10 @@ class ObserverTests(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
         self.stdout = io.StringIO()
-        self.patch(logs, "LogFile", KeptLogFile)
+        self.patch(logs, "SharedLogFile", KeptLogFile)
         self.addCleanup(KeptLogFile.close_all)
 
-    def observer(self, settings: Logging, stdout: bool = True) -> ILogObserver:
+    def observer(self, settings: Logging, stdout: bool = True) -> logs.Log:
         observer = logs.observer(settings, self.stdout if stdout else None)
         assert observer is not None
         return observer
@@ -254,6 +253,27 @@ class ObserverTests(SynchronousTestCase):
             [line.split()[-1] for line in self.stdout.getvalue().splitlines()],
             ["loud", "loud"],
         )
+
+    def test_takes_on_other_levels(self) -> None:
+        observer = self.observer(Logging())
+        levels: tuple[Level, ...] = ("ERROR", "INFO")
+        for level in levels:
+            observer(event("before"))
+            observer.change(Logging(default_level=level))
+            observer(event("after"))
+        self.assertEqual(
+            [line.split()[-1] for line in self.stdout.getvalue().splitlines()],
+            ["before", "after"],
+        )
+
+    def test_two_relays_may_write_to_a_file(self) -> None:
+        one, other = (
+            self.observer(Logging(log_dir=self.folder), stdout=False) for _ in "ab"
+        )
+        for observer, word in ((one, "long " * 9), (other, "b"), (one, "c")):
+            observer(event("{word}", word=word))
+        lines = (self.folder / "proxyrelay.log").read_text().splitlines()
+        self.assertEqual([line.split()[-1] for line in lines], ["long", "b", "c"])
 
     def test_writes_to_a_folder_that_it_makes(self) -> None:
         folder = self.folder / "a" / "b"

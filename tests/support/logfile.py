@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from twisted.python.logfile import LogFile
 
+from proxyrelay.observe.logs import SharedLogFile
 
-class KeptLogFile(LogFile):
+
+class KeptLogFile(SharedLogFile):
     """A log file that a test can close."""
 
     made: ClassVar[list[LogFile]] = []

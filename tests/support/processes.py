@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import threading
 from collections.abc import Coroutine, Sequence
@@ -45,6 +46,7 @@ class Process:
         self.errors: list[str] = []
         self._news = threading.Condition()
         self._silent = False
+        self._read_to = 0
         self._child = subprocess.Popen(
             list(map(str, command)),
             cwd=folder,
@@ -88,8 +90,20 @@ class Process:
         """All that was written so far, for the message of a failure."""
         return "\n".join([*self.output, *self.errors])
 
-    def wait_for(self, pattern: str) -> re.Match[str]:
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        self._child.send_signal(number)
+
+    def wait_for_next(self, pattern: str) -> re.Match[str]:
+        """Wait for a line that a pattern is found in, behind the last such one."""
+        return self.wait_for(pattern, self._read_to)
+
+    def wait_for(self, pattern: str, start: int = 0) -> re.Match[str]:
         """Wait for a line of standard output that a pattern is found in.
+
+        Args:
+            pattern: A regular expression.
+            start: The number of the first line to look at.
 
         Returns:
             The first match.
@@ -98,7 +112,7 @@ class Process:
             AssertionError: None came before the process ended or stalled.
         """
         found: re.Match[str] | None = None
-        seen = 0
+        seen = start
 
         def settled() -> bool:
             nonlocal found, seen
@@ -109,6 +123,7 @@ class Process:
 
         with self._news:
             self._news.wait_for(settled, PATIENCE)
+        self._read_to = seen
         if found is None:
             raise AssertionError(f"no line has {pattern!r}:\n{self.said}")
         return found
@@ -151,6 +166,18 @@ class Process:
             reader.join(PATIENCE)
 
 
+HAND_OVER = """
+import os, sys
+number, *command = sys.argv[1:]
+os.dup2(int(number), 3)
+if number != "3":
+    os.close(int(number))
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(command[0], command)
+"""
+"""Runs a command that finds a socket where systemd would put it."""
+
+
 class RelayProcess(Process):
     """A relay under twistd that listens.
 
@@ -158,6 +185,7 @@ class RelayProcess(Process):
         options: The options of ``proxyrelay``.
         folder: Its working directory.
         twistd: The twistd to run.
+        listener: A listening socket to hand over, as systemd does.
         **more: For `subprocess.Popen`.
 
     Attributes:
@@ -173,9 +201,14 @@ class RelayProcess(Process):
         options: Sequence[str | Path],
         folder: Path,
         twistd: Path = SCRIPTS / "twistd",
+        listener: socket.socket | None = None,
         **more: Any,
     ) -> None:
         command = [twistd, "-n", "--pidfile=", "proxyrelay", *options]
+        if listener is not None:
+            number = listener.fileno()
+            command = [sys.executable, "-c", HAND_OVER, str(number), *command]
+            more["pass_fds"] = [number]
         super().__init__(command, folder, **more)
         try:
             self.url = self.wait_for(SERVES)[1]

@@ -1,0 +1,250 @@
+"""The documentation says all that the code does. Nothing here needs Sphinx."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from msgspec import Struct
+from msgspec import inspect as types
+from twisted.trial.unittest import SynchronousTestCase
+
+from benchmarks import shares
+from docs._ext import reference
+from proxyrelay import cli, config, messages
+from proxyrelay.directory import UNKNOWN
+from proxyrelay.errors import Refusal
+from proxyrelay.relay import BUSY, DEAF, FOREIGN, FULL, LEFT, SILENT
+from proxyrelay.service import Options
+
+ROOT = Path(__file__).parent.parent
+
+DOCS = ROOT / "docs"
+
+PAGES = [page for page in sorted(DOCS.rglob("*.rst")) if "_build" not in page.parts]
+
+
+def page(name: str) -> str:
+    """A page as Sphinx gets to see it."""
+    return reference.filled((DOCS / f"{name}.rst").read_text(encoding="utf-8"))
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A command, and all below it."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from commands(inner)
+
+
+class SettingsTests(SynchronousTestCase):
+    """The page of all settings."""
+
+    def tables(self) -> Iterator[tuple[str, ...]]:
+        yield ()
+        for path in config.settings():
+            if self.kind(path) is not None:
+                yield path
+
+    def kind(self, path: tuple[str, ...]) -> type[Struct] | None:
+        """The structure of a table; None for a setting."""
+        value: object = config.Config()
+        for name in path:
+            value = getattr(value, name)
+        return type(value) if isinstance(value, Struct) else None
+
+    def test_has_every_setting_once(self) -> None:
+        text = page("reference/settings")
+        found = re.findall(r"^\.\. confval:: (\S+)$", text, re.MULTILINE)
+        expected = [
+            ".".join(path) for path in config.settings() if self.kind(path) is None
+        ]
+        self.assertEqual(sorted(found), sorted(expected))
+
+    def test_has_every_table(self) -> None:
+        lines = page("reference/settings").splitlines()
+        for path in self.tables():
+            title = f"[{'.'.join(path)}]" if path else "At the top of the file"
+            self.assertIn(title, lines)
+
+    def test_every_setting_is_described(self) -> None:
+        for path in self.tables():
+            kind = self.kind(path) or config.Config
+            described = reference.described(kind)[1]
+            self.assertEqual(list(described), list(kind.__struct_fields__), kind)
+            self.assertTrue(all(described.values()), kind)
+
+    def test_tells_type_range_and_default(self) -> None:
+        text = page("reference/settings")
+        for lines in (
+            ":type: whole number, 0 to 65,535\n   :default: ``8700``",
+            ":type: path\n   :default: none",
+            ':type: list of texts\n   :default: ``["*"]``',
+            ":type: number, 0.1 to 8\n   :default: ``8``",
+            ":type: true or false\n   :default: ``false``",
+            ':type: ``"globus"``\n   :default: none',
+        ):
+            self.assertIn(lines, text)
+
+    def test_tells_options_aliases_and_what_waits(self) -> None:
+        text = page("reference/settings")
+        for option in config.OVERRIDES:
+            self.assertIn(f"The option ``{option}`` wins over it.", text)
+        for alias in config.ALIASES:
+            self.assertIn(f"``{alias[-1]}`` is a deprecated spelling of it.", text)
+        self.assertIn("It is not reloaded", text)
+
+    def test_every_type_has_words(self) -> None:
+        for path in self.tables():
+            info = types.type_info(self.kind(path) or config.Config)
+            assert isinstance(info, types.StructType)
+            for entry in info.fields:
+                if not isinstance(entry.type, types.StructType):
+                    words = reference.kind_in_words(entry.type)
+                    self.assertRegex(
+                        words, r"^(whole number|number|text|path|true|list of|``)"
+                    )
+
+    def test_a_constant_is_written_as_its_value(self) -> None:
+        self.assertNotIn("`MARGIN`", page("reference/settings"))
+        self.assertIn(f"at least {config.MARGIN:g} less", page("reference/settings"))
+
+
+class CloseCodeTests(SynchronousTestCase):
+    """The page of close codes."""
+
+    def test_has_every_code(self) -> None:
+        lines = page("reference/close-codes").splitlines()
+        for kind in Refusal.__subclasses__():
+            self.assertIn(f"``{kind.code}``", lines)
+        for code in (1000, 1001, 1002, 1007, 1009):
+            self.assertIn(f"``{code}``", lines)
+
+    def test_has_every_reason(self) -> None:
+        text = page("reference/close-codes")
+        found = reference.reasons()
+        self.assertEqual(set(found), {k.__name__ for k in Refusal.__subclasses__()})
+        for name, reasons in found.items():
+            self.assertTrue(reasons, name)
+            for reason in reasons:
+                self.assertNotEqual(reason, "…", name)
+                self.assertIn(f"* ``{reason}``", text)
+        self.assertIn("No registration arrived in time.", found["TryAgainLater"])
+        self.assertIn(
+            "ForbiddenError: The client UUID … is already registered to another user.",
+            found["Forbidden"],
+        )
+
+
+class ProtocolTests(SynchronousTestCase):
+    """The page of the wire protocol."""
+
+    def test_has_every_message_with_its_fields(self) -> None:
+        text = page("reference/protocol")
+        for kind in get_args(messages.ClientMessage):
+            self.assertIn(f"``{kind.__struct_config__.tag}``", text)
+            for name in kind.__struct_fields__:
+                self.assertIn(f"   ``{name}``", text)
+
+    def test_has_the_answer_as_it_is(self) -> None:
+        self.assertIn(messages.ACCEPTED.decode(), page("reference/protocol"))
+
+    def test_has_every_error_that_comes_back(self) -> None:
+        text = page("reference/protocol")
+        for error in (UNKNOWN, FOREIGN, BUSY, LEFT, SILENT, DEAF, FULL):
+            self.assertIn(f"* ``{error.format('…')}``\n", text)
+        self.assertGreaterEqual(len(reference.errors()), 7)
+
+
+class CommandTests(SynchronousTestCase):
+    """The page of commands."""
+
+    def test_has_every_command_and_option(self) -> None:
+        text = page("reference/cli")
+        found = list(commands(cli._parser()))
+        self.assertGreater(len(found), 3)
+        for command in found:
+            start = text.index(f"\n.. program:: {command.prog}\n")
+            section = text[start:].split(".. program::", 2)[1]
+            for action in command._actions:
+                for spelling in action.option_strings:
+                    self.assertRegex(section, rf"option::.* ?{spelling}\b")
+
+    def test_has_every_option_of_twistd(self) -> None:
+        text = page("reference/cli")
+        section = text[text.index(".. program:: twistd proxyrelay") :]
+        for long, *_ in Options.optParameters:
+            self.assertRegex(section, rf"option::.*--{long} ")
+
+
+class PageTests(SynchronousTestCase):
+    """All pages."""
+
+    def test_ask_only_for_what_there_is(self) -> None:
+        for path in PAGES:
+            text = path.read_text(encoding="utf-8")
+            filled = reference.filled(text)
+            self.assertNotIn(".. generated::", filled, path)
+        with self.assertRaises(KeyError):
+            reference.filled(".. generated:: nothing\n")
+
+    def test_name_only_settings_that_there_are(self) -> None:
+        known = {".".join(path) for path in config.settings()}
+        for path in PAGES:
+            for name in re.findall(r":confval:`([^`]+)`", path.read_text()):
+                self.assertIn(name, known, path)
+
+    def test_include_only_files_that_there_are(self) -> None:
+        for path in PAGES:
+            for name in re.findall(
+                r"^\.\. (?:literalinclude|include|image):: (\S+)$",
+                path.read_text(),
+                re.MULTILINE,
+            ):
+                self.assertTrue((path.parent / name).exists(), (path, name))
+
+    def test_settings_in_examples_are_taken(self) -> None:
+        """Each piece of a relay.toml that a page shows."""
+        shown = 0
+        for path in PAGES:
+            for block in re.findall(
+                r"^\.\. code-block:: toml\n(?:   :.*\n)*\n((?:   .*\n|\n)+)",
+                path.read_text(),
+                re.MULTILINE,
+            ):
+                shown += 1
+                file = Path(self.mktemp())
+                file.write_text(re.sub("^   ", "", block, flags=re.MULTILINE))
+                self.assertEqual(config.load(file).problems, [], (path, block))
+        self.assertGreater(shown, 2)
+
+    def test_the_readme_leads_there(self) -> None:
+        self.assertIn("docs/", (ROOT / "README.rst").read_text())
+
+
+class ShareTests(SynchronousTestCase):
+    """What samples of a relay are counted for."""
+
+    RAW = (
+        "run (twisted/internet/base.py:1);EPollReactor.doPoll (t/epollreactor.py:2) 50",
+        "doRead (twisted/internet/tcp.py:1);decode (proxyrelay/messages.py:5) 20",
+        "decode (proxyrelay/messages.py:5);helper (elsewhere.py:1) 10",
+        "main (elsewhere.py:1) 20",
+    )
+
+    def test_the_innermost_known_place_counts(self) -> None:
+        self.assertEqual(
+            shares.samples(self.RAW),
+            {shares.WAIT: 50, "JSON": 30, shares.REST: 20},
+        )
+
+    def test_the_wait_is_cut_to_the_time_that_is_left(self) -> None:
+        found = shares.samples(self.RAW)
+        for awake, waiting in ((200.0, 50), (60.0, 10), (50.0, 0)):
+            parts = shares.shares(found, awake)
+            self.assertAlmostEqual(parts[shares.WAIT], waiting / (50 + waiting))
+            self.assertAlmostEqual(sum(parts.values()), 1)
