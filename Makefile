@@ -10,12 +10,13 @@ TESTS ?= tests
 # For example: make conformance PYTHON27=/opt/python2.7/bin/python2.7
 PYTHON27 ?=
 
-.PHONY: help serve test lint types unit bench bench-quick bench-introspection conformance format wheel clean
+.PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance format wheel clean
 
 help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
 	@echo "make test    linters, types, all tests, coverage"
 	@echo "make unit    tests only; TESTS=tests.test_relay takes some"
+	@echo "make docs    the documentation, into docs/_build/html"
 	@echo "make bench   speed and memory beside proxystore-relay, some minutes; ARGS=..."
 	@echo "make bench-quick  the same in less than one, and less precise"
 	@echo "make bench-introspection  a crowd with new tokens, beside proxystore-relay"
@@ -42,6 +43,9 @@ unit: $(VENV)/test
 	$(BIN)/coverage combine --quiet
 	$(if $(filter tests,$(TESTS)),$(BIN)/coverage report)
 
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks.compare --output benchmarks/results $(ARGS)
 
@@ -63,10 +67,11 @@ wheel: $(VENV)/test
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info _trial_temp* .coverage .coverage.* \
+	rm -rf $(VENV) build dist docs/_build *.egg-info _trial_temp* .coverage .coverage.* \
 		.mypy_cache .ruff_cache .hypothesis
 
-# One stamp for what serving needs, one for what testing and measuring need.
+# One stamp for what serving needs, one for what testing and measuring need, one for
+# what the documentation is built with.
 $(VENV)/relay: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -75,4 +80,8 @@ $(VENV)/relay: setup.cfg pyproject.toml
 
 $(VENV)/test: $(VENV)/relay
 	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/relay
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@

@@ -157,22 +157,23 @@ def registration(uuid: str) -> bytes:
     ).encode()
 
 
-def offer(source: str, peer: str) -> bytes:
-    """The message that offers a connection to a peer: about 1.9 kB.
+def message(source: str, peer: str, kind: str = "offer") -> bytes:
+    """The message that offers a connection to a peer, or answers: about 1.9 kB.
 
     The description is as ProxyStore writes it, JSON within JSON.
 
     Args:
         source: UUID of the sender.
         peer: UUID of the receiver.
+        kind: ``offer`` or ``answer``.
     """
-    session = {"sdp": _session(random.Random(source)), "type": "offer"}  # noqa: S311
+    session = {"sdp": _session(random.Random(source)), "type": kind}  # noqa: S311
     return json.dumps(
         {
             "source_uuid": source,
             "source_name": f"node-{source[:4]}.cluster.example",
             "peer_uuid": peer,
-            "description_type": "offer",
+            "description_type": kind,
             "description": json.dumps(session),
             "error": None,
             "message_type": "peer_connection",

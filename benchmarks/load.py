@@ -108,54 +108,73 @@ def one_by_one(target: Target, count: int) -> list[float]:
 # -- forwarding
 
 
-class Pair:
-    """Two clients, of which one sends offers to the other.
+class Party:
+    """A client that sends one message to each of its partners, and waits for theirs.
+
+    An exchange is an offer and its answer, since a relay need not pass on an offer
+    while the one before is not answered. Each party counts: when all its partners have
+    spoken, none of them waits for anything but it.
 
     Args:
-        source: Sends.
-        target: Receives.
-        arrived: Called with the pair and a number of offers when these have come.
+        client: The client.
+        kind: What it sends: ``offer`` or ``answer``.
+        partners: UUIDs of its partners.
+        heard: Called with the party and a number when so many messages have come.
 
     Attributes:
-        took: Seconds that each of the latest offers took.
+        took: Seconds that each of the latest messages took from its sender; right with
+            one partner.
+        texts: What it sends.
     """
 
     def __init__(
-        self, source: Client, target: Client, arrived: Callable[[Pair, int], None]
+        self,
+        client: Client,
+        kind: str,
+        partners: Sequence[str],
+        heard: Callable[[Party, int], None],
     ) -> None:
-        self.source, self.target = source, target
+        self.client = client
+        self.offers = kind == "offer"
+        self.texts = [frames.message(client.uuid, peer, kind) for peer in partners]
         self.took: list[float] = []
-        self._sent: deque[float] = deque()
-        self._arrived = arrived
-        self.text = frames.offer(source.uuid, target.uuid)
-        self._frame = frames.text(self.text, source.window)
-        source.keeps = True
-        source.on_texts = self._returned
-        target.on_texts = self._received
+        self.partner: Party | None = None
+        self._frames = b"".join(frames.text(t, client.window) for t in self.texts)
+        self._heard = heard
+        self._waits = len(partners)
+        self._since = 0.0
+        client.on_texts = self._received
 
-    def send(self, count: int) -> None:
-        """Send offers."""
-        now = time.perf_counter()
-        self._sent.extend(itertools.repeat(now, count))
-        self.source.send(self._frame, count)
+    def send(self) -> None:
+        """Send a message to each partner."""
+        self._since = time.perf_counter()
+        self.client.send(self._frames, 1)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all partners have spoken; asked once for each time."""
+        if self._waits:
+            return False
+        self._waits = len(self.texts)
+        return True
 
     def _received(self, count: int) -> None:
-        now = time.perf_counter()
-        for _ in range(count):
-            self.took.append(now - self._sent.popleft())
-        self._arrived(self, count)
-
-    def _returned(self, _: int) -> None:
-        raise Failed("an offer came back: " + self.source.last.decode())
+        if self.partner is not None:
+            now = time.perf_counter()
+            self.took.append(now - self.partner._since)
+        self._waits -= count
+        if self._waits < 0:
+            raise Failed("an offer came back: " + self.client.last.decode())
+        self._heard(self, count)
 
 
 class Traffic:
-    """Pairs that have offers in flight.
+    """Clients that exchange offers and answers.
 
     Args:
         target: The relay.
-        pairs: How many pairs.
-        in_flight: Offers on their way, of each pair; all in all if it takes turns.
+        pairs: How many clients make offers.
+        in_flight: Exchanges that each of these has under way, with as many others.
         turns: Whether the pairs take turns, so that with one in flight the relay has
             never more than one message to handle.
     """
@@ -165,75 +184,102 @@ class Traffic:
     ) -> None:
         self.hub = Hub()
         self.messages = 0
-        self._in_flight = in_flight
-        uuids = identities(2 * pairs)
+        # With one partner each, or with all on the other side.
+        others = pairs if in_flight == 1 else in_flight
+        uuids = identities(pairs + others)
         self._clients = connect(self.hub, target, uuids, 16)
         by_uuid = {client.uuid: client for client in self._clients}
-        self._pairs = [
-            Pair(by_uuid[source], by_uuid[peer], self._arrived)
-            for source, peer in zip(uuids[::2], uuids[1::2], strict=True)
+        left, right = uuids[:pairs], uuids[pairs:]
+        alone = in_flight == 1
+        self._sources = [
+            Party(by_uuid[u], "offer", [right[n]] if alone else right, self._heard)
+            for n, u in enumerate(left)
         ]
-        self._next = itertools.cycle(self._pairs) if turns else None
+        self._targets = [
+            Party(by_uuid[u], "answer", [left[n]] if alone else left, self._heard)
+            for n, u in enumerate(right)
+        ]
+        self._parties = [*self._sources, *self._targets]
+        if alone:
+            for source, other in zip(self._sources, self._targets, strict=True):
+                source.partner, other.partner = other, source
+        self._next = itertools.cycle(self._parties) if turns else None
         self._verify()
 
     def run(self, seconds: float) -> list[float]:
-        """Keep offers in flight for a while, and let them all arrive.
+        """Keep exchanges under way for a while, and let them all end.
 
         Returns:
-            Seconds that each took.
+            Seconds that each message took.
         """
-        for pair in self._pairs:
-            pair.took.clear()
-        self._open, self.messages, sent = True, 0, self._start()
+        for party in self._parties:
+            party.took.clear()
+        self.messages, self._under_way = 0, 0
+        self._open = True
+        self._start()
         deadline = time.perf_counter() + seconds
         self.hub.until(lambda: time.perf_counter() >= deadline)
         self._open = False
-        self._sent += sent
-        self.hub.until(lambda: self.messages == self._sent)
-        return [took for pair in self._pairs for took in pair.took]
+        self.hub.until(lambda: not self._under_way)
+        return [took for party in self._parties for took in party.took]
 
     def close(self) -> None:
         """End all connections."""
         close(self._clients)
 
     _open = False
-    _sent = 0
+    _under_way = 0
 
-    def _start(self) -> int:
-        self._sent = 0
-        if self._next is not None:
-            for _ in range(self._in_flight):
-                next(self._next).send(1)
-            return self._in_flight
-        for pair in self._pairs:
-            pair.send(self._in_flight)
-        return self._in_flight * len(self._pairs)
-
-    def _arrived(self, pair: Pair, count: int) -> None:
-        self.messages += count
-        if not self._open:
-            return
-        self._sent += count
+    def _start(self) -> None:
         if self._next is None:
-            pair.send(count)
+            for source in self._sources:
+                self._send(source)
+        else:
+            self._under_way = len(self._parties)
+            next(self._next).send()
+
+    def _send(self, party: Party) -> None:
+        self._under_way += len(party.texts)
+        party.send()
+
+    def _heard(self, party: Party, count: int) -> None:
+        self.messages += count
+        self._under_way -= count
+        if not party.complete:
             return
-        for _ in range(count):
-            next(self._next).send(1)
+        if self._next is not None:
+            self._take_turns()
+        elif self._open or not party.offers:
+            self._send(party)
+
+    def _take_turns(self) -> None:
+        if self._next is None:
+            return
+        if not self._under_way and self._open:
+            self._under_way = len(self._parties)
+        if self._under_way:
+            next(self._next).send()
 
     def _verify(self) -> None:
-        """Let one offer of each pair arrive, and compare it.
+        """Let one exchange of each pair take place, and compare what arrives.
 
         Raises:
             Failed: It is not what was sent.
         """
-        for pair in self._pairs:
-            pair.target.keeps = True
-            pair.send(1)
-        self.hub.until(lambda: self.messages == len(self._pairs))
-        for pair in self._pairs:
-            pair.target.keeps = False
-            if json.loads(pair.target.last) != json.loads(pair.text):
-                raise Failed("an offer arrives otherwise than it was sent")
+        for party in self._parties:
+            party.client.keeps = True
+        self._start()
+        self.hub.until(lambda: not self._under_way)
+        sent = {
+            (text["source_uuid"], text["peer_uuid"]): text
+            for party in self._parties
+            for text in map(json.loads, party.texts)
+        }
+        for party in self._parties:
+            party.client.keeps = False
+            last = json.loads(party.client.last)
+            if sent.get((last["source_uuid"], last["peer_uuid"])) != last:
+                raise Failed("a message arrives otherwise than it was sent")
 
 
 # -- idling
