@@ -18,12 +18,17 @@ from enum import Enum
 import msgspec
 
 from proxyrelay.config import Offers
+from proxyrelay.identity import ANONYMOUS
 
 OUTSTANDING_OF_ONE = 1024
 """Outstanding offers that one client may have a part in, on either side."""
 
 OUTSTANDING = 65_536
 """Outstanding offers of all clients, at some 0.4 kB each."""
+
+OUTSTANDING_OF_USER = OUTSTANDING // 8
+"""Outstanding offers of one user, so that others have room. Without authentication
+everybody is one, for whom this does not hold."""
 
 HELD_CEILING = 16 * 1024
 """Bytes of the longest offer that is held. Those of stock clients have 1 to 2 kB."""
@@ -48,7 +53,7 @@ class Offer(msgspec.Struct, eq=False, gc=False):
         since: When it came, in seconds of the relay's clock.
         text: The message, as long as it waits for the peer to come back; None once it
             was passed on.
-        user: Whose it is, while it waits.
+        user: Whose it is.
         crossed: When the last offer the other way came while it waited.
     """
 
@@ -73,6 +78,7 @@ class Ledger:
         self._held: dict[Pair, Offer] = {}
         self._with: dict[str, dict[Pair, Offer]] = {}
         self._held_by: Counter[str] = Counter()
+        self._of_user: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -94,10 +100,11 @@ class Ledger:
             return Drop.CROSSING
         return None
 
-    def has_room(self, source: str, target: str) -> bool:
+    def has_room(self, source: str, target: str, user: str = "") -> bool:
         """Whether one more offer of a client to another may be outstanding."""
         return (
             len(self._open) < OUTSTANDING
+            and (user == ANONYMOUS.sub or self._of_user[user] < OUTSTANDING_OF_USER)
             and len(self._with.get(source, ())) < OUTSTANDING_OF_ONE
             and len(self._with.get(target, ())) < OUTSTANDING_OF_ONE
         )
@@ -106,6 +113,7 @@ class Ledger:
         """Write down an offer that was passed on; there is none of this pair yet."""
         pair = offer.source, offer.target
         self._open[pair] = offer
+        self._of_user[offer.user] += 1
         for uuid in pair:
             offers = self._with.get(uuid)
             if offers is None:
@@ -152,6 +160,9 @@ class Ledger:
         if self._open.get(pair) is not offer:
             return False
         del self._open[pair]
+        self._of_user[offer.user] -= 1
+        if not self._of_user[offer.user]:
+            del self._of_user[offer.user]
         if offer.text is not None:
             self.pass_on(offer)
         for uuid in pair:

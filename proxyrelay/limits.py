@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from itertools import islice
 from typing import Generic, TypeVar
 
 from proxyrelay import config
@@ -23,6 +22,9 @@ RESERVE = 64
 
 ROOM = 16
 """When the relay is full, one in so many must leave before it accepts again."""
+
+MOMENT = 3.0
+"""Seconds in which an honest client has sent its request, if the relay keeps up."""
 
 LONGEST = 1.0
 """Seconds that a client waits at most until it is read from again, so that it can
@@ -80,7 +82,8 @@ class Origin(Generic[T]):
         name: The address.
         limited: Whether the limits of one address apply.
         open: Connections that were let in.
-        unregistered: Those that hold no UUID yet, the oldest first.
+        unregistered: Those that hold no UUID yet, the oldest first, with the times
+            at which they came.
         registered: When its registrations are paid for.
         spoken: When its messages are.
     """
@@ -91,7 +94,7 @@ class Origin(Generic[T]):
         self.name = name
         self.limited = limited
         self.open = 0
-        self.unregistered: dict[T, None] = {}
+        self.unregistered: dict[T, float] = {}
         self.registered = 0.0
         self.spoken = 0.0
 
@@ -159,13 +162,16 @@ class Limits(Generic[T]):
         )
         return not self._full
 
-    def arrive(self, connection: T, name: str, limited: bool = True) -> Origin[T]:
+    def arrive(
+        self, connection: T, name: str, limited: bool = True, now: float = 0.0
+    ) -> Origin[T]:
         """Count a connection that was accepted.
 
         Args:
             connection: It, until it leaves.
             name: Where it comes from.
             limited: Whether the limits of one address apply to that.
+            now: The time in seconds.
 
         Returns:
             All that is known of that address.
@@ -175,23 +181,26 @@ class Limits(Generic[T]):
             origin = self._owing.pop(name, None) or Origin(name, limited)
             self._origins[name] = origin
         origin.limited = limited
-        origin.unregistered[connection] = None
+        origin.unregistered[connection] = now
         self.unregistered += 1
         return origin
 
-    def surplus(self, origin: Origin[T]) -> list[T]:
-        """Connections whose time is over before their deadline.
+    def surplus(self, origin: Origin[T], now: float) -> T | None:
+        """A connection whose time is over before its deadline, since one more has come.
 
-        They are the oldest of an address that has too many which hold no UUID. Each is
-        named again only after the others, for its end may take several steps.
+        It is the oldest of an address that has too many which hold no UUID, unless
+        that is young: a crowd that comes back after a fault needs a moment. It is named
+        again only after the others, for its end may take several steps.
         """
         waiting = origin.unregistered
-        many = len(waiting) - self._settings.unregistered_per_address
-        if many <= 0 or not origin.limited:
-            return []
-        oldest = list(islice(waiting, many))
-        for connection in oldest:
-            waiting[connection] = waiting.pop(connection)
+        if len(waiting) <= self._settings.unregistered_per_address or (
+            not origin.limited
+        ):
+            return None
+        oldest = next(iter(waiting))
+        if not now - waiting[oldest] > MOMENT:
+            return None
+        waiting[oldest] = waiting.pop(oldest)
         return oldest
 
     def admit(self, origin: Origin[T], user: User) -> None:

@@ -29,6 +29,11 @@ class Pace:
         self._waiting: deque[Callable[[], None]] = deque()
         self._going_on = False
 
+    @property
+    def behind(self) -> bool:
+        """Whether work waits for the next turn."""
+        return bool(self._waiting)
+
     def do(self, work: Callable[[], None]) -> None:
         """Do a piece of work: now, or after those that wait already."""
         self._waiting.append(work)

@@ -288,10 +288,16 @@ class Relay:
             # No error either: to the client, all offers of the two are for one
             # connection, which would end for it although another offer may succeed.
             self._drop(peer, registration, message, forbidden)
-        elif not ledger.has_room(source, target):
+        elif not ledger.has_room(source, target, peer.user.sub):
             self._return(peer, message, FULL)
         else:
-            offer = Offer(source, target, message.source_name, self._clock())
+            offer = Offer(
+                source,
+                target,
+                message.source_name,
+                self._clock(),
+                user=peer.user.sub,
+            )
             if self.offers.crossing and self._delay(peer, offer, text):
                 return
             error = self._deliver(peer, message, text)
@@ -379,7 +385,7 @@ class Relay:
         likely = self._began > since if owner is None else owner == peer.user
         if self.offers.hold == 0 or not likely:
             return False
-        offer.text, offer.user = text, peer.user.sub
+        offer.text = text
         return self.ledger.hold(offer, self.offers)
 
     def _delay(self, peer: Peer, offer: Offer, text: bytes) -> bool:
@@ -391,7 +397,7 @@ class Relay:
         target = self.registry.get(offer.target)
         if target is None or target.user != peer.user or target is peer:
             return False
-        offer.text, offer.user = text, peer.user.sub
+        offer.text = text
         if self.ledger.hold(offer, self.offers):
             return True
         offer.text = None

@@ -179,6 +179,11 @@ class Reload(Service):
                 self._relay.change(settings, pair, self._relay.authenticator)
         except ConfigError as error:
             wrong = error.problems
+        except Exception:
+            # There is a next time, with other files.
+            self._log.failure("the certificate files cannot be looked at")
+            self._stamp = stamp
+            return
         if wrong:
             self._look_again(wrong)
             return

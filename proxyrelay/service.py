@@ -17,6 +17,7 @@ from socket import socket
 from types import FrameType
 from typing import Any
 
+from msgspec import structs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
@@ -145,7 +146,10 @@ class RelayService(MultiService):
         self.config = settings
         self.journal.verbose = settings.logging.default_level == "DEBUG"
         self.factory.reconfigure(settings)
-        self.factory.relay.offers = settings.offers
+        offers = settings.offers
+        if self._draining is not None:
+            offers = structs.replace(offers, hold=0)  # nobody comes back to this one
+        self.factory.relay.offers = offers
         before, self.factory.authenticator = self.factory.authenticator, authenticator
         if authenticator is not before:
             # It goes on with what it is asked already.
@@ -243,9 +247,15 @@ class RelayService(MultiService):
         for bound in self._sockets:
             bound.close()
         self._sockets = []
-        stopping: list[Deferred[Any]] = [
-            maybeDeferred(port.stopListening) for port in self._ports
-        ]
+        stopping: list[Deferred[Any]] = []
+        self.factory.gate.last_call()
+        for port in self._ports:
+            if isinstance(port, Port):
+                # Who waits to be accepted is closed like all others, and not reset.
+                listen.retire(port, self._shared)
+            else:
+                stopping.append(maybeDeferred(port.stopListening))
+        self._ports = []
         stopping.append(self.factory.stop(self.config.timeouts.stop))
         stopping.append(super().stopService())
         stopped = DeferredList(stopping, fireOnOneErrback=True, consumeErrors=True)
@@ -276,6 +286,7 @@ class Signals(Service):
     def __init__(self, relay: RelayService, reload: Reload, reactor: Any) -> None:
         self._relay = relay
         self._calls = {signal.SIGHUP: reload.reload, signal.SIGUSR2: relay.drain}
+        self._pending: set[int] = set()
         self._reactor = reactor
 
     def startService(self) -> None:
@@ -294,7 +305,14 @@ class Signals(Service):
         gc.freeze()
 
     def _called(self, number: int, _frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._calls[signal.Signals(number)])
+        # A storm of them is one.
+        if number not in self._pending:
+            self._pending.add(number)
+            self._reactor.callFromThread(self._call, number)
+
+    def _call(self, number: int) -> None:
+        self._pending.discard(number)
+        self._calls[signal.Signals(number)]()
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -411,6 +429,15 @@ def makeService(options: Options) -> Application:
     def inspected() -> Inspection:
         return inspect(options.load(), tls.now(), os.environ)
 
+    def inspected_again() -> Inspection:
+        path = options["config"]
+        if path is not None and os.path.exists(path) and not os.path.isfile(path):
+            problem = Problem(
+                "", "is no regular file: it cannot be read anew", file=path
+            )
+            return Inspection(config.Config(), [problem])
+        return inspected()
+
     found = inspected()
     limit = descriptors.raise_limit()
     try:
@@ -428,7 +455,7 @@ def makeService(options: Options) -> Application:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None
     application = Application(observer)
-    reload = Reload(relay, found.credentials, inspected, observer, reactor)
+    reload = Reload(relay, found.credentials, inspected_again, observer, reactor)
     # Signals first: who reads that the relay serves may stop it at once.
     Signals(relay, reload, reactor).setServiceParent(application)
     relay.setServiceParent(application)

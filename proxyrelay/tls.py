@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from stat import S_ISREG
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -86,7 +87,12 @@ class KeyPair:
         for lower, upper in zip(self.chain, self.chain[1:], strict=False):
             try:
                 lower.verify_directly_issued_by(upper)
-            except (ValueError, TypeError, InvalidSignature):  # noqa: PERF203
+            except (  # noqa: PERF203
+                ValueError,
+                TypeError,
+                InvalidSignature,
+                UnsupportedAlgorithm,
+            ):
                 yield Problem(
                     "certfile",
                     f"the chain is broken: {_name(lower.subject)} is followed by "
@@ -149,6 +155,7 @@ def load(certfile: Path, keyfile: Path | None) -> KeyPair:
         problems += (problem for problem in error.problems if problem not in problems)
     if problems or key is None:
         raise ConfigError(problems)
+    _look_through(chain, certfile)
     own = [c for c in chain if _public(c.public_key()) == _public(key.public_key())]
     if not own:
         raise _wrong(
@@ -241,6 +248,8 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
         found = path.stat()
     except OSError:
         return None
+    if not S_ISREG(found.st_mode):
+        return None
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
@@ -259,6 +268,8 @@ def _wrong(setting: str, message: str) -> ConfigError:
 
 def _read(setting: str, path: Path) -> bytes:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise _wrong(setting, f"{path} is not a regular file")
         return path.read_bytes()
     except OSError as error:
         raise _wrong(setting, f"{path} cannot be read: {error.strerror}") from None
@@ -272,6 +283,29 @@ def _load_chain(path: Path) -> tuple[x509.Certificate, ...]:
         raise _wrong(
             "certfile", f"{path} holds no PEM certificate (-----BEGIN CERTIFICATE-----)"
         ) from None
+
+
+def _look_through(chain: Iterable[x509.Certificate], path: Path) -> None:
+    """Refuse certificates of which something cannot be read: some are read lazily.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for number, certificate in enumerate(chain, 1):
+        try:
+            _public(certificate.public_key())
+            _name(certificate.subject)
+            _name(certificate.issuer)
+            _ = certificate.signature_hash_algorithm
+            _ = certificate.not_valid_after_utc, certificate.not_valid_before_utc
+            crypto.X509.from_cryptography(certificate)
+        except Exception:  # noqa: PERF203
+            # The libraries raise a dozen kinds.
+            raise _wrong(
+                "certfile",
+                f"certificate {number} in {path} is broken, or of a kind that is not "
+                "supported",
+            ) from None
 
 
 def _load_key(

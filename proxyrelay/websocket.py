@@ -283,9 +283,14 @@ class RelayProtocol(FastLane):
         limits = self.factory.limits
         trusted = limits.proxies.trust(getattr(self._place, "host", ""))
         limited = not (trusted or addresses.is_loopback(self._place))
-        self._origin = limits.arrive(self, self.source, limited)
-        for connection in limits.surplus(self._origin):
-            connection.hurry()
+        now = self.factory.clock.seconds()
+        self._origin = limits.arrive(self, self.source, limited, now)
+        # While the relay itself is late, nobody else is.
+        surplus = None
+        if not self.factory.pace.behind:
+            surplus = limits.surplus(self._origin, now)
+        if surplus is not None:
+            surplus.hurry()
 
     def hurry(self) -> None:
         """The deadline of the phase comes early: its address has too many like this."""

@@ -22,7 +22,7 @@ from proxyrelay import addresses
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Limits, Timeouts
 from proxyrelay.identity import User
-from proxyrelay.limits import LONGEST, RESERVE
+from proxyrelay.limits import LONGEST, MOMENT, RESERVE
 from proxyrelay.transport import PAUSE, AnnouncedFactory
 from proxyrelay.websocket import Phase
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
@@ -161,6 +161,7 @@ class UnregisteredTests(AdmissionMixin, RelayTestCase):
         self.register(self.there("192.0.2.1"), A)
         self.there("192.0.2.1").ping()
         other = self.there("192.0.2.2")
+        self.advance(2 * MOMENT)
         third = self.there("192.0.2.1")
         self.assert_refused(first, "in time")
         self.register(third, B)
@@ -195,6 +196,7 @@ class SilentTests(AdmissionMixin, RelayTestCase):
         for count, connection in enumerate(silent, 1):
             connection.sendall(line)
             self.until_count(min(count, 2))
+            self.advance(2 * MOMENT / 3)
         self.until(lambda: told)
         self.assertEqual(self.read_to_end(silent[0]), b"")
         self.assertIn("too many", told[0])
@@ -221,6 +223,7 @@ class PendingTests(AdmissionMixin, RelayTestCase):
             connection.sendall(upgrade("X-Forwarded-For: 192.0.2.1"))
             connections.append(connection)
             self.until_count(count)
+            self.advance((2 - count) * 2 * MOMENT)
             self.until(self.are_pending(count))
         self.assertEqual(self.checks.cancelled, 1)
         connections[0].sendall(frame(CLOSE, b"\x03\xf5"))

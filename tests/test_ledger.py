@@ -17,6 +17,7 @@ from proxyrelay.ledger import (
     HELD_CEILING,
     OUTSTANDING,
     OUTSTANDING_OF_ONE,
+    OUTSTANDING_OF_USER,
     Ledger,
     Offer,
 )
@@ -75,10 +76,23 @@ class LedgerTests(SynchronousTestCase):
     def test_bounds_the_offers_of_all(self) -> None:
         ledger = Ledger()
         for number in range(OUTSTANDING):
-            ledger.add(made(str(number), str(-number - 1)))
-        self.assertFalse(ledger.has_room(A, B))
+            offer = made(str(number), str(-number - 1))
+            offer.user = str(number % 16)
+            ledger.add(offer)
+        self.assertFalse(ledger.has_room(A, B, "me"))
         ledger.close(ledger.of("0")[0])
-        self.assertTrue(ledger.has_room(A, B))
+        self.assertTrue(ledger.has_room(A, B, "me"))
+
+    def test_bounds_those_of_one_user(self) -> None:
+        ledger = Ledger()
+        for number in range(OUTSTANDING_OF_USER):
+            offer = made(str(number), str(-number - 1))
+            offer.user = "me"
+            ledger.add(offer)
+        self.assertFalse(ledger.has_room(A, B, "me"))
+        self.assertTrue(ledger.has_room(A, B, "you"))
+        ledger.close(ledger.of("0")[0])
+        self.assertTrue(ledger.has_room(A, B, "me"))
 
     def test_bounds_what_waits(self) -> None:
         ledger = Ledger()

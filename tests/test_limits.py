@@ -19,7 +19,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay import config
 from proxyrelay.errors import TryAgainLater
 from proxyrelay.identity import ANONYMOUS, User
-from proxyrelay.limits import LONGEST, REMEMBERED, RESERVE, ROOM, Limits, Origin, Rate
+from proxyrelay.limits import (
+    LONGEST,
+    MOMENT,
+    REMEMBERED,
+    RESERVE,
+    ROOM,
+    Limits,
+    Origin,
+    Rate,
+)
+
+LATER = 100.0
+"""When nobody is young any more who came at 0."""
 
 HERE = "192.0.2.1"
 ME, YOU = User("me"), User("you")
@@ -138,7 +150,7 @@ class ConnectionTests(SynchronousTestCase):
         few = limits(connections_per_address=1, unregistered_per_address=1)
         for connection in range(9):
             origin = few.arrive(connection, HERE, limited=False)
-            self.assertEqual(few.surplus(origin), [])
+            self.assertIsNone(few.surplus(origin, LATER))
             few.admit(origin, ANONYMOUS)
 
     def test_of_one_user(self) -> None:
@@ -166,16 +178,26 @@ class ConnectionTests(SynchronousTestCase):
         few = limits(unregistered_per_address=2)
         origin = few.arrive(0, HERE)
         for connection in (1, 2):
-            self.assertEqual(few.surplus(origin), [])
+            self.assertIsNone(few.surplus(origin, LATER))
             few.arrive(connection, HERE)
         few.arrive(7, "192.0.2.2")
-        self.assertEqual(few.surplus(origin), [0])
+        self.assertEqual(few.surplus(origin, LATER), 0)
         # It takes a while to go; meanwhile it is another one's turn.
         few.arrive(3, HERE)
-        self.assertEqual(few.surplus(origin), [1, 2])
+        self.assertEqual(few.surplus(origin, LATER), 1)
         few.leave(0, origin, 0)
         few.settle(3, origin)
-        self.assertEqual(few.surplus(origin), [])
+        self.assertIsNone(few.surplus(origin, LATER))
+
+    def test_a_crowd_has_a_moment(self) -> None:
+        few = limits(unregistered_per_address=2)
+        for connection in range(100):
+            origin = few.arrive(connection, HERE, now=10)
+            self.assertIsNone(few.surplus(origin, 10 + MOMENT))
+        named = [few.surplus(origin, LATER) for _ in range(100)]
+        self.assertEqual(named, list(range(100)))
+        few.arrive(100, HERE, now=LATER)
+        self.assertIsNone(limits(unregistered_per_address=2).surplus(origin, 0))
 
     def test_other_settings_close_nobody(self) -> None:
         many = limits()
@@ -294,10 +316,10 @@ class LimitsMachine(RuleBasedStateMachine):
     def arrive(self, name: str, passed: float) -> None:
         self.now += passed
         self.count += 1
-        origin = self.limits.arrive(self.count, name, name != "c")
+        origin = self.limits.arrive(self.count, name, name != "c", self.now)
         self.origins[self.count] = origin
-        for connection in self.limits.surplus(origin):
-            assert connection in origin.unregistered
+        surplus = self.limits.surplus(origin, self.now)
+        assert surplus is None or surplus in origin.unregistered
 
     @precondition(lambda self: self.origins)
     @rule(data=st.data(), user=st.sampled_from([ANONYMOUS, ME, YOU]))

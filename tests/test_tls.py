@@ -232,6 +232,26 @@ class RefusedTests(FilesTestCase):
         self.certfile = self.write("cert.pem", self.leaf.pem)
         self.keyfile = self.write("key.pem", self.leaf.key_pem())
 
+    def test_waits_for_nobody_to_write_into_a_pipe(self) -> None:
+        pipe = self.folder / "pipe.pem"
+        os.mkfifo(pipe)
+        for files in ((pipe, self.keyfile), (self.certfile, pipe), (pipe, None)):
+            problem = self.refusal(*files)
+            self.assertIn("pipe.pem is not a regular file", problem.message)
+        self.assertEqual(tls.stamp(pipe), (None,))
+
+    def test_refuses_what_cannot_be_looked_at_later(self) -> None:
+        """Some parts of a certificate are read only when they are asked for."""
+        der = self.leaf.certificate.public_bytes(Encoding.DER)
+        mark = bytes.fromhex("06072a8648ce3d0201")  # an elliptic curve's key
+        self.assertIn(mark, der)
+        broken = der.replace(mark, mark[:-1] + b"\x7f")
+        pem = x509.load_der_x509_certificate(broken).public_bytes(Encoding.PEM)
+        chain = self.write("odd.pem", self.leaf.pem, pem)
+        problem = self.refusal(chain, self.keyfile)
+        self.assertEqual(problem.key, "certfile")
+        self.assertIn("certificate 2 in", problem.message)
+
     def test_refuses_encrypted_keys(self) -> None:
         encryption = BestAvailableEncryption(b"passphrase")
         for form, mark in (

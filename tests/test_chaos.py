@@ -1,0 +1,227 @@
+"""The pure parts of the chaos test. Nothing here starts a relay."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from ssl import create_default_context
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from chaos import __main__ as chaos
+from chaos import honest, trouble
+from chaos.line import HOST, Place
+from chaos.plan import FAULTS, LASTS, RELOADS, WELL, plan
+from chaos.report import Check, Vitals, counted, kept, suspicious, table
+from proxyrelay.config import Loaded, load
+from proxyrelay.errors import UnknownMessage
+from proxyrelay.messages import MESSAGE_CEILING, PeerConnection, canonical_uuid, decode
+from tests.support.globus_service import MODES
+
+
+class PlanTests(SynchronousTestCase):
+    """What is done from outside."""
+
+    def test_is_in_order_and_has_an_end(self) -> None:
+        for seconds in (7, 20, 60, 300):
+            times = [step.at for step in plan(seconds)]
+            self.assertEqual(times, sorted(times))
+            self.assertLess(times[-1], seconds)
+
+    def test_each_fault_ends_before_the_next_one(self) -> None:
+        steps = [step for step in plan(300) if step.command is not None]
+        for fault, end in zip(steps[::2], steps[1::2], strict=True):
+            self.assertNotEqual(fault.command, WELL)
+            self.assertEqual(end.command, WELL)
+            self.assertEqual(end.at - fault.at, LASTS)
+        self.assertEqual({s.words for s in steps[::2]}, {words for words, _ in FAULTS})
+
+    def test_the_stand_in_knows_each_fault(self) -> None:
+        for _, command in FAULTS:
+            self.assertIn(command.get("mode", "well"), MODES)
+
+    def test_a_short_one_has_a_fault_and_all_reloads(self) -> None:
+        steps = plan(chaos.LEAST)
+        self.assertEqual(sum(step.command == WELL for step in steps), 1)
+        reloads = [step.reload for step in steps if step.reload]
+        self.assertEqual(reloads, ["good", "bad", "good"])
+        self.assertEqual(set(reloads), set(RELOADS))
+        self.assertEqual(chaos.RELOADED.keys(), set(RELOADS))
+
+
+class SettingsTests(SynchronousTestCase):
+    """What the relay is to read."""
+
+    def loaded(self, number: int, *, good: bool) -> Loaded:
+        path = Path(self.mktemp())
+        path.write_text(chaos.settings("https://127.0.0.1:1", number, good=good))
+        path.chmod(0o600)
+        return load(path)
+
+    def test_good_ones_can_be_served(self) -> None:
+        one, other = self.loaded(0, good=True), self.loaded(1, good=True)
+        self.assertEqual(one.problems + one.warnings, [])
+        self.assertNotEqual(one.config, other.config)
+
+    def test_bad_ones_have_the_expected_problem(self) -> None:
+        (problem,) = self.loaded(0, good=False).problems
+        line = f"2000-01-01 00:00:00+0000 ERROR    /tmp/relay.toml:1: {problem.key}: "
+        self.assertEqual(suspicious([f"{line}{problem.message}"]), [])
+
+
+class HonestTests(SynchronousTestCase):
+    """The pairs."""
+
+    def test_everybody_is_somebody_else(self) -> None:
+        uuids = [honest.uuid_of(pair, side) for pair in range(500) for side in (0, 1)]
+        self.assertEqual(len(set(uuids)), 1000)
+        self.assertEqual(uuids, [canonical_uuid(uuid) for uuid in uuids])
+
+    def test_half_of_the_pairs_stay(self) -> None:
+        self.assertEqual(sum(map(honest.stays, range(500))), 250)
+
+    def test_back_off_has_a_bound(self) -> None:
+        self.assertEqual(list(islice(honest.backoff(), 6)), [1, 2, 4, 8, 8, 8])
+
+    def test_messages_are_real_and_have_a_number(self) -> None:
+        one, other = honest.uuid_of(3, 0), honest.uuid_of(3, 1)
+        for kind in ("offer", "answer"):
+            message = decode(honest.text_of(kind, one, other, 17))
+            assert isinstance(message, PeerConnection)
+            self.assertEqual((message.source_uuid, message.peer_uuid), (one, other))
+            self.assertEqual(message.description_type, kind)
+            fields = {"description": message.description}
+            self.assertEqual(honest.number_of(fields), 17)
+
+    def test_a_tally_keeps_some_failures(self) -> None:
+        tally = honest.Tally()
+        for number in range(2 * honest.SHOWN):
+            tally.fail(str(number))
+        self.assertEqual(len(tally.failures), honest.SHOWN)
+
+
+class TroubleTests(SynchronousTestCase):
+    """The troublemakers."""
+
+    def setUp(self) -> None:
+        self.scene = trouble.Scene(
+            Place(443, Path("root.pem")),
+            HOST,
+            create_default_context(),
+            random.Random(1),
+            ["token"],
+            [honest.uuid_of(0, 0)],
+        )
+
+    def test_each_kind_has_its_name_and_its_address(self) -> None:
+        count = len(trouble.TROUBLES)
+        self.assertEqual(len({kind.name for kind in trouble.TROUBLES}), count)
+        sources = set(map(trouble.source_of, range(count)))
+        self.assertEqual(len(sources - {HOST, trouble.PROXY}), count)
+
+    def test_each_kind_is_in_words(self) -> None:
+        for kind in trouble.TROUBLES:
+            self.assertTrue(kind.make.__doc__, kind.name)
+            self.assertGreater(kind.many, 0)
+            self.assertGreater(kind.pause, 0)
+
+    def test_all_groups_are_there(self) -> None:
+        self.assertEqual(
+            {kind.group for kind in trouble.TROUBLES},
+            {
+                *("stall", "flood", "half-close", "garbage", "open and leave"),
+                *("slow TLS", "slow headers"),
+            },
+        )
+
+    def test_no_message_may_be_sent(self) -> None:
+        for message in trouble._messages(self.scene):
+            if len(message) <= MESSAGE_CEILING:
+                with self.assertRaises(UnknownMessage):
+                    decode(message)
+
+    def test_garbage_is_made(self) -> None:
+        for made in (trouble._requests(self.scene), trouble._frames(self.scene)):
+            self.assertEqual(len(set(made)), len(made))
+
+
+class ReportTests(SynchronousTestCase):
+    """What is said in the end."""
+
+    def test_the_log_may_tell_of_what_was_done(self) -> None:
+        when = "2000-01-01 00:00:00+0000"
+        expected = [
+            f"{when} INFO     registered",
+            f"{when} WARNING  failed 127.0.0.2:1 with 1002: 'ERROR'",
+            f"{when} ERROR    Globus Auth answered 503 (TROUBLE): new clients are "
+            "asked to come back",
+            f"{when} ERROR    nothing is reloaded; problems: 1",
+        ]
+        bad = [
+            f"{when} ERROR    anything else",
+            f"{when} ERROR    nothing is reloaded; problems: 2",
+            f"{when} CRITICAL a message of 127.0.0.1:1 failed",
+            "    Traceback (most recent call last):",
+        ]
+        self.assertEqual(suspicious([*expected, *bad]), bad)
+
+    def test_what_is_kept_is_found(self) -> None:
+        before = Vitals(10, 100_000_000)
+        for after, passed in (
+            (Vitals(10, 120_000_000), [True, True]),
+            (Vitals(10, 90_000_000), [True, True]),
+            (Vitals(11, 100_000_000), [False, True]),
+            (Vitals(9, 100_000_000), [False, True]),
+            (Vitals(10, 121_000_000), [True, False]),
+        ):
+            found = [check.passed for check in kept(before, after)]
+            self.assertEqual(found, passed)
+
+    def test_a_check_is_a_line(self) -> None:
+        self.assertEqual(
+            str(Check("it stops", True, "at once")), "ok      it stops: at once"
+        )
+        self.assertEqual(str(Check("it stops", False)), "FAILED  it stops")
+
+    def test_counts_come_in_order(self) -> None:
+        self.assertEqual(counted(Counter(a=1, b=2)), "b 2, a 1")
+        self.assertEqual(counted(Counter()), "none")
+
+    def test_each_kind_has_a_line(self) -> None:
+        lines = table({"one": "a", "other": "b"}, {"one": Counter({"1013": 2})})
+        head, *rows = [line.split() for line in lines]
+        self.assertEqual(head, ["group", "trouble", "times", "ended"])
+        self.assertEqual(
+            rows, [["a", "one", "2", "1013", "2"], ["b", "other", "0", "none"]]
+        )
+
+    def test_failures_of_each_round_are_checked(self) -> None:
+        calm = Vitals(10, 1000)
+        rounds = [
+            chaos.Round([], honest.Tally(), trouble.Mischief(), 0.1, calm, calm)
+            for _ in range(2)
+        ]
+        self.assertTrue(all(check.passed for check in chaos.checks(rounds, [])))
+        rounds[0].tally.fail("one")
+        rounds[1].mischief.fail("two")
+        found = [c.words for c in chaos.checks(rounds, [" CRITICAL x"]) if not c.passed]
+        for words in ("one", "two", " CRITICAL x", "nothing in the log"):
+            self.assertIn(words, found)
+        self.assertEqual(len(found), 6)
+
+
+class CommandTests(SynchronousTestCase):
+    """The command line."""
+
+    def test_time_has_bounds(self) -> None:
+        parse = chaos._parser().parse_args
+        self.assertEqual(parse(["--seconds", "60"]).seconds, 60)
+        for wrong in ("--seconds=1", "--seconds=1000", "--warm-up=x", "--pairs=0"):
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
+                parse([wrong])
+            self.assertIn(wrong.partition("=")[0], said.getvalue())
