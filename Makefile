@@ -10,7 +10,7 @@ TESTS ?= tests
 # For example: make conformance PYTHON27=/opt/python2.7/bin/python2.7
 PYTHON27 ?=
 
-.PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance format wheel clean
+.PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance chaos format wheel clean
 
 help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-quick  the same in less than one, and less precise"
 	@echo "make bench-introspection  a crowd with new tokens, beside proxystore-relay"
 	@echo "make conformance  the WebSocket test suite; needs a CPython 2.7, see conformance/"
+	@echo "make chaos   honest clients among troublemakers, two minutes; ARGS=..."
 	@echo "make format  rewrite the sources in the house's layout"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove everything that was made"
@@ -58,6 +59,9 @@ bench-introspection: $(VENV)/test
 conformance: $(VENV)/relay
 	$(BIN)/python -m conformance $(if $(PYTHON27),--python27 $(PYTHON27)) \
 		$(VENV)/conformance
+
+chaos: $(VENV)/test
+	$(BIN)/python -m chaos $(ARGS)
 
 format: $(VENV)/test
 	$(BIN)/ruff check --fix .
