@@ -117,15 +117,14 @@ class Child:
 
     Args:
         main: What it does.
-        arguments: For that, before the pipe and the event.
+        arguments: For that, before the pipe.
     """
 
     def __init__(self, main: Callable[..., None], *arguments: object) -> None:
         spawning = multiprocessing.get_context("spawn")
         self._pipe, self._theirs = spawning.Pipe()
-        self._stop = spawning.Event()
         self._child = spawning.Process(
-            target=main, args=(*arguments, self._theirs, self._stop), daemon=True
+            target=main, args=(*arguments, self._theirs), daemon=True
         )
 
     def __enter__(self) -> Child:
@@ -143,13 +142,14 @@ class Child:
         try:
             if self._pipe.poll(seconds):
                 return self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             pass
         raise SystemExit("chaos: the clients do not get to the end of their program")
 
     def leave(self) -> Any:
         """Have its clients leave; gives what they have to say."""
-        self._stop.set()
+        with contextlib.suppress(OSError):
+            self._pipe.send(None)
         return self.hear(ENDS)
 
     def __exit__(
@@ -158,7 +158,6 @@ class Child:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop.set()
         if kind is None:
             self._child.join(ENDS)
         self._child.kill()

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 from typing import Any
 from uuid import UUID
 
@@ -438,9 +437,8 @@ async def crowd(
     seed: int,
     limit: float,
     pipe: Connection,
-    stop: Event,
 ) -> Tally:
-    """Let all come, say so through the pipe, and let them talk until the event is set.
+    """Let all come, say so through the pipe, and let them talk until that has news.
 
     Returns:
         What became of them.
@@ -453,7 +451,7 @@ async def crowd(
     spoken = [asyncio.create_task(pair.spoken.wait()) for pair in all_pairs]
     await _end(everybody, "beginning", spoken, COMING)
     pipe.send(None)
-    await asyncio.to_thread(stop.wait, limit)
+    await asyncio.to_thread(pipe.poll, limit)
     everybody.over.set_result(None)
     await _end(everybody, "exchange", talking, RETURN + EXCHANGE)
     everybody.gone.set_result(None)
@@ -480,7 +478,6 @@ def main(
     seed: int,
     limit: float,
     pipe: Connection,
-    stop: Event,
 ) -> None:
     """The process of the pairs. Sends None when all have spoken, and then its tally.
 
@@ -490,7 +487,6 @@ def main(
         pause: Seconds between two exchanges of a pair, on average.
         seed: Of what is left to chance.
         limit: Seconds for which they talk at most.
-        pipe: Where to the tally goes.
-        stop: Set when they are to leave.
+        pipe: Where to the tally goes; any news from there, or its end, has them leave.
     """
-    pipe.send(asyncio.run(crowd(place, pairs, pause, seed, limit, pipe, stop)))
+    pipe.send(asyncio.run(crowd(place, pairs, pause, seed, limit, pipe)))

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 from typing import NamedTuple
 from uuid import UUID
 
@@ -613,9 +612,9 @@ async def attempt(trouble: Trouble, scene: Scene, mischief: Mischief) -> str:
 
 
 async def company(
-    place: Place, pairs: int, seed: int, limit: float, stop: Event
+    place: Place, pairs: int, seed: int, limit: float, pipe: Connection
 ) -> Mischief:
-    """Make all kinds of trouble until the event is set."""
+    """Make all kinds of trouble until the pipe has news."""
     mischief = Mischief()
     chance = random.Random(seed)  # noqa: S311
     trust = place.trust()
@@ -636,7 +635,7 @@ async def company(
             asyncio.create_task(make(trouble, source_of(kind)))
             for _ in range(trouble.many)
         ]
-    await asyncio.to_thread(stop.wait, limit)
+    await asyncio.to_thread(pipe.poll, limit)
     for maker in makers:
         maker.cancel()
     for outcome in await asyncio.gather(*makers, return_exceptions=True):
@@ -645,9 +644,7 @@ async def company(
     return mischief
 
 
-def main(
-    place: Place, pairs: int, seed: int, limit: float, pipe: Connection, stop: Event
-) -> None:
+def main(place: Place, pairs: int, seed: int, limit: float, pipe: Connection) -> None:
     """The process of the troublemakers. Sends what they did.
 
     Args:
@@ -655,7 +652,6 @@ def main(
         pairs: How many honest pairs there are.
         seed: Of what is left to chance.
         limit: Seconds after which it ends, come what may.
-        pipe: Where to that goes.
-        stop: Set when they are to leave.
+        pipe: Where to that goes; any news from there, or its end, has them leave.
     """
-    pipe.send(asyncio.run(company(place, pairs, seed, limit, stop)))
+    pipe.send(asyncio.run(company(place, pairs, seed, limit, pipe)))
