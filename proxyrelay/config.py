@@ -204,7 +204,8 @@ class Limits(Struct, frozen=True):
             oldest is over.
         registrations_per_address: First ones of a connection, in a second.
         registrations_per_client: Further ones, and offers that come back with an error,
-            in a second.
+            in a second. A client over it is read from once a second at most, but what
+            one read brings is acted upon, so this bounds small messages only roughly.
         messages_per_address: Frames of all kinds, in a second.
         messages_per_client: The same for each connection.
         burst: How many seconds' worth of all these may come at once.

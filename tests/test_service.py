@@ -758,8 +758,8 @@ class SignalsTests(SynchronousTestCase):
             assert callable(caught)
             self.assertNotEqual(caught, before[number])
             called: list[int] = []
+            self.assertEqual(self.signals._calls[number], call)
             self.signals._calls[number] = partial(called.append, 1)
-            self.assertIsNotNone(call)
             for _ in range(2):
                 caught(number, None)
                 caught(number, None)  # one of them will do
