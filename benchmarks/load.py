@@ -122,8 +122,8 @@ class Party:
         heard: Called with the party and a number when so many messages have come.
 
     Attributes:
-        took: Seconds that each of the latest messages took from its sender; right with
-            one partner.
+        took: Seconds that each of the latest messages took from its sender, where there
+            is one partner.
         texts: What it sends.
     """
 
@@ -486,8 +486,8 @@ def _forward(target: Target, arguments: argparse.Namespace) -> dict[str, object]
     return {
         "messages": traffic.messages,
         "messages_per_second": traffic.messages / passed,
-        "median": median(took),
-        "p99": percentile(took, 0.99),
+        "median": median(took) if took else None,
+        "p99": percentile(took, 0.99) if took else None,
         "client_cpu": (time.process_time() - own) / traffic.messages,
         "server_cpu": None if server is None else server / traffic.messages,
     }

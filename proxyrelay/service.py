@@ -11,21 +11,19 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from socket import socket
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import structs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
-from twisted.internet.interfaces import IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.internet.tcp import Port
 from twisted.logger import ILogObserver, Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
@@ -34,6 +32,7 @@ from twisted.python.usage import UsageError
 from proxyrelay import __version__, addresses, config, descriptors, listen, tls
 from proxyrelay.auth import Authenticator, authenticator
 from proxyrelay.config import Config
+from proxyrelay.crowd import Crowd
 from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
 from proxyrelay.handover import Drain, Successor
 from proxyrelay.inspection import Inspection, inspect
@@ -42,8 +41,11 @@ from proxyrelay.observe import logs
 from proxyrelay.observe.journal import LogJournal
 from proxyrelay.relay import Relay
 from proxyrelay.reload import Reload
+from proxyrelay.secure import SecureServer
 from proxyrelay.transport import PromptServer
 from proxyrelay.websocket import RelayFactory
+
+T = TypeVar("T")
 
 log = Logger(namespace="proxyrelay")
 
@@ -96,15 +98,9 @@ class RelayService(MultiService):
             clock,
             settings,
         )
-        self._served: IProtocolFactory = self.factory
         self._contexts = None if pair is None else tls.Contexts(pair)
-        if self._contexts is not None:
-            factory = TLSMemoryBIOFactory(self._contexts, False, self.factory, reactor)
-            # Not the one that keeps small writes for the next turn of the reactor:
-            # nothing is written here in pieces.
-            factory.protocol = TLSMemoryBIOProtocol
-            self._served = factory
-        self._served = self.factory.behind_proxies(self._served)
+        self._served = self.factory.behind_proxies()
+        self._crowd = Crowd(reactor, self.factory.outbox)
         self._census = LoopingCall(self._list_clients)
         self._census.clock = clock
         self._sweep = LoopingCall(self._tick)
@@ -184,14 +180,20 @@ class RelayService(MultiService):
             port = self._reactor.adoptStreamPort(
                 bound.fileno(), bound.family, self._served
             )
-            port.transport = partial(
-                PromptServer, self.factory.pace, self.factory.outbox
-            )
+            port.transport = self._transport
             if isinstance(port, Port):
                 self.factory.gate.guard(port)
             self._ports.append(port)
             bound.close()  # the reactor has its own descriptor of it
         self._sockets = []
+
+    def _transport(self, *arguments: Any) -> PromptServer:
+        """Build the transport of a connection, as Twisted's ports do."""
+        *given, _ = arguments
+        common = (self.factory.pace, self.factory.outbox, *given, self._crowd)
+        if self._contexts is None:
+            return PromptServer(*common)
+        return SecureServer(self._contexts.begin, *common)
 
     def startService(self) -> None:
         """Accept connections, if that has not begun yet."""
@@ -259,7 +261,12 @@ class RelayService(MultiService):
         stopping.append(self.factory.stop(self.config.timeouts.stop))
         stopping.append(super().stopService())
         stopped = DeferredList(stopping, fireOnOneErrback=True, consumeErrors=True)
+        stopped.addBoth(self._leave_reactor)
         return stopped.addCallback(lambda _: log.info("stopped"))
+
+    def _leave_reactor(self, result: T) -> T:
+        self._crowd.stop()
+        return result
 
 
 def _log_failure(failure: Failure, what: str) -> None:

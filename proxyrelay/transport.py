@@ -8,9 +8,10 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
+from socket import MSG_PEEK
 from typing import Any, Protocol
 
-from twisted.internet import protocol
+from twisted.internet import main, protocol
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -46,6 +47,17 @@ class Sender(Protocol):
         """Send it, in one piece."""
 
 
+class Prelude(Protocol):
+    """Reads what comes before all that a connection is for."""
+
+    def read(self, data: bytes) -> int:
+        """Look at what has come, of which nothing is taken yet.
+
+        Returns:
+            Bytes that are to be taken. The others are looked at anew.
+        """
+
+
 class Outbox:
     """Who has something to send, while what a client has sent is acted upon.
 
@@ -53,12 +65,14 @@ class Outbox:
 
     Attributes:
         waiting: Who has; None while nothing is held back.
+        stirred: Whether anything but pings has come since this was set to False.
     """
 
     _log = Logger()
 
     def __init__(self) -> None:
         self.waiting: list[Sender] | None = None
+        self.stirred = True
 
     def open(self) -> None:
         """Hold back what is sent from now on."""
@@ -93,22 +107,58 @@ class PromptServer(Server):
         pace: Spreads the ends.
         outbox: Holds back what comes of one read until all of it has been acted upon.
         arguments: As for Twisted's class.
+
+    Attributes:
+        prelude: What the connection begins with, as long as that is read; None after.
     """
 
     _over = False
+
+    prelude: Prelude | None = None
 
     def __init__(self, pace: Pace, outbox: Outbox, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._pace = pace
         self._outbox = outbox
 
-    def doRead(self) -> Any:  # noqa: N802
-        """Read, and send on at once what comes of it."""
+    def doRead(self) -> Exception | None:  # type: ignore[override]  # noqa: N802
+        """Read, and send on at once what comes of it.
+
+        Returns:
+            Why the connection is over, or None.
+        """
+        if self.prelude is not None:
+            return self._read_prelude(self.prelude)
         self._outbox.open()
         try:
-            return super().doRead()
+            return self._read()
         finally:
             self._outbox.close()
+
+    def _read(self) -> Exception | None:
+        try:
+            data = self.socket.recv(self.bufferSize)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if not data:
+            return main.CONNECTION_DONE
+        self.protocol.dataReceived(data)
+        return None
+
+    def _read_prelude(self, prelude: Prelude) -> Exception | None:
+        """Leave in the socket what comes behind it: that may be for OpenSSL."""
+        try:
+            data = self.socket.recv(self.bufferSize, MSG_PEEK)
+            taken = prelude.read(data)
+            if taken:
+                self.socket.recv(taken)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        return None if data else main.CONNECTION_DONE
 
     def connectionLost(self, reason: Failure) -> None:
         """End, when it is this one's turn. Nothing is read or written any more."""
@@ -136,6 +186,19 @@ class PromptServer(Server):
                     return
                 data = data[sent:]
         super().write(data)
+
+    def writeSomeData(self, data: bytes) -> int | Exception:  # type: ignore[override]  # noqa: N802
+        """Write what the socket takes.
+
+        Returns:
+            How many bytes that were, or why the connection is over.
+        """
+        try:
+            return self.socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            return 0 if error.errno == errno.ENOBUFS else main.CONNECTION_LOST
 
 
 class Gate:
@@ -253,32 +316,33 @@ class Announced(protocol.Protocol):
 
     def connectionMade(self) -> None:
         """Wait for the header, but not for ever."""
+        self.transport.prelude = self
         self.factory.waiting.begin(self)
 
-    def dataReceived(self, data: bytes) -> None:
-        """Take a piece of the header, and perhaps of what follows it."""
+    def read(self, data: bytes) -> int:
+        """Look at a piece of the header, and perhaps at what follows it."""
+        before = len(self._data)
         self._data += data
         try:
             header = proxy_header(self._data)
         except ProxyHeaderError as error:
             self._drop(str(error))
-            return
-        if header is not None:
-            self.factory.waiting.end(self)
-            self._leave_to(self._built(header), self._data[header.length :])
+            return len(data)
+        if header is None:
+            return len(data)
+        self.factory.waiting.end(self)
+        self._leave(header)
+        return header.length - before
 
-    def _built(self, header: ProxyHeader) -> IProtocol | None:
+    def _leave(self, header: ProxyHeader) -> None:
         client = addresses.of(header.host, header.port) if header.host else self._place
-        return self.factory.served.buildProtocol(client)
-
-    def _leave_to(self, other: IProtocol | None, rest: bytes) -> None:
+        other = self.factory.served.buildProtocol(client)
         if other is None:
             self.transport.abortConnection()
             return
+        self.transport.prelude = None
         self.transport.protocol = other
         other.makeConnection(self.transport)
-        if rest:
-            other.dataReceived(rest)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
         """Wait no longer."""

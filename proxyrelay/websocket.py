@@ -24,12 +24,16 @@ from autobahn.util import encode_truncate
 from autobahn.websocket.types import ConnectionRequest
 from autobahn.websocket.utf8validator import Utf8Validator
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    maybeDeferred,
+    succeed,
+)
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHandshakeListener,
-    IProtocolFactory,
     IPushProducer,
     IReactorTime,
     ISSLTransport,
@@ -54,9 +58,11 @@ from proxyrelay.errors import (
 )
 from proxyrelay.fastlane import PING, PONG, TEXT, FastLane, header
 from proxyrelay.handshake import (
+    acceptance,
     head_complete,
     origin_matcher,
     origins,
+    plain_upgrade,
     without_offers,
 )
 from proxyrelay.identity import ANONYMOUS, User
@@ -439,35 +445,53 @@ class RelayProtocol(FastLane):
     def _process_request(self) -> None:
         if self.state != self.STATE_CONNECTING:
             return
-        if all(map(self.factory.origin_allowed, origins(self.data))):
+        if not all(map(self.factory.origin_allowed, origins(self.data))):
+            self.failHandshake("a page of another origin", HTTPStatus.FORBIDDEN)
+            return
+        upgrade = plain_upgrade(self.data)
+        if upgrade is None:
             self.data = without_offers(self.data)
             super().processHandshake()
         else:
-            self.failHandshake("a page of another origin", HTTPStatus.FORBIDDEN)
+            self.data = b""
+            self._wskey = upgrade.key
+            identified = self._identify(upgrade.headers)
+            identified.addCallback(self.succeedHandshake).addErrback(self._broken)
 
-    def onConnect(self, request: ConnectionRequest) -> Any:
+    def _broken(self, failure: Failure) -> None:
+        self._log.failure(
+            "the handshake of {address} failed", failure, address=self.address
+        )
+        self._drop("the handshake failed")
+
+    def onConnect(  # type: ignore[override]  # Autobahn awaits it
+        self, request: ConnectionRequest
+    ) -> Deferred[None]:
+        """Find out whose request it is that Autobahn has parsed."""
+        return self._identify(request.headers)
+
+    def _identify(self, headers: dict[str, str]) -> Deferred[None]:
         """Find out who the client is. No frame is read before that is known.
 
         Returns:
-            A Deferred that fires with None, whatever the outcome, since an HTTP
-            error would end the client's process: the upgrade is completed, and
-            a refusal is acted upon in `onOpen`.
+            Fires with None, whatever the outcome, since an HTTP error would end the
+            client's process: the upgrade is completed, and a refusal is acted upon in
+            `onOpen`.
         """
-        self._look_behind_proxies(request)
+        self._look_behind_proxies(headers)
         self._enter(Phase.AUTHENTICATING)
         if self.factory.stopping or self.factory.draining:
-            return None  # whoever it is: `onOpen` closes
+            return succeed(None)  # whoever it is: `onOpen` closes
         checking: Deferred[Any] = maybeDeferred(
-            self.factory.authenticator.authenticate, request.headers, self.source
+            self.factory.authenticator.authenticate, headers, self.source
         )
         self._checking = checking
-        checking.addCallbacks(self._identified, self._not_identified)
-        return checking
+        return checking.addCallbacks(self._identified, self._not_identified)
 
-    def _look_behind_proxies(self, request: ConnectionRequest) -> None:
+    def _look_behind_proxies(self, headers: dict[str, str]) -> None:
         proxies = self.factory.limits.proxies
         before = getattr(self._place, "host", "")
-        host = proxies.client(before, request.headers.get("x-forwarded-for"))
+        host = proxies.client(before, headers.get("x-forwarded-for"))
         if host != before:
             self._leave_origin()
             self.come_from(addresses.of(host))
@@ -490,13 +514,21 @@ class RelayProtocol(FastLane):
             )
             self._refusal = TryAgainLater("Authentication is out of order.")
 
-    def succeedHandshake(self, res: object) -> None:
+    def succeedHandshake(
+        self,
+        res: object,  # noqa: ARG002 - Autobahn's signature
+    ) -> None:
         """Complete the upgrade, if the client is still there.
 
-        Autobahn would revive a connection that is lost.
+        Autobahn would revive a connection that is lost, and looks for extensions, of
+        which there are none here, for subprotocols, and for timers.
         """
         if self.state == self.STATE_CONNECTING:
-            super().succeedHandshake(res)
+            self.sendData(acceptance(self.factory.server, self._wskey))
+            self.state = self.STATE_OPEN
+            self.inside_message = False
+            self.current_frame = None
+            self.onOpen()
 
     def onOpen(self) -> None:
         """Wait for the registration, or close with what was decided before.
@@ -573,6 +605,7 @@ class RelayProtocol(FastLane):
         """
         if self.state != self.STATE_OPEN:
             return
+        self.factory.outbox.stirred = True
         try:
             if self._phase is Phase.REGISTERING:
                 now = self.factory.clock.seconds()
@@ -916,15 +949,11 @@ class RelayFactory(WebSocketServerFactory):
         """Connections of trusted proxies that have not said yet whose they are."""
         return 0 if self._announced is None else len(self._announced.waiting)
 
-    def behind_proxies(self, served: IProtocolFactory) -> IProtocolFactory:
-        """Build connections that begin as trusted proxies have them begin.
-
-        Args:
-            served: This factory, or what it does TLS with.
-        """
+    def behind_proxies(self) -> AnnouncedFactory:
+        """Build connections that begin as trusted proxies have them begin."""
         seconds = self.config.timeouts.opening_handshake
         self._announced = AnnouncedFactory(
-            served, self.limits.announced, self.journal.dropped, self.clock, seconds
+            self, self.limits.announced, self.journal.dropped, self.clock, seconds
         )
         self._announced.lost = self._tell_if_all_gone
         return self._announced

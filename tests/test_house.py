@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("identity", "handshake", "listen", "proxied"),
     ("config", "transport"),
+    ("crowd", "secure"),
     (
         *("ledger", "limits", "messages", "peer", "tls"),
         *("auth.anonymous", "auth.cache", "auth.credentials"),

@@ -47,6 +47,9 @@ SECRET = "s3cr3t-of-one"
 
 REQUEST = upgrade(f"Authorization: Bearer {SECRET}", f"X-Long: {SECRET * 50}")
 
+ODD = REQUEST.replace(b" / ", b" /?query ", 1)
+"""A request that Autobahn parses."""
+
 
 class ClosedTransport(StringTransport):
     """A transport that ends when it is asked to, and not before."""
@@ -232,17 +235,21 @@ class LeftoverTests(ServedMixin, SynchronousTestCase):
 
     def test_the_search_finds_a_request(self) -> None:
         pending = PendingAuthenticator()
-        protocol = self.open(self.serve(pending))
+        protocol = self.open(self.serve(pending), ODD)
         self.assertRaises(self.failureException, self.assert_forgotten, protocol)
         pending.pending[0].callback(ANONYMOUS)
         self.assert_forgotten(protocol)
 
+    def test_nothing_is_kept_of_a_plain_one_meanwhile(self) -> None:
+        self.assert_forgotten(self.open(self.serve(PendingAuthenticator())))
+
     def test_nothing_is_left_of_the_request(self) -> None:
-        protocol = self.open(self.serve())
-        self.assertEqual(protocol.state, RelayProtocol.STATE_OPEN)
-        self.assert_forgotten(protocol)
-        protocol.dataReceived(frame(TEXT, registration(A)))
-        self.assert_forgotten(protocol)
+        for request in (REQUEST, ODD):
+            protocol = self.open(self.serve(), request)
+            self.assertEqual(protocol.state, RelayProtocol.STATE_OPEN)
+            self.assert_forgotten(protocol)
+            protocol.dataReceived(frame(TEXT, registration(A)))
+            self.assert_forgotten(protocol)
 
     def test_nothing_is_left_of_it_when_the_relay_stops_meanwhile(self) -> None:
         pending = PendingAuthenticator()

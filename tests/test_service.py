@@ -29,7 +29,6 @@ from twisted.logger import (
     formatEvent,
     globalLogPublisher,
 )
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -516,9 +515,7 @@ class RelayServiceTests(SynchronousTestCase):
         settings = msgspec.structs.replace(LOOPBACK, certfile=Path("in memory"))
         relay, memory = relay_service(settings, Authority().pair())
         relay.startService()
-        served = memory.adoptedPorts[0][2].served
-        self.assertIsInstance(served, TLSMemoryBIOFactory)
-        self.assertIs(served.wrappedFactory, relay.factory)
+        self.assertIs(memory.adoptedPorts[0][2].served, relay.factory)
         self.assertEqual(relay.urls, ["wss://0.0.0.0:1234"])
         self.successResultOf(relay.stopService())
 

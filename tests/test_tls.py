@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
+from socket import socket
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -22,12 +23,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
-from twisted.internet.address import IPv4Address
-from twisted.internet.error import ConnectionDone
-from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.testing import StringTransport
-from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import tls
@@ -698,26 +693,20 @@ class HandshakeTests(SynchronousTestCase):
         for offered, chosen in (
             ([b"http/1.1"], b"http/1.1"),
             ([b"h2", b"http/1.1"], b"http/1.1"),
+            ([b"unheard-of"], b""),
         ):
-            options = tls.context(self.leaf.pair(self.middle))
-            factory = TLSMemoryBIOFactory(options, False, Factory.forProtocol(Protocol))
-            server = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
-            transport = StringTransport()
-            server.makeConnection(transport)
-            context = self.client(SSL.TLS1_3_VERSION)
-            context.set_alpn_protos(offered)
-            client = SSL.Connection(context)
-            client.set_connect_state()
-            for _ in range(3):
-                with contextlib.suppress(SSL.WantReadError):
-                    client.do_handshake()
-                with contextlib.suppress(SSL.WantReadError):
-                    server.dataReceived(client.bio_read(65536))
-                if transport.value():
-                    client.bio_write(transport.value())
-                    transport.clear()
-            self.assertEqual(client.get_alpn_proto_negotiated(), chosen)
-            server.connectionLost(Failure(ConnectionDone()))
+            client = self.client(SSL.TLS1_3_VERSION)
+            client.set_alpn_protos(offered)
+            side = self.shake(self.server(), client)
+            self.assertEqual(side.get_alpn_proto_negotiated(), chosen)
+
+    def test_prefers_the_quicker_suite_of_tls_1_3(self) -> None:
+        side = self.shake(self.server(), self.client(SSL.TLS1_3_VERSION))
+        self.assertEqual(side.get_cipher_name(), "TLS_AES_128_GCM_SHA256")
+        client = self.client(SSL.TLS1_3_VERSION)
+        client.set_tls13_ciphersuites(b"TLS_CHACHA20_POLY1305_SHA256")
+        side = self.shake(self.server(), client)
+        self.assertEqual(side.get_cipher_name(), "TLS_CHACHA20_POLY1305_SHA256")
 
     def test_sends_the_chain(self) -> None:
         side = self.shake(self.server(), self.client(SSL.TLS1_3_VERSION))
@@ -740,10 +729,14 @@ class HandshakeTests(SynchronousTestCase):
 
     # -- another pair, while connections come and stay
 
+    def context_of(self, contexts: tls.Contexts) -> SSL.Context:
+        """What a new connection begins with."""
+        with socket() as sock:
+            return contexts.begin(sock).get_context()
+
     def served(self, contexts: tls.Contexts) -> x509.Certificate:
         """The certificate that a new connection is shown."""
-        connection = contexts.serverConnectionForTLS(None)
-        side = self.shake(connection.get_context(), self.client(SSL.TLS1_3_VERSION))
+        side = self.shake(self.context_of(contexts), self.client(SSL.TLS1_3_VERSION))
         shown = side.get_peer_certificate()
         assert shown is not None
         return shown.to_cryptography()
@@ -751,12 +744,12 @@ class HandshakeTests(SynchronousTestCase):
     def test_another_pair_is_served_to_new_connections(self) -> None:
         pair, other = (self.issued(ecdsa()).pair(self.middle) for _ in "ab")
         contexts = tls.Contexts(pair)
-        before = contexts.serverConnectionForTLS(None).get_context()
+        before = self.context_of(contexts)
         self.assertEqual(self.served(contexts), pair.chain[0])
         contexts.use(other)
         self.assertEqual(contexts.pair, other)
         self.assertEqual(self.served(contexts), other.chain[0])
-        self.assertIsNot(contexts.serverConnectionForTLS(None).get_context(), before)
+        self.assertIsNot(self.context_of(contexts), before)
 
     def test_a_pair_that_is_refused_changes_nothing(self) -> None:
         pair, other = (self.issued(ecdsa()).pair(self.middle) for _ in "ab")

@@ -199,18 +199,6 @@ class WritingTests(SynchronousTestCase):
             self.assertFalse(self.connected.waits)
             self.socket.sends.clear()
 
-    def test_tries_again_when_a_signal_comes_between(self) -> None:
-        self.socket.script = [InterruptedError(errno.EINTR, "interrupted")]
-        self.transport.write(b"one")
-        self.assertEqual((self.socket.sent, self.connected.waits), (b"one", False))
-
-    def test_sends_a_long_text_in_pieces(self) -> None:
-        text = bytes(range(256)) * 2048
-        self.transport.write(text)
-        self.assertEqual(len(self.socket.sent), self.transport.SEND_LIMIT)
-        self.connected.flush()
-        self.assertEqual(self.socket.sent, text)
-
     def test_an_error_ends_the_connection_and_not_inside_of_write(self) -> None:
         self.socket.script = [RESET, RESET]
         self.transport.write(b"one")

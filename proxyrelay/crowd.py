@@ -1,0 +1,139 @@
+"""The sockets of all clients, which the reactor sees as one.
+
+Twisted calls each socket through five functions, which keep a context that nobody
+here looks at. For a message or a ping that costs as much as all else in Python, so
+the clients have an epoll of their own, and the reactor watches that.
+
+It also lets the relay sleep. Thousands of idle clients ping at any moment, and to be
+woken for each of them costs more than to answer: while nothing but pings comes, the
+relay looks after them only so often.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import Any
+
+from twisted.internet import main
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from proxyrelay.transport import Outbox, PromptServer
+
+NAP = 0.05
+"""Seconds for which nobody is read from, when nothing but pings comes. The first offer
+after a silence waits for so long at most; to gather what goes into it has taken its
+client longer."""
+
+AWAKE = 1.0
+"""Seconds without anything but pings before that. An answer that takes longer is not
+kept waiting by much."""
+
+AT_ONCE = 256
+"""Clients that are read from in one turn of the reactor."""
+
+_IN = select.EPOLLIN
+_LOST = select.EPOLLHUP | select.EPOLLERR
+
+
+@implementer(IReadDescriptor)
+class Crowd:
+    """What the transports of clients take for their reactor.
+
+    To read is its own affair. To write, which is rare, and all else is the reactor's.
+
+    Args:
+        reactor: That.
+        outbox: Tells whether anything but pings has come.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, outbox: Outbox) -> None:
+        self.addWriter = reactor.addWriter
+        self.removeWriter = reactor.removeWriter
+        self.callLater = reactor.callLater
+        self._reactor = reactor
+        self._outbox = outbox
+        self._epoll = select.epoll()
+        self._readers: dict[int, PromptServer] = {}
+        self._awake = 0.0
+        self._nap: IDelayedCall | None = None
+
+    # -- towards transports
+
+    def addReader(self, reader: PromptServer) -> None:  # noqa: N802
+        """Read from a socket whenever something has come."""
+        descriptor = reader.fileno()
+        if descriptor not in self._readers:
+            self._epoll.register(descriptor, _IN)
+            self._readers[descriptor] = reader
+            self._outbox.stirred = True
+            self._wake()
+
+    def removeReader(self, reader: PromptServer) -> None:  # noqa: N802
+        """Read from it no longer."""
+        descriptor = reader.fileno()
+        if self._readers.get(descriptor) is reader:
+            del self._readers[descriptor]
+            self._epoll.unregister(descriptor)
+
+    # -- towards the reactor
+
+    def fileno(self) -> int:
+        """What the reactor watches: an epoll is ready when one of its sockets is."""
+        return self._epoll.fileno()
+
+    def logPrefix(self) -> str:  # noqa: N802
+        """How Twisted calls it in the log."""
+        return "clients"
+
+    def doRead(self) -> None:  # noqa: N802
+        """Read from those of whom something has come."""
+        for descriptor, event in self._epoll.poll(0, AT_ONCE):
+            # It may have gone meanwhile, on account of another one.
+            reader = self._readers.get(descriptor)
+            if reader is not None:
+                self._read(reader, event)
+        self._rest()
+
+    def _read(self, reader: PromptServer, event: int) -> None:
+        try:
+            over = reader.doRead() if event & _IN else main.CONNECTION_LOST
+        except Exception as error:
+            self._log.failure("what a client sent could not be acted upon")
+            over = error
+        if over is not None:
+            reader.connectionLost(Failure(over))
+
+    def _rest(self) -> None:
+        now = self._reactor.seconds()
+        if self._outbox.stirred:
+            self._outbox.stirred = False
+            self._awake = now + AWAKE
+        # A clock that was set back must not keep it awake for longer.
+        elif not now < self._awake <= now + AWAKE and self._nap is None:
+            self._reactor.removeReader(self)
+            self._nap = self._reactor.callLater(NAP, self._wake)
+
+    def _wake(self) -> None:
+        if self._nap is not None and self._nap.active():
+            self._nap.cancel()
+        self._nap = None
+        self._reactor.addReader(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor stops: so end those that are left."""
+        for reader in list(self._readers.values()):
+            reader.connectionLost(reason)
+
+    def stop(self) -> None:
+        """Be done, as all clients are gone. May be called again."""
+        if self._nap is not None:
+            self._nap.cancel()
+            self._nap = None
+        if not self._epoll.closed:
+            self._reactor.removeReader(self)
+            self._epoll.close()

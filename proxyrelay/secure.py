@@ -1,0 +1,159 @@
+"""TLS on the sockets of clients.
+
+OpenSSL reads and writes the socket itself. Twisted's way, for all kinds of transports,
+is to carry every byte between the socket and OpenSSL: through two buffers in memory for
+each connection, a protocol between the transport and ours, and a score of calls for
+each handshake. Checked against Twisted 26.10.0 and pyOpenSSL 26.4.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from socket import socket
+from typing import Any, cast
+
+from cryptography.hazmat.bindings.openssl.binding import Binding
+from OpenSSL import SSL, crypto
+from twisted.internet import main
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
+from zope.interface import implementer
+
+from proxyrelay.transport import PromptServer
+
+RECORD = 16 * 1024
+"""Bytes of the longest record (RFC 8446, section 5.1)."""
+
+_forget_errors = Binding().lib.ERR_clear_error
+"""OpenSSL has one list of errors for all connections. pyOpenSSL leaves what a socket's
+error adds there, and the next connection would end for it (SSL_get_error(3))."""
+
+
+@implementer(ISSLTransport)
+class SecureServer(PromptServer):
+    """A client's connection, over TLS.
+
+    It ends as TLS wants it: with a last word of either side, so that nobody can cut
+    something off unnoticed (RFC 8446, section 6.1). What waits too long for that is
+    aborted by the protocol.
+
+    Args:
+        begin: Makes OpenSSL's part of it, for a socket.
+        arguments: As for `PromptServer`.
+    """
+
+    _established = False
+    _parting = False
+    _read_on = False
+
+    def __init__(self, begin: Callable[[socket], SSL.Connection], *arguments: Any):
+        super().__init__(*arguments)
+        self._tls = begin(self.socket)
+
+    def getPeerCertificate(self) -> crypto.X509 | None:  # noqa: N802
+        """The client's certificate. None: no client is asked for one."""
+        return None
+
+    # -- reading
+
+    def _read(self) -> Exception | None:
+        _forget_errors()
+        if not self._established:
+            over = self._shake_hands()
+            if over is not None or not self._established:
+                return over
+        records: list[bytes] = []
+        over = self._receive(records)
+        if records and not self._parting:
+            self.protocol.dataReceived(
+                records[0] if len(records) == 1 else b"".join(records)
+            )
+        return over
+
+    def _shake_hands(self) -> Exception | None:
+        try:
+            self._tls.do_handshake()
+        except SSL.WantReadError:
+            return None
+        except SSL.Error as error:
+            return self._end(error)
+        self._established = True
+        if IHandshakeListener.providedBy(self.protocol):
+            self.protocol.handshakeCompleted()
+        return None
+
+    def _receive(self, records: list[bytes]) -> Exception | None:
+        """Take records, up to what Twisted would read at a time.
+
+        OpenSSL reads no further than to the end of one, so that what is left is in the
+        socket, where the reactor sees it.
+        """
+        left = self.bufferSize
+        try:
+            while left > 0:
+                records.append(self._tls.recv(RECORD))
+                left -= len(records[-1])
+        except SSL.WantReadError:
+            return None
+        except SSL.Error as error:
+            return self._end(error)
+        return None
+
+    def _end(self, error: SSL.Error) -> Exception | None:
+        """Why the connection is over, if it is."""
+        if isinstance(error, SSL.WantWriteError):
+            # There is something to be written before more is read.
+            self._read_on = True
+            self.startWriting()
+            return None
+        _forget_errors()
+        if isinstance(error, SSL.ZeroReturnError):
+            with suppress(SSL.Error):
+                self._tls.shutdown()
+            return main.CONNECTION_DONE
+        # The end of the connection without a last word is one, too.
+        return main.CONNECTION_LOST if isinstance(error, SSL.SysCallError) else error
+
+    # -- writing
+
+    def doWrite(self) -> Exception | int | None:  # type: ignore[override]  # noqa: N802
+        """Write what waits, or read on where reading has waited for that."""
+        if self._read_on:
+            self._read_on = False
+            over = self.doRead()
+            if over is not None:
+                return over
+        return cast(Exception | int | None, super().doWrite())
+
+    def writeSomeData(self, data: bytes) -> int | Exception:  # type: ignore[override]  # noqa: N802
+        """Write what the socket takes, a record at a time.
+
+        Returns:
+            How many bytes that were, or why the connection is over.
+        """
+        sent, length = 0, len(data)
+        _forget_errors()
+        try:
+            while sent < length:
+                sent += self._tls.send(memoryview(data)[sent:] if sent else data)
+        except SSL.WantWriteError:
+            pass
+        except SSL.Error as error:
+            return self._end(error) or main.CONNECTION_LOST
+        return sent
+
+    def _postLoseConnection(self) -> Exception | None:  # noqa: N802
+        """Say the last word, and wait for that of the client."""
+        _forget_errors()
+        try:
+            over = not self._established or self._tls.shutdown()
+        except SSL.WantWriteError:
+            self.startWriting()
+            return None
+        except SSL.Error:
+            over = True
+        if over:
+            return main.CONNECTION_DONE
+        self._parting = True
+        self.startReading()
+        return None
