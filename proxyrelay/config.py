@@ -190,9 +190,9 @@ class Limits(Struct, frozen=True):
 
     Who is over a limit of connections or registrations is asked to come back later; who
     registered and sends too fast is read from more slowly. Nobody who is there is
-    closed. An address is an IPv4 address or an IPv6 network of 64 bits. The limits of
-    one address do not apply to this machine's own, which may be those of a proxy, nor
-    to trusted proxies.
+    closed, but for who registers again and again on one connection. An address is an
+    IPv4 address or an IPv6 network of 64 bits. The limits of one address do not apply
+    to this machine's own, which may be those of a proxy, nor to trusted proxies.
 
     Attributes:
         connections: In total; further ones wait to be accepted. None for as many as the
@@ -202,12 +202,14 @@ class Limits(Struct, frozen=True):
         unregistered: Connections in total that hold no UUID yet; further ones wait.
         unregistered_per_address: For each address; one more, and the deadline of the
             oldest is over.
-        registrations_per_address: First ones of a connection, in a second.
-        registrations_per_client: Further ones, and offers that come back with an error,
-            in a second. A client over it is read from once a second at most, but what
-            one read brings is acted upon, so this bounds small messages only roughly.
+        registrations_per_address: For each address, in a second.
+        registrations_per_client: For each connection, in a second, after its first.
+            Stock clients register once.
         messages_per_address: Frames of all kinds, in a second.
-        messages_per_client: The same for each connection.
+        messages_per_client: The same for each connection, where what is answered, such
+            as an offer that comes back with an error, counts as ten. A client over it
+            is read from once a second at most, but what one read brings is acted upon,
+            so this bounds small messages only roughly.
         burst: How many seconds' worth of all these may come at once.
         trusted_proxies: Networks of proxies that are believed when they say where a
             client comes from, with ``X-Forwarded-For`` or the PROXY protocol.

@@ -30,6 +30,10 @@ LONGEST = 1.0
 """Seconds that a client waits at most until it is read from again, so that it can
 answer a ping. What it has sent beyond that is forgiven."""
 
+ANSWER = 10
+"""Messages that an answer counts as: the client is written to for it, and perhaps told
+of in the log."""
+
 REMEMBERED = 10_000
 """Addresses without a connection of which is known that they were too fast."""
 
@@ -126,10 +130,7 @@ class Limits(Generic[T]):
         self._address_registers = Rate(settings.registrations_per_address, burst)
         self._address_speaks = Rate(settings.messages_per_address, burst)
         self._speaks = Rate(settings.messages_per_client, burst)
-        # So that one number per client will do.
-        self._registers = (
-            settings.messages_per_client / settings.registrations_per_client
-        )
+        self._registers = Rate(settings.registrations_per_client, burst)
 
     def __len__(self) -> int:
         """How many addresses are remembered."""
@@ -256,7 +257,7 @@ class Limits(Generic[T]):
     # -- how fast
 
     def register(self, origin: Origin[T], now: float) -> None:
-        """Note the first registration of a connection.
+        """Note a registration.
 
         Args:
             origin: Where it comes from.
@@ -271,6 +272,23 @@ class Limits(Generic[T]):
             raise TryAgainLater("Too many registrations from this address.")
         origin.registered = self._address_registers.spend(origin.registered, now)
 
+    def register_again(self, due: float, now: float) -> float:
+        """Note a registration of a client that has registered before.
+
+        Args:
+            due: When those before, but for the first, are paid for.
+            now: The time in seconds.
+
+        Returns:
+            When that is from now on.
+
+        Raises:
+            TryAgainLater: There were too many.
+        """
+        if self._registers.over(due, now):
+            raise TryAgainLater("Too many registrations of this client.")
+        return self._registers.spend(due, now)
+
     def answered(self, due: float, now: float) -> float:
         """Note an answer to a client: to a registration, or to an offer in vain.
 
@@ -281,7 +299,7 @@ class Limits(Generic[T]):
         Returns:
             When that is from now on.
         """
-        return self._speaks.spend(due, now, self._registers)
+        return self._speaks.spend(due, now, ANSWER)
 
     def heard(self, origin: Origin[T], due: float, now: float, count: int) -> float:
         """Note that messages of a client have come.

@@ -58,12 +58,24 @@ class Peer(Protocol):
         address: Where it comes from, as text for the log.
         arrival: Its place in the order in which connections were accepted.
         registration: The UUID that it holds, or None.
+        told: When the lines of the log on what went back to it are paid for, in seconds
+            of the journal's clock; at first 0.
+        untold: How many of these lines were left out since the last one.
     """
 
     user: User
     address: str
     arrival: int
     registration: Registration | None
+    told: float
+    untold: int
+
+    def registers(self) -> None:
+        """Be told that this peer registers, for the first time or once more.
+
+        Raises:
+            TryAgainLater: It, or others of its address, do so too often.
+        """
 
     def answer(self, text: bytes) -> None:
         """Send the answer to something that this peer sent, without waiting.

@@ -191,6 +191,7 @@ class Relay:
             return None
 
     def _register(self, peer: Peer, request: RegistrationRequest) -> None:
+        peer.registers()
         now = self._clock()
         holder = self.registry.get(request.uuid)
         rounds = 0

@@ -152,6 +152,8 @@ class RelayProtocol(FastLane):
     transport: Any
     user: User = ANONYMOUS
     registration: Registration | None = None
+    told = 0.0
+    untold = 0
     address: str
     source: str
     arrival: int
@@ -176,6 +178,7 @@ class RelayProtocol(FastLane):
     _ping = b""
     _admitted = False
     _due = 0.0
+    _registered = 0.0
     _slow: float | None = None
     _told_slow = False
 
@@ -196,6 +199,17 @@ class RelayProtocol(FastLane):
         return Utf8Validator()
 
     # -- the peer, as the rules see it
+
+    def registers(self) -> None:
+        """Be counted for it.
+
+        Raises:
+            TryAgainLater: It is one too many. No stock client does it twice.
+        """
+        limits, now = self.factory.limits, self.factory.clock.seconds()
+        if self.registration is not None:
+            self._registered = limits.register_again(self._registered, now)
+        limits.register(self._origin, now)
 
     def answer(self, text: bytes) -> None:
         """Send one text message.
@@ -607,12 +621,7 @@ class RelayProtocol(FastLane):
             return
         self.factory.outbox.stirred = True
         try:
-            if self._phase is Phase.REGISTERING:
-                now = self.factory.clock.seconds()
-                self.factory.limits.register(self._origin, now)
             self.factory.relay.receive(self, payload, binary=isBinary)
-        except TryAgainLater as refusal:
-            self.factory.relay.refuse(self, refusal)
         except Exception:
             self._log.failure("a message of {address} failed", address=self.address)
         if self._phase is Phase.REGISTERING and self.registration is not None:

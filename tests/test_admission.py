@@ -27,7 +27,7 @@ from proxyrelay.transport import PAUSE, AnnouncedFactory
 from proxyrelay.websocket import Phase
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
 from tests.support.processes import ProcessTestCase, RelayProcess
-from tests.support.recording import A, B, C, offer, registration
+from tests.support.recording import A, B, C, RecordingJournal, offer, registration
 from tests.support.served import (
     PATIENCE,
     Client,
@@ -148,6 +148,76 @@ class RegistrationTests(AdmissionMixin, RelayTestCase):
         self.register(self.there("192.0.2.2"), A)
         self.advance(1)
         self.register(self.there("192.0.2.1"), B)
+
+
+class AgainMixin(AdmissionMixin):
+    """Registrations of one connection."""
+
+    config = limited(registrations_per_client=1, burst=2)
+
+    @scenario
+    def test_who_registers_again_and_again_is_to_come_back(self: Any) -> None:
+        client, other = self.registered(A), self.registered(C)
+        for uuid in (B, A, A):
+            self.register(client, uuid)
+        client.send(registration(B).decode())
+        self.assert_refused(client, "registrations of this client")
+        self.until_count(1)
+        self.register(self.connect(), B)
+        other.ping()
+
+    @scenario
+    def test_who_does_now_and_then_stays(self: Any) -> None:
+        client = self.registered(A)
+        for uuid in (B, A) * 5:
+            self.advance(1)
+            self.register(client, uuid)
+
+    @scenario
+    def test_what_follows_in_the_same_read_is_not_acted_upon(self: Any) -> None:
+        journal = RecordingJournal()
+        relay = self.service.factory.relay
+        relay._journal = journal
+        connection = self.raw()
+        connection.sendall(upgrade())
+        self.assertTrue(connection.recv(12).startswith(b"HTTP/1.1 101"))
+        pair = frame(TEXT, registration(B)) + frame(TEXT, registration(A))
+        rest = frame(TEXT, offer(A, C)) + frame(PING, b"late") + pair
+        connection.sendall(pair * 100 + rest + frame(CLOSE, b"\x03\xf5"))
+        received = self.read_to_end(connection)
+        connection.close()
+        self.until_count(0)
+        self.assertEqual(received.count(b"success"), 4)
+        self.assertNotIn(b"late", received)
+        self.assertIn(b"\x03\xf5Too many registrations", received)
+        self.assertEqual(
+            journal.names,
+            ["registered", *["left", "registered"] * 3, "refused", "left"],
+        )
+
+
+class TcpAgainTests(AgainMixin, RelayTestCase):
+    """Over plain TCP."""
+
+
+class TlsAgainTests(AgainMixin, RelayTestCase):
+    """Over TLS."""
+
+    secure = True
+
+
+class AgainTogetherTests(AdmissionMixin, RelayTestCase):
+    """Registrations of connections that have registered before, of one address."""
+
+    config = limited(registrations_per_address=1, burst=2, trusted_proxies=HERE)
+
+    @scenario
+    def test_count_as_well(self) -> None:
+        client = self.register(self.there("192.0.2.1"), A)
+        for uuid in (B, A):
+            self.register(client, uuid)
+        client.send(registration(A).decode())
+        self.assert_refused(client, "this address")
 
 
 class UnregisteredTests(AdmissionMixin, RelayTestCase):
@@ -301,7 +371,7 @@ class TlsTotalTests(TotalMixin, RelayTestCase):
 class FloodMixin(AdmissionMixin):
     """Registered clients that send too much."""
 
-    config = limited(messages_per_client=10, registrations_per_client=1, burst=2)
+    config = limited(messages_per_client=10, burst=2)
 
     def until_slow(self: Any, count: int = 1) -> None:
         """Wait until so many clients are not read from."""
@@ -364,13 +434,14 @@ class FloodMixin(AdmissionMixin):
         self.until_count(0)
 
     @scenario
-    def test_with_registrations_as_well(self: Any) -> None:
+    def test_with_offers_in_vain_as_well(self: Any) -> None:
         client = self.registered(A)
-        self.register(client, A)
+        client.send(offer(B, C).decode())
+        self.assertIn("is not the UUID", client.recv())
         self.until_slow()
-        client.send(registration(B).decode())
+        client.send(offer(B, C).decode())
         self.advance(LONGEST)
-        self.assertIn('"success": true', client.recv())
+        self.assertIn("is not the UUID", client.recv())
 
     @scenario
     def test_with_tiny_fragments_as_well(self: Any) -> None:

@@ -20,6 +20,7 @@ from proxyrelay import config
 from proxyrelay.errors import TryAgainLater
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.limits import (
+    ANSWER,
     LONGEST,
     MOMENT,
     REMEMBERED,
@@ -237,8 +238,17 @@ class SpeedTests(SynchronousTestCase):
         self.assertFalse(slow.too_fast(origin, due, 100.2))
         self.assertFalse(slow.too_fast(origin, 0, 100))
 
+    def test_registrations_of_one_client(self) -> None:
+        slow = limits(registrations_per_client=1, burst=3)
+        due = 0.0
+        for _ in range(4):
+            due = slow.register_again(due, 100)
+        self.assertRaises(TryAgainLater, slow.register_again, due, 100.9)
+        due = slow.register_again(due, 101)
+        self.assertRaises(TryAgainLater, slow.register_again, due, 101)
+
     def test_answers_to_one_client(self) -> None:
-        slow = limits(messages_per_client=10, registrations_per_client=1, burst=2)
+        slow = limits(messages_per_client=ANSWER, burst=2)
         origin = slow.arrive(0, HERE)
         due = slow.answered(slow.answered(0, 100), 100)
         self.assertFalse(slow.too_fast(origin, due, 100))

@@ -87,6 +87,14 @@ class RelayTests(RelayTestCase):
         )
         self.assertEqual((peer.registration.since, peer.registration.sent), (0.0, 1))
 
+    def test_refuses_who_registers_too_often(self) -> None:
+        peer = self.registered(A)
+        peer.hasty = True
+        self.relay.receive(peer, registration(B))
+        self.assertEqual(peer.closed, (1013, "Too many registrations."))
+        self.assertEqual(self.journal.names, ["registered", "refused", "left"])
+        self.assertEqual(len(self.relay.registry), 0)
+
     def test_keeps_no_more_of_a_name_than_it_needs(self) -> None:
         peer = RecordingPeer()
         self.relay.receive(peer, registration(A, name="n" * 100_000))

@@ -14,12 +14,17 @@ from twisted.logger import Logger
 
 from proxyrelay.errors import Refusal, TryAgainLater, UnknownMessage
 from proxyrelay.ledger import Drop
+from proxyrelay.limits import Rate
 from proxyrelay.messages import PeerConnection
 from proxyrelay.peer import REPLACED, Peer, Registration
 from proxyrelay.registry import Registry
 
 FIGHT = 3
 """Times in a row that a UUID is taken over until it is taken to be fought over."""
+
+
+RETURNS = Rate(per_second=1, burst=10)
+"""How many lines tell of what goes back to one client."""
 
 
 class LogJournal:
@@ -113,13 +118,24 @@ class LogJournal:
             )
 
     def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
-        """An offer or answer went back to its sender with an error."""
+        """An offer or answer went back to its sender with an error.
+
+        Each client gets about one such line in a second, which tells of those that were
+        left out: a client can have as much returned as it likes.
+        """
+        now = self._clock()
+        if RETURNS.over(source.told, now):
+            source.untold += 1
+            return
+        source.told = RETURNS.spend(source.told, now)
+        untold, source.untold = source.untold, 0
         self.log.info(
-            "returned {kind} for {target} to {address}: {error}",
+            "returned {kind} for {target} to {address}: {error}{more}",
             kind=message.description_type,
             target=message.peer_uuid,
             address=source.address,
             error=error,
+            more=f" (and {untold} more before)" if untold else "",
         )
 
     def held(self, source: Peer, message: PeerConnection) -> None:

@@ -201,6 +201,22 @@ class LogJournalTests(JournalTestCase):
             [("info", f"returned offer for {B} to 192.0.2.1:4711: not there")],
         )
 
+    def test_returned_again_and_again(self) -> None:
+        client, other = peer(1), peer(2)
+
+        def returned(to: RecordingPeer) -> list[str]:
+            lines = self.logged(self.journal.returned, to, self.message(), "not there")
+            return [text.partition("not there")[2] for _, text in lines]
+
+        self.assertEqual([returned(client) for _ in range(11)], [[""]] * 11)
+        for _ in range(10):
+            self.assertEqual([returned(client) for _ in range(140)], [[]] * 140)
+            self.assertEqual(returned(other), [""])
+            self.clock.advance(1)
+            self.assertEqual(returned(client), [" (and 140 more before)"])
+        self.clock.advance(3)
+        self.assertEqual(returned(client), [""])
+
     def test_rejected(self) -> None:
         self.assertEqual(
             self.logged(

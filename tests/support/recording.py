@@ -9,7 +9,13 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from proxyrelay.errors import PeerBusy, PeerGone, Refusal, UnknownMessage
+from proxyrelay.errors import (
+    PeerBusy,
+    PeerGone,
+    Refusal,
+    TryAgainLater,
+    UnknownMessage,
+)
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.ledger import Drop
 from proxyrelay.messages import PeerConnection
@@ -35,6 +41,13 @@ class RecordingPeer:
     gone: bool = False
     busy: bool = False
     room: int | None = None
+    told: float = 0.0
+    untold: int = 0
+    hasty: bool = False
+
+    def registers(self) -> None:
+        if self.hasty:
+            raise TryAgainLater("Too many registrations.")
 
     def answer(self, text: bytes) -> None:
         if self.gone or self.closed or self.room == len(self.sent):
