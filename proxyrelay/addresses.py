@@ -49,11 +49,15 @@ def is_loopback(address: IAddress) -> bool:
     return host.is_loopback
 
 
-def source(address: IAddress) -> str:
+def source(address: IAddress, alone: bool = False) -> str:
     """Who shares a fair share with an address: whoever can send from it.
 
     That is the address itself with IPv4, also where it is mapped into IPv6, and the
     network of 64 bits with IPv6, in which one machine can have any address.
+
+    Args:
+        address: The address.
+        alone: Whether it shares with nobody, as a proxy that is trusted.
     """
     if isinstance(address, IPv6Address):
         # A scope, after "%", is the relay's own word for an interface.
@@ -61,6 +65,8 @@ def source(address: IAddress) -> str:
         if isinstance(host, Address):
             if host.ipv4_mapped is not None:
                 return str(host.ipv4_mapped)
+            if alone:
+                return str(host)
             network = int(host) >> (128 - SITE) << (128 - SITE)
             return f"{Address(network)}/{SITE}"
     if isinstance(address, IPv4Address):

@@ -200,8 +200,10 @@ class Limits(Struct, frozen=True):
         connections_per_user: For each user, if clients have to prove who they are.
         connections_per_address: For each address, behind which there may be a campus.
         unregistered: Connections in total that hold no UUID yet; further ones wait.
-        unregistered_per_address: For each address; one more, and the deadline of the
-            oldest is over.
+            When hardly any more may come, the deadline of the oldest is over, of the
+            address that has the most, whichever that is; but nobody's in its first 3 s.
+        unregistered_per_address: For each address; one more, and the deadline of its
+            oldest is over in the same way.
         registrations_per_address: For each address, in a second.
         registrations_per_client: For each connection, in a second, after its first.
             Stock clients register once.

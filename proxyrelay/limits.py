@@ -8,7 +8,7 @@ what does not even complete its handshake may be ended before its time.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -88,17 +88,22 @@ class Origin(Generic[T]):
         open: Connections that were let in.
         unregistered: Those that hold no UUID yet, the oldest first, with the times
             at which they came.
+        ending: How many there are besides whose time is over.
         registered: When its registrations are paid for.
         spoken: When its messages are.
     """
 
-    __slots__ = ("limited", "name", "open", "registered", "spoken", "unregistered")
+    __slots__ = (
+        *("ending", "limited", "name", "open"),
+        *("registered", "spoken", "unregistered"),
+    )
 
     def __init__(self, name: str, limited: bool) -> None:
         self.name = name
         self.limited = limited
         self.open = 0
         self.unregistered: dict[T, float] = {}
+        self.ending = 0
         self.registered = 0.0
         self.spoken = 0.0
 
@@ -117,6 +122,10 @@ class Limits(Generic[T]):
     def __init__(self, settings: config.Limits) -> None:
         self.unregistered = 0
         self._origins: dict[str, Origin[T]] = {}
+        self._ending: set[T] = set()
+        # By how many connections they have whose time is not over, and the most.
+        self._crowds: defaultdict[int, dict[Origin[T], None]] = defaultdict(dict)
+        self._most = 0
         self._owing: OrderedDict[str, Origin[T]] = OrderedDict()
         self._users: dict[User, int] = {}
         self._full = False
@@ -183,6 +192,7 @@ class Limits(Generic[T]):
             self._origins[name] = origin
         origin.limited = limited
         origin.unregistered[connection] = now
+        self._recount(origin, 1)
         self.unregistered += 1
         return origin
 
@@ -191,18 +201,49 @@ class Limits(Generic[T]):
 
         It is the oldest of an address that has too many which hold no UUID, unless
         that is young: a crowd that comes back after a fault needs a moment. It is named
-        again only after the others, for its end may take several steps.
+        once; its end may take several steps.
         """
-        waiting = origin.unregistered
-        if len(waiting) <= self._settings.unregistered_per_address or (
-            not origin.limited
+        ceiling = self._settings.unregistered_per_address
+        if len(origin.unregistered) <= ceiling or not origin.limited:
+            return None
+        return self._oldest(origin, now)
+
+    def excess(self, now: float) -> T | None:
+        """A connection whose time is over since hardly any more may hold no UUID.
+
+        It is the oldest of the address that has the most of them, in the same way,
+        whatever its limits: who has few addresses cannot keep all others out. None
+        where as many are ending already as must.
+        """
+        settings = self._settings
+        waiting = self.unregistered - len(self._ending)
+        if waiting < settings.unregistered - settings.unregistered // ROOM or (
+            not self._most
         ):
             return None
-        oldest = next(iter(waiting))
-        if not now - waiting[oldest] > MOMENT:
+        return self._oldest(next(iter(self._crowds[self._most])), now)
+
+    def _oldest(self, origin: Origin[T], now: float) -> T | None:
+        oldest, since = next(iter(origin.unregistered.items()))
+        if not now - since > MOMENT:
             return None
-        waiting[oldest] = waiting.pop(oldest)
+        del origin.unregistered[oldest]
+        self._recount(origin, -1)
+        origin.ending += 1
+        self._ending.add(oldest)
         return oldest
+
+    def _recount(self, origin: Origin[T], change: int) -> None:
+        """Note that an address has one connection more, or less, that may register.
+
+        So the one that has the most is at hand, without a look at the others.
+        """
+        count = len(origin.unregistered)
+        self._crowds[count - change].pop(origin, None)
+        if count:
+            self._crowds[count][origin] = None
+        if count > self._most or not self._crowds[self._most]:
+            self._most = count
 
     def admit(self, origin: Origin[T], user: User) -> None:
         """Let a connection in, whose user is known now.
@@ -226,7 +267,13 @@ class Limits(Generic[T]):
         """A connection holds a UUID, or is lost."""
         if connection in origin.unregistered:
             del origin.unregistered[connection]
-            self.unregistered -= 1
+            self._recount(origin, -1)
+        elif connection in self._ending:
+            self._ending.discard(connection)
+            origin.ending -= 1
+        else:
+            return
+        self.unregistered -= 1
 
     def leave(
         self, connection: T, origin: Origin[T], now: float, user: User | None = None
@@ -246,7 +293,7 @@ class Limits(Generic[T]):
             count = self._users.pop(user) - 1
             if count:
                 self._users[user] = count
-        if origin.open or origin.unregistered:
+        if origin.open or origin.unregistered or origin.ending:
             return
         del self._origins[origin.name]
         if max(origin.registered, origin.spoken) > now:

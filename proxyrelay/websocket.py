@@ -296,13 +296,13 @@ class RelayProtocol(FastLane):
         """Note where the client is, as far as that is known."""
         self._place = place
         self.address = addresses.text(place)
-        self.source = addresses.source(place)
 
     def _arrive(self) -> None:
         """Be counted, and let those go whose time is over for it."""
         limits = self.factory.limits
         trusted = limits.proxies.trust(getattr(self._place, "host", ""))
         limited = not (trusted or addresses.is_loopback(self._place))
+        self.source = addresses.source(self._place, alone=not limited)
         now = self.factory.clock.seconds()
         self._origin = limits.arrive(self, self.source, limited, now)
         # While the relay itself is late, nobody else is.
@@ -313,9 +313,9 @@ class RelayProtocol(FastLane):
             surplus.hurry()
 
     def hurry(self) -> None:
-        """The deadline of the phase comes early: its address has too many like this."""
+        """The deadline of the phase comes early: there are too many like this."""
         if self._phase in _HANDSHAKES:
-            self._drop("too many without a registration from its address")
+            self._drop("too many without a registration")
         else:
             self.expired()
 
@@ -951,7 +951,17 @@ class RelayFactory(WebSocketServerFactory):
         return protocol
 
     def _room(self, descriptors: int) -> bool:
+        self._make_room()
         return self.limits.room(len(self.connections) + self._waiting, descriptors)
+
+    def _make_room(self) -> None:
+        """Let those go that keep others out, unless the relay itself is late."""
+        now = self.clock.seconds()
+        while not self.pace.behind:
+            excess = self.limits.excess(now)
+            if excess is None:
+                break
+            excess.hurry()
 
     @property
     def _waiting(self) -> int:

@@ -50,6 +50,17 @@ class AddressTests(SynchronousTestCase):
             self.assertEqual(addresses.source(six(host)), "2001:db8:1:2::/64")
         self.assertEqual(addresses.source(six("2001:db8:1:3::1")), "2001:db8:1:3::/64")
 
+    def test_or_one_address_of_it(self) -> None:
+        for host, spelt in (
+            ("2001:db8:1:2::1", "2001:db8:1:2::1"),
+            ("2001:DB8:1:2:0::1%eth0", "2001:db8:1:2::1"),
+            ("2001:db8:1:2::", "2001:db8:1:2::"),
+            ("::1", "::1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+        ):
+            self.assertEqual(addresses.source(six(host), alone=True), spelt)
+        self.assertEqual(addresses.source(four("192.0.2.1"), alone=True), "192.0.2.1")
+
     def test_mapped_into_the_other_family(self) -> None:
         self.assertEqual(addresses.source(six("::ffff:192.0.2.1")), "192.0.2.1")
         self.assertEqual(addresses.source(six("::ffff:c000:201")), "192.0.2.1")

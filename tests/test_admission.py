@@ -24,7 +24,7 @@ from proxyrelay.config import Config, Limits, Timeouts
 from proxyrelay.identity import User
 from proxyrelay.limits import LONGEST, MOMENT, RESERVE
 from proxyrelay.transport import PAUSE, AnnouncedFactory
-from proxyrelay.websocket import Phase
+from proxyrelay.websocket import Phase, RelayFactory, RelayProtocol
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
 from tests.support.processes import ProcessTestCase, RelayProcess
 from tests.support.recording import A, B, C, RecordingJournal, offer, registration
@@ -37,6 +37,7 @@ from tests.support.served import (
     scenario,
     upgrade,
 )
+from tests.test_served_class import ClosedTransport, ServedMixin
 
 HERE = ("127.0.0.0/8",)
 """Networks of the proxies in these tests, who are all the clients there are."""
@@ -69,6 +70,16 @@ class AdmissionMixin:
         closed = self.assertRaises(ConnectionClosed, client.recv)
         self.assertEqual(closed.rcvd.code, 1013)
         self.assertIn(words, closed.rcvd.reason)
+
+    def upgraded(self: Any, connection: socket.socket) -> None:
+        """Go on where a proxy has announced a connection, up to the upgrade."""
+        if self.authority is not None:
+            connection = self.authority.client_context().wrap_socket(
+                connection, server_hostname="localhost"
+            )
+            self._clients.append(connection)
+        connection.sendall(upgrade())
+        self.assertTrue(connection.recv(12).startswith(b"HTTP/1.1 101"))
 
     def until_count(self: Any, count: int) -> None:
         """Wait until there are so many connections."""
@@ -247,6 +258,84 @@ class UnregisteredTests(AdmissionMixin, RelayTestCase):
         self.register(crowd[0], A)
         self.advance(PAUSE)
         self.assertTrue(late.recv(12).startswith(b"HTTP/1.1 101"))
+
+
+class ExcessMixin(AdmissionMixin):
+    """Connections that hold no UUID, of a stranger with several addresses."""
+
+    config = limited(
+        unregistered=6,
+        unregistered_per_address=3,
+        trusted_proxies=HERE,
+        proxy_protocol=True,
+    )
+
+    def from_there(self: Any, host: str) -> socket.socket:
+        """A connection of a client of the proxy."""
+        connection: socket.socket = self.raw(secure=False)
+        connection.sendall(f"PROXY TCP4 {host} 192.0.2.2 4711 443\r\n".encode())
+        return connection
+
+    def until_waits(self: Any) -> None:
+        """Wait until nobody is accepted."""
+        self.until(lambda: self.service.factory.gate._timer)
+
+    @scenario
+    def test_a_stranger_keeps_nobody_out(self: Any) -> None:
+        factory = self.service.factory
+        told: list[tuple[str, str]] = []
+        factory.journal.dropped = lambda *about: told.append(about)
+        before = self.from_there("192.0.2.1")
+        silent = []
+        for count, number in enumerate((7, 7, 7, 8, 8), 2):
+            silent.append(self.from_there(f"198.51.100.{number}"))
+            self.until_count(count)
+        honest = self.from_there("192.0.2.1")
+        self.until_waits()
+        self.advance(MOMENT)
+        self.assertEqual(told, [])
+        self.until_waits()
+        self.advance(PAUSE)
+        self.assertEqual(self.read_to_end(silent[0]), b"")
+        ((address, why),) = told
+        self.assertEqual(address, "198.51.100.7:4711")
+        self.assertIn("too many", why)
+        self.advance(PAUSE)
+        self.upgraded(before)
+        self.upgraded(honest)
+        self.assertEqual(len(told), 1)
+
+
+class TcpExcessTests(ExcessMixin, RelayTestCase):
+    """Over plain TCP."""
+
+    @scenario
+    def test_but_a_relay_that_is_late_ends_nobody(self) -> None:
+        factory = self.service.factory
+        for count in range(1, 7):
+            self.from_there("198.51.100.7")
+            self.until_count(min(count, 6))
+        self.from_there("192.0.2.1")
+        self.until_waits()
+        factory.pace._waiting.append(lambda: None)
+        self.advance(2 * MOMENT)
+        self.assertEqual(len(self.connections()), 6)
+        self.in_reactor(factory.pace._next_turn)
+        self.advance(PAUSE)
+        self.until_count(5)
+        self.advance(PAUSE)
+        self.until(lambda: self.connections_of("192.0.2.1"))
+
+    def connections_of(self, host: str) -> list[object]:
+        """Those of an address."""
+        found = self.service.factory.connections
+        return [peer for peer in found if peer.address.startswith(host)]
+
+
+class TlsExcessTests(ExcessMixin, RelayTestCase):
+    """Over TLS, which has not begun."""
+
+    secure = True
 
 
 class SilentTests(AdmissionMixin, RelayTestCase):
@@ -544,6 +633,44 @@ class ForwardedTests(AdmissionMixin, RelayTestCase):
             self.assertTrue(peer.address.startswith("127.0.0.1:"))
 
 
+class ProxyTests(ServedMixin, SynchronousTestCase):
+    """Trusted proxies, and strangers in the same network."""
+
+    def test_share_nothing(self) -> None:
+        factory = self.serve(
+            limits=Limits(trusted_proxies=("2001:db8::1",), connections_per_address=1)
+        )
+        proxy, stranger, again, other, here = (
+            self.open_from(factory, host)
+            for host in (
+                "2001:db8::1",
+                "2001:db8::2",
+                "2001:db8::1",
+                "2001:db8::3",
+                "::1",
+            )
+        )
+        self.assertIs(proxy._origin, again._origin)
+        self.assertIs(stranger._origin, other._origin)
+        self.assertEqual(
+            [peer._origin.limited for peer in (proxy, stranger, here)],
+            [False, True, False],
+        )
+        self.assertEqual(len(factory.limits), 3)
+        # So only strangers are one too many.
+        self.assertEqual(
+            [peer.state == peer.STATE_OPEN for peer in (proxy, stranger, again, other)],
+            [True, True, True, False],
+        )
+
+    def open_from(self, factory: RelayFactory, host: str) -> RelayProtocol:
+        """A connection from an address that has sent its request."""
+        protocol = factory.buildProtocol(addresses.of(host))
+        protocol.makeConnection(ClosedTransport())
+        protocol.dataReceived(upgrade())
+        return protocol
+
+
 class DistrustTests(AdmissionMixin, RelayTestCase):
     """Clients that are no trusted proxy."""
 
@@ -569,20 +696,13 @@ class AnnouncedMixin(AdmissionMixin):
 
     LINE = b"PROXY TCP4 192.0.2.7 192.0.2.2 4711 443\r\n"
 
-    def announced(self: Any, *pieces: bytes) -> socket.socket:
+    def announced(self: Any, *pieces: bytes) -> None:
         """A connection that begins with these, up to the answer to its upgrade."""
         connection: socket.socket = self.raw(secure=False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in pieces:
             connection.sendall(piece)
-        if self.authority is not None:
-            connection = self.authority.client_context().wrap_socket(
-                connection, server_hostname="localhost"
-            )
-            self._clients.append(connection)
-        connection.sendall(upgrade())
-        self.assertTrue(connection.recv(12).startswith(b"HTTP/1.1 101"))
-        return connection
+        self.upgraded(connection)
 
     def until_waiting(self: Any, count: int) -> None:
         """Wait until so many headers are awaited."""

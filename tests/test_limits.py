@@ -183,12 +183,16 @@ class ConnectionTests(SynchronousTestCase):
             few.arrive(connection, HERE)
         few.arrive(7, "192.0.2.2")
         self.assertEqual(few.surplus(origin, LATER), 0)
+        self.assertIsNone(few.surplus(origin, LATER))
         # It takes a while to go; meanwhile it is another one's turn.
         few.arrive(3, HERE)
         self.assertEqual(few.surplus(origin, LATER), 1)
         few.leave(0, origin, 0)
         few.settle(3, origin)
         self.assertIsNone(few.surplus(origin, LATER))
+        for connection in (1, 2):
+            few.leave(connection, origin, 0)
+        self.assertEqual((few.unregistered, len(few)), (1, 1))
 
     def test_a_crowd_has_a_moment(self) -> None:
         few = limits(unregistered_per_address=2)
@@ -196,9 +200,37 @@ class ConnectionTests(SynchronousTestCase):
             origin = few.arrive(connection, HERE, now=10)
             self.assertIsNone(few.surplus(origin, 10 + MOMENT))
         named = [few.surplus(origin, LATER) for _ in range(100)]
-        self.assertEqual(named, list(range(100)))
-        few.arrive(100, HERE, now=LATER)
-        self.assertIsNone(limits(unregistered_per_address=2).surplus(origin, 0))
+        self.assertEqual(named, [*range(98), None, None])
+
+    def test_those_of_the_address_that_has_most(self) -> None:
+        few = limits(unregistered=9)
+        for connection, name in enumerate("abbcbbcb"):
+            few.arrive(connection, name, limited=name != "b")
+            self.assertIsNone(few.excess(LATER))
+        few.arrive(8, "a")
+        self.assertFalse(few.room(9, FILES))
+        self.assertIsNone(few.excess(MOMENT))
+        self.assertEqual(few.excess(LATER), 1)
+        # One that is ending is enough, until one more comes.
+        self.assertIsNone(few.excess(LATER))
+        for connection, name, named in ((9, "a", 2), (10, "a", 0), (11, "b", 4)):
+            few.arrive(connection, name, now=LATER)
+            self.assertEqual(few.excess(LATER), named)
+            self.assertIsNone(few.excess(LATER))
+
+    def test_as_many_of_them_as_there_has_to_be_room_for(self) -> None:
+        many = limits(unregistered=10 * ROOM)
+        for connection in range(10 * ROOM):
+            many.arrive(connection, str(connection % 5))
+        self.assertFalse(many.room(0, FILES))
+        named = list(iter(lambda: many.excess(LATER), None))
+        self.assertEqual(len(named), 11)
+        self.assertEqual(sorted(named), list(range(11)))
+        for connection in named:
+            self.assertFalse(many.room(0, FILES))
+            many.settle(connection, many._origins[str(connection % 5)])
+        self.assertTrue(many.room(0, FILES))
+        self.assertIsNone(many.excess(LATER))
 
     def test_other_settings_close_nobody(self) -> None:
         many = limits()
@@ -310,13 +342,27 @@ class LimitsMachine(RuleBasedStateMachine):
         self.limits: Limits[int] = limits(
             connections_per_user=2,
             connections_per_address=3,
-            unregistered_per_address=2,
+            unregistered=7,
+            unregistered_per_address=4,
         )
         self.now = 1000.0
         self.count = 0
         self.origins: dict[int, Origin[int]] = {}
         self.users: dict[int, User] = {}
+        self.came: dict[int, float] = {}
         self.settled: set[int] = set()
+        self.named: set[int] = set()
+
+    def waiting(self, origin: Origin[int]) -> list[int]:
+        """The connections of an address whose time is not over, the oldest first."""
+        over = self.settled | self.named
+        return [c for c in self.origins if self.origins[c] is origin and c not in over]
+
+    def name(self, connection: int, origin: Origin[int]) -> None:
+        """The time of a connection is over."""
+        assert self.waiting(origin)[0] == connection
+        assert self.now - self.came[connection] > MOMENT
+        self.named.add(connection)
 
     def some(self, data: st.DataObject) -> int:
         """One of the connections that there are."""
@@ -328,8 +374,27 @@ class LimitsMachine(RuleBasedStateMachine):
         self.count += 1
         origin = self.limits.arrive(self.count, name, name != "c", self.now)
         self.origins[self.count] = origin
+        self.came[self.count] = self.now
         surplus = self.limits.surplus(origin, self.now)
-        assert surplus is None or surplus in origin.unregistered
+        if surplus is not None:
+            assert len(self.waiting(origin)) > 4
+            assert origin.limited
+            self.name(surplus, origin)
+
+    @rule()
+    def make_room(self) -> None:
+        crowds = {o.name: self.waiting(o) for o in self.origins.values()}
+        most = max(map(len, crowds.values()), default=0)
+        count = sum(map(len, crowds.values()))
+        excess = self.limits.excess(self.now)
+        if excess is not None:
+            assert count >= 7
+            origin = self.origins[excess]
+            assert len(self.waiting(origin)) == most
+            self.name(excess, origin)
+        elif count >= 7:
+            oldest = [c[0] for c in crowds.values() if len(c) == most]
+            assert any(self.now - self.came[c] <= MOMENT for c in oldest)
 
     @precondition(lambda self: self.origins)
     @rule(data=st.data(), user=st.sampled_from([ANONYMOUS, ME, YOU]))
@@ -360,6 +425,8 @@ class LimitsMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         connection = data.draw(st.sampled_from(sorted(self.users)))
+        if connection in self.named:
+            return
         self.limits.settle(connection, self.origins[connection])
         self.settled.add(connection)
 
@@ -376,8 +443,9 @@ class LimitsMachine(RuleBasedStateMachine):
         waiting = [c for c in self.origins if c not in self.settled]
         assert self.limits.unregistered == len(waiting)
         for origin in self.origins.values():
-            mine = {c for c in waiting if self.origins[c] is origin}
-            assert set(origin.unregistered) == mine
+            assert list(origin.unregistered) == self.waiting(origin)
+            mine = [c for c in waiting if self.origins[c] is origin]
+            assert len(mine) == len(origin.unregistered) + origin.ending
             beside = [c for c in self.users if self.origins[c] is origin]
             assert origin.open == len(beside)
         names = {origin.name for origin in self.origins.values()}
