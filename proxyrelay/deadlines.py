@@ -9,6 +9,10 @@ from typing import Generic, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+LATE = 1.0
+"""Seconds by which a look at the deadlines comes too late only if the process was held
+up: by SIGSTOP, by the move of its machine, or by work."""
+
 T = TypeVar("T")
 
 
@@ -22,7 +26,8 @@ class Deadlines(Generic[T]):
     Args:
         clock: Tells the time, and runs the timer.
         seconds: How long each deadline is.
-        expired: Called with what has reached its deadline.
+        expired: Called with what has reached its deadline; after the process was held
+            up, not before what has come meanwhile was read.
         slack: Seconds from one look at the deadlines to the next, at least: how much
             later it may be called, so that thousands do not take a wake-up each.
     """
@@ -84,6 +89,16 @@ class Deadlines(Generic[T]):
             self._timer = None
 
     def _look(self) -> None:
+        if self._timer is not None and (
+            self._clock.seconds() - self._timer.getTime() > LATE
+        ):
+            # Timers run before sockets are read. What has come while the process was
+            # held up is heard first: one turn of the reactor reads all that are ready.
+            self._timer = self._clock.callLater(0, self._act)
+        else:
+            self._act()
+
+    def _act(self) -> None:
         # What begins meanwhile sets no timer of its own: this one has not ended yet.
         while self._ends:
             now = self._clock.seconds()

@@ -378,6 +378,9 @@ class RelayProtocol(FastLane):
             self._enter(Phase.AWAITING_PONG)
             self._ping = token_bytes(4)
             self.sendData(header(PING, len(self._ping)) + self._ping)
+        elif self._phase is Phase.OPENING and head_complete(self.data, self._seen):
+            # Its request is there, and waits for its turn.
+            self._enter(Phase.OPENING)
         elif (
             self._phase is Phase.AWAITING_PONG
             and self._heard

@@ -17,7 +17,8 @@ from hypothesis.stateful import (
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.deadlines import Deadlines
+from proxyrelay.deadlines import LATE, Deadlines
+from tests.support.clock import EagerClock
 
 SECONDS = 10
 
@@ -199,6 +200,44 @@ class DeadlinesTests(SynchronousTestCase):
             self.deadlines.begin(item)
             self.clock.advance(1)
         self.clock.advance(10_000)
+        self.assertEqual((self.met, self.timers), (["a", "b"], []))
+
+    def held_up(self, seconds: float) -> EagerClock:
+        """Deadlines of "a" and "b", after the process stood still for so long."""
+        clock = EagerClock()
+        self.serve(clock)
+        self.deadlines.begin("a")
+        self.deadlines.begin("b")
+        clock.turn(SECONDS + seconds)
+        return clock
+
+    def test_do_not_come_before_who_was_heard_meanwhile(self) -> None:
+        clock = self.held_up(LATE + 0.5)
+        self.assertEqual((self.met, len(self.timers)), ([], 1))
+        # Here sockets are read.
+        self.deadlines.end("a")
+        self.deadlines.begin("c")
+        clock.turn()
+        self.assertEqual(self.met, ["b"])
+        clock.turn(SECONDS)
+        self.assertEqual((self.met, self.timers), (["b", "c"], []))
+
+    def test_come_at_once_if_they_are_hardly_late(self) -> None:
+        self.held_up(LATE)
+        self.assertEqual((self.met, self.timers), (["a", "b"], []))
+
+    def test_are_put_off_once(self) -> None:
+        clock = self.held_up(LATE + 0.5)
+        clock.turn(10 * LATE)
+        self.assertEqual((self.met, self.timers), (["a", "b"], []))
+
+    def test_that_are_put_off_can_be_stopped_and_changed(self) -> None:
+        self.held_up(LATE + 0.5)
+        self.deadlines.stop()
+        self.assertEqual((self.met, self.timers), ([], []))
+        clock = self.held_up(LATE + 0.5)
+        self.deadlines.change(2 * SECONDS, 0.0)
+        clock.turn()
         self.assertEqual((self.met, self.timers), (["a", "b"], []))
 
     @given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, SECONDS))

@@ -12,6 +12,20 @@ from twisted.internet.task import Clock
 class EagerClock(Clock):
     """Where work is paced, the next turn of the reactor comes at once."""
 
+    def turn(self, passed: float = 0.0) -> None:
+        """Run, as one turn of the reactor does, only what is put off already.
+
+        Args:
+            passed: How much time has passed since the last one, in seconds.
+        """
+        self.rightNow += passed
+        due = [call for call in self.calls if call.getTime() <= self.rightNow]
+        for call in sorted(due, key=lambda call: call.getTime()):
+            if call.active():
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
+
     def callLater(  # noqa: N802
         self,
         delay: float,
