@@ -236,9 +236,14 @@ class RelayProtocol(FastLane):
         """Send one text message of another peer, if the client reads.
 
         Raises:
-            PeerGone: As with `answer`.
+            PeerGone: As with `answer`; or the connection is lost, and only its end
+                waits for its turn.
             PeerBusy: More than ``max_unread_bytes`` would be unread.
         """
+        # Under TLS there is a transport below this one, which is told of the end first.
+        below = getattr(self.transport, "transport", self.transport)
+        if not below.connected:
+            raise PeerGone
         limit = self.factory.config.max_unread_bytes
         if self._paused and self._unread + len(text) > limit:
             raise PeerBusy

@@ -7,9 +7,11 @@ After each scenario the registry is compared with the open sockets.
 from __future__ import annotations
 
 import json
+import select
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
@@ -22,6 +24,7 @@ from proxyrelay.config import Config, Offers, Timeouts
 from proxyrelay.errors import Forbidden, Unauthorized
 from proxyrelay.handshake import HEAD_CEILING, HEADERS_CEILING
 from proxyrelay.identity import ANONYMOUS, User
+from proxyrelay.pace import Pace
 from proxyrelay.websocket import FRAMES_CEILING, Phase, RelayProtocol
 from tests.support.frames import CLOSE, CONTINUATION, PING, PONG, TEXT, frame, header
 from tests.support.recording import A, B, offer, registration
@@ -30,6 +33,7 @@ from tests.support.served import (
     Client,
     PendingAuthenticator,
     RelayTestCase,
+    reactor,
     scenario,
     upgrade,
 )
@@ -486,6 +490,28 @@ class OpenMixin(SocketMixin):
         self.assertTrue(json.loads(sender.recv())["error"].startswith("Cannot forward"))
 
     @scenario
+    def test_a_pong_that_came_while_the_process_stood_still_counts(self: Any) -> None:
+        client = self.ready(A)
+        (peer,) = self.connections()
+        while peer._phase is not Phase.AWAITING_PONG:
+            self.advance(TIMEOUTS.ping_interval)
+        ping = client.recv(6)[2:]
+        socket_of_peer = getattr(peer.transport, "transport", peer.transport)
+        stands = threading.Event()
+
+        def stand_still() -> None:
+            stands.set()
+            select.select([socket_of_peer], [], [], PATIENCE)
+            self.clock.turn(3 * TIMEOUTS.ping_timeout)
+
+        reactor.callFromThread(stand_still)
+        self.assertTrue(stands.wait(PATIENCE))
+        client.sendall(frame(PONG, ping))
+        self.until(lambda: peer._phase is not Phase.AWAITING_PONG)
+        self.in_reactor(self.clock.turn)
+        self.assertIs(peer._phase, Phase.READY)
+
+    @scenario
     def test_a_peer_that_vanishes_with_an_offer_is_unknown(self: Any) -> None:
         self.ready(A)
         (peer,) = self.connections()
@@ -726,6 +752,57 @@ class TcpOpenTests(OpenMixin, RelayTestCase):
 
 
 class TlsOpenTests(OpenMixin, RelayTestCase):
+    """Over TLS."""
+
+    secure = True
+
+
+class EndingMixin(SocketMixin):
+    """Connections whose request, or whose end, waits for its turn."""
+
+    def hold(self: Any) -> Pace:
+        """Have paced work wait from now on."""
+        pace: Pace = self.service.factory.pace
+        self.in_reactor(setattr, pace, "_left", 0)
+        self.addCleanup(pace._next_turn)
+        return pace
+
+    @scenario
+    def test_an_offer_waits_for_the_next_one(self: Any) -> None:
+        old, sender = self.ready(A), self.registered(B)
+        factory = self.service.factory
+        pace = self.hold()
+        old.close()
+        self.until(lambda: pace.behind)
+        self.assertEqual(len(self.connections()), 2)
+        sender.send(offer(B, A).decode())
+        sender.ping()
+        self.assertEqual(factory.relay.ledger.held, 1)
+        self.in_reactor(pace._next_turn)
+        self.until(lambda: len(factory.connections) == 1)
+        new = self.registered(A)
+        self.assertEqual(json.loads(new.recv())["source_uuid"], B)
+
+    @scenario
+    def test_their_requests_are_not_too_late(self: Any) -> None:
+        whole, half = self.raw(), self.raw()
+        self.until(lambda: len(self.service.factory.connections) == 2)
+        pace = self.hold()
+        whole.sendall(upgrade())
+        half.sendall(upgrade()[:-2])
+        self.until(lambda: pace.behind)
+        self.until(lambda: all(peer.data for peer in self.service.factory.connections))
+        self.advance(TIMEOUTS.opening_handshake)
+        self.in_reactor(pace._next_turn)
+        self.assertTrue(whole.recv(12).startswith(b"HTTP/1.1 101"))
+        self.assertEqual(self.read_to_end(half), b"")
+
+
+class TcpEndingTests(EndingMixin, RelayTestCase):
+    """Over plain TCP."""
+
+
+class TlsEndingTests(EndingMixin, RelayTestCase):
     """Over TLS."""
 
     secure = True
