@@ -430,6 +430,31 @@ class MakeServiceTests(SynchronousTestCase):
         reload.reload()
         self.assertEqual(relay.config.max_message_bytes, 4711)
 
+    def test_does_not_read_again_what_is_no_regular_file(self) -> None:
+        self.path.write_text("host = '127.0.0.1'\nport = 0\n")
+        options = parsed("-c", str(self.path))
+        made = makeService(options)
+        self.addCleanup(lambda: self.successResultOf(cast(Any, made.stopService())))
+        _, relay, reload = made
+        before = relay.config
+        # To read a pipe would wait for ever, to read a device never end.
+        self.patch(options, "load", lambda: self.fail("it was read"))
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        for place in (pipe, self.folder, "/dev/zero"):
+            captured = Capture(self)
+            self.path.unlink()
+            self.path.symlink_to(place)
+            reload.reload()
+            self.assertEqual(
+                captured.lines(LogLevel.error),
+                [
+                    f"{self.path}: is no regular file: it cannot be read anew",
+                    "nothing is reloaded; problems: 1",
+                ],
+            )
+            self.assertIs(relay.config, before)
+
     def test_logs_no_warning_without_a_reason(self) -> None:
         captured = Capture(self)
         self.make("host = '127.0.0.1'\nport = 0\n")
