@@ -35,6 +35,7 @@ from proxyrelay.config import Config
 from proxyrelay.crowd import Crowd
 from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
 from proxyrelay.handover import Drain, Successor
+from proxyrelay.heap import Heap
 from proxyrelay.inspection import Inspection, inspect
 from proxyrelay.limits import RESERVE
 from proxyrelay.observe import logs
@@ -105,6 +106,7 @@ class RelayService(MultiService):
         self._census.clock = clock
         self._sweep = LoopingCall(self._tick)
         self._sweep.clock = clock
+        self._heap = Heap()
         self._clock = clock
         self._draining: Drain | None = None
         self._ports: list[Any] = []
@@ -224,6 +226,8 @@ class RelayService(MultiService):
         except Exception:
             # There is a next time.
             log.failure("offers that wait have not been looked at")
+        if not self.factory.pace.behind:
+            self._heap.look(len(self.factory.connections), self._clock.seconds())
 
     def _announce(self) -> None:
         log.info(

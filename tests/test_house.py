@@ -37,7 +37,8 @@ FRAMEWORKS = ("twisted", "autobahn", "txaio", "zope")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxyrelay",),
     (
-        *("errors", "addresses", "deadlines", "descriptors", "fastlane", "pace"),
+        *("errors", "addresses", "deadlines", "descriptors", "fastlane", "heap"),
+        "pace",
         *("auth.breaker", "auth.strangers", "auth.turns"),
     ),
     ("identity", "handshake", "listen", "proxied"),

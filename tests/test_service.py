@@ -38,11 +38,13 @@ from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE
 from proxyrelay.auth.introspection import GlobusAuthenticator
 from proxyrelay.config import Config, Level, Logging, Timeouts
 from proxyrelay.errors import ConfigError, StartError
+from proxyrelay.heap import CROWD, Heap
 from proxyrelay.messages import PeerConnection
 from proxyrelay.observe import logs
 from proxyrelay.peer import Peer
 from proxyrelay.reload import Reload
 from proxyrelay.service import (
+    SWEEP,
     Application,
     Options,
     RelayService,
@@ -717,6 +719,27 @@ class CensusTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
         (failed,) = [e for e in self.captured.events if "log_failure" in e]
         self.assertIn("the list of clients has stopped", eventAsText(failed))
+
+
+class HeapTests(SynchronousTestCase):
+    """The memory of clients that have left."""
+
+    def test_goes_back_when_the_relay_has_time(self) -> None:
+        relay, memory = relay_service(LOOPBACK)
+        connections: set[Any] = cast(Any, relay.factory.connections)
+        left: list[int] = []
+        relay._heap = Heap(lambda: left.append(len(connections)))
+        relay.startService()
+        self.addCleanup(lambda: self.successResultOf(relay.stopService()))
+        connections.update(range(CROWD))
+        memory.advance(SWEEP)
+        connections.clear()
+        relay.factory.pace._waiting.append(lambda: None)
+        memory.advance(SWEEP)
+        self.assertEqual(left, [])
+        relay.factory.pace._next_turn()
+        memory.advance(SWEEP)
+        self.assertEqual(left, [0])
 
 
 class SignalsTests(SynchronousTestCase):
