@@ -71,7 +71,10 @@ class Crowd:
             self._epoll.register(descriptor, _IN)
             self._readers[descriptor] = reader
             self._outbox.stirred = True
-            self._wake()
+            if self._nap is not None:
+                self._nap.reset(0)
+            elif len(self._readers) == 1:
+                self._reactor.addReader(self)
 
     def removeReader(self, reader: PromptServer) -> None:  # noqa: N802
         """Read from it no longer."""
@@ -92,12 +95,36 @@ class Crowd:
 
     def doRead(self) -> None:  # noqa: N802
         """Read from those of whom something has come."""
-        for descriptor, event in self._epoll.poll(0, AT_ONCE):
+        self._look()
+        now = self._reactor.seconds()
+        if self._outbox.stirred:
+            self._outbox.stirred = False
+            self._awake = now + AWAKE
+        # A clock that was set back must not keep it awake for longer.
+        elif not now < self._awake <= now + AWAKE:
+            self._reactor.removeReader(self)
+            self._nap = self._reactor.callLater(NAP, self._wake)
+
+    def _wake(self) -> None:
+        """Look once more, and sleep on if there were pings again, but only pings.
+
+        To have the reactor watch takes the kernel a look at each client.
+        """
+        self._nap = None
+        count = self._look()
+        if count and not self._outbox.stirred:
+            self._nap = self._reactor.callLater(NAP, self._wake)
+        else:
+            self._reactor.addReader(self)
+
+    def _look(self) -> int:
+        ready = self._epoll.poll(0, AT_ONCE)
+        for descriptor, event in ready:
             # It may have gone meanwhile, on account of another one.
             reader = self._readers.get(descriptor)
             if reader is not None:
                 self._read(reader, event)
-        self._rest()
+        return len(ready)
 
     def _read(self, reader: PromptServer, event: int) -> None:
         try:
@@ -107,22 +134,6 @@ class Crowd:
             over = error
         if over is not None:
             reader.connectionLost(Failure(over))
-
-    def _rest(self) -> None:
-        now = self._reactor.seconds()
-        if self._outbox.stirred:
-            self._outbox.stirred = False
-            self._awake = now + AWAKE
-        # A clock that was set back must not keep it awake for longer.
-        elif not now < self._awake <= now + AWAKE and self._nap is None:
-            self._reactor.removeReader(self)
-            self._nap = self._reactor.callLater(NAP, self._wake)
-
-    def _wake(self) -> None:
-        if self._nap is not None and self._nap.active():
-            self._nap.cancel()
-        self._nap = None
-        self._reactor.addReader(self)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops: so end those that are left."""

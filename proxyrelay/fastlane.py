@@ -53,15 +53,16 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
     """
     length = len(payload)
     if length <= _SHORT:
-        keys = mask * (length // 4 + 1)
-        return bytes([a ^ b for a, b in zip(payload, keys, strict=False)])
+        keys = (mask * (_SHORT // 4))[:length]
+        plain = int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")
+        return plain.to_bytes(length, "big")
     if lib is None:
         return bytes(create_xor_masker(mask, length).process(payload))
-    plain = bytearray(payload)
+    text = bytearray(payload)
     masker = lib.nvx_xormask_new(mask)
-    lib.nvx_xormask_process(masker, ffi.from_buffer(plain), length)
+    lib.nvx_xormask_process(masker, ffi.from_buffer(text), length)
     lib.nvx_xormask_free(masker)
-    return bytes(plain)
+    return bytes(text)
 
 
 def header(first: int, payload_length: int) -> bytes:

@@ -39,15 +39,28 @@ class Pace:
         self._waiting.append(work)
         self._go_on()
 
+    def take(self) -> bool:
+        """Whether a piece of work may be done in this turn.
+
+        For work that comes back by itself in the next one: its place is not kept.
+        """
+        if not self._left or self._waiting:
+            return False
+        self._spend()
+        return True
+
+    def _spend(self) -> None:
+        if self._left == self._count:
+            self._clock.callLater(0, self._next_turn)
+        self._left -= 1
+
     def _go_on(self) -> None:
         if self._going_on:
             return  # from within a piece of work
         self._going_on = True
         try:
             while self._waiting and self._left:
-                self._left -= 1
-                if self._left == self._count - 1:
-                    self._clock.callLater(0, self._next_turn)
+                self._spend()
                 work = self._waiting.popleft()
                 try:
                     work()

@@ -19,6 +19,7 @@ from twisted.internet import main
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from zope.interface import implementer
 
+from proxyrelay.pace import Pace
 from proxyrelay.transport import PromptServer
 
 RECORD = 16 * 1024
@@ -37,8 +38,12 @@ class SecureServer(PromptServer):
     something off unnoticed (RFC 8446, section 6.1). What waits too long for that is
     aborted by the protocol.
 
+    Handshakes take OpenSSL half a millisecond. When thousands come back at once, there
+    are only so many in a turn of the reactor, and others have theirs between.
+
     Args:
         begin: Makes OpenSSL's part of it, for a socket.
+        handshakes: Spreads these.
         arguments: As for `PromptServer`.
     """
 
@@ -46,9 +51,15 @@ class SecureServer(PromptServer):
     _parting = False
     _read_on = False
 
-    def __init__(self, begin: Callable[[socket], SSL.Connection], *arguments: Any):
+    def __init__(
+        self,
+        begin: Callable[[socket], SSL.Connection],
+        handshakes: Pace,
+        *arguments: Any,
+    ) -> None:
         super().__init__(*arguments)
         self._tls = begin(self.socket)
+        self._handshakes = handshakes
 
     def getPeerCertificate(self) -> crypto.X509 | None:  # noqa: N802
         """The client's certificate. None: no client is asked for one."""
@@ -59,6 +70,8 @@ class SecureServer(PromptServer):
     def _read(self) -> Exception | None:
         _forget_errors()
         if not self._established:
+            if not self._handshakes.take():
+                return None
             over = self._shake_hands()
             if over is not None or not self._established:
                 return over

@@ -40,6 +40,7 @@ from proxyrelay.inspection import Inspection, inspect
 from proxyrelay.limits import RESERVE
 from proxyrelay.observe import logs
 from proxyrelay.observe.journal import LogJournal
+from proxyrelay.pace import Pace
 from proxyrelay.relay import Relay
 from proxyrelay.reload import Reload
 from proxyrelay.secure import SecureServer
@@ -52,6 +53,10 @@ log = Logger(namespace="proxyrelay")
 
 SWEEP = 0.5
 """Seconds between two looks at the offers that wait for an answer."""
+
+
+TLS_HANDSHAKES = 8
+"""Steps of TLS handshakes, of two each, in one turn of the reactor."""
 
 
 class RelayService(MultiService):
@@ -101,6 +106,7 @@ class RelayService(MultiService):
         )
         self._contexts = None if pair is None else tls.Contexts(pair)
         self._served = self.factory.behind_proxies()
+        self._handshakes = Pace(clock, TLS_HANDSHAKES)
         self._crowd = Crowd(reactor, self.factory.outbox)
         self._census = LoopingCall(self._list_clients)
         self._census.clock = clock
@@ -195,7 +201,7 @@ class RelayService(MultiService):
         common = (self.factory.pace, self.factory.outbox, *given, self._crowd)
         if self._contexts is None:
             return PromptServer(*common)
-        return SecureServer(self._contexts.begin, *common)
+        return SecureServer(self._contexts.begin, self._handshakes, *common)
 
     def startService(self) -> None:
         """Accept connections, if that has not begun yet."""
