@@ -338,6 +338,9 @@ def _served(found: Inspection) -> list[str]:
     if settings.logging.log_dir is not None:
         logged += f" and {settings.logging.log_dir}"
     lines.append(f"log: {settings.logging.default_level} and above, to {logged}")
+    if settings.logging.privacy:
+        kept = "" if settings.logging.privacy_key_file else ", others after each start"
+        lines.append(f"users and addresses: shown as pseudonyms{kept}")
     usual = Config()
     for path in config.settings():
         value, default = _value(settings, path), _value(usual, path)

@@ -146,6 +146,13 @@ class Logging(Struct, frozen=True):
             clients; 0 turns them off.
         current_client_limit: Up to this many clients are listed one by one;
             above, only their number is logged.
+        format: Lines for people, or one JSON object a line for machines.
+        audit_log: File that says, in one JSON object a line, who registered, was
+            refused, was connected to whom, and left. It is rotated as the log is.
+        privacy: Whether users and addresses are replaced by pseudonyms in all that the
+            relay shows of its clients.
+        privacy_key_file: File with the key of the pseudonyms, made if it is missing;
+            without it they are others after each start.
     """
 
     log_dir: Path | None = None
@@ -153,6 +160,10 @@ class Logging(Struct, frozen=True):
     websockets_level: Level = "WARNING"
     current_client_interval: Seconds = 60
     current_client_limit: Annotated[int, Meta(ge=0)] = 32
+    format: Literal["text", "json"] = "text"
+    audit_log: Path | None = None
+    privacy: bool = False
+    privacy_key_file: Path | None = None
 
 
 class Timeouts(Struct, frozen=True):
@@ -383,6 +394,7 @@ _HINTS: Mapping[tuple[str, ...], str] = {
         "behind the prefix are 0"
     ),
     ("logging", "default_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+    ("logging", "format"): '"text" or "json"',
     ("logging", "websockets_level"): "DEBUG, INFO, WARNING, ERROR or CRITICAL",
 }
 
@@ -564,6 +576,13 @@ class _Reader:
         self._check_lists(config.auth.kwargs)
         self._check_patience(config)
         self._check_proxies(config.limits)
+        if config.logging.privacy_key_file is not None and not config.logging.privacy:
+            self._warnings.append(
+                self._at(
+                    ("logging", "privacy_key_file"),
+                    "has no effect without privacy = true",
+                )
+            )
         if config.keyfile is not None and "certfile" not in table:
             self._problem(("keyfile",), "needs a certfile beside it")
         self._problems.sort(key=lambda problem: problem.line or 0)

@@ -114,10 +114,12 @@ class Refusal(ProxyRelayError):
     Attributes:
         code: WebSocket close code.
         prefix: What stands before the text in the close reason.
+        sub: The user who is refused, where the connection does not tell; never sent.
     """
 
     code: ClassVar[int]
     prefix: ClassVar[str] = ""
+    sub: str | None = None
 
     @property
     def reason(self) -> str:

@@ -123,6 +123,7 @@ class Drain:
         self._log.info(
             "draining: clients that are connected are served until they leave, for at "
             "most {seconds:.0f} s; connections: {count}",
+            event="draining",
             seconds=longest,
             count=len(factory.connections),
         )
@@ -143,6 +144,7 @@ class Drain:
         self._share = ceil(len(self._left) / SPREAD)
         self._log.warn(
             "draining has taken too long, connections to close: {count}",
+            event="drain_overdue",
             count=len(self._left),
         )
         self._closing.start(1).addErrback(self._failed)
@@ -158,5 +160,5 @@ class Drain:
     def _end(self, _: None) -> None:
         self.stop()
         if not self._factory.stopping:
-            self._log.info("drained: no connection is left")
+            self._log.info("drained: no connection is left", event="drained")
             self._ended()

@@ -16,9 +16,17 @@ from pathlib import Path
 from proxyrelay import tls
 from proxyrelay.auth import credentials
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.config import PROXYSTORE_RELAY, Auth, AuthArguments, Config, Loaded
+from proxyrelay.config import (
+    PROXYSTORE_RELAY,
+    Auth,
+    AuthArguments,
+    Config,
+    Loaded,
+    Logging,
+)
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.messages import MESSAGE_CEILING
+from proxyrelay.observe import audit, privacy
 from proxyrelay.observe.logs import FILE_NAME
 
 
@@ -71,10 +79,13 @@ def inspect(
             found.faults += map(loaded.located, found.pair.problems(now))
             found.warnings += map(loaded.located, found.pair.warnings(now))
 
-    if config.logging.log_dir is not None:
-        wrong = _unwritable(config.logging.log_dir)
-        if wrong is not None:
-            found.problems.append(loaded.located(Problem("logging.log_dir", wrong)))
+    for problem in _about_logs(config.logging):
+        found.problems.append(loaded.located(problem))
+    key = config.logging.privacy_key_file
+    if config.logging.privacy and key is not None and _is_public(key):
+        found.warnings.append(
+            loaded.located(Problem(privacy.SETTING, _open_to_read(key)))
+        )
 
     if (config.max_message_bytes or 0) > MESSAGE_CEILING:
         found.warnings.append(
@@ -139,7 +150,11 @@ def _of_globus(loaded: Loaded, used: Credentials) -> Iterator[Problem]:
     else:
         key, path = "", Path()
     if key and _is_public(path):
-        yield Problem(key, f"everybody on this machine can read {path}: chmod o-r it")
+        yield Problem(key, _open_to_read(path))
+
+
+def _open_to_read(path: Path) -> str:
+    return f"everybody on this machine can read {path}: chmod o-r it"
 
 
 def _is_public(path: Path) -> bool:
@@ -165,9 +180,29 @@ def open_to_all(auth: Auth) -> list[Problem]:
     ]
 
 
-def _unwritable(folder: Path) -> str | None:
-    """Why the log cannot be written in a folder, or None."""
-    file = folder / FILE_NAME
+def _about_logs(logging: Logging) -> Iterator[Problem]:
+    """Why what is logged cannot be written."""
+    folder, audited = logging.log_dir, logging.audit_log
+    file = None if folder is None else folder / FILE_NAME
+    if file is not None:
+        wrong = _unwritable(file)
+        if wrong is not None:
+            yield Problem("logging.log_dir", wrong)
+    if audited is not None:
+        wrong = _unwritable(audited)
+        if file is not None and os.path.realpath(audited) == os.path.realpath(file):
+            wrong = f"{audited} is the log itself"
+        if wrong is not None:
+            yield Problem(audit.SETTING, wrong)
+    if logging.privacy and logging.privacy_key_file is not None:
+        wrong = privacy.problem(logging.privacy_key_file)
+        if wrong is not None:
+            yield Problem(privacy.SETTING, wrong)
+
+
+def _unwritable(file: Path) -> str | None:
+    """Why a log cannot be written to a file, or None."""
+    folder = file.parent
     # os.path, for pathlib raises where a folder on the way may not be entered.
     if os.path.exists(file) and not (os.path.isfile(file) and os.access(file, os.W_OK)):
         return f"{file} is no file that can be written"

@@ -55,7 +55,7 @@ class Peer(Protocol):
 
     Attributes:
         user: Whom the connection belongs to.
-        address: Where it comes from, as text for the log.
+        address: Where it comes from, as it may be shown: text for the log.
         arrival: Its place in the order in which connections were accepted.
         registration: The UUID that it holds, or None.
         told: When the lines of the log on what went back to it are paid for, in seconds

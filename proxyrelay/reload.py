@@ -30,6 +30,9 @@ FIXED = (
     ("reuse_port",),
     ("auth", "method"),
     ("logging", "log_dir"),
+    ("logging", "audit_log"),
+    ("logging", "privacy"),
+    ("logging", "privacy_key_file"),
 )
 """What stays as it is until a relay is started anew. Of these, the method of
 authentication could change, but not who the clients are that are connected: one that
@@ -125,7 +128,11 @@ class Reload(Service):
         wrong = [*found.problems, *found.faults]
         if wrong:
             self._complain(wrong)
-            self._log.error("nothing is reloaded; problems: {count}", count=len(wrong))
+            self._log.error(
+                "nothing is reloaded; problems: {count}",
+                event="reload_refused",
+                count=len(wrong),
+            )
             return
         before, pair = self._relay.config, self._relay.pair
         settings, waiting = applicable(before, found.config)
@@ -152,12 +159,19 @@ class Reload(Service):
         self._watch_on()
         problem: Problem
         for problem in found.warnings:
-            self._log.warn("{problem}", problem=str(problem))
-        self._log.info("reloaded, changed: {names}", names=_listed(names))
+            self._log.warn("{problem}", event="problem", problem=str(problem))
+        self._log.info(
+            "reloaded, changed: {_names}",
+            event="reloaded",
+            names=names,
+            _names=_listed(names),
+        )
         if waiting:
             self._log.warn(
-                "changed as well, but only for a relay that is started anew: {names}",
-                names=_listed(map(".".join, waiting)),
+                "changed as well, but only for a relay that is started anew: {_names}",
+                event="reload_waits",
+                names=[".".join(path) for path in waiting],
+                _names=_listed(map(".".join, waiting)),
             )
 
     def look(self) -> None:
@@ -190,7 +204,11 @@ class Reload(Service):
         self._stamp, self._trouble = stamp, ()
         if pair.chain != served.chain:
             end = pair.chain[0].not_valid_after_utc.date().isoformat()
-            self._log.info("serving a renewed certificate, valid until {end}", end=end)
+            self._log.info(
+                "serving a renewed certificate, valid until {end}",
+                event="certificate_renewed",
+                end=end,
+            )
 
     def _look_again(self, wrong: tuple[Problem, ...]) -> None:
         if wrong != self._trouble:
@@ -198,12 +216,15 @@ class Reload(Service):
         elif not self._told:
             self._told = True
             self._complain(wrong)
-            self._log.error("the certificate that was read before is served on")
+            self._log.error(
+                "the certificate that was read before is served on",
+                event="certificate_kept",
+            )
 
     def _complain(self, wrong: Iterable[Problem]) -> None:
         problem: Problem
         for problem in wrong:
-            self._log.error("{problem}", problem=str(problem))
+            self._log.error("{problem}", event="problem", problem=str(problem))
 
 
 def applicable(before: Config, after: Config) -> tuple[Config, list[tuple[str, ...]]]:

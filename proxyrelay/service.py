@@ -38,14 +38,16 @@ from proxyrelay.handover import Drain, Successor
 from proxyrelay.heap import Heap
 from proxyrelay.inspection import Inspection, inspect
 from proxyrelay.limits import RESERVE
-from proxyrelay.observe import logs
+from proxyrelay.observe import logs, privacy
+from proxyrelay.observe.audit import audit
 from proxyrelay.observe.journal import LogJournal
+from proxyrelay.observe.journals import Journals
 from proxyrelay.pace import Pace
 from proxyrelay.relay import Relay
 from proxyrelay.reload import Reload
 from proxyrelay.secure import SecureServer
 from proxyrelay.transport import PromptServer
-from proxyrelay.websocket import RelayFactory
+from proxyrelay.websocket import ConnectionJournal, RelayFactory
 
 T = TypeVar("T")
 
@@ -76,10 +78,12 @@ class RelayService(MultiService):
 
     Attributes:
         factory: Builds the connections, and knows those that there are.
+        pseudonyms: What users and addresses are shown as.
 
     Raises:
         StartError: The port cannot be listened on.
-        ConfigError: OpenSSL refuses the certificate or the key.
+        ConfigError: OpenSSL refuses the certificate or the key; the audit log cannot be
+            written, or the key of the pseudonyms not be read.
     """
 
     def __init__(
@@ -95,14 +99,20 @@ class RelayService(MultiService):
         clock = clock or reactor
         self.config = settings
         self._reactor = reactor
+        self.pseudonyms = privacy.pseudonyms(settings.logging)
         verbose = settings.logging.default_level == "DEBUG"
-        self.journal = LogJournal(clock.seconds, verbose)
+        self.journal = LogJournal(clock.seconds, verbose, self.pseudonyms)
+        self._audit = audit(settings.logging, clock, self.pseudonyms)
+        journal: ConnectionJournal = self.journal
+        if self._audit is not None:
+            journal = Journals((self.journal, self._audit))
         self.factory = RelayFactory(
-            Relay(self.journal, clock.seconds, settings.offers),
+            Relay(journal, clock.seconds, settings.offers),
             authenticator,
-            self.journal,
+            journal,
             clock,
             settings,
+            self.pseudonyms,
         )
         self._contexts = None if pair is None else tls.Contexts(pair)
         self._served = self.factory.behind_proxies()
@@ -208,6 +218,8 @@ class RelayService(MultiService):
         if self._sockets:
             self.privilegedStartService()
         super().startService()
+        if self._audit is not None:
+            self._audit.started()
         self._take_census()
         self._sweep.start(SWEEP, now=False)
         self._reactor.callWhenRunning(self._announce)
@@ -237,9 +249,11 @@ class RelayService(MultiService):
 
     def _announce(self) -> None:
         log.info(
-            "proxyrelay {version} serves {urls} (authentication: {method})",
+            "proxyrelay {version} serves {_urls} (authentication: {method})",
+            event="serving",
             version=__version__,
-            urls=", ".join(self.urls),
+            urls=self.urls,
+            _urls=", ".join(self.urls),
             method=self.config.auth.method or "none",
         )
 
@@ -272,7 +286,13 @@ class RelayService(MultiService):
         stopping.append(super().stopService())
         stopped = DeferredList(stopping, fireOnOneErrback=True, consumeErrors=True)
         stopped.addBoth(self._leave_reactor)
-        return stopped.addCallback(lambda _: log.info("stopped"))
+        return stopped.addCallback(self._stopped)
+
+    def _stopped(self, _: object) -> None:
+        if self._audit is not None:
+            self._audit.stopped()
+            self._audit = None
+        log.info("stopped", event="stopped")
 
     def _leave_reactor(self, result: T) -> T:
         self._crowd.stop()
@@ -342,13 +362,14 @@ class Signals(Service):
             return
         log.info(
             "stopping on {signal}, connections to close: {count}",
+            event="stopping",
             signal=name,
             count=len(self._relay.factory.connections),
         )
         try:
             self._reactor.stop()
         except ReactorNotRunning:
-            log.info("the reactor has stopped already")
+            log.info("the reactor has stopped already", event="stopping")
 
 
 class Application(MultiService):
@@ -480,7 +501,8 @@ def makeService(options: Options) -> Application:
     _report(found)
     short = descriptors.shortage(limit, found.config.limits.connections or 0, RESERVE)
     if short is not None:
-        log.warn("limits.connections: {short}", short=short)
+        wrong = Problem("limits.connections", short)
+        log.warn("{problem}", event="problem", problem=str(wrong))
     return application
 
 
@@ -492,19 +514,23 @@ def _observer(options: Options, settings: config.Logging) -> logs.Log | None:
     """
     twistd: Any = options.parent or {}
     if twistd.get("logfile") or twistd.get("syslog"):
-        if settings.log_dir is not None:
-            raise ConfigError(
-                [Problem("logging.log_dir", "excludes twistd's --logfile and --syslog")]
-            )
+        wrong = "excludes twistd's --logfile and --syslog"
+        for name in ("log_dir", "format"):
+            if getattr(settings, name) != getattr(config.Logging(), name):
+                raise ConfigError([Problem(f"logging.{name}", wrong)])
         return None
     # A daemon has no standard output.
     foreground = not options.parent or twistd.get("nodaemon")
-    return logs.observer(settings, sys.stdout if foreground else None)
+    observer = logs.observer(settings, sys.stdout if foreground else None)
+    if observer is None and settings.format != config.Logging().format:
+        wrong = "needs log_dir beside it, as there is no standard output"
+        raise ConfigError([Problem("logging.format", wrong)])
+    return observer
 
 
 def _report(found: Inspection) -> None:
     problem: Problem
     for problem in found.faults:
-        log.error("{problem}", problem=str(problem))
+        log.error("{problem}", event="problem", problem=str(problem))
     for problem in found.warnings:
-        log.warn("{problem}", problem=str(problem))
+        log.warn("{problem}", event="problem", problem=str(problem))

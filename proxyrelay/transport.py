@@ -243,7 +243,9 @@ class Gate:
         now = self._clock.seconds()
         if self._told is None or not self._told <= now < self._told + QUIET:
             self._told = now
-            self._log.warn("full: clients that connect now wait until others leave")
+            self._log.warn(
+                "full: clients that connect now wait until others leave", event="full"
+            )
 
     def last_call(self) -> None:
         """Accept all who wait already: a socket that is closed resets them."""

@@ -68,6 +68,7 @@ from proxyrelay.handshake import (
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.limits import Limits, Origin
 from proxyrelay.messages import MESSAGE_CEILING
+from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.pace import Pace
 from proxyrelay.peer import Registration
 from proxyrelay.relay import Journal, Relay
@@ -300,7 +301,7 @@ class RelayProtocol(FastLane):
     def come_from(self, place: IAddress) -> None:
         """Note where the client is, as far as that is known."""
         self._place = place
-        self.address = addresses.text(place)
+        self.address = self.factory.pseudonyms.address(addresses.text(place))
 
     def _arrive(self) -> None:
         """Be counted, and let those go whose time is over for it."""
@@ -874,6 +875,7 @@ class RelayFactory(WebSocketServerFactory):
         journal: Told of what happens to connections.
         clock: Runs every deadline.
         config: What each connection may take.
+        pseudonyms: What addresses are shown as.
 
     Attributes:
         pace: Spreads opening handshakes over turns of the reactor.
@@ -897,8 +899,10 @@ class RelayFactory(WebSocketServerFactory):
         journal: ConnectionJournal,
         clock: IReactorTime,
         config: Config,
+        pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
     ) -> None:
         super().__init__(server="proxyrelay", reactor=clock)
+        self.pseudonyms = pseudonyms
         self.relay = relay
         self.authenticator = authenticator
         self.journal = journal
@@ -980,10 +984,13 @@ class RelayFactory(WebSocketServerFactory):
         """Build connections that begin as trusted proxies have them begin."""
         seconds = self.config.timeouts.opening_handshake
         self._announced = AnnouncedFactory(
-            self, self.limits.announced, self.journal.dropped, self.clock, seconds
+            self, self.limits.announced, self._dropped, self.clock, seconds
         )
         self._announced.lost = self._tell_if_all_gone
         return self._announced
+
+    def _dropped(self, address: str, why: str) -> None:
+        self.journal.dropped(self.pseudonyms.address(address), why)
 
     def stop(self, seconds: float) -> Deferred[None]:
         """Close every connection with 1001, and abort what is left in the end.

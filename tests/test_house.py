@@ -29,6 +29,7 @@ PURE = (
     *RULES,
     *("handshake", "proxied", "limits"),
     *("auth.cache", "auth.breaker", "auth.strangers"),
+    *("observe.records", "observe.pseudonyms"),
 )
 """Rooms without a network, a clock or a log."""
 
@@ -40,18 +41,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("errors", "addresses", "deadlines", "descriptors", "fastlane", "heap"),
         "pace",
         *("auth.breaker", "auth.strangers", "auth.turns"),
+        *("observe", "observe.records"),
     ),
     ("identity", "handshake", "listen", "proxied"),
-    ("config", "transport"),
+    ("config", "transport", "observe.pseudonyms"),
     ("crowd", "secure"),
     (
         *("ledger", "limits", "messages", "peer", "tls"),
         *("auth.anonymous", "auth.cache", "auth.credentials"),
     ),
-    ("directory", "registry", "observe", "auth.globus"),
+    ("directory", "registry", "auth.globus", "observe.privacy"),
     ("relay", "observe.logs", "auth.introspection"),
-    ("auth",),
-    ("observe.journal", "websocket", "inspection", "globus"),
+    ("auth", "observe.trail"),
+    ("observe.journal", "observe.audit", "websocket", "globus"),
+    ("inspection", "observe.journals"),
     ("reload", "handover"),
     ("service", "cli"),
 )

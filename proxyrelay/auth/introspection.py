@@ -179,11 +179,13 @@ class Introspector:
             else:
                 self.log.warn(
                     "{trouble}: the relay's client ID and secret could not be tried",
+                    event="globus_untried",
                     trouble=self._globus.explained(error),
                 )
         else:
             self.log.debug(
                 "Globus Auth knows the relay's application, {name!a}",
+                event="globus_tried",
                 name=application.name,
             )
 
@@ -195,7 +197,7 @@ class Introspector:
         now = self._clock.seconds()
         if error is None:
             self._trouble = None
-            self.log.info("Globus Auth answers again")
+            self.log.info("Globus Auth answers again", event="globus_answers")
         elif not 0 <= now - self._told < QUIET:
             self._trouble = trouble
             self._told = now
@@ -204,11 +206,14 @@ class Introspector:
                 self.log.error(
                     "{trouble}: new clients are asked to come back until that is put "
                     "right; 'proxyrelay check' tells whether it is",
+                    event="globus_refuses",
                     trouble=explained,
                 )
             else:
                 self.log.error(
-                    "{trouble}: new clients are asked to come back", trouble=explained
+                    "{trouble}: new clients are asked to come back",
+                    event="globus_fails",
+                    trouble=explained,
                 )
 
 
@@ -305,7 +310,11 @@ class GlobusAuthenticator:
         return answer.addCallback(self._judge)
 
     def _judge(self, answer: Introspection) -> User:
-        return judge(answer, self._policy, self._clock.seconds())
+        try:
+            return judge(answer, self._policy, self._clock.seconds())
+        except Refusal as refusal:
+            refusal.sub = answer.sub
+            raise
 
     def _wait(self, key: bytes, token: str, source: str) -> Deferred[Introspection]:
         """Join those who wait for the answer about a token, or be the first."""
@@ -350,8 +359,8 @@ class GlobusAuthenticator:
             self._lenient = True
             self.log.warn(
                 "Globus Auth cannot be asked: until it answers, clients that it knew "
-                "are let in on an older answer; the first is {sub!a}",
-                sub=stale.sub,
+                "are let in on an older answer",
+                event="globus_stale",
             )
         for waiter in question.left():
             if stale is not None:
@@ -362,8 +371,9 @@ class GlobusAuthenticator:
     def _log_mistake(self, what: str, failure: Failure) -> None:
         """Log an error of the relay's own without its text, which may have a token."""
         self.log.error(
-            "{what} failed with {kind} at\n{place}",
+            "{what} failed with {error} at\n{traceback}",
+            event="defect",
             what=what,
-            kind=type(failure.value).__name__,
-            place="".join(format_tb(failure.getTracebackObject())),
+            error=type(failure.value).__name__,
+            traceback="".join(format_tb(failure.getTracebackObject())),
         )

@@ -2,7 +2,8 @@
 
 Format strings are constant, since twisted.logger would read attributes of its
 fields on behalf of a text from outside. Whatever a client chose is written with
-``!a``, so that it can neither forge a line nor control a terminal.
+``!a``, so that it can neither forge a line nor control a terminal. Machines know an
+event by its name, and read its fields as they are: ``docs/reference/log.rst`` has both.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from proxyrelay.errors import Refusal, TryAgainLater, UnknownMessage
 from proxyrelay.ledger import Drop
 from proxyrelay.limits import Rate
 from proxyrelay.messages import PeerConnection
+from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.peer import REPLACED, Peer, Registration
 from proxyrelay.registry import Registry
 
@@ -34,13 +36,20 @@ class LogJournal:
         clock: Gives the time in seconds, as the relay's does.
         verbose: Whether lines at DEBUG are shown: they are not even composed
             otherwise. It may change.
+        pseudonyms: What users are shown as.
     """
 
     log = Logger()
 
-    def __init__(self, clock: Callable[[], float], verbose: bool = False) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        verbose: bool = False,
+        pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
+    ) -> None:
         self._clock = clock
         self.verbose = verbose
+        self._pseudonyms = pseudonyms
 
     def registered(self, peer: Peer, registration: Registration) -> None:
         """A peer holds a UUID from now on, or once more."""
@@ -48,9 +57,10 @@ class LogJournal:
             return
         self.log.info(
             "registered {uuid} name={name!a} user={user!a} from {address}",
+            event="registered",
             uuid=registration.uuid,
             name=registration.name,
-            user=peer.user.sub,
+            user=self._pseudonyms.user(peer.user.sub),
             address=peer.address,
         )
 
@@ -62,19 +72,22 @@ class LogJournal:
         """
         if rounds < FIGHT:
             self.log.warn(
-                "replaced {uuid}: registered again from {new}, so {old} is closed",
+                "replaced {uuid}: registered again from {address}, so {old_address} "
+                "is closed",
+                event="replaced",
                 uuid=uuid,
-                new=new.address,
-                old=old.address,
+                address=new.address,
+                old_address=old.address,
             )
         elif rounds == FIGHT:
             self.log.warn(
-                "fight over {uuid}: registered again and again, from {new} and from "
-                "{old}; if two endpoints run with this UUID, stop one of them (further "
-                "rounds are not logged)",
+                "fight over {uuid}: registered again and again, from {address} and "
+                "from {old_address}; if two endpoints run with this UUID, stop one of "
+                "them (further rounds are not logged)",
+                event="fight",
                 uuid=uuid,
-                new=new.address,
-                old=old.address,
+                address=new.address,
+                old_address=old.address,
             )
 
     def left(self, peer: Peer, registration: Registration, why: str) -> None:
@@ -83,14 +96,15 @@ class LogJournal:
             return
         self.log.info(
             "left {uuid} name={name!a} from {address} after {seconds:.1f} s "
-            "(messages: {sent} sent, {received} received): {why}",
+            "(messages: {sent} sent, {received} received): {reason}",
+            event="left",
             uuid=registration.uuid,
             name=registration.name,
             address=peer.address,
             seconds=self._clock() - registration.since,
             sent=registration.sent,
             received=registration.received,
-            why=why,
+            reason=why,
         )
 
     def refused(self, peer: Peer, refusal: Refusal) -> None:
@@ -98,23 +112,27 @@ class LogJournal:
         detail = refusal.detail if isinstance(refusal, UnknownMessage) else ""
         say = self.log.info if isinstance(refusal, TryAgainLater) else self.log.warn
         say(
-            "refused {address} with {code}: {reason}{detail}",
+            "refused {address} with {code}: {reason}{_detail}",
+            event="refused",
             address=peer.address,
             code=refusal.code,
             reason=refusal.reason,
-            detail=f" ({detail})" if detail else "",
+            detail=detail,
+            _detail=f" ({detail})" if detail else "",
         )
 
     def forwarded(self, source: Peer, target: Peer, message: PeerConnection) -> None:
         """An offer or answer was handed to its receiver."""
         if self.verbose:
             self.log.debug(
-                "forwarded {kind} of {source} at {address} to {target} at {place}",
+                "forwarded {kind} of {source} at {address} to {target} at "
+                "{target_address}",
+                event="forwarded",
                 kind=message.description_type,
                 source=message.source_uuid,
                 address=source.address,
                 target=message.peer_uuid,
-                place=target.address,
+                target_address=target.address,
             )
 
     def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
@@ -130,12 +148,15 @@ class LogJournal:
         source.told = RETURNS.spend(source.told, now)
         untold, source.untold = source.untold, 0
         self.log.info(
-            "returned {kind} for {target} to {address}: {error}{more}",
+            "returned {kind} for {target} to {address}: {reason}{_more}",
+            event="returned",
             kind=message.description_type,
+            source=message.source_uuid,
             target=message.peer_uuid,
             address=source.address,
-            error=error,
-            more=f" (and {untold} more before)" if untold else "",
+            reason=error,
+            untold=untold,
+            _more=f" (and {untold} more before)" if untold else "",
         )
 
     def held(self, source: Peer, message: PeerConnection) -> None:
@@ -143,6 +164,7 @@ class LogJournal:
         if self.verbose:
             self.log.debug(
                 "held offer of {source} at {address} for {target}",
+                event="held",
                 source=message.source_uuid,
                 address=source.address,
                 target=message.peer_uuid,
@@ -156,13 +178,14 @@ class LogJournal:
         registration = source.registration
         if registration is not None and registration.dropped == 1:
             self.log.warn(
-                "shielded {target} from an {kind} of {source} at {address}: {why} "
+                "shielded {target} from an {kind} of {source} at {address}: {reason} "
                 "(further ones of this client are not logged)",
+                event="shielded",
                 target=message.peer_uuid,
                 kind=message.description_type,
                 source=message.source_uuid,
                 address=source.address,
-                why=why.value,
+                reason=why.value,
             )
 
     def deaf(self, peer: Peer, registration: Registration) -> None:
@@ -170,9 +193,10 @@ class LogJournal:
         self.log.warn(
             "deaf {uuid} name={name!a} user={user!a} from {address}: it came back "
             "{seconds:.0f} s ago and answers no offers since; restart this endpoint",
+            event="deaf",
             uuid=registration.uuid,
             name=registration.name,
-            user=peer.user.sub,
+            user=self._pseudonyms.user(peer.user.sub),
             address=peer.address,
             seconds=self._clock() - registration.since,
         )
@@ -182,6 +206,7 @@ class LogJournal:
         if self.verbose:
             self.log.debug(
                 "skipped a message of {address}: {detail}",
+                event="skipped",
                 address=peer.address,
                 detail=refusal.detail,
             )
@@ -190,6 +215,7 @@ class LogJournal:
         """A request was answered with an HTTP error."""
         self.log.info(
             "rejected {address} with HTTP {status}: {detail!a}",
+            event="rejected",
             address=address,
             status=status.value,
             detail=detail,
@@ -199,6 +225,7 @@ class LogJournal:
         """A client broke the WebSocket protocol and is closed with a code."""
         self.log.warn(
             "failed {address} with {code}: {detail!a}",
+            event="failed",
             address=address,
             code=code,
             detail=detail,
@@ -206,12 +233,19 @@ class LogJournal:
 
     def dropped(self, address: str, why: str) -> None:
         """A connection that holds no UUID ended without a close handshake."""
-        self.log.info("dropped {address}: {why!a}", address=address, why=why)
+        self.log.info(
+            "dropped {address}: {reason!a}",
+            event="dropped",
+            address=address,
+            reason=why,
+        )
 
     def slowed(self, address: str) -> None:
         """A client sends faster than it may, and is read from more slowly."""
         self.log.warn(
-            "slowed {address}: it sends more than [limits] allows", address=address
+            "slowed {address}: it sends more than [limits] allows",
+            event="slowed",
+            address=address,
         )
 
     def clients(self, registry: Registry, limit: int) -> None:
@@ -221,7 +255,9 @@ class LogJournal:
             registry: Who is.
             limit: Up to how many clients get a line of their own.
         """
-        self.log.info("connected clients: {count}", count=len(registry))
+        self.log.info(
+            "connected clients: {count}", event="clients", count=len(registry)
+        )
         if len(registry) > limit:
             return
         for peer in registry:
@@ -230,13 +266,15 @@ class LogJournal:
                 self.log.info(
                     "connected {uuid} name={name!a} user={user!a} from {address} "
                     "for {seconds:.0f} s (messages: {sent} sent, {received} received)"
-                    "{deaf}",
+                    "{_deaf}",
+                    event="client",
                     uuid=registration.uuid,
                     name=registration.name,
-                    user=peer.user.sub,
+                    user=self._pseudonyms.user(peer.user.sub),
                     address=peer.address,
                     seconds=self._clock() - registration.since,
                     sent=registration.sent,
                     received=registration.received,
-                    deaf=": deaf, restart it" if registration.deaf else "",
+                    deaf=registration.deaf,
+                    _deaf=": deaf, restart it" if registration.deaf else "",
                 )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from fcntl import F_GETFL, F_SETFL, fcntl
 from functools import lru_cache
 from pathlib import Path
 from textwrap import indent
-from typing import IO, TextIO, cast
+from typing import IO, TextIO, TypeVar, cast
 
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
     ILogFilterPredicate,
-    ILogObserver,
     LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from proxyrelay.config import Level, Logging
 from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.observe import records
 
 FILE_NAME = "proxyrelay.log"
 
@@ -46,6 +47,18 @@ _LEVELS = {
 
 _NAMES = {level: name for name, level in _LEVELS.items()}
 
+_RELAY = "proxyrelay"
+"""Namespace of the relay's own events, and of those below it."""
+
+DEFECT = "defect"
+"""What JSON calls an event with a traceback: an error of the relay's own."""
+
+OTHER = "other"
+"""What JSON calls an event without a name: one of a library."""
+
+_LEGACY = frozenset({"time", "system", "isError", "format", "why", "failure"})
+"""What Twisted adds to events for observers of before 2015."""
+
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S%z"
 
 
@@ -63,8 +76,50 @@ def line(event: LogEvent) -> str | None:
     if not text:
         return None
     when = _second(int(event.get("log_time") or 0))
-    level = _NAMES.get(event.get("log_level", LogLevel.info), "INFO")
-    return f"{when} {level:<8} {text}\n"
+    return f"{when} {_level(event):<8} {text}\n"
+
+
+def record(event: LogEvent) -> str | None:
+    """Format an event as a JSON object: see ``docs/reference/log.rst``.
+
+    Of the relay's own events it has all fields that the format may name, as they are. A
+    field that begins with ``_`` is only for the text.
+    """
+    text = _text(event)
+    failure = event.get("log_failure")
+    if failure is None and not text:
+        return None
+    own = {}
+    if _is_own(event):
+        own = {
+            name: value
+            for name, value in event.items()
+            if not name.startswith(("log_", "_")) and name not in _LEGACY
+        }
+    common = {
+        "level": _level(event),
+        "event": own.get("event", OTHER if failure is None else DEFECT),
+        "message": text,
+        "logger": event.get("log_namespace", ""),
+    }
+    if failure is not None:
+        own["traceback"] = failure.getTraceback().rstrip("\n")
+    return records.record(event.get("log_time") or 0.0, {**common, **own, **common})
+
+
+def _is_own(event: LogEvent) -> bool:
+    return str(event.get("log_namespace", "")).partition(".")[0] == _RELAY
+
+
+def _level(event: LogEvent) -> str:
+    return _NAMES.get(event.get("log_level", LogLevel.info), "INFO")
+
+
+FORMATS: Mapping[str, Callable[[LogEvent], str | None]] = {
+    "text": line,
+    "json": record,
+}
+"""How an event looks, by the name of the setting."""
 
 
 def _text(event: LogEvent) -> str:
@@ -73,7 +128,7 @@ def _text(event: LogEvent) -> str:
     The relay's own formats are plain constants, for which Python's formatter does: it
     takes a tenth of the time of Twisted's.
     """
-    if str(event.get("log_namespace", "")).startswith("proxyrelay"):
+    if _is_own(event):
         with suppress(Exception):
             return str(event["log_format"]).format_map(event)
     return formatEvent(event)
@@ -95,17 +150,23 @@ class Log(FilteringLogObserver):
     """What all log events go through.
 
     Args:
-        outlet: Gets what passes the levels.
-        settings: The levels.
+        files: Get the line of each event that passes the levels.
+        settings: The levels, and how the lines look.
     """
 
-    def __init__(self, outlet: ILogObserver, settings: Logging) -> None:
+    def __init__(self, files: Iterable[IO[str]], settings: Logging) -> None:
         self._levels = Remembering(levels(settings))
-        super().__init__(outlet, [self._levels])
+        self._format = FORMATS[settings.format]
+        outlets = [FileLogObserver(file, self._line) for file in files]
+        super().__init__(LogPublisher(*outlets), [self._levels])
 
     def change(self, settings: Logging) -> None:
-        """Let events of other levels through from now on."""
+        """Let events of other levels through, or in another format, from now on."""
         self._levels.ask(levels(settings))
+        self._format = FORMATS[settings.format]
+
+    def _line(self, event: LogEvent) -> str | None:
+        return self._format(event)
 
 
 def observer(settings: Logging, stdout: TextIO | None) -> Log | None:
@@ -121,12 +182,10 @@ def observer(settings: Logging, stdout: TextIO | None) -> Log | None:
     Raises:
         ConfigError: The folder or the file cannot be written.
     """
-    outlets = [] if stdout is None else [FileLogObserver(stdout, line)]
+    files: list[IO[str]] = [] if stdout is None else [stdout]
     if settings.log_dir is not None:
-        outlets.append(FileLogObserver(cast(IO[str], _file(settings.log_dir)), line))
-    if not outlets:
-        return None
-    return Log(LogPublisher(*outlets), settings)
+        files.append(cast(IO[str], _file(settings.log_dir)))
+    return Log(files, settings) if files else None
 
 
 @implementer(ILogFilterPredicate)
@@ -193,13 +252,31 @@ class SharedLogFile(LogFile):
 
 def _file(folder: Path) -> LogFile:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return SharedLogFile(
-            FILE_NAME,
-            str(folder),
-            rotateLength=ROTATE_BYTES,
-            maxRotatedFiles=ROTATED_FILES,
-        )
+        return rotated(SharedLogFile, folder / FILE_NAME)
     except OSError as error:
         problem = f"{folder} cannot be written: {error.strerror}"
         raise ConfigError([Problem("logging.log_dir", problem)]) from None
+
+
+File = TypeVar("File", bound=SharedLogFile)
+
+
+def rotated(kind: type[File], path: Path, mode: int | None = None) -> File:
+    """Open a log file that is put aside when it is long.
+
+    Args:
+        kind: What it becomes.
+        path: Where it is; its folder is made if it is missing.
+        mode: Who may read it, as for ``chmod``; None leaves that as it is.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return kind(
+        path.name,
+        str(path.parent),
+        rotateLength=ROTATE_BYTES,
+        defaultMode=mode,
+        maxRotatedFiles=ROTATED_FILES,
+    )

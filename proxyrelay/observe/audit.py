@@ -1,0 +1,297 @@
+"""Who was here, and who was connected to whom: one JSON object a line.
+
+It is for those who have to know afterwards. Unlike the log it has the outcome of every
+offer, at any level, and no word about the relay's own state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from twisted.internet.interfaces import IReactorTime
+
+from proxyrelay import __version__
+from proxyrelay.config import Logging
+from proxyrelay.errors import ConfigError, Problem, Refusal, UnknownMessage
+from proxyrelay.ledger import OUTSTANDING, Drop
+from proxyrelay.messages import PeerConnection
+from proxyrelay.observe.pseudonyms import Clear
+from proxyrelay.observe.records import record
+from proxyrelay.observe.trail import Lines, Trail, opened
+from proxyrelay.peer import Peer, Registration
+
+SETTING = "logging.audit_log"
+
+
+@dataclass(slots=True)
+class _Offer:
+    """An offer whose outcome is not known yet.
+
+    Attributes:
+        since: When it came, in seconds of the clock.
+        address: Where its receiver is; None if that is away.
+    """
+
+    since: float
+    address: str | None = None
+
+
+@dataclass(slots=True)
+class _Client:
+    """A client that holds a UUID.
+
+    Attributes:
+        name: The name that was written last.
+        offers: What it has asked for, by the UUID of the peer.
+    """
+
+    name: str
+    offers: dict[str, _Offer] = field(default_factory=dict)
+
+
+class AuditJournal:
+    """Writes the journal to the audit log.
+
+    Args:
+        file: What is written to.
+        clock: Gives the time in seconds since 1970, and ends turns.
+        pseudonyms: What users are shown as.
+        ceiling: How many offers without an outcome are remembered. The ledger has no
+            more, unless the shield is off.
+    """
+
+    def __init__(
+        self,
+        file: Lines,
+        clock: IReactorTime,
+        pseudonyms: Clear,
+        ceiling: int = OUTSTANDING,
+    ) -> None:
+        self._trail = Trail(file, self._gap, clock)
+        self._clock = clock
+        self._pseudonyms = pseudonyms
+        self._clients: dict[str, _Client] = {}
+        self._ceiling = ceiling
+        self._count = 0
+
+    def started(self) -> None:
+        """The relay serves. Whoever is said to be here from before is not."""
+        self._write("started", version=__version__)
+
+    def stopped(self) -> None:
+        """Nobody is here any more: write the last line, and let go of the file."""
+        self._write("stopped")
+        self._trail.close()
+
+    def _gap(self, count: int) -> str:
+        return self._line("gap", count=count)
+
+    def _write(self, event: str, **fields: object) -> None:
+        self._trail.write(self._line(event, **fields))
+
+    def _line(self, event: str, **fields: object) -> str:
+        return record(self._clock.seconds(), {"event": event, **fields})
+
+    # -- who is here
+
+    def registered(self, peer: Peer, registration: Registration) -> None:
+        """A line, unless the client says again what it has said before."""
+        client = self._clients.get(registration.uuid)
+        if client is None:
+            self._clients[registration.uuid] = _Client(registration.name)
+        elif client.name == registration.name:
+            return
+        else:
+            client.name = registration.name
+        self._write(
+            "registered",
+            uuid=registration.uuid,
+            name=registration.name,
+            user=self._pseudonyms.user(peer.user.sub),
+            address=peer.address,
+        )
+
+    def left(self, peer: Peer, registration: Registration, why: str) -> None:
+        """A line, after those for what the client has asked for in vain."""
+        client = self._clients.pop(registration.uuid, None)
+        user = self._pseudonyms.user(peer.user.sub)
+        for target, offer in ({} if client is None else client.offers).items():
+            self._count -= 1
+            self._write(
+                "offer",
+                outcome="left",
+                reason="its sender left before it was answered",
+                source=registration.uuid,
+                target=target,
+                user=user,
+                address=peer.address,
+                target_address=offer.address,
+                seconds=self._since(offer),
+            )
+        self._write(
+            "left",
+            uuid=registration.uuid,
+            name=registration.name,
+            user=user,
+            address=peer.address,
+            seconds=self._clock.seconds() - registration.since,
+            sent=registration.sent,
+            received=registration.received,
+            shielded=registration.dropped,
+            reason=why,
+        )
+
+    def refused(self, peer: Peer, refusal: Refusal) -> None:
+        """A line, with the user as far as that is known."""
+        registration = peer.registration
+        self._write(
+            "refused",
+            uuid=None if registration is None else registration.uuid,
+            user=self._pseudonyms.user(refusal.sub or peer.user.sub),
+            address=peer.address,
+            code=refusal.code,
+            reason=refusal.reason,
+            detail=refusal.detail if isinstance(refusal, UnknownMessage) else "",
+        )
+
+    def rejected(self, address: str, status: HTTPStatus, detail: str) -> None:
+        """A line."""
+        self._write("rejected", address=address, status=status.value, detail=detail)
+
+    def failed(self, address: str, code: int, detail: str) -> None:
+        """A line."""
+        self._write("failed", address=address, code=code, detail=detail)
+
+    # -- who is connected to whom
+
+    def forwarded(self, source: Peer, target: Peer, message: PeerConnection) -> None:
+        """A line for an answer. That an offer is on its way is only noted."""
+        if message.description_type == "offer":
+            self._ask(source, message, target.address)
+            return
+        # The answer comes from whom the offer went to.
+        offer = self._end(message.peer_uuid, message.source_uuid)
+        self._write(
+            "offer",
+            outcome="answered",
+            reason=None,
+            source=message.peer_uuid,
+            target=message.source_uuid,
+            user=self._pseudonyms.user(source.user.sub),
+            address=target.address,
+            target_address=source.address,
+            seconds=self._since(offer),
+        )
+
+    def held(self, source: Peer, message: PeerConnection) -> None:
+        """A line, and another one when it is known what became of the offer."""
+        self._ask(source, message, None)
+        self._tell(source, message, "held")
+
+    def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
+        """A line."""
+        offer = None
+        if _uuid(source, message) == message.source_uuid:  # not what it only claims
+            pair = message.source_uuid, message.peer_uuid
+            is_offer = message.description_type == "offer"
+            offer = self._end(*(pair if is_offer else reversed(pair)))
+        self._tell(source, message, "returned", error, offer)
+
+    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+        """A line for the first of each client; when it leaves, the number of all."""
+        registration = source.registration
+        if registration is not None and registration.dropped == 1:
+            self._tell(source, message, "dropped", why.value)
+
+    def _ask(self, source: Peer, message: PeerConnection, address: str | None) -> None:
+        """Note that an offer waits for an answer."""
+        client = self._clients.get(message.source_uuid)
+        offer = None if client is None else client.offers.get(message.peer_uuid)
+        if offer is not None:
+            offer.address = address
+            return
+        offer = _Offer(self._clock.seconds(), address)
+        if client is not None and self._count < self._ceiling:
+            self._count += 1
+            client.offers[message.peer_uuid] = offer
+        else:
+            self._tell(source, message, "forwarded", None, offer)
+
+    def _end(self, source: str, target: str) -> _Offer | None:
+        """Forget an offer whose outcome is known."""
+        client = self._clients.get(source)
+        offer = None if client is None else client.offers.pop(target, None)
+        if offer is not None:
+            self._count -= 1
+        return offer
+
+    def _since(self, offer: _Offer | None) -> float | None:
+        return None if offer is None else self._clock.seconds() - offer.since
+
+    def _tell(
+        self,
+        source: Peer,
+        message: PeerConnection,
+        outcome: str,
+        reason: str | None = None,
+        offer: _Offer | None = None,
+    ) -> None:
+        """Write what became of a message of a client."""
+        self._write(
+            message.description_type,
+            outcome=outcome,
+            reason=reason,
+            source=_uuid(source, message),
+            target=message.peer_uuid,
+            user=self._pseudonyms.user(source.user.sub),
+            address=source.address,
+            target_address=None if offer is None else offer.address,
+            seconds=self._since(offer),
+        )
+
+    # -- what has no line here
+
+    def replaced(self, old: Peer, new: Peer, uuid: str, rounds: int) -> None:
+        """Both have lines: one leaves, the other registers."""
+
+    def deaf(self, peer: Peer, registration: Registration) -> None:
+        """A guess of the relay's."""
+
+    def skipped(self, peer: Peer, refusal: UnknownMessage) -> None:
+        """It went to nobody."""
+
+    def dropped(self, address: str, why: str) -> None:
+        """Nobody was here."""
+
+    def slowed(self, address: str) -> None:
+        """All that it sends is acted upon."""
+
+
+def _uuid(source: Peer, message: PeerConnection) -> str:
+    """Who sent a message, whatever that says."""
+    registration = source.registration
+    return message.source_uuid if registration is None else registration.uuid
+
+
+def audit(
+    settings: Logging, clock: IReactorTime, pseudonyms: Clear
+) -> AuditJournal | None:
+    """Open the audit log that the settings ask for, or None.
+
+    Args:
+        settings: Name it.
+        clock: As for `AuditJournal`.
+        pseudonyms: As for `AuditJournal`.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    path = settings.audit_log
+    if path is None:
+        return None
+    try:
+        return AuditJournal(opened(path), clock, pseudonyms)
+    except OSError as error:
+        problem = f"{path} cannot be written: {error.strerror}"
+        raise ConfigError([Problem(SETTING, problem)]) from None
