@@ -31,6 +31,8 @@ from proxyrelay.errors import ConfigError, Problem
 LEVELS = "DEBUG, INFO, WARNING, ERROR or CRITICAL"
 TEXT = "a text"
 WHOLE = "a whole number"
+FORMATS = '"text" or "json"'
+BOOL = "true or false"
 
 IDENTITY = "a3bb189e-8bf9-3888-9912-ace4e6543002"
 
@@ -163,6 +165,10 @@ WRONG: Mapping[str, Mapping[str, str]] = {
         "-inf": "a number",
     },
     "logging.current_client_limit": {"-1": ">= 0", "true": WHOLE, "1.5": WHOLE},
+    "logging.format": {"'JSON'": FORMATS, "'xml'": FORMATS, "1": FORMATS},
+    "logging.audit_log": {"1": TEXT, "''": "empty"},
+    "logging.privacy": {"'yes'": BOOL, "1": BOOL},
+    "logging.privacy_key_file": {"true": TEXT, "''": "empty"},
     "timeouts": {"10": "a table"},
     **{
         f"timeouts.{name}": {
@@ -260,6 +266,8 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
     "logging.websockets_level": {"'critical'": "CRITICAL", "10": "DEBUG"},
     "logging.current_client_interval": {"0": 0, "0.5": 0.5, "86400": 86400},
     "logging.current_client_limit": {"0": 0, "1000000": 1_000_000},
+    "logging.format": {"'text'": "text", "'json'": "json"},
+    "logging.privacy": {"true": True, "false": False},
     "timeouts.authentication": {"0.1": 0.1, "8": 8},
     "timeouts.stop": {"0": 0, "86400": 86400},
     **{
@@ -285,7 +293,10 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
 }
 """For each setting but paths: values as TOML, and what becomes of them."""
 
-PATHS = ("certfile", "keyfile", "logging.log_dir", "auth.kwargs.client_secret_file")
+PATHS = (
+    *("certfile", "keyfile", "auth.kwargs.client_secret_file"),
+    *("logging.log_dir", "logging.audit_log", "logging.privacy_key_file"),
+)
 TABLES = ("auth", "auth.kwargs", "logging", "timeouts", "limits", "offers")
 
 
@@ -363,7 +374,17 @@ class AcceptedTests(ConfigTestCase):
                         denied_domains=(),
                     ),
                 ),
-                logging=Logging(None, "INFO", "WARNING", 60, 32),
+                logging=Logging(
+                    log_dir=None,
+                    default_level="INFO",
+                    websockets_level="WARNING",
+                    current_client_interval=60,
+                    current_client_limit=32,
+                    format="text",
+                    audit_log=None,
+                    privacy=False,
+                    privacy_key_file=None,
+                ),
                 timeouts=Timeouts(
                     tls_handshake=12,
                     opening_handshake=12,

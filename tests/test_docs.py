@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from string import Formatter
 from typing import get_args
 
 from msgspec import Struct
@@ -13,7 +15,7 @@ from msgspec import inspect as types
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import shares
-from docs._ext import reference
+from docs._ext import events, reference
 from proxyrelay import cli, config, messages
 from proxyrelay.directory import UNKNOWN
 from proxyrelay.errors import Refusal
@@ -179,6 +181,69 @@ class CommandTests(SynchronousTestCase):
         section = text[text.index(".. program:: twistd proxyrelay") :]
         for long, *_ in Options.optParameters:
             self.assertRegex(section, rf"option::.*--{long} ")
+
+
+class LogTests(SynchronousTestCase):
+    """The page of the log, and what it says of each line."""
+
+    def test_every_line_has_a_name_and_a_constant_text(self) -> None:
+        for line in events.logged():
+            self.assertTrue(line.event, line.place)
+            self.assertTrue(line.format, line.place)
+            self.assertNotEqual(line.levels, (), line.place)
+
+    def test_every_event_has_words_and_no_others_have(self) -> None:
+        logged = {line.event for line in events.logged()}
+        self.assertEqual(logged, set(events.EVENTS))
+        audited = {line.event for line in events.audited()}
+        self.assertEqual(audited, set(events.AUDIT_EVENTS))
+
+    def test_every_field_has_words_and_no_others_have(self) -> None:
+        fields = {
+            name
+            for line in (*events.logged(), *events.audited())
+            for name in line.fields
+            if not name.startswith("_")
+        }
+        self.assertEqual(fields, set(events.FIELDS))
+        # Nor does one hide what every line has.
+        self.assertEqual(fields & set(events.COMMON), set())
+
+    def test_every_text_finds_its_fields(self) -> None:
+        for line in events.logged():
+            named = {name for _, name, _, _ in Formatter().parse(line.format) if name}
+            self.assertLessEqual(named, set(line.fields), line.place)
+
+    def test_events_of_one_name_have_the_same_fields(self) -> None:
+        """But for defects, and for a word at the end."""
+        for lines in (list(events.logged()), list(events.audited())):
+            for event in {line.event for line in lines} - {"defect", "stopping"}:
+                found = {line.fields for line in lines if line.event == event}
+                self.assertEqual(len(found), 1, event)
+
+    def test_the_page_has_every_event_and_field(self) -> None:
+        text = page("reference/log")
+        for name in (
+            *(*events.EVENTS, *events.AUDIT_EVENTS),
+            *(*events.FIELDS, *events.COMMON),
+        ):
+            self.assertRegex(text, rf"(?m)^``{name}``$")
+
+    def test_the_page_has_what_is_written(self) -> None:
+        """Each line that a page shows has the fields that the code gives it."""
+        shown = 0
+        for name in ("reference/log", "guides/logging"):
+            for text in re.findall(r"^    (\{.*\})$", page(name), re.MULTILINE):
+                shown += 1
+                found = json.loads(text)
+                logged = "message" in found
+                lines = events.logged() if logged else events.audited()
+                (fields,) = {
+                    line.fields for line in lines if line.event == found["event"]
+                }
+                common = list(events.COMMON) if logged else ["time", "event"]
+                self.assertEqual(list(found), [*common, *fields])
+        self.assertEqual(shown, 2)
 
 
 class PageTests(SynchronousTestCase):

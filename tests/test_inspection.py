@@ -331,6 +331,62 @@ class InspectionTests(SynchronousTestCase):
         found = self.inspect(HOST + "logging.log_dir = 'logs'\n")
         self.assertEqual([p.key for p in found.problems], ["logging.log_dir"])
 
+    def test_the_audit_log_and_the_key_may_be_missing_and_are_not_made(self) -> None:
+        found = self.inspect(
+            HOST + "[logging]\naudit_log = 'a/b.log'\nprivacy = true\n"
+            "privacy_key_file = 'key'\n"
+        )
+        self.assertEqual((found.problems, found.warnings), ([], []))
+        self.assertEqual(list(self.folder.iterdir()), [self.path])
+
+    def test_the_audit_log_must_be_a_file(self) -> None:
+        (self.folder / "logs").mkdir()
+        for name, text in (
+            ("logs", "is no file that can be written"),
+            ("relay.toml/a.log", "is no folder that can be written or made"),
+            ("/dev/null", "is no file that can be written"),
+        ):
+            found = self.inspect(HOST + f"logging.audit_log = '{name}'\n")
+            (problem,) = found.problems
+            self.assertEqual((problem.key, problem.line), ("logging.audit_log", 2))
+            self.assertIn(text, problem.message)
+
+    def test_the_audit_log_is_not_the_log(self) -> None:
+        for name in ("logs/proxyrelay.log", "logs/../logs/proxyrelay.log"):
+            found = self.inspect(
+                HOST + f"[logging]\nlog_dir = 'logs'\naudit_log = '{name}'\n"
+            )
+            (problem,) = found.problems
+            self.assertEqual((problem.key, problem.line), ("logging.audit_log", 4))
+            self.assertIn("is the log itself", problem.message)
+
+    def test_the_key_of_the_pseudonyms_must_be_one(self) -> None:
+        text = HOST + "[logging]\nprivacy = true\nprivacy_key_file = "
+        for name, wrong in (("nowhere/key", "is no folder"), (".", "no regular")):
+            (problem,) = self.inspect(f"{text}'{name}'\n").problems
+            self.assertEqual(
+                (problem.key, problem.line), ("logging.privacy_key_file", 4)
+            )
+            self.assertIn(wrong, problem.message)
+        (self.folder / "key").write_text("short")
+        (problem,) = self.inspect(f"{text}'key'\n").problems
+        self.assertNotIn("short", problem.message)
+        # Nobody reads it then.
+        found = self.inspect(f"{text}'key'\n".replace("true", "false"))
+        self.assertEqual(found.problems, [])
+        (warning,) = found.warnings
+        self.assertIn("no effect without privacy = true", warning.message)
+
+    def test_warns_of_a_key_that_everybody_can_read(self) -> None:
+        text = HOST + "[logging]\nprivacy = true\nprivacy_key_file = 'key'\n"
+        (self.folder / "key").write_text("k" * 32)
+        for mode, count in ((0o600, 0), (0o640, 0), (0o644, 1)):
+            (self.folder / "key").chmod(mode)
+            found = self.inspect(text)
+            self.assertEqual(found.problems, [])
+            self.assertEqual(len(found.warnings), count)
+        self.assertIn("chmod o-r", found.warnings[0].message)
+
     def test_a_problem_of_an_option_has_no_line_of_the_file(self) -> None:
         found = self.inspect(
             HOST + "logging.log_dir = 'logs'\n", log_dir=str(self.path)

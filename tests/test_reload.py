@@ -61,12 +61,26 @@ class ApplicableTests(SynchronousTestCase):
             host="a",
             port=1,
             reuse_port=True,
-            logging=Logging(log_dir=Path("/a"), current_client_limit=1),
+            logging=Logging(
+                log_dir=Path("/a"),
+                current_client_limit=1,
+                format="json",
+                audit_log=Path("/b"),
+                privacy=True,
+                privacy_key_file=Path("/c"),
+            ),
         )
         settings, waiting = applicable(Config(), after)
-        self.assertEqual(settings, Config(logging=Logging(current_client_limit=1)))
         self.assertEqual(
-            waiting, [("host",), ("port",), ("reuse_port",), ("logging", "log_dir")]
+            settings, Config(logging=Logging(current_client_limit=1, format="json"))
+        )
+        self.assertEqual(
+            waiting,
+            [
+                *(("host",), ("port",), ("reuse_port",), ("logging", "log_dir")),
+                *(("logging", "audit_log"), ("logging", "privacy")),
+                ("logging", "privacy_key_file"),
+            ],
         )
 
     def test_tls_is_not_turned_on_or_off(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -392,6 +393,46 @@ class MakeServiceTests(SynchronousTestCase):
         with self.assertRaises(SystemExit) as caught:
             makeService(options)
         self.assertIn("--logfile", str(caught.exception))
+
+    def test_refuses_a_format_that_twistd_does_not_know(self) -> None:
+        text = "host = '127.0.0.1'\nport = 0\nlogging.format = 'json'\n"
+        self.path.write_text(text)
+        for options, wrong in (
+            ({"logfile": "x"}, "excludes twistd's --logfile and --syslog"),
+            ({"syslog": True}, "excludes twistd's --logfile and --syslog"),
+            ({"nodaemon": False}, "needs log_dir beside it"),
+        ):
+            asked = parsed("-c", str(self.path))
+            asked.parent = cast(Any, {"nodaemon": True, **options})
+            with self.assertRaises(SystemExit) as caught:
+                makeService(asked)
+            self.assertIn(f"logging.format: {wrong}", str(caught.exception))
+        made = self.make(f"{text}logging.log_dir = 'logs'\n", daemon=True)
+        made.setServiceParent(service.Application("proxyrelay"))
+
+    def test_writes_an_audit_log_from_start_to_stop(self) -> None:
+        made = self.make("host = '127.0.0.1'\nport = 0\nlogging.audit_log = 'a/b'\n")
+        _, relay, _ = made
+        relay.startService()
+        self.successResultOf(relay.stopService())
+        lines = (self.folder / "a" / "b").read_text().splitlines()
+        self.assertEqual(
+            [json.loads(line)["event"] for line in lines], ["started", "stopped"]
+        )
+
+    def test_an_audit_log_or_a_key_that_cannot_be_had_leaves_no_socket(self) -> None:
+        port = free_port()
+        for key, settings in (
+            ("audit_log", Logging(audit_log=self.folder)),
+            ("privacy_key_file", Logging(privacy=True, privacy_key_file=self.folder)),
+        ):
+            config = Config(host="127.0.0.1", port=port, logging=settings)
+            with self.assertRaises(ConfigError) as caught:
+                relay_service(config)
+            (problem,) = caught.exception.problems
+            self.assertEqual(problem.key, f"logging.{key}")
+        for bound in listen.bind("127.0.0.1", port):
+            bound.close()
 
     def test_joins_a_parent_that_is_no_application(self) -> None:
         parent = service.MultiService()

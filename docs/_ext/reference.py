@@ -24,6 +24,7 @@ import msgspec
 from msgspec import inspect as types
 
 import proxyrelay
+from docs._ext import events
 from proxyrelay import cli, config, messages, reload, service
 from proxyrelay.errors import Refusal
 
@@ -410,6 +411,10 @@ PARTS: Mapping[str, Callable[[], list[str]]] = {
     "errors": errors,
     "command": command,
     "server": server,
+    "log-events": events.log_events,
+    "audit-events": events.audit_events,
+    "common-fields": events.common_fields,
+    "event-fields": events.event_fields,
     "comparison": comparison,
     "profile": profile,
     "floor": floor,

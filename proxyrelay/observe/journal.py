@@ -100,6 +100,7 @@ class LogJournal:
             event="left",
             uuid=registration.uuid,
             name=registration.name,
+            user=self._pseudonyms.user(peer.user.sub),
             address=peer.address,
             seconds=self._clock() - registration.since,
             sent=registration.sent,

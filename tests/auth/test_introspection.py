@@ -606,16 +606,16 @@ class AuthenticatorTests(GlobusTestCase):
         self.nothing_is_left()
 
     def test_refuses_what_is_not_taken(self) -> None:
-        for value in (
-            {"active": False},
-            active(aud=["other"]),
-            active(exp=START),
+        for value, sub in (
+            ({"active": False}, None),
+            (active(aud=["other"]), JO),
+            (active(exp=START), JO),
         ):
             self.cache = self.auth._cache = TokenCache(100, 60, 300)
             coming = self.come()
             self.agent.last.reply(value)
             refusal = self.failureResultOf(coming, Forbidden).value
-            self.assertEqual(refusal.code, 4002)
+            self.assertEqual((refusal.code, refusal.sub), (4002, sub))
             self.assertLessEqual(len(refusal.reason.encode()), 123)
         self.nothing_is_left()
 

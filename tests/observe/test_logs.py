@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.logger import (
     LogEvent,
     Logger,
@@ -164,6 +167,85 @@ class LineTests(SynchronousTestCase):
         self.assertNotIn("\n2026-01-01 00:00:00+0000 CRITICAL", line)
 
 
+class RecordTests(SynchronousTestCase):
+    """How an event looks to machines."""
+
+    def fields(self, format_: str = "{text}", **fields: Any) -> dict[str, Any]:
+        record = logs.record(event(format_, **fields))
+        assert record is not None
+        self.assertTrue(record.isascii())
+        self.assertEqual(record.count("\n"), 1)
+        found: dict[str, Any] = json.loads(record)
+        return found
+
+    def failure(self) -> Failure:
+        try:
+            raise ValueError("why \n\x1b")
+        except ValueError:
+            return Failure()
+
+    def test_has_what_all_have_and_then_what_the_event_has(self) -> None:
+        found = self.fields(
+            "left {uuid} {name!a}", event="left", uuid="u", name="\xe9\n", count=1
+        )
+        self.assertEqual(
+            list(found.items()),
+            [
+                ("time", "2023-11-14T22:13:20.000Z"),
+                ("level", "INFO"),
+                ("event", "left"),
+                ("message", "left u '\\xe9\\n'"),
+                ("logger", "proxyrelay"),
+                ("uuid", "u"),
+                ("name", "\xe9\n"),
+                ("count", 1),
+            ],
+        )
+
+    def test_spells_levels_as_the_settings_do(self) -> None:
+        for name, level in LEVELS:
+            self.assertEqual(self.fields("x", log_level=level)["level"], name)
+
+    def test_leaves_out_what_is_only_for_the_text(self) -> None:
+        found = self.fields("a{_b}", event="e", _b="c")
+        self.assertEqual(found["message"], "ac")
+        self.assertNotIn("_b", found)
+
+    def test_a_traceback_is_one_field(self) -> None:
+        found = self.fields("it failed", log_failure=self.failure())
+        self.assertEqual((found["event"], found["message"]), ("defect", "it failed"))
+        first, *_, last = found["traceback"].splitlines()
+        self.assertEqual(first, "Traceback (most recent call last):")
+        self.assertEqual(last, "\x1b")
+        self.assertIn("\nbuiltins.ValueError: why \n", found["traceback"])
+
+    def test_a_line_of_a_library_has_no_fields_of_its_own(self) -> None:
+        found = self.fields(
+            "hello {who}", who="you", event="left", log_namespace="autobahn.x"
+        )
+        self.assertEqual(list(found), ["time", "level", "event", "message", "logger"])
+        self.assertEqual(
+            (found["event"], found["message"], found["logger"]),
+            ("other", "hello you", "autobahn.x"),
+        )
+
+    def test_what_twisted_adds_for_older_observers_is_left_out(self) -> None:
+        before = self.fields("x", event="e")
+        adds = {"time": 1, "system": "-", "isError": 0, "format": "%(x)s"}
+        self.assertEqual(self.fields("x", event="e", message=(), **adds), before)
+
+    def test_an_event_without_a_text_is_no_line(self) -> None:
+        self.assertIsNone(logs.record({"log_level": LogLevel.info}))
+        self.assertIsNone(logs.record(event("")))
+
+    @given(st.text(st.characters(exclude_categories=())))
+    def test_is_one_line_whatever_a_client_chose(self, text: str) -> None:
+        found = self.fields("registered {name!a} {text}", name=text, text=text)
+        halves = any("\ud800" <= character <= "\udfff" for character in text)
+        if not halves:
+            self.assertEqual(found["name"], text)
+
+
 class LevelsTests(SynchronousTestCase):
     """Which events are let through."""
 
@@ -265,6 +347,23 @@ class ObserverTests(SynchronousTestCase):
             [line.split()[-1] for line in self.stdout.getvalue().splitlines()],
             ["before", "after"],
         )
+
+    def test_writes_for_machines_in_both_places(self) -> None:
+        observer = self.observer(Logging(log_dir=self.folder, format="json"))
+        observer(event("hello", event="greeting"))
+        text = (self.folder / "proxyrelay.log").read_text()
+        self.assertEqual(self.stdout.getvalue(), text)
+        self.assertEqual(json.loads(text)["event"], "greeting")
+
+    def test_takes_on_another_format(self) -> None:
+        observer = self.observer(Logging())
+        formats: tuple[Literal["text", "json"], ...] = ("json", "text")
+        for each in formats:
+            observer(event("hello"))
+            observer.change(Logging(format=each))
+        observer(event("hello"))
+        starts = [line[0] for line in self.stdout.getvalue().splitlines()]
+        self.assertEqual(starts, ["2", "{", "2"])
 
     def test_two_relays_may_write_to_a_file(self) -> None:
         one, other = (

@@ -1,0 +1,262 @@
+"""What lines of the log, and of the audit log, there are.
+
+Their names, levels and fields are read from the code; the words for them stand here.
+The tests hold one against the other.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import proxyrelay
+
+CODE = Path(proxyrelay.__file__).parent
+
+LEVELS: Mapping[str, str] = {
+    "debug": "DEBUG",
+    "info": "INFO",
+    "warn": "WARNING",
+    "error": "ERROR",
+    "critical": "CRITICAL",
+    "failure": "CRITICAL",
+}
+"""Levels by the methods of a logger. The last one is for exceptions."""
+
+COMMON: Mapping[str, str] = {
+    "time": "When, as RFC 3339 spells it, in UTC and with milliseconds.",
+    "level": "How severe it is, by the names that the settings use.",
+    "event": "What has happened: one of the names below.",
+    "message": "The line of the text log. Its words may change.",
+    "logger": "Which part of the program says so.",
+}
+"""Fields of every line of the log. The audit log has the first and the third."""
+
+EVENTS: Mapping[str, str] = {
+    "serving": "The relay accepts connections.",
+    "stopping": "The relay was told to stop.",
+    "stopped": "The relay has stopped.",
+    "draining": "Another relay takes over; this one serves the clients that it has.",
+    "drain_overdue": "They have not left in time, and are being closed.",
+    "drained": "The last of them has left.",
+    "full": "There is no room for further connections.",
+    "problem": "Something is wrong with the settings or with a certificate.",
+    "reloaded": "The settings were read anew.",
+    "reload_refused": "They were, but have problems: nothing has changed.",
+    "reload_waits": "Some that have changed need a new start.",
+    "certificate_renewed": "Another certificate is served.",
+    "certificate_kept": "The files hold none that could be: the old one still is.",
+    "globus_tried": "Globus Auth knows the relay's application.",
+    "globus_untried": "It could not be asked about it.",
+    "globus_refuses": "It does not take the credentials of the relay's application.",
+    "globus_fails": "It cannot be asked about tokens.",
+    "globus_stale": "It cannot; clients that it knew are let in on an older answer.",
+    "globus_answers": "It can again.",
+    "audit_fails": "The audit log cannot be written.",
+    "audit_resumed": "It can again, and says itself what it lacks.",
+    "defect": "An error of the relay's own, which it has survived.",
+    "registered": "A client holds a UUID, or says once more that it does.",
+    "replaced": "Another connection of the same user has taken over a UUID.",
+    "fight": "Two take it over from each other, again and again.",
+    "left": "A client no longer holds its UUID.",
+    "refused": "A client is closed for what it did or is.",
+    "failed": "A client broke the WebSocket protocol, and is closed.",
+    "rejected": "A request was answered with an HTTP error.",
+    "dropped": "A connection that held no UUID has ended without a close handshake.",
+    "slowed": "A client sends faster than it may, and is read from more slowly.",
+    "deaf": "A client came back, and answers no offers since.",
+    "forwarded": "An offer or answer was handed to its receiver.",
+    "returned": "An offer or answer went back to its sender with an error.",
+    "held": "An offer waits for its receiver to come back.",
+    "shielded": "A message was dropped that would have ended its receiver.",
+    "skipped": "A message of an old client could not be read.",
+    "clients": "How many clients there are, from time to time.",
+    "client": "One of them.",
+}
+
+AUDIT_EVENTS: Mapping[str, str] = {
+    "started": "The relay serves. Nobody who was here before is here any more, unless "
+    "another relay writes to the same file while it is replaced.",
+    "stopped": "The relay has stopped, and this is its last line.",
+    "registered": "A client holds a UUID from now on, or has another name.",
+    "left": "A client no longer holds its UUID.",
+    "refused": "A client is closed for what it did or is. ``user`` is ``anonymous`` if "
+    "it has not shown who it is.",
+    "failed": "A client broke the WebSocket protocol, and is closed.",
+    "rejected": "A request was answered with an HTTP error.",
+    "offer": "What became of an offer of ``source`` to ``target``.",
+    "answer": "What became of an answer, if it was not passed on.",
+    "gap": "Lines are missing here, as they could not be written.",
+}
+
+FIELDS: Mapping[str, str] = {
+    "address": "Where the client is, or the sender: address and port. ``local`` if it "
+    "has no IP address.",
+    "code": "The close code: :doc:`close-codes`.",
+    "count": "How many.",
+    "deaf": "Whether it answers no offers since it came back.",
+    "detail": "What was wrong, in the relay's own words.",
+    "end": "The last day of the certificate.",
+    "error": "The type of the exception.",
+    "kind": "``offer`` or ``answer``.",
+    "method": "How clients prove who they are.",
+    "name": "What the client, or the application at Globus, calls itself.",
+    "names": "A list of settings.",
+    "old_address": "Where the client is that held the UUID before.",
+    "outcome": "``answered``; ``returned`` to its sender with an error; ``dropped``, "
+    "as it would have ended its receiver (the first of each client has a line); "
+    "``held`` until its receiver comes back (there will be another outcome); ``left``: "
+    "its sender left before there was an answer; ``forwarded``: it was passed on, and "
+    "there are too many to follow what becomes of it (only without "
+    ":confval:`offers.shield`).",
+    "problem": "The setting, and what is wrong with it.",
+    "reason": "Why, in the words that the log or the client gets.",
+    "received": "Messages of others that reached the client.",
+    "seconds": "How long it was connected, how long the offer waited for its outcome, "
+    "or how long the relay drains.",
+    "sent": "Messages of the client that reached their receivers.",
+    "shielded": "Messages of the client that were dropped.",
+    "signal": "The name of the signal.",
+    "source": "UUID of the client that sent it.",
+    "status": "The HTTP status.",
+    "target": "UUID of the client that it is for.",
+    "target_address": "Where that is, if it is connected.",
+    "traceback": "The traceback, in one text with ends of lines.",
+    "trouble": "What happened, in a sentence.",
+    "urls": "A list of what is served.",
+    "user": "ID of the client's user; ``anonymous`` without authentication. Both ends "
+    "of an offer that is passed on are of one user.",
+    "uuid": "UUID of the client.",
+    "version": "Version of the relay.",
+    "what": "What was being done.",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A call that writes a line.
+
+    Attributes:
+        event: Its name; empty if the call gives none.
+        levels: The levels that it may have.
+        format: The text, with its fields.
+        fields: The fields, also those that are only for the text.
+        place: Module and line.
+    """
+
+    event: str
+    levels: tuple[str, ...]
+    format: str
+    fields: tuple[str, ...]
+    place: str
+
+
+def logged() -> Iterator[Line]:
+    """Every line that the package logs."""
+    for path in sorted(CODE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            levels = _levels(node, tree)
+            if levels and isinstance(node, ast.Call):
+                fields = {k.arg or "": k.value for k in node.keywords}
+                event = _constant(fields.pop("event", None))
+                if levels == (LEVELS["failure"],):
+                    event = event or "defect"
+                    fields["traceback"] = node
+                yield Line(
+                    event,
+                    levels,
+                    _constant(node.args[0]) if node.args else "",
+                    tuple(fields),
+                    f"{path.name}:{node.lineno}",
+                )
+
+
+def _levels(node: ast.AST, tree: ast.Module) -> tuple[str, ...]:
+    if not isinstance(node, ast.Call):
+        return ()
+    called = node.func
+    if isinstance(called, ast.Name) and called.id == "say":
+        picked = [each for each in ast.walk(tree) if isinstance(each, ast.IfExp)]
+        found = {
+            part.attr
+            for each in picked
+            for part in (each.body, each.orelse)
+            if isinstance(part, ast.Attribute) and part.attr in LEVELS
+        }
+        return tuple(LEVELS[name] for name in LEVELS if name in found)
+    if not isinstance(called, ast.Attribute) or called.attr not in LEVELS:
+        return ()
+    logger = called.value
+    name = logger.attr if isinstance(logger, ast.Attribute) else None
+    name = logger.id if isinstance(logger, ast.Name) else name
+    return (LEVELS[called.attr],) if name in {"log", "_log"} else ()
+
+
+def _constant(node: ast.expr | None) -> str:
+    return str(node.value) if isinstance(node, ast.Constant) else ""
+
+
+def audited() -> Iterator[Line]:
+    """Every line that the audit log may have."""
+    path = CODE / "observe" / "audit.py"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if called not in {"_write", "_line"} or not _named(node.args[0]):
+            continue
+        fields = tuple(keyword.arg or "" for keyword in node.keywords)
+        for event in _named(node.args[0]):
+            yield Line(event, (), "", fields, f"{path.name}:{node.lineno}")
+
+
+def _named(node: ast.expr) -> tuple[str, ...]:
+    """The events that an argument stands for; a message's is its type."""
+    if isinstance(node, ast.Attribute) and node.attr == "description_type":
+        return ("offer", "answer")
+    name = _constant(node)
+    return (name,) if name else ()
+
+
+def log_events() -> list[str]:
+    """The events of the log, each with its levels and fields."""
+    return list(_described(EVENTS, list(logged())))
+
+
+def audit_events() -> list[str]:
+    """The events of the audit log, each with its fields."""
+    return list(_described(AUDIT_EVENTS, list(audited())))
+
+
+def _described(words: Mapping[str, str], lines: list[Line]) -> Iterator[str]:
+    for event, meaning in words.items():
+        mine = [line for line in lines if line.event == event]
+        yield f"``{event}``"
+        levels = dict.fromkeys(level for line in mine for level in line.levels)
+        shown = f" ({', '.join(levels)})" if levels else ""
+        yield f"   {meaning}{shown}"
+        fields = dict.fromkeys(
+            name for line in mine for name in line.fields if not name.startswith("_")
+        )
+        if fields:
+            yield ""
+            yield f"   Fields: {', '.join(f'``{name}``' for name in fields)}."
+        yield ""
+
+
+def common_fields() -> list[str]:
+    """What every line of the log has."""
+    return list(_fields(COMMON))
+
+
+def event_fields() -> list[str]:
+    """What the fields of single events mean, in both logs."""
+    return list(_fields(FIELDS))
+
+
+def _fields(words: Mapping[str, str]) -> Iterator[str]:
+    for name, meaning in words.items():
+        yield from (f"``{name}``", f"   {meaning}", "")

@@ -1,0 +1,141 @@
+"""What machines read of a relay under twistd."""
+
+from __future__ import annotations
+
+import json
+import stat
+from resource import RLIMIT_FSIZE, prlimit
+from typing import Any
+
+from websockets.sync.client import connect
+
+from tests.integration.test_reload import ReloadTestCase
+from tests.support.processes import PATIENCE, SCRIPTS
+from tests.support.recording import A, B, C, answer, offer
+
+JSON = (
+    "offers.hold = 0\n[logging]\nformat = 'json'\nlog_dir = 'logs'\n"
+    "audit_log = 'audit/audit.log'\n"
+)
+
+HASHED = r"\A[0-9a-f]{16}\Z"
+
+
+class LoggingTests(ReloadTestCase):
+    """A relay that clients talk to."""
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a file in the test's folder."""
+        text = (self.folder / name).read_bytes().decode("ascii")
+        return [json.loads(line) for line in text.splitlines()]
+
+    def talk(self, url: str) -> None:
+        """Connect two clients, refuse a third one, and leave."""
+        one, other = self.registered(url), self.registered(url, uuid=B)
+        one.send(offer().decode())
+        other.recv(PATIENCE)
+        other.send(answer().decode())
+        one.recv(PATIENCE)
+        one.send(offer(peer=C, source_name="\x1b[2J\n").decode())
+        one.recv(PATIENCE)
+        with connect(url, open_timeout=PATIENCE, close_timeout=PATIENCE) as stranger:
+            stranger.send("{")
+            self.assert_closed(stranger, 4000)
+        for client in (one, other):
+            client.close()
+
+    def test_is_json_and_changes_back_at_a_reload(self) -> None:
+        relay = self.serve(JSON)
+        self.talk(relay.url)
+        relay.wait_for('"event":"left".*')
+        self.write_config("offers.hold = 0\n[logging]\nlog_dir = 'logs'\n")
+        self.hang_up(relay)
+        relay.wait_for(" INFO +reloaded, changed: logging.format$")
+        relay.wait_for(" WARNING +changed as well.*: logging.audit_log$")
+        before = [line for line in relay.output if line.startswith("{")]
+        found = [json.loads(line) for line in before]
+        self.assertEqual(found[0]["event"], "serving")
+        self.assertEqual(found[0]["urls"], [relay.url])
+        events = {line["event"] for line in found}
+        self.assertLessEqual({"registered", "returned", "refused", "left"}, events)
+        for line in found:
+            self.assertRegex(line["time"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
+        self.assertEqual(relay.stop(), 0)
+        written = (self.folder / "logs" / "proxyrelay.log").read_text().splitlines()
+        self.assertEqual(written, relay.output)
+
+    def test_the_audit_log_has_who_was_connected_to_whom(self) -> None:
+        relay = self.serve(JSON)
+        self.talk(relay.url)
+        self.assertEqual(relay.stop(), 0)
+        found = self.records("audit/audit.log")
+        self.assertEqual(
+            [(line["event"], line.get("outcome")) for line in found[:6]],
+            [
+                ("started", None),
+                ("registered", None),
+                ("registered", None),
+                ("offer", "answered"),
+                ("offer", "returned"),
+                ("refused", None),
+            ],
+        )
+        connected = found[3]
+        self.assertEqual((connected["source"], connected["target"]), (A, B))
+        self.assertEqual(
+            (connected["address"], connected["target_address"]),
+            (found[1]["address"], found[2]["address"]),
+        )
+        self.assertEqual(
+            [line["event"] for line in found[6:]], ["left", "left", "stopped"]
+        )
+        mode = (self.folder / "audit" / "audit.log").stat().st_mode
+        self.assertEqual(stat.S_IMODE(mode), 0o640)
+
+    def test_users_and_addresses_can_be_hidden(self) -> None:
+        text = f"{JSON}privacy = true\nprivacy_key_file = 'key'\n"
+        shown = set()
+        for _ in range(2):
+            relay = self.serve(f"{text}default_level = 'DEBUG'\n")
+            self.talk(relay.url)
+            self.assertEqual(relay.stop(), 0)
+            for line in relay.output:
+                fields = json.loads(line)
+                if fields["event"] in {"serving", "other"}:
+                    continue
+                self.assertNotIn("127.0.0.1", line)
+                shown.add(fields.get("address"))
+        audit = (self.folder / "audit" / "audit.log").read_text()
+        self.assertNotIn("127.0.0.1", audit)
+        shown |= {line.get("address") for line in self.records("audit/audit.log")}
+        (address,) = shown - {None}
+        self.assertRegex(address, HASHED)
+        self.assertEqual(stat.S_IMODE((self.folder / "key").stat().st_mode), 0o600)
+
+    def test_a_disk_that_is_full_disturbs_nobody(self) -> None:
+        relay = self.serve("[logging]\naudit_log = 'audit.log'\n")
+        client = self.registered(relay.url)
+        self.assert_served(client)  # what it wrote is in the file by now
+        size = (self.folder / "audit.log").stat().st_size
+        soft, hard = prlimit(relay.pid, RLIMIT_FSIZE)
+        prlimit(relay.pid, RLIMIT_FSIZE, (size, hard))
+        self.registered(relay.url, uuid=B)
+        relay.wait_for("ERROR +the audit log cannot be written: File too large; ")
+        self.registered(relay.url, uuid=C)
+        self.assert_served(client)
+        prlimit(relay.pid, RLIMIT_FSIZE, (soft, hard))
+        client.close()
+        relay.wait_for("WARNING +the audit log is written again; lines.* lacks: 2$")
+        self.assertEqual(relay.stop(), 0)
+        events = [line["event"] for line in self.records("audit.log")]
+        self.assertEqual(events[:4], ["started", "registered", "gap", "left"])
+        (gap,) = (line for line in self.records("audit.log") if line["event"] == "gap")
+        self.assertEqual(gap["count"], 2)
+        self.assertEqual(sum("cannot be written" in line for line in relay.output), 1)
+
+    def test_an_audit_log_that_cannot_be_written_keeps_it_from_starting(self) -> None:
+        (self.folder / "audit.log").mkdir()
+        path = self.write_config("port = 0\n[logging]\naudit_log = 'audit.log'\n")
+        process = self.start(SCRIPTS / "twistd", "-n", "proxyrelay", "--config", path)
+        self.assertEqual(process.wait(), 1)
+        self.assertIn(f"{path}:3: logging.audit_log: ", process.said)
