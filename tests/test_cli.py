@@ -110,6 +110,17 @@ class CheckTests(CommandTestCase):
         )
         self.assertIn("set: logging.default_level = DEBUG", lines)
 
+    def test_tells_how_users_are_shown(self) -> None:
+        text = HOST + "port = 0\n[logging]\nprivacy = true\n"
+        words = "users and addresses: shown as pseudonyms"
+        key = f"privacy_key_file = '{self.folder / 'key'}'\n"
+        for more, end in (("", ", others after each start"), (key, "")):
+            status, lines = self.check(text + more)
+            self.assertEqual(status, 0)
+            self.assertIn(words + end, lines)
+        self.assertIn("set: logging.privacy = True", lines)
+        self.assertFalse((self.folder / "key").exists())
+
     def test_never_shows_a_secret(self) -> None:
         status, lines = self.check(
             HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n", "--offline"
