@@ -50,9 +50,9 @@ class Pace:
         return True
 
     def _spend(self) -> None:
-        if self._left == self._count:
-            self._clock.callLater(0, self._next_turn)
         self._left -= 1
+        if self._left == self._count - 1:
+            self._clock.callLater(0, self._next_turn)
 
     def _go_on(self) -> None:
         if self._going_on:

@@ -123,6 +123,7 @@ FIELDS: Mapping[str, str] = {
     "status": "The HTTP status.",
     "target": "UUID of the client that it is for.",
     "target_address": "Where that is, if it is connected.",
+    "untold": "How many such lines about this client were left out before.",
     "traceback": "The traceback, in one text with ends of lines.",
     "trouble": "What happened, in a sentence.",
     "urls": "A list of what is served.",
