@@ -259,8 +259,9 @@ class Offers(Struct, frozen=True):
         recent: Seconds after which a peer no longer counts as having just left, and the
             relay as having just started.
         crossing: Seconds for which an offer waits for one of its receiver to its
-            sender, which would end the process of one of them; 0 turns that off. Up to
-            half a second is added to it.
+            sender, which would end the process of one of them; 0 turns that off. After
+            an answer, offers between the two do not wait for 10 s, as long as neither
+            registers anew.
         held_per_user: How many offers of a user wait, at most.
         held_total: The same for all users.
         close_deaf: Whether clients that came back and answer no offers since are closed
@@ -271,7 +272,7 @@ class Offers(Struct, frozen=True):
     answer_timeout: Annotated[float, Meta(ge=1, le=24)] = 20
     hold: Annotated[float, Meta(ge=0, le=20)] = 5
     recent: Annotated[float, Meta(ge=0, le=3600)] = 120
-    crossing: Annotated[float, Meta(ge=0, le=5)] = 0
+    crossing: Annotated[float, Meta(ge=0, le=5)] = 0.25
     held_per_user: Held = 64
     held_total: Held = 1024
     close_deaf: bool = False

@@ -5,15 +5,17 @@ a second error for one offer, or an offer of a peer that it has just made one to
 each offer that is passed on is written down here until it is answered, returned or too
 old, and what has no place beside these is not passed on.
 
-Nothing is kept of a description, unless an offer waits for a peer to come back: clients
-do not read that of an offer that is returned to them.
+Nothing is kept of a description, unless an offer waits for its peer to come back, or
+for an offer that crosses it: clients do not read that of one that is returned to them.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import Enum
+from itertools import takewhile
 
 import msgspec
 
@@ -34,6 +36,15 @@ HELD_CEILING = 16 * 1024
 """Bytes of the longest offer that is held. Those of stock clients have 1 to 2 kB."""
 
 
+ACQUAINTED = 10.0
+"""Seconds from an answer for which its two clients are taken to have found each other.
+Stock clients then keep what came of it, and wait 30 s for it to open: neither begins
+another offer, so that one which comes all the same crosses nothing."""
+
+ACQUAINTANCES = 16 * 1024
+"""Pairs of which that is remembered, at some 0.4 kB each."""
+
+
 class Drop(Enum):
     """Why a message is not passed on: each would end the process that gets it."""
 
@@ -51,10 +62,8 @@ class Offer(msgspec.Struct, eq=False, gc=False):
         target: UUID of the peer that it is for.
         name: What the client calls itself.
         since: When it came, in seconds of the relay's clock.
-        text: The message, as long as it waits for the peer to come back; None once it
-            was passed on.
+        text: The message, as long as it waits; None once it was passed on.
         user: Whose it is.
-        crossed: When the last offer the other way came while it waited.
     """
 
     source: str
@@ -63,14 +72,13 @@ class Offer(msgspec.Struct, eq=False, gc=False):
     since: float
     text: bytes | None = None
     user: str = ""
-    crossed: float = 0.0
 
 
 Pair = tuple[str, str]
 
 
 class Ledger:
-    """All outstanding offers: at most one from a client to another."""
+    """All outstanding offers: at most one from a client to another. And who found whom."""
 
     def __init__(self) -> None:
         # The oldest first, in both.
@@ -79,13 +87,15 @@ class Ledger:
         self._with: dict[str, dict[Pair, Offer]] = {}
         self._held_by: Counter[str] = Counter()
         self._of_user: Counter[str] = Counter()
+        # When, the oldest first; the same for both directions.
+        self._answered: dict[Pair, float] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
     @property
     def held(self) -> int:
-        """How many offers wait for their peers to come back."""
+        """How many offers wait before they are passed on."""
         return len(self._held)
 
     def find(self, source: str, target: str) -> Offer | None:
@@ -188,8 +198,45 @@ class Ledger:
         return list(_older(self._open.values(), now, seconds))
 
     def unclaimed(self, now: float, seconds: float) -> list[Offer]:
-        """The same of those whose peer has not come back."""
+        """The same of those that wait before they are passed on."""
         return list(_older(self._held.values(), now, seconds))
+
+    def acquaint(self, one: str, other: str, now: float) -> None:
+        """Note that an answer has passed between two clients."""
+        pair = _pair(one, other)
+        self._answered.pop(pair, None)
+        if len(self._answered) < ACQUAINTANCES:
+            self._answered[pair] = now
+
+    def acquainted(self, one: str, other: str, now: float) -> float:
+        """When an answer has passed between two clients, if that was lately.
+
+        Args:
+            one: UUID of a client.
+            other: UUID of another one.
+            now: The time, in seconds of the clock by which it is noted.
+
+        Returns:
+            The time; what is before any other, if there is none.
+        """
+        when = self._answered.get(_pair(one, other), -math.inf)
+        return when if _is_lately(when, now) else -math.inf
+
+    def forget(self, now: float) -> None:
+        """Forget the answers that have passed too long ago."""
+        answers = self._answered.items()
+        # It is looked at before anything is removed.
+        for pair, _ in list(takewhile(lambda a: not _is_lately(a[1], now), answers)):
+            del self._answered[pair]
+
+
+def _pair(one: str, other: str) -> Pair:
+    return (one, other) if one < other else (other, one)
+
+
+def _is_lately(when: float, now: float) -> bool:
+    # What seems to be still to come was noted before the clock was set back.
+    return now - ACQUAINTED < when <= now
 
 
 def _older(offers: Iterable[Offer], now: float, seconds: float) -> Iterator[Offer]:

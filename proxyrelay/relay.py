@@ -43,6 +43,7 @@ FOREIGN = "The requested peer {} is owned by a different user."
 BUSY = "The requested peer {} does not read what the relay server sends to it."
 LEFT = "The requested peer {} left before it answered."
 CROSSED = "The requested peer {} has made an offer itself, which is on its way."
+SELF = "The requested peer {} is the client itself."
 SILENT = "The requested peer {} did not answer in time."
 DEAF = "The requested peer {} did not answer in time. It must probably be started anew."
 FULL = "Too many offers to or from the requested peer {} wait for an answer."
@@ -91,12 +92,23 @@ class Journal(Protocol):
         """A message of an old client was ignored, as old clients expect."""
 
 
+class Waiting(Protocol):
+    """Has `Relay.pass_on` called for offers that have waited ``offers.crossing``."""
+
+    def begin(self, item: Offer, /) -> None:
+        """Do so in that time from now."""
+
+    def end(self, item: Offer, /) -> None:
+        """Do not, if that was to be."""
+
+
 class Relay:
     """The switchboard.
 
     Args:
         journal: Told of every decision.
         clock: Gives the time in seconds.
+        waiting: Tells when offers have waited for those that may cross them.
         offers: The settings for offers and answers.
 
     Attributes:
@@ -111,6 +123,7 @@ class Relay:
         self,
         journal: Journal,
         clock: Callable[[], float],
+        waiting: Waiting,
         offers: Offers = Offers(),  # noqa: B008 - frozen
     ) -> None:
         self.offers = offers
@@ -120,6 +133,7 @@ class Relay:
         self.drops: Counter[Drop] = Counter()
         self._journal = journal
         self._clock = clock
+        self._waiting = waiting
         self._began = clock()
         self._orphans: deque[Offer] = deque()
         self._returning = False
@@ -166,15 +180,28 @@ class Relay:
         now, terms = self._clock(), self.offers
         if not terms.shield:
             self._put_down()
-        for offer in self.ledger.unclaimed(now, terms.crossing):
-            if now - offer.crossed >= terms.crossing:
-                self._pass_on(offer)
         for offer in self.ledger.unclaimed(now, terms.hold):
             if self.registry.get(offer.target) is None:
                 self._bounce(offer, self.directory.missing)
         for offer in self.ledger.unanswered(now, terms.answer_timeout):
             self._give_up(offer)
         self.registry.forget(now - terms.recent)
+        self.ledger.forget(now)
+
+    def pass_on(self, offer: Offer) -> None:
+        """Hand over an offer that waits, if it still does and its receiver is there.
+
+        Args:
+            offer: It; what has been dealt with is left alone.
+        """
+        source, text = self.registry.get(offer.source), offer.text
+        if text is None or source is None:
+            return
+        error = self._deliver(source, _request(offer), text)
+        if error is None:
+            self.ledger.pass_on(offer)
+        elif error != self.directory.missing:
+            self._bounce(offer, error)
 
     # -- registering
 
@@ -216,7 +243,7 @@ class Relay:
             self._forget_offers_of(request.uuid)
         self._journal.registered(peer, registration)
         self._answer(peer, messages.LEGACY_ACCEPTED if legacy else messages.ACCEPTED)
-        self._pass_on_held(request.uuid)
+        self._offer_held(peer, request.uuid)
 
     def _take_over(self, holder: Peer, peer: Peer, uuid: str, now: float) -> int:
         """Let a peer take the place of another one.
@@ -282,7 +309,10 @@ class Relay:
     ) -> None:
         source, target, ledger = message.source_uuid, message.peer_uuid, self.ledger
         forbidden = ledger.forbids(source, target)
-        if forbidden is Drop.CROSSING and self._crosses_held(source, target):
+        if source == target:
+            # It has just made this offer itself, and would end at the sight of it.
+            self._return(peer, message, SELF)
+        elif forbidden is Drop.CROSSING and self._crosses_held(source, target):
             # This client must have let go of its own offer when it hears of the other.
             self._return(peer, message, CROSSED)
         elif forbidden is not None:
@@ -299,7 +329,7 @@ class Relay:
                 self._clock(),
                 user=peer.user.sub,
             )
-            if self.offers.crossing and self._delay(peer, offer, text):
+            if self.offers.crossing and self._delay(peer, registration, offer, text):
                 return
             error = self._deliver(peer, message, text)
             if error is None:
@@ -324,7 +354,10 @@ class Relay:
             return
         self.ledger.close(offer)
         error = self._deliver(peer, message, text)
-        if error is not None:
+        if error is None:
+            if self.offers.crossing:
+                self.ledger.acquaint(offer.source, offer.target, self._clock())
+        else:
             # It makes the sender let go of the connection, so that the next offer of
             # its peer finds a new one.
             self._return(peer, message, error)
@@ -389,45 +422,54 @@ class Relay:
         offer.text = text
         return self.ledger.hold(offer, self.offers)
 
-    def _delay(self, peer: Peer, offer: Offer, text: bytes) -> bool:
-        """Let an offer wait for one that crosses it, if its receiver is there.
+    def _delay(
+        self, peer: Peer, registration: Registration, offer: Offer, text: bytes
+    ) -> bool:
+        """Let an offer wait for one that crosses it, where there may be one.
+
+        So it is if its receiver is there, and the two have not found each other since
+        they came.
 
         Returns:
             Whether it does.
         """
         target = self.registry.get(offer.target)
-        if target is None or target.user != peer.user or target is peer:
+        if target is None or target.registration is None or target.user != peer.user:
+            return False
+        found = self.ledger.acquainted(offer.source, offer.target, offer.since)
+        if found > max(registration.since, target.registration.since):
             return False
         offer.text = text
-        if self.ledger.hold(offer, self.offers):
-            return True
-        offer.text = None
-        return False
+        if not self.ledger.hold(offer, self.offers):
+            offer.text = None
+            return False
+        self._waiting.begin(offer)
+        return True
 
     def _crosses_held(self, source: str, target: str) -> bool:
         """Whether an offer crosses one that still waits. That waits anew then."""
         other = self.ledger.find(target, source)
         if other is None or other.text is None:
             return False
-        other.crossed = self._clock()
+        self._wait_anew(other)
         return True
 
-    def _pass_on_held(self, uuid: str) -> None:
-        """Hand over what has waited for a client, in the order in which it came."""
-        for offer in self.ledger.of(uuid):
-            if offer.target == uuid:
-                self._pass_on(offer)
+    def _wait_anew(self, offer: Offer) -> None:
+        self._waiting.end(offer)
+        self._waiting.begin(offer)
 
-    def _pass_on(self, offer: Offer) -> None:
-        """Hand over an offer that has waited, if its receiver is there."""
-        source, text = self.registry.get(offer.source), offer.text
-        if text is None or source is None:
-            return
-        error = self._deliver(source, _request(offer), text)
-        if error is None:
-            self.ledger.pass_on(offer)
-        elif error != self.directory.missing:
-            self._bounce(offer, error)
+    def _offer_held(self, peer: Peer, uuid: str) -> None:
+        """Hand over what has waited for a client, in the order in which it came.
+
+        A client may come to make an offer itself, so that may be crossed, too.
+        """
+        for offer in self.ledger.of(uuid):
+            if offer.target != uuid or offer.text is None:
+                continue
+            if self.offers.crossing and offer.user == peer.user.sub:
+                self._wait_anew(offer)
+            else:
+                self.pass_on(offer)
 
     def _forget_offers_of(self, uuid: str) -> None:
         """Forget what a client asked for before it registered anew."""
@@ -461,9 +503,9 @@ class Relay:
         """Return an offer that was not answered in time, and draw conclusions."""
         target = self.registry.get(offer.target)
         registration = None if target is None else target.registration
-        if offer.text is not None:
+        if target is None and offer.text is not None:
             self._bounce(offer, self.directory.missing)
-        elif target is None or registration is None:
+        elif target is None or registration is None or offer.text is not None:
             self._bounce(offer, SILENT)
         else:
             registration.unanswered += 1
@@ -478,6 +520,7 @@ class Relay:
     def _put_down(self) -> None:
         """Forget who may be answered, since anybody may from now on."""
         for offer in self.ledger.unanswered(self._clock(), 0.0):
+            self.pass_on(offer)
             if offer.text is None:
                 self.ledger.close(offer)
             else:

@@ -31,12 +31,14 @@ from twisted.python.usage import UsageError
 
 from proxyrelay import __version__, addresses, config, descriptors, listen, tls
 from proxyrelay.auth import Authenticator, authenticator
-from proxyrelay.config import Config
+from proxyrelay.config import Config, Offers
 from proxyrelay.crowd import Crowd
+from proxyrelay.deadlines import Deadlines
 from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
 from proxyrelay.handover import Drain, Successor
 from proxyrelay.heap import Heap
 from proxyrelay.inspection import Inspection, inspect
+from proxyrelay.ledger import Offer
 from proxyrelay.limits import RESERVE
 from proxyrelay.observe import logs, privacy
 from proxyrelay.observe.audit import audit
@@ -106,8 +108,9 @@ class RelayService(MultiService):
         journal: ConnectionJournal = self.journal
         if self._audit is not None:
             journal = Journals((self.journal, self._audit))
+        self._waiting = Deadlines(clock, _crossing(settings.offers), self._pass_on)
         self.factory = RelayFactory(
-            Relay(journal, clock.seconds, settings.offers),
+            Relay(journal, clock.seconds, self._waiting, settings.offers),
             authenticator,
             journal,
             clock,
@@ -164,6 +167,7 @@ class RelayService(MultiService):
         if self._draining is not None:
             offers = structs.replace(offers, hold=0)  # nobody comes back to this one
         self.factory.relay.offers = offers
+        self._waiting.change(_crossing(offers), 0.0)
         before, self.factory.authenticator = self.factory.authenticator, authenticator
         if authenticator is not before:
             # It goes on with what it is asked already.
@@ -247,6 +251,9 @@ class RelayService(MultiService):
         if not self.factory.pace.behind:
             self._heap.look(len(self.factory.connections), self._clock.seconds())
 
+    def _pass_on(self, offer: Offer) -> None:
+        self.factory.relay.pass_on(offer)
+
     def _announce(self) -> None:
         log.info(
             "proxyrelay {version} serves {_urls} (authentication: {method})",
@@ -289,6 +296,8 @@ class RelayService(MultiService):
         return stopped.addCallback(self._stopped)
 
     def _stopped(self, _: object) -> None:
+        # Not before: as long as there are clients, there are offers.
+        self._waiting.stop()
         if self._audit is not None:
             self._audit.stopped()
             self._audit = None
@@ -297,6 +306,14 @@ class RelayService(MultiService):
     def _leave_reactor(self, result: T) -> T:
         self._crowd.stop()
         return result
+
+
+def _crossing(offers: Offers) -> float:
+    """For how long offers wait for those that cross them, in seconds.
+
+    Where it is 0 none begins to wait, and those that do may go on for a moment.
+    """
+    return offers.crossing or 1.0
 
 
 def _log_failure(failure: Failure, what: str) -> None:

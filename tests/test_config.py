@@ -287,7 +287,7 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
     "offers.answer_timeout": {"1": 1, "24": 24},
     "offers.hold": {"0": 0, "20": 20},
     "offers.recent": {"0": 0, "3600": 3600},
-    "offers.crossing": {"0.5": 0.5, "5": 5},
+    "offers.crossing": {"0": 0, "5": 5},
     **{f"offers.held_{of}": {"0": 0, "65536": 65536} for of in ("per_user", "total")},
     "offers.close_deaf": {"true": True},
 }
@@ -414,7 +414,7 @@ class AcceptedTests(ConfigTestCase):
                     answer_timeout=20,
                     hold=5,
                     recent=120,
-                    crossing=0,
+                    crossing=0.25,
                     held_per_user=64,
                     held_total=1024,
                     close_deaf=False,

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from msgspec import structs
 from websockets.exceptions import ConnectionClosed
 
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Offers
 from proxyrelay.ledger import Drop
-from proxyrelay.relay import LEFT, SILENT
+from proxyrelay.relay import CROSSED, LEFT, SILENT, Relay
 from tests.support.recording import A, B, C, answer, offer, registration
 from tests.support.served import (
     Client,
@@ -64,7 +65,10 @@ class ContractMixin:
     """The behaviour, whatever carries it."""
 
     config = Config(
-        host="127.0.0.1", port=0, max_message_bytes=200_000, offers=Offers(hold=0)
+        host="127.0.0.1",
+        port=0,
+        max_message_bytes=200_000,
+        offers=Offers(hold=0, crossing=0),
     )
 
     def authenticator(self) -> Authenticator:
@@ -134,8 +138,7 @@ class ContractMixin:
         new = self.registered(A)
         old.send(registration(A).decode())
         self.assertEqual(self.closed(old), (4004, DUPLICATE))
-        new.send(offer(A, A).decode())
-        self.assertEqual(new.recv(), offer(A, A).decode())
+        self.assert_served(new)
 
     @scenario
     def test_refuses_the_uuid_of_another_user(self: Any) -> None:
@@ -150,8 +153,7 @@ class ContractMixin:
                 "another user.",
             ),
         )
-        mine.send(offer(A, A).decode())
-        self.assertEqual(mine.recv(), offer(A, A).decode())
+        self.assert_served(mine)
 
     @scenario
     def test_a_second_uuid_releases_the_first(self: Any) -> None:
@@ -279,11 +281,11 @@ class ContractMixin:
 
     @scenario
     def test_takes_a_message_of_just_the_setting(self: Any) -> None:
-        client = self.registered(A)
-        room = 200_000 - len(offer(A, A, description=""))
-        text = offer(A, A, description="x" * room).decode()
+        client, other = self.registered(A), self.registered(B)
+        room = 200_000 - len(offer(A, B, description=""))
+        text = offer(A, B, description="x" * room).decode()
         client.send(text)
-        self.assertEqual(client.recv(), text)
+        self.assertEqual(other.recv(), text)
 
     @scenario
     def test_returns_what_grows_over_the_setting(self: Any) -> None:
@@ -341,8 +343,7 @@ class ContractMixin:
         # What cannot be read is skipped.
         client.send("hello")
         client.send(b"\x00")
-        client.send(offer(A, A).decode())
-        self.assertEqual(client.recv(), offer(A, A).decode())
+        self.assert_served(client)
 
 
 class OfferMixin:
@@ -411,6 +412,63 @@ class OfferMixin:
         one.ping()
         self.advance(self.config.offers.hold)
         self.assertEqual(json.loads(one.recv())["error"], UNKNOWN_PEER.format(B))
+
+    @scenario
+    def test_returns_what_crosses_an_offer_that_waits(self: Any) -> None:
+        self.in_reactor(self.with_crossing, 0.25)
+        one, other = self.registered(A), self.registered(B)
+        one.send(offer(A, B).decode())
+        one.ping()
+        self.advance(0.2)
+        other.send(offer(B, A).decode())
+        self.assertEqual(json.loads(other.recv())["error"], CROSSED.format(A))
+        # It has time to act on that.
+        self.advance(0.2)
+        self.assert_served(other, B)
+        self.advance(0.05)
+        self.assertEqual(other.recv(), offer(A, B).decode())
+        other.send(answer(B, A).decode())
+        self.assertEqual(one.recv(), answer(B, A).decode())
+        # Now that they know each other, nobody waits.
+        other.send(offer(B, A).decode())
+        self.assertEqual(one.recv(), offer(B, A).decode())
+
+    @scenario
+    def test_the_wait_follows_the_settings(self: Any) -> None:
+        one, other = self.registered(A), self.registered(B)
+        self.registered(C)
+        self.in_reactor(self.with_crossing, 5)
+        one.send(offer(A, B).decode())
+        one.ping()
+        self.in_reactor(self.with_crossing, 1)
+        self.advance(1)
+        self.assertEqual(other.recv(), offer(A, B).decode())
+        self.in_reactor(self.with_crossing, 0)
+        other.send(offer(B, C).decode())
+        other.ping()
+        self.assertEqual(self.in_reactor(lambda: self.relay.ledger.held), 0)
+
+    @scenario
+    def test_what_waits_goes_with_the_relay(self: Any) -> None:
+        self.in_reactor(self.with_crossing, 5)
+        one = self.registered(A)
+        self.registered(B)
+        one.send(offer(A, B).decode())
+        one.ping()
+        self.assertEqual(self.in_reactor(lambda: self.relay.ledger.held), 1)
+        self.in_reactor(self._stop)
+        self.assertEqual(self.in_reactor(self.clock.getDelayedCalls), [])
+
+    @property
+    def relay(self: Any) -> Relay:
+        rules: Relay = self.service.factory.relay
+        return rules
+
+    def with_crossing(self: Any, seconds: float) -> None:
+        offers = structs.replace(self.service.config.offers, crossing=seconds)
+        settings = structs.replace(self.service.config, offers=offers)
+        pair, authenticator = self.service.pair, self.service.authenticator
+        self.service.change(settings, pair, authenticator)
 
     @scenario
     def test_without_shield_passes_everything_on(self: Any) -> None:

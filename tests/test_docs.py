@@ -19,7 +19,7 @@ from docs._ext import events, reference
 from proxyrelay import cli, config, messages
 from proxyrelay.directory import UNKNOWN
 from proxyrelay.errors import Refusal
-from proxyrelay.relay import BUSY, DEAF, FOREIGN, FULL, LEFT, SILENT
+from proxyrelay.relay import BUSY, CROSSED, DEAF, FOREIGN, FULL, LEFT, SELF, SILENT
 from proxyrelay.service import Options
 
 ROOT = Path(__file__).parent.parent
@@ -157,9 +157,12 @@ class ProtocolTests(SynchronousTestCase):
 
     def test_has_every_error_that_comes_back(self) -> None:
         text = page("reference/protocol")
-        for error in (UNKNOWN, FOREIGN, BUSY, LEFT, SILENT, DEAF, FULL):
+        for error in (
+            *(UNKNOWN, FOREIGN, BUSY, LEFT, SILENT, DEAF, FULL),
+            *(CROSSED, SELF),
+        ):
             self.assertIn(f"* ``{error.format('…')}``\n", text)
-        self.assertGreaterEqual(len(reference.errors()), 7)
+        self.assertGreaterEqual(len(reference.errors()), 9)
 
 
 class CommandTests(SynchronousTestCase):

@@ -24,7 +24,15 @@ from proxyrelay.websocket import RelayFactory, RelayProtocol
 from tests.support import frames
 from tests.support.clock import EagerClock
 from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
-from tests.support.recording import A, B, C, RecordingJournal, offer, registration
+from tests.support.recording import (
+    A,
+    B,
+    C,
+    RecordingJournal,
+    RecordingWaiting,
+    offer,
+    registration,
+)
 from tests.support.served import upgrade
 
 SHORT_LIMIT, LONG_LIMIT = 300, 70_000
@@ -99,7 +107,8 @@ class Side:
         clock = EagerClock()
         self.journal = RecordingJournal()
         # The lane passes on much that the shield would drop.
-        self.relay = Relay(self.journal, clock.seconds, Offers(shield=False))
+        terms = Offers(shield=False)
+        self.relay = Relay(self.journal, clock.seconds, RecordingWaiting(), terms)
         self.factory = RelayFactory(
             self.relay,
             AnonymousAuthenticator(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -14,6 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Offers
 from proxyrelay.ledger import (
+    ACQUAINTANCES,
+    ACQUAINTED,
     HELD_CEILING,
     OUTSTANDING,
     OUTSTANDING_OF_ONE,
@@ -110,6 +114,28 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(ledger.unanswered(1000.0, 20.0), [])
         self.assertEqual(ledger.unanswered(10.0, 20.0), [offer])
 
+    def test_a_clock_that_was_set_back_makes_nobody_known_for_longer(self) -> None:
+        ledger = Ledger()
+        ledger.acquaint(A, B, 1000.0)
+        self.assertEqual(ledger.acquainted(A, B, 999.0), -math.inf)
+        ledger.forget(999.0)
+        self.assertEqual(ledger.acquainted(A, B, 1000.0), -math.inf)
+
+    def test_bounds_who_has_found_each_other(self) -> None:
+        ledger = Ledger()
+        for number in range(ACQUAINTANCES):
+            ledger.acquaint(A, str(number), 0.0)
+        ledger.acquaint(A, B, 1.0)
+        self.assertEqual(ledger.acquainted(A, B, 1.0), -math.inf)
+        # Who is known stays so, and makes room in the end.
+        ledger.acquaint("0", A, 1.0)
+        self.assertEqual(ledger.acquainted(A, "0", 1.0), 1.0)
+        now = ACQUAINTED
+        ledger.forget(now)
+        ledger.acquaint(A, B, now)
+        self.assertEqual(ledger.acquainted(B, A, now), now)
+        self.assertEqual(ledger.acquainted(A, "0", now), 1.0)
+
 
 UUIDS = st.sampled_from([A, B, C])
 USERS = st.sampled_from(["me", "they"])
@@ -122,6 +148,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.ledger = Ledger()
         self.model: list[Offer] = []
+        self.answers: list[tuple[set[str], float]] = []
         self.now = 0.0
 
     def found(self, source: str, peer: str) -> Offer | None:
@@ -168,6 +195,19 @@ class LedgerMachine(RuleBasedStateMachine):
             self.model.remove(offer)
         assert not self.ledger.close(made(source, peer))
 
+    @rule(one=UUIDS, other=UUIDS)
+    def acquaint(self, one: str, other: str) -> None:
+        self.ledger.acquaint(one, other, self.now)
+        self.answers.append(({one, other}, self.now))
+
+    @rule()
+    def forget(self) -> None:
+        self.ledger.forget(self.now)
+        lately = {
+            tuple(sorted(pair)) for pair, when in self.answers if self.now - when < 10
+        }
+        assert len(self.ledger._answered) == len(lately)
+
     @rule(seconds=st.integers(0, 5))
     def wait(self, seconds: int) -> None:
         self.now += seconds
@@ -189,6 +229,9 @@ class LedgerMachine(RuleBasedStateMachine):
             ]
             for peer in (A, B, C):
                 assert self.ledger.find(source, peer) is self.found(source, peer)
+                found = [when for pair, when in self.answers if pair == {source, peer}]
+                last = found[-1] if found and self.now - found[-1] < 10 else -math.inf
+                assert self.ledger.acquainted(source, peer, self.now) == last
 
 
 class LedgerMachineTests(SynchronousTestCase):

@@ -16,9 +16,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Offers
+from proxyrelay.deadlines import Deadlines
 from proxyrelay.directory import UNKNOWN, Alone
 from proxyrelay.identity import User
 from proxyrelay.ledger import OUTSTANDING_OF_ONE, Drop, Offer
@@ -32,6 +34,7 @@ from proxyrelay.relay import (
     FOREIGN,
     FULL,
     LEFT,
+    SELF,
     SILENT,
     Relay,
 )
@@ -46,14 +49,52 @@ from tests.support.recording import (
     registration,
 )
 
+AT_ONCE = Offers(crossing=0)
+"""Offers wait for none that cross them."""
+
+
+def relay(
+    clock: Clock, terms: Offers, journal: RecordingJournal | None = None
+) -> tuple[Relay, Deadlines[Offer]]:
+    """A relay, and what tells it of offers that have waited."""
+
+    def pass_on(waited: Offer) -> None:
+        made.pass_on(waited)
+
+    waiting = Deadlines(clock, terms.crossing or 1.0, pass_on)
+    made = Relay(journal or RecordingJournal(), clock.seconds, waiting, terms)
+    return made, waiting
+
 
 class RelayTestCase(SynchronousTestCase):
     """A relay at a time that stands still."""
 
+    terms = AT_ONCE
+
     def setUp(self) -> None:
-        self.now = 0.0
+        self.clock = Clock()
         self.journal = RecordingJournal()
-        self.relay = Relay(self.journal, lambda: self.now)
+        self.relay, self.waiting = relay(self.clock, self.terms, self.journal)
+
+    @property
+    def now(self) -> float:
+        """The time. When it is set, nothing happens meanwhile."""
+        return self.clock.seconds()
+
+    @now.setter
+    def now(self, seconds: float) -> None:
+        self.clock.rightNow = seconds
+
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.relay.tick()
+
+    def errors(self, peer: RecordingPeer) -> list[str]:
+        """The errors that a peer has got, in order; it has got nothing else."""
+        found = [json.loads(text)["error"] for text in peer.sent]
+        peer.sent.clear()
+        self.assertNotIn(None, found)
+        return found
 
     def registered(self, uuid: str, **fields: object) -> RecordingPeer:
         peer = RecordingPeer(**fields)  # type: ignore[arg-type]
@@ -78,7 +119,8 @@ class RelayTests(RelayTestCase):
 
     def test_a_repeated_registration_keeps_the_counts(self) -> None:
         peer = self.registered(A)
-        self.relay.receive(peer, offer(A, A))
+        self.registered(B)
+        self.relay.receive(peer, offer(A, B))
         self.now = 9.0
         self.relay.receive(peer, registration(A, name="renamed", legacy=True))
         assert peer.registration is not None
@@ -123,7 +165,7 @@ class RelayTests(RelayTestCase):
         self.assertIs(self.relay.registry.get(A), peer)
 
     def test_a_peer_that_is_gone_is_unknown(self) -> None:
-        self.relay.offers = Offers(hold=0)
+        self.relay.offers = Offers(hold=0, crossing=0)
         source, target = self.registered(A), self.registered(B)
         target.gone = True
         self.relay.receive(source, offer(A, B))
@@ -173,7 +215,7 @@ class RelayMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.relay = Relay(RecordingJournal(), lambda: 0.0, Offers(shield=False))
+        self.relay, _ = relay(Clock(), Offers(shield=False))
         self.users = [User("me"), User("me"), User("them")]
         self.peers = [RecordingPeer(user=self.users[n % 3]) for n in range(6)]
         self.past: list[RecordingPeer] = []
@@ -269,17 +311,6 @@ class Elsewhere(Alone):
 
 class ShieldTests(RelayTestCase):
     """What becomes of offers and answers."""
-
-    def errors(self, peer: RecordingPeer) -> list[str]:
-        """The errors that a peer has got, in order; it has got nothing else."""
-        found = [json.loads(text)["error"] for text in peer.sent]
-        peer.sent.clear()
-        self.assertNotIn(None, found)
-        return found
-
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-        self.relay.tick()
 
     def test_passes_an_offer_and_its_answer_on(self) -> None:
         one, other = self.registered(A), self.registered(B)
@@ -479,58 +510,6 @@ class ShieldTests(RelayTestCase):
         self.relay.receive(RecordingPeer(busy=True), registration(B))
         self.assertEqual(self.errors(one), [BUSY.format(B)])
 
-    def test_an_offer_that_waits_for_one_that_crosses_it(self) -> None:
-        self.relay.offers = Offers(crossing=0.5)
-        one, other = self.registered(A), self.registered(B)
-        self.relay.receive(one, offer(A, B))
-        self.assertEqual(other.sent, [])
-        self.now += 0.4
-        self.relay.receive(other, offer(B, A))
-        error = CROSSED.format(A)
-        self.assertEqual(other.take(), json.loads(offer(B, A, error=error)))
-        # It has time to act on that.
-        self.wait(0.4)
-        self.assertEqual(other.sent, [])
-        self.wait(0.1)
-        self.assertEqual(other.sent, [offer(A, B)])
-        self.relay.receive(other, answer(B, A))
-        self.wait(100.0)
-        self.assertEqual((one.sent, len(other.sent)), ([answer(B, A)], 1))
-
-    def test_an_offer_that_waits_for_none(self) -> None:
-        self.relay.offers = Offers(crossing=0.5, hold=0, held_per_user=1)
-        one, other, two = self.registered(A), self.registered(B), self.registered(C)
-        self.relay.receive(one, offer(A, B))
-        self.wait(0.4)
-        self.assertEqual(other.sent, [])
-        # There is no room to wait for another one.
-        self.relay.receive(two, offer(C, B))
-        self.assertEqual(other.sent, [offer(C, B)])
-        self.wait(0.1)
-        self.assertEqual(other.sent, [offer(C, B), offer(A, B)])
-        self.relay.receive(other, offer(B, A))
-        self.assertEqual(self.journal.names[-1], "shielded")
-        self.relay.receive(other, answer(B, A))
-        self.assertEqual(one.sent, [answer(B, A)])
-
-    def test_a_receiver_that_leaves_while_an_offer_waits_may_come_back(self) -> None:
-        self.relay.offers = Offers(crossing=0.5)
-        one, other = self.registered(A), self.registered(B)
-        self.relay.receive(one, offer(A, B))
-        self.relay.leave(other, "gone")
-        self.wait(1.0)
-        self.assertEqual(one.sent, [])
-        other = RecordingPeer()
-        self.relay.receive(other, registration(B))
-        self.assertEqual(other.sent, [ACCEPTED, offer(A, B)])
-
-    def test_an_offer_waits_no_longer_than_for_an_answer(self) -> None:
-        self.relay.offers = Offers(crossing=0.5, hold=20, answer_timeout=2)
-        one = self.registered(A)
-        self.relay.receive(one, offer(A, B))
-        self.wait(2.0)
-        self.assertEqual(self.errors(one), [UNKNOWN.format(B)])
-
     def test_a_peer_elsewhere_that_does_not_answer(self) -> None:
         one, elsewhere = self.registered(A), RecordingPeer()
         self.relay.directory = Elsewhere(elsewhere)
@@ -574,6 +553,16 @@ class ShieldTests(RelayTestCase):
         self.relay.receive(other, answer(B, A))
         self.wait(100.0)
         self.assertEqual(one.sent, [answer(B, A)])
+
+    def test_the_shield_is_put_down_while_offers_wait(self) -> None:
+        self.relay.offers = Offers()
+        one, other = self.registered(A), self.registered(B)
+        self.relay.receive(one, offer(A, B))
+        self.relay.offers = Offers(shield=False)
+        self.relay.tick()
+        self.assertEqual(other.sent, [offer(A, B)])
+        self.wait(100.0)
+        self.assertEqual((one.sent, other.sent), ([], [offer(A, B)]))
 
     # -- clients that read nothing
 
@@ -628,7 +617,7 @@ class ShieldTests(RelayTestCase):
         self.assertIn("deaf", self.journal.names)
 
     def test_closes_who_is_deaf_if_it_is_told_to(self) -> None:
-        self.relay.offers = Offers(close_deaf=True)
+        self.relay.offers = Offers(close_deaf=True, crossing=0)
         one, other = self.registered(A), self.returned()
         self.unanswered(one)
         self.registered(C)
@@ -650,6 +639,208 @@ class ShieldTests(RelayTestCase):
         self.assertEqual(rounds, [1, 2, 1, 2])
 
 
+class CrossingTests(RelayTestCase):
+    """What becomes of offers that two clients make each other at once."""
+
+    terms = Offers()
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.one, self.other = self.registered(A), self.registered(B)
+        # They have not just come.
+        self.now = 1000.0
+
+    def offer(self, source: str = A, target: str = B) -> None:
+        """Make an offer."""
+        peers = {A: self.one, B: self.other}
+        self.relay.receive(peers[source], offer(source, target))
+
+    def meet(self) -> None:
+        """An offer, and its answer."""
+        self.offer()
+        self.wait(0.25)
+        self.relay.receive(self.other, answer(B, A))
+        self.one.sent.clear()
+        self.other.sent.clear()
+
+    def test_the_later_one_comes_back_and_the_first_waits_anew(self) -> None:
+        self.offer()
+        self.wait(0.24)
+        self.assertEqual(self.other.sent, [])
+        for _ in range(2):
+            self.offer(B, A)
+            self.assertEqual(self.errors(self.other), [CROSSED.format(A)])
+            # It has time to act on that.
+            self.wait(0.24)
+            self.assertEqual(self.other.sent, [])
+        self.wait(0.01)
+        self.assertEqual(self.other.sent, [offer(A, B)])
+        self.relay.receive(self.other, answer(B, A))
+        self.wait(100.0)
+        self.assertEqual(self.one.sent, [answer(B, A)])
+        self.assertEqual((len(self.other.sent), len(self.relay.ledger)), (1, 0))
+
+    def test_an_offer_is_passed_on_when_it_has_waited(self) -> None:
+        self.offer()
+        self.clock.advance(0.25)
+        self.assertEqual(self.other.sent, [offer(A, B)])
+        self.assertEqual((len(self.waiting), self.relay.ledger.held), (0, 0))
+        self.offer(B, A)
+        self.assertEqual(self.journal.names[-1], "shielded")
+
+    def test_who_has_just_found_each_other_does_not_wait(self) -> None:
+        self.meet()
+        self.offer()
+        self.relay.receive(self.other, answer(B, A))
+        self.wait(9.9)
+        self.offer(B, A)
+        self.assertEqual(self.one.sent, [answer(B, A), offer(B, A)])
+        self.relay.receive(self.one, answer(A, B))
+        self.assertEqual(self.other.sent, [offer(A, B), answer(A, B)])
+        self.wait(10.0)
+        self.offer()
+        self.assertEqual(self.relay.ledger.held, 1)
+
+    def test_who_registers_anew_has_found_nobody(self) -> None:
+        for uuid in (A, B):
+            self.meet()
+            came = self.registered(uuid)
+            self.one, self.other = (came, self.other) if uuid == A else (self.one, came)
+            for source, target in ((A, B), (B, A)):
+                self.offer(source, target)
+            self.assertEqual((self.one.sent, self.relay.ledger.held), ([], 1))
+            self.assertEqual(self.errors(self.other), [CROSSED.format(A)])
+            self.wait(20.0)
+            self.relay.receive(self.other, answer(B, A))
+
+    def test_an_answer_that_does_not_arrive_makes_nobody_known(self) -> None:
+        self.offer()
+        self.wait(0.25)
+        self.one.busy = True
+        self.relay.receive(self.other, answer(B, A))
+        self.one.busy = False
+        self.offer()
+        self.assertEqual(self.relay.ledger.held, 1)
+
+    def test_nobody_waits_without_a_need(self) -> None:
+        others = self.registered(C, user=User("them"))
+        for terms in (
+            *(Offers(crossing=0, hold=0), Offers(held_total=0, recent=0)),
+            Offers(held_per_user=0, recent=0),
+        ):
+            self.relay.offers = terms
+            self.offer()
+            self.assertEqual(self.other.sent, [offer(A, B)])
+            self.relay.leave(self.other, "gone")
+            self.assertEqual(self.errors(self.one), [LEFT.format(B)])
+            self.offer()
+            self.assertEqual(self.errors(self.one), [UNKNOWN.format(B)])
+            self.other = self.registered(B)
+            self.offer(A, C)
+            self.assertEqual(self.errors(self.one), [FOREIGN.format(C)])
+        self.assertEqual((others.sent, len(self.waiting)), ([], 0))
+
+    def test_one_of_three_that_ask_each_other_in_a_circle(self) -> None:
+        third = self.registered(C)
+        self.offer(A, B)
+        self.offer(B, C)
+        self.relay.receive(third, offer(C, A))
+        self.wait(0.25)
+        self.assertEqual(self.other.sent, [offer(A, B)])
+        self.assertEqual(third.sent, [offer(B, C)])
+        self.assertEqual(self.one.sent, [offer(C, A)])
+
+    def test_a_sender_that_leaves_takes_its_offer_along(self) -> None:
+        self.offer()
+        self.relay.leave(self.one, "gone")
+        self.offer(B, A)
+        self.wait(1.0)
+        self.one = RecordingPeer()
+        self.relay.receive(self.one, registration(A))
+        self.wait(0.25)
+        self.assertEqual(self.one.sent, [ACCEPTED, offer(B, A)])
+        self.assertEqual(self.other.sent, [])
+
+    def test_a_sender_that_registers_anew_begins_anew(self) -> None:
+        self.offer()
+        self.wait(0.2)
+        self.one = self.registered(A)
+        self.offer()
+        self.wait(0.2)
+        self.assertEqual(self.other.sent, [])
+        self.wait(0.05)
+        self.assertEqual(self.other.sent, [offer(A, B)])
+
+    def test_a_receiver_that_leaves_may_come_back(self) -> None:
+        self.offer()
+        self.relay.leave(self.other, "gone")
+        self.wait(1.0)
+        self.assertEqual(self.one.sent, [])
+        self.other = RecordingPeer()
+        self.relay.receive(self.other, registration(B))
+        # It may have come to make an offer.
+        self.wait(0.2)
+        self.offer(B, A)
+        self.assertEqual(self.other.sent.pop(0), ACCEPTED)
+        self.assertEqual(self.errors(self.other), [CROSSED.format(A)])
+        self.wait(0.25)
+        self.assertEqual(self.other.sent, [offer(A, B)])
+
+    def test_a_receiver_that_does_not_come_back(self) -> None:
+        self.offer()
+        self.relay.leave(self.other, "gone")
+        self.wait(4.9)
+        self.assertEqual(self.one.sent, [])
+        self.wait(0.1)
+        self.assertEqual(self.errors(self.one), [UNKNOWN.format(B)])
+
+    def test_a_receiver_that_another_user_follows(self) -> None:
+        self.offer()
+        self.relay.leave(self.other, "gone")
+        stranger = self.registered(B, user=User("them"))
+        self.assertEqual(self.errors(self.one), [FOREIGN.format(B)])
+        self.wait(1.0)
+        self.assertEqual(stranger.sent, [])
+
+    def test_a_receiver_that_does_not_read(self) -> None:
+        self.offer()
+        self.other.busy = True
+        self.clock.advance(0.25)
+        self.assertEqual(self.errors(self.one), [BUSY.format(B)])
+
+    def test_a_receiver_that_does_not_answer(self) -> None:
+        self.offer()
+        self.wait(19.9)
+        self.assertEqual(self.one.sent, [])
+        self.wait(0.1)
+        self.assertEqual(self.errors(self.one), [SILENT.format(B)])
+
+    def test_an_offer_waits_no_longer_than_for_an_answer(self) -> None:
+        self.relay.offers = Offers(crossing=5, hold=20, answer_timeout=2)
+        self.waiting.change(5.0, 0.0)
+        registered = self.other.registration
+        self.offer()
+        self.offer(A, C)
+        self.wait(2.0)
+        self.assertEqual(
+            sorted(self.errors(self.one)), sorted([SILENT.format(B), UNKNOWN.format(C)])
+        )
+        # It was not asked at all.
+        assert registered is not None
+        self.assertEqual((registered.unanswered, self.other.sent), (0, []))
+        self.wait(5.0)
+        self.assertEqual(self.other.sent, [])
+
+    def test_an_offer_to_oneself_comes_back(self) -> None:
+        for terms in (Offers(), AT_ONCE):
+            self.relay.offers = terms
+            self.offer(A, A)
+            self.assertEqual(self.errors(self.one), [SELF.format(A)])
+        self.wait(100.0)
+        self.relay.receive(self.one, answer(A, A))
+        self.assertEqual((self.one.sent, len(self.relay.ledger)), ([], 0))
+
+
 class ShieldMachine(RuleBasedStateMachine):
     """Any sequence of steps, and stock clients that break as the real ones do.
 
@@ -659,16 +850,23 @@ class ShieldMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 1000.0
+        self.clock = Clock()
+        self.clock.rightNow = 1000.0
         self.terms = Offers(held_per_user=2, held_total=3)
-        self.relay = Relay(RecordingJournal(), lambda: self.now, self.terms)
+        self.relay, _ = relay(self.clock, self.terms)
         self.began = self.now
         self.peers: dict[str, RecordingPeer] = {}
+        self.came: dict[str, float] = {}
+        self.answered: dict[frozenset[str], float] = {}
         self.left: dict[str, float] = {}
         # Of clients that came back, in a row; of the others they do not count.
         self.silences: dict[str, float] = {}
         self.offers: list[dict[str, Any]] = []
         self.told: dict[str, list[bytes]] = {A: [], B: [], C: []}
+
+    @property
+    def now(self) -> float:
+        return self.clock.seconds()
 
     def pending(self, source: str, peer: str) -> dict[str, Any] | None:
         for found in self.offers:
@@ -691,10 +889,20 @@ class ShieldMachine(RuleBasedStateMachine):
         self.left[uuid] = self.now
         self.told[uuid].clear()
         for found in list(self.offers):
-            if found["peer"] == uuid:
+            if found["peer"] == uuid and not found["held"]:
                 self.end(found, LEFT)
             elif found["source"] == uuid and found["held"]:
                 self.offers.remove(found)
+
+    def pass_on(self, found: dict[str, Any]) -> None:
+        if found["held"] and found["peer"] in self.peers:
+            found["held"] = False
+            self.told[found["peer"]].append(found["text"])
+
+    def are_acquainted(self, source: str, peer: str) -> bool:
+        met = self.answered.get(frozenset({source, peer}), 0.0)
+        came = max(self.came[source], self.came[peer])
+        return met > came and self.now - met < 10
 
     def is_recent(self, uuid: str) -> bool:
         return self.now - max(self.left.get(uuid, 0.0), self.began) < 120
@@ -710,10 +918,10 @@ class ShieldMachine(RuleBasedStateMachine):
         peer = self.peers[uuid] = RecordingPeer()
         self.relay.receive(peer, registration(uuid))
         self.told[uuid].append(ACCEPTED)
+        self.came[uuid] = self.now
         for found in self.offers:
             if found["peer"] == uuid:
-                found["held"] = False
-                self.told[uuid].append(found["text"])
+                found["due"] = self.now + 0.25
 
     @rule(uuid=UUIDS)
     def leave(self, uuid: str) -> None:
@@ -729,19 +937,26 @@ class ShieldMachine(RuleBasedStateMachine):
             return
         text = offer(source, peer, description=name, error="x" if error else None)
         self.relay.receive(self.peers[source], text)
-        if error or self.pending(source, peer) or self.pending(peer, source):
+        if error or self.pending(source, peer):
+            return
+        crossed = self.pending(peer, source)
+        why = SELF if peer == source else UNKNOWN
+        if crossed is not None and crossed["held"]:
+            crossed["due"] = self.now + 0.25
+            why = CROSSED
+        elif crossed is not None:
             return
         found = {"source": source, "peer": peer, "since": self.now, "text": text}
-        held = [found for found in self.offers if found["held"]]
-        if peer in self.peers:
-            self.offers.append({**found, "held": False})
-            self.told[peer].append(text)
-        elif self.is_recent(peer) and len(held) < 2:
-            self.offers.append({**found, "held": True})
+        found |= {"held": True, "due": self.now + 0.25}
+        is_here, held = peer in self.peers, [o for o in self.offers if o["held"]]
+        room = len(held) < 2
+        if why == UNKNOWN and (is_here or (room and self.is_recent(peer))):
+            self.offers.append(found)
+            if is_here and (not room or self.are_acquainted(source, peer)):
+                self.pass_on(found)
         else:
-            error_text = UNKNOWN.format(peer)
             self.told[source].append(
-                offer(source, peer, description=name, error=error_text)
+                offer(source, peer, description=name, error=why.format(peer))
             )
 
     @rule(source=UUIDS, peer=UUIDS, error=st.booleans())
@@ -758,15 +973,21 @@ class ShieldMachine(RuleBasedStateMachine):
         self.offers.remove(found)
         if peer in self.peers:
             self.told[peer].append(text)
+            self.answered[frozenset({source, peer})] = self.now
         else:
             error_text = UNKNOWN.format(peer)
             self.told[source].append(answer(source, peer, error=error_text))
 
-    @rule(seconds=st.sampled_from([0.5, 3.0, 5.0, 12.0, 20.0, 130.0]))
+    @rule(seconds=st.sampled_from([0.125, 0.25, 0.5, 3.0, 5.0, 12.0, 20.0, 130.0]))
     def wait(self, seconds: float) -> None:
-        self.now += seconds
+        self.clock.advance(seconds)
         self.relay.tick()
+        for found in sorted(self.offers, key=lambda o: o["due"]):
+            if self.now >= found["due"]:
+                self.pass_on(found)
         for found in list(self.offers):
+            if found["held"] and found["peer"] in self.peers:
+                continue
             if found["held"] and self.now - found["since"] >= 5:
                 self.end(found, UNKNOWN)
         for found in list(self.offers):
@@ -796,18 +1017,40 @@ class ShieldMachineTests(SynchronousTestCase):
 
 
 class StockClient(RecordingPeer):
-    """Ends, as the real client does, at what must not be sent to it."""
+    """Ends, as the real client does, at what must not be sent to it.
 
-    def __init__(self, uuid: str) -> None:
+    What it is sent it hears when it reads, and what it says leaves when it is written.
+    """
+
+    def __init__(self, uuid: str, now: float) -> None:
         super().__init__()
         self.uuid = uuid
         self.asked: dict[str, float] = {}
+        self.found: dict[str, float] = {}
         self.to_answer: list[str] = []
-        self.now = 0.0
+        self.to_write: list[bytes] = []
+        self.now = now
 
-    def answer(self, text: bytes) -> None:
-        super().answer(text)
-        message = json.loads(self.sent.pop())
+    def ask(self, peer: str) -> None:
+        """Make an offer, unless that is under way or done."""
+        unread = [json.loads(text).get("source_uuid") for text in self.sent]
+        busy = {*unread, *self.to_answer, *self.asked}
+        if peer not in busy and self.now - self.found.get(peer, -math.inf) >= 10:
+            self.asked[peer] = self.now
+            self.to_write.append(offer(self.uuid, peer))
+
+    def reply(self) -> None:
+        """Answer the oldest offer that has been heard."""
+        if self.to_answer:
+            peer = self.to_answer.pop(0)
+            self.found[peer] = self.now
+            self.to_write.append(answer(self.uuid, peer))
+
+    def read(self) -> None:
+        while self.sent:
+            self.hear(self.take())
+
+    def hear(self, message: dict[str, Any]) -> None:
         if message["message_type"] != "peer_connection":
             return
         if message["source_uuid"] == self.uuid:
@@ -825,57 +1068,59 @@ class StockClient(RecordingPeer):
         else:
             assert peer in self.asked, "an answer to nothing"
             del self.asked[peer]
+            self.found[peer] = self.now
 
 
 class StockMachine(RuleBasedStateMachine):
-    """Stock clients and one that does whatever it wants: none of the former ends."""
+    """Stock clients and one that does whatever it wants: none of the former ends.
+
+    What they send and are sent is on its way for a moment, in which no time passes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0.0
-        self.relay = Relay(RecordingJournal(), lambda: self.now)
+        self.clock = Clock()
+        self.relay, _ = relay(self.clock, Offers())
         self.peers: dict[str, StockClient] = {}
         self.rogue = RecordingPeer()
 
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-        for peer in self.peers.values():
-            peer.now = self.now
-        self.relay.tick()
+    @property
+    def now(self) -> float:
+        return self.clock.seconds()
+
+    def exchange(self) -> None:
+        """Let everything arrive that is on its way."""
+        for client in self.peers.values():
+            client.now = self.now
+            while client.to_write:
+                dropped = self.relay.drops.copy()
+                self.relay.receive(client, client.to_write.pop(0))
+                # It may answer too late, but never asks in vain.
+                assert (self.relay.drops - dropped).keys() <= {Drop.UNASKED}
+        for client in self.peers.values():
+            client.read()
 
     @rule(uuid=st.sampled_from([A, B]))
     def start(self, uuid: str) -> None:
-        peer = self.peers[uuid] = StockClient(uuid)
-        peer.now = self.now
-        self.relay.receive(peer, registration(uuid))
+        client = self.peers[uuid] = StockClient(uuid, self.now)
+        self.relay.receive(client, registration(uuid))
 
     @rule(uuid=st.sampled_from([A, B]))
     def lose(self, uuid: str) -> None:
-        peer = self.peers.pop(uuid, None)
-        if peer is not None:
-            peer.gone = True
-            self.relay.leave(peer, "lost")
+        client = self.peers.pop(uuid, None)
+        if client is not None:
+            client.gone = True
+            self.relay.leave(client, "lost")
 
     @rule(uuid=st.sampled_from([A, B]), peer=UUIDS)
     def ask(self, uuid: str, peer: str) -> None:
-        client = self.peers.get(uuid)
-        if client is None or peer == uuid or peer in client.asked:
-            return
-        if peer in client.to_answer:
-            return
-        client.asked[peer] = self.now
-        dropped = self.relay.drops.total()
-        self.relay.receive(client, offer(uuid, peer))
-        if self.relay.drops.total() > dropped:
-            # It crossed one on its way, and waits in vain.
-            del client.asked[peer]
+        if uuid in self.peers:
+            self.peers[uuid].ask(peer)
 
     @rule(uuid=st.sampled_from([A, B]))
     def reply(self, uuid: str) -> None:
-        client = self.peers.get(uuid)
-        if client is not None and client.to_answer:
-            peer = client.to_answer.pop(0)
-            self.relay.receive(client, answer(uuid, peer))
+        if uuid in self.peers:
+            self.peers[uuid].reply()
 
     @rule(
         peer=UUIDS,
@@ -889,10 +1134,13 @@ class StockMachine(RuleBasedStateMachine):
         if peer != C:
             self.relay.receive(self.rogue, make(C, peer, error=error))
 
-    @rule(seconds=st.sampled_from([0.5, 3.0, 11.0]))
+    @rule(seconds=st.sampled_from([0.125, 0.5, 3.0, 11.0]))
     def wait(self, seconds: float) -> None:
-        for _ in range(int(seconds * 2)):
-            self.advance(0.5)
+        for _ in range(int(seconds * 8)):
+            self.exchange()
+            self.clock.advance(0.125)
+            self.relay.tick()
+        self.exchange()
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:

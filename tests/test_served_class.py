@@ -26,7 +26,14 @@ from proxyrelay.websocket import (
 )
 from tests.support.clock import EagerClock
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
-from tests.support.recording import A, B, RecordingJournal, offer, registration
+from tests.support.recording import (
+    A,
+    B,
+    RecordingJournal,
+    RecordingWaiting,
+    offer,
+    registration,
+)
 from tests.support.served import PendingAuthenticator, upgrade
 
 UNCHANGING = (type(None), bool, int, float, str, bytes, tuple, frozenset)
@@ -70,7 +77,7 @@ class ServedMixin:
         journal: Any = RecordingJournal()
         self.events = journal.events
         return RelayFactory(
-            Relay(journal, clock.seconds),
+            Relay(journal, clock.seconds, RecordingWaiting()),
             authenticator or AnonymousAuthenticator(),
             journal,
             clock,

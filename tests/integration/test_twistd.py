@@ -194,7 +194,7 @@ class ServingTests(TwistdTestCase):
             self.addCleanup(plain.close)
             plain.request("GET", "/correct-horse-path", headers={**headers, **more})
             self.assertGreaterEqual(plain.getresponse().status, 400)
-        relay.wait_for(f" DEBUG +forwarded offer of {A} ")
+        relay.wait_for(f" DEBUG +returned offer for {A} ")
         relay.wait_for(" rejected 127.* 426: ")
         self.assertEqual(relay.stop(), 0)
         logged = (self.folder / "logs/proxyrelay.log").read_text()

@@ -17,7 +17,7 @@ from proxyrelay.errors import (
     UnknownMessage,
 )
 from proxyrelay.identity import ANONYMOUS, User
-from proxyrelay.ledger import Drop
+from proxyrelay.ledger import Drop, Offer
 from proxyrelay.messages import PeerConnection
 from proxyrelay.peer import Peer, Registration
 
@@ -67,6 +67,20 @@ class RecordingPeer:
         """The oldest message that was sent, decoded."""
         message: dict[str, Any] = json.loads(self.sent.pop(0))
         return message
+
+
+class RecordingWaiting:
+    """Keeps the offers that wait for those that may cross them, and wakes none."""
+
+    def __init__(self) -> None:
+        self.offers: list[Offer] = []
+
+    def begin(self, item: Offer) -> None:
+        self.offers.append(item)
+
+    def end(self, item: Offer) -> None:
+        if item in self.offers:
+            self.offers.remove(item)
 
 
 class RecordingJournal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import socket
 import ssl
 import threading
@@ -24,13 +25,14 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
-from proxyrelay.config import Config
+from proxyrelay.config import Config, Offers
 from proxyrelay.identity import User
+from proxyrelay.relay import SELF
 from proxyrelay.service import RelayService
 from proxyrelay.websocket import RelayProtocol
 from tests.support.certificates import Authority
 from tests.support.clock import EagerClock
-from tests.support.recording import registration
+from tests.support.recording import A, offer, registration
 
 reactor: Any = _reactor
 
@@ -148,10 +150,13 @@ def scenario(
 
 
 class RelayTestCase(TestCase):
-    """Serves a relay on a free port of the loopback interface."""
+    """Serves a relay on a free port of the loopback interface.
+
+    Offers wait for none that cross them, since time stands still.
+    """
 
     secure = False
-    config = Config(host="127.0.0.1", port=0)
+    config = Config(host="127.0.0.1", port=0, offers=Offers(crossing=0))
 
     def authenticator(self) -> Authenticator:
         return AnonymousAuthenticator()
@@ -266,6 +271,11 @@ class RelayTestCase(TestCase):
         client.send(registration(uuid).decode())
         self.assertIn('"success": true', client.recv())
         return client
+
+    def assert_served(self, client: Client, uuid: str = A) -> None:
+        """What a client offers to itself comes back, and nothing before it."""
+        client.send(offer(uuid, uuid).decode())
+        self.assertEqual(json.loads(client.recv())["error"], SELF.format(uuid))
 
     def raw(self, secure: bool | None = None) -> socket.socket:
         """Open a plain or TLS socket."""
