@@ -78,7 +78,7 @@ Pair = tuple[str, str]
 
 
 class Ledger:
-    """All outstanding offers: at most one from a client to another. And who found whom."""
+    """Outstanding offers, at most one from a client to another; and who knows whom."""
 
     def __init__(self) -> None:
         # The oldest first, in both.

@@ -680,6 +680,18 @@ class CrossingTests(RelayTestCase):
         self.assertEqual(self.one.sent, [answer(B, A)])
         self.assertEqual((len(self.other.sent), len(self.relay.ledger)), (1, 0))
 
+    def test_an_offer_that_waits_anew_delays_no_other(self) -> None:
+        third = self.registered(C)
+        self.offer()
+        self.relay.receive(third, offer(C, B))
+        self.wait(0.2)
+        self.offer(B, A)
+        self.other.sent.clear()
+        self.wait(0.05)
+        self.assertEqual(self.other.sent, [offer(C, B)])
+        self.wait(0.2)
+        self.assertEqual(self.other.sent, [offer(C, B), offer(A, B)])
+
     def test_an_offer_is_passed_on_when_it_has_waited(self) -> None:
         self.offer()
         self.clock.advance(0.25)

@@ -212,6 +212,20 @@ class PeerManagerTests(RealTestCase):
 
         self.play(scenario())
 
+    def test_lives_on_after_an_offer_to_itself(self) -> None:
+        relay = self.relay()
+        self.addCleanup(gc.collect)
+
+        async def scenario() -> None:
+            client = RelayClient(relay.url)
+            async with PeerManager(client, ice_servers=[]) as manager:
+                for _ in range(2):
+                    with self.assertRaises(PeerConnectionError) as caught:
+                        await manager.send(client.uuid, "hello")
+                    self.assertIn("is the client itself", str(caught.exception))
+
+        self.play(scenario())
+
     def test_connects_two_peers(self) -> None:
         need_addresses()
         relay = self.relay("--log-level", "DEBUG")

@@ -113,9 +113,6 @@ class ShieldTests(EndpointTestCase):
         self.finish(process, peer)
 
     def test_endpoints_that_ask_each_other_at_once(self) -> None:
-        config = self.folder / "relay.toml"
-        config.write_text("[offers]\ncrossing = 1\n")
-        self.server = self.relay("--config", config)
         one, home, process = self.endpoint("one", self.server)
         two, home_of_two, peer = self.endpoint("two", self.server)
         near, far = self.connector(one, home), self.connector(two, home_of_two)
@@ -126,6 +123,7 @@ class ShieldTests(EndpointTestCase):
         errors = [each.exception() for each in asked]
         # One of them may be told that the other one is asking, too.
         self.assertIn(None, errors)
+        self.server.wait_for("forwarded answer ")
         self.exchange(near, far)
         self.exchange(far, near)
         self.finish(process, peer)

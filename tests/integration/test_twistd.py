@@ -24,7 +24,7 @@ from websockets.sync.client import ClientConnection, connect
 from proxyrelay.service import Options
 from tests.support.certificates import Authority
 from tests.support.processes import PATIENCE, SCRIPTS, SERVES, ProcessTestCase
-from tests.support.recording import A, offer, registration
+from tests.support.recording import A, B, offer, registration
 
 TWISTD = SCRIPTS / "twistd"
 LOOPBACK = ("--host", "127.0.0.1")
@@ -186,15 +186,16 @@ class ServingTests(TwistdTestCase):
         )
         headers = {"Authorization": "Bearer correct-horse-battery"}
         client = self.registered(relay.url, headers=headers)
-        client.send(offer(A, A).decode())
-        client.recv(PATIENCE)
+        other = self.registered(relay.url, uuid=B)
+        client.send(offer(A, B).decode())
+        other.recv(PATIENCE)
         # Neither an upgrade that fails, nor a plain request.
         for more in ({"Upgrade": "websocket", "Connection": "Upgrade"}, {}):
             plain = HTTPConnection("127.0.0.1", relay.port, timeout=PATIENCE)
             self.addCleanup(plain.close)
             plain.request("GET", "/correct-horse-path", headers={**headers, **more})
             self.assertGreaterEqual(plain.getresponse().status, 400)
-        relay.wait_for(f" DEBUG +returned offer for {A} ")
+        relay.wait_for(f" DEBUG +forwarded offer of {A} ")
         relay.wait_for(" rejected 127.* 426: ")
         self.assertEqual(relay.stop(), 0)
         logged = (self.folder / "logs/proxyrelay.log").read_text()
