@@ -263,6 +263,9 @@ class Traffic:
     def _verify(self) -> None:
         """Let one exchange of each pair take place, and compare what arrives.
 
+        The first offer of a pair may wait at the relay for one that crosses it. Those
+        that are measured come after it.
+
         Raises:
             Failed: It is not what was sent.
         """
