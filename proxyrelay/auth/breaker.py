@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 THRESHOLD = 5
 """Failures in a row after which the service is left alone."""
 
 SHORTEST_PAUSE = 1.0
 LONGEST_PAUSE = 10.0
-"""Seconds for which it is left alone: twice as long each time, up to this. Clients
-come back after 1, 2, 4 to 60 s, so a longer pause would be felt after a recovery."""
+"""Seconds for which it is left alone: as long as it asks for, between these. One
+attempt a second is no burden. Pauses that grew would miss the good times of a service
+that is well now and then, and clients come back after 1, 2, 4 to 60 s only."""
+
+SPREAD = 1.0
+"""Seconds by which a pause is longer, at most: by chance, so that the probes do not
+keep step with the bad times of such a service."""
 
 
 class Breaker:
@@ -18,11 +25,14 @@ class Breaker:
     for a pause, and then lets one attempt through, the probe, on whose outcome it
     closes or opens again. What began before it opened may end at any time: that an
     answer comes closes it, but anything else says nothing about the probe.
+
+    Args:
+        chance: Gives numbers from 0 to 1 at random.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, chance: Callable[[], float]) -> None:
+        self._chance = chance
         self._failures = 0
-        self._pause = SHORTEST_PAUSE
         self._open_until = 0.0
         self._last = 0
         self._probe: int | None = None
@@ -41,7 +51,7 @@ class Breaker:
         if self.closed:
             return False
         # A pause that seems longer than any was begun before the clock was set back.
-        waits = now < self._open_until <= now + LONGEST_PAUSE
+        waits = now < self._open_until <= now + LONGEST_PAUSE + SPREAD
         return waits or self._probe is not None
 
     def attempt(self) -> int:
@@ -58,7 +68,6 @@ class Breaker:
     def succeeded(self) -> None:
         """An attempt was answered."""
         self._failures = 0
-        self._pause = SHORTEST_PAUSE
         self._probe = None
 
     def failed(self, attempt: int, now: float, pause: float = 0.0) -> None:
@@ -72,8 +81,8 @@ class Breaker:
         was_closed = self.closed
         self._failures += 1
         if attempt == self._probe or (was_closed and not self.closed):
-            self._open_until = now + max(self._pause, min(pause, LONGEST_PAUSE))
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            asked = max(SHORTEST_PAUSE, min(pause, LONGEST_PAUSE))
+            self._open_until = now + asked + SPREAD * self._chance()
         self.abandoned(attempt)
 
     def abandoned(self, attempt: int) -> None:

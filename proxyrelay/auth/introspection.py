@@ -6,7 +6,8 @@ questions are under way at once; and none while Globus does not answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http import HTTPStatus
 from traceback import format_tb
@@ -46,17 +47,24 @@ class Introspector:
         globus: Is asked.
         clock: Runs the deadlines.
         timeout: Seconds for one token, turn and further attempts included.
+        chance: Gives numbers from 0 to 1 at random.
     """
 
     log = Logger()
 
-    def __init__(self, globus: Globus, clock: IReactorTime, timeout: float) -> None:
+    def __init__(
+        self,
+        globus: Globus,
+        clock: IReactorTime,
+        timeout: float,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self._globus = globus
         self._clock = clock
         self._timeout = timeout
         self._turns = Turns(CONNECTIONS, clock)
         self._last_turns = Turns(1, clock)
-        self._breaker = Breaker()
+        self._breaker = Breaker(chance)
         self._strangers = Strangers()
         self._trouble: object = None
         self._told = 0.0

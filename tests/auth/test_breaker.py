@@ -13,14 +13,25 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.auth.breaker import LONGEST_PAUSE, SHORTEST_PAUSE, THRESHOLD, Breaker
+from proxyrelay.auth.breaker import (
+    LONGEST_PAUSE,
+    SHORTEST_PAUSE,
+    SPREAD,
+    THRESHOLD,
+    Breaker,
+)
+
+
+def never() -> float:
+    """No chance is left to chance."""
+    return 0.0
 
 
 class BreakerTests(SynchronousTestCase):
     """Closed, open, and one probe."""
 
     def opened(self, now: float = 0.0, pause: float = 0.0) -> Breaker:
-        breaker = Breaker()
+        breaker = Breaker(never)
         for attempt in [breaker.attempt() for _ in range(THRESHOLD)]:
             self.assertFalse(breaker.blocks(now))
             breaker.failed(attempt, now, pause)
@@ -28,7 +39,7 @@ class BreakerTests(SynchronousTestCase):
         return breaker
 
     def test_lets_everything_through_at_first(self) -> None:
-        breaker = Breaker()
+        breaker = Breaker(never)
         self.assertTrue(breaker.closed)
         for _ in range(100):
             self.assertFalse(breaker.blocks(0))
@@ -41,7 +52,7 @@ class BreakerTests(SynchronousTestCase):
         self.assertFalse(breaker.blocks(5 + SHORTEST_PAUSE))
 
     def test_an_answer_between_starts_the_row_again(self) -> None:
-        breaker = Breaker()
+        breaker = Breaker(never)
         for _ in range(3):
             for _ in range(THRESHOLD - 1):
                 breaker.failed(breaker.attempt(), 0)
@@ -55,18 +66,20 @@ class BreakerTests(SynchronousTestCase):
         self.assertTrue(breaker.blocks(1000))
         breaker.failed(probe, 1000)
         self.assertTrue(breaker.blocks(1000))
-        self.assertFalse(breaker.blocks(1000 + 2 * SHORTEST_PAUSE))
+        self.assertFalse(breaker.blocks(1000 + SHORTEST_PAUSE))
 
-    def test_the_pause_grows_to_its_end(self) -> None:
-        breaker = self.opened()
-        now, pauses = 0.0, []
-        for _ in range(6):
+    def test_each_pause_is_longer_by_chance(self) -> None:
+        numbers = [0.0, 0.5, 1.0, 0.25]
+        asked = [0.0, 0.5, 3.0, 100.0]
+        pauses = [1.0, 1.5, 4.0, LONGEST_PAUSE + 0.25]
+        breaker, now = Breaker(iter([0.0, *numbers]).__next__), 0.0
+        for attempt in [breaker.attempt() for _ in range(THRESHOLD)]:
+            breaker.failed(attempt, now)
+        for ask, pause in zip(asked, pauses, strict=True):
             now += 100
-            breaker.failed(breaker.attempt(), now)
-            pause = next(p for p in (1, 2, 4, 8, 10) if not breaker.blocks(now + p))
-            self.assertTrue(breaker.blocks(now + pause - 0.1))
-            pauses.append(pause)
-        self.assertEqual(pauses, [2, 4, 8, 10, 10, 10])
+            breaker.failed(breaker.attempt(), now, ask)
+            self.assertTrue(breaker.blocks(now + pause - 0.01))
+            self.assertFalse(breaker.blocks(now + pause))
 
     def test_an_answered_probe_closes_it(self) -> None:
         breaker = self.opened()
@@ -92,7 +105,7 @@ class BreakerTests(SynchronousTestCase):
 
     def test_what_began_before_says_nothing_about_the_probe(self) -> None:
         for end in ("failed", "abandoned"):
-            breaker = Breaker()
+            breaker = Breaker(never)
             straggler = breaker.attempt()
             for _ in range(THRESHOLD):
                 breaker.failed(breaker.attempt(), 0)
@@ -103,7 +116,7 @@ class BreakerTests(SynchronousTestCase):
                 breaker.abandoned(straggler)
             self.assertTrue(breaker.blocks(1000), end)
             breaker.failed(probe, 100)
-            self.assertFalse(breaker.blocks(100 + 2 * SHORTEST_PAUSE), end)
+            self.assertFalse(breaker.blocks(100 + SHORTEST_PAUSE), end)
 
 
 class BreakerMachine(RuleBasedStateMachine):
@@ -111,7 +124,8 @@ class BreakerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.breaker = Breaker()
+        self.chance = 0.0
+        self.breaker = Breaker(lambda: self.chance)
         self.now = 0.0
         self.running: list[int] = []
         self.probes: set[int] = set()
@@ -141,9 +155,10 @@ class BreakerMachine(RuleBasedStateMachine):
         assert self.breaker.closed
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), pause=st.floats(0, 1000))
-    def fail(self, data: st.DataObject, pause: float) -> None:
+    @rule(data=st.data(), pause=st.floats(0, 1000), chance=st.floats(0, 1))
+    def fail(self, data: st.DataObject, pause: float, chance: float) -> None:
         attempt = self.take(data)
+        self.chance = chance
         self.breaker.failed(attempt, self.now, pause)
         self.row += 1
         if attempt in self.probes:
@@ -171,7 +186,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_never_stays_shut(self) -> None:
-        later = self.now + LONGEST_PAUSE
+        later = self.now + LONGEST_PAUSE + SPREAD
         assert self.breaker.blocks(later) == bool(self.probes)
 
 

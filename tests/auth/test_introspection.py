@@ -55,7 +55,7 @@ class GlobusTestCase(SynchronousTestCase):
         self.clock.advance(START)
         self.agent = PendingAgent()
         self.globus = globus(self.agent, self.clock)
-        self.introspector = Introspector(self.globus, self.clock, TIMEOUT)
+        self.introspector = Introspector(self.globus, self.clock, TIMEOUT, lambda: 0.0)
         self.captured = Capture(self)
         self.addCleanup(self.check_log)
 
@@ -256,7 +256,7 @@ class IntrospectorTests(GlobusTestCase):
         self.clock.advance(TIMEOUT)
         self.failed(probe)
         self.assertIn("at the moment", self.failed(self.ask("other")))
-        self.clock.advance(2 * SHORTEST_PAUSE)
+        self.clock.advance(SHORTEST_PAUSE)
         self.works()
 
     def nobodys(self, source: str, token: str) -> Deferred[Introspection]:
