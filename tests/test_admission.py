@@ -23,7 +23,7 @@ from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Limits, Timeouts
 from proxyrelay.identity import User
 from proxyrelay.limits import LONGEST, MOMENT, RESERVE
-from proxyrelay.transport import PAUSE, AnnouncedFactory
+from proxyrelay.transport import PAUSE, Announced, AnnouncedFactory
 from proxyrelay.websocket import Phase, RelayFactory, RelayProtocol
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
 from tests.support.processes import ProcessTestCase, RelayProcess
@@ -805,10 +805,10 @@ class UnwantedTests(SynchronousTestCase):
         )
         self.assertIsNone(factory.buildProtocol(addresses.of("192.0.2.2")))
         protocol = factory.buildProtocol(addresses.of("192.0.2.1"))
-        assert protocol is not None
+        assert isinstance(protocol, Announced)
         transport = StringTransport()
         protocol.makeConnection(transport)
-        protocol.dataReceived(b"PROXY UNKNOWN\r\n")
+        self.assertEqual(protocol.read(b"PROXY UNKNOWN\r\nmore"), 15)
         self.assertTrue(transport.disconnected)
 
 
