@@ -26,6 +26,7 @@ from tests.support.recording import (
     B,
     C,
     RecordingPeer,
+    RecordingWaiting,
     answer,
     offer,
     registration,
@@ -64,7 +65,9 @@ class AuditTestCase(SynchronousTestCase):
         self.audit = AuditJournal(
             self.page, self.clock, self.pseudonyms, ceiling=self.ceiling
         )
-        self.relay = Relay(self.audit, self.clock.seconds, self.offers)
+        self.relay = Relay(
+            self.audit, self.clock.seconds, RecordingWaiting(), self.offers
+        )
         self.clock.advance(1000)  # nobody has left just now
         self.numbers = iter(range(1, 1000))
 
