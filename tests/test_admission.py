@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from proxyrelay import addresses
 from proxyrelay.auth import Authenticator
-from proxyrelay.config import Config, Limits, Timeouts
+from proxyrelay.config import Config, Limits, Offers, Timeouts
 from proxyrelay.identity import User
 from proxyrelay.limits import LONGEST, MOMENT, RESERVE
 from proxyrelay.transport import PAUSE, Announced, AnnouncedFactory
@@ -47,7 +47,12 @@ SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 def limited(**limits: Any) -> Config:
     """The settings of a relay with limits."""
-    return Config(host="127.0.0.1", port=0, limits=Limits(**limits))
+    return Config(
+        host="127.0.0.1",
+        port=0,
+        limits=Limits(**limits),
+        offers=Offers(crossing=0),
+    )
 
 
 class AdmissionMixin:
