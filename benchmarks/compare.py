@@ -61,6 +61,7 @@ class Plan:
         idlers: Clients that idle.
         idle_seconds: How long.
         storm: Clients that come back all at once.
+        storm_tls: The same, over TLS.
     """
 
     rounds: int = 7
@@ -72,9 +73,10 @@ class Plan:
     idlers: int = 5000
     idle_seconds: float = 20.0
     storm: int = 5000
+    storm_tls: int = 1500
 
 
-QUICK = Plan(2, 0.4, 1, 500, 250, 100, 500, 5.0, 1000)
+QUICK = Plan(2, 0.4, 1, 500, 250, 100, 500, 5.0, 1000, 200)
 
 
 class Comparison:
@@ -114,10 +116,10 @@ class Comparison:
         with self._running(self._more) as relays:
             for relay in self._turns(relays, self._plan.rounds):
                 self._forward(relay, "forward", IN_FLIGHT)
-                self._forward(relay, "forward_single", 1, turns=True)
-                took = self._forward(relay, None, 1)
+                took = self._forward(relay, "forward_single", 1)
                 self._note("latency_median", relay, median(took))
                 self._note("latency_p99", relay, percentile(took, 0.99))
+                self._forward(relay, "forward_alone", 1, turns=True)
 
     def forwarding_tls(self) -> None:
         """Offers over TLS, and connections one by one."""
@@ -157,17 +159,21 @@ class Comparison:
     def storms(self) -> None:
         """All clients come back at once."""
         for name in self._names:
-            with self._start(name) as relay:
-                try:
-                    outcome = load.storm(self._target(relay), self._plan.storm)
-                except Failed as error:
-                    print(f"{name} in the storm: {error}", file=sys.stderr)
-                    continue
-            if outcome.refused:
-                print(f"{name} in the storm: {outcome.why}", file=sys.stderr)
-            self._note("storm_refused", relay, outcome.refused)
-            self._note("storm_stall", relay, outcome.stall)
-            self._note("storm_seconds", relay, outcome.seconds)
+            self._storm(name, "storm", self._plan.storm, None)
+            self._storm(name, "storm_tls", self._plan.storm_tls, self._certificate)
+
+    def _storm(self, name: str, key: str, count: int, pair: Certificate | None) -> None:
+        with self._start(name, pair) as relay:
+            try:
+                outcome = load.storm(self._target(relay), count)
+            except Failed as error:
+                print(f"{name} in the storm: {error}", file=sys.stderr)
+                return
+        if outcome.refused:
+            print(f"{name} in the storm: {outcome.why}", file=sys.stderr)
+        self._note(f"{key}_refused", relay, outcome.refused)
+        self._note(f"{key}_stall", relay, outcome.stall)
+        self._note(f"{key}_seconds", relay, outcome.seconds)
 
     # -- what they consist of
 
@@ -196,16 +202,15 @@ class Comparison:
         values[relay.name].append(value)
 
     def _forward(
-        self, relay: Server, key: str | None, in_flight: int, *, turns: bool = False
+        self, relay: Server, key: str, in_flight: int, *, turns: bool = False
     ) -> list[float]:
         """Forward for a while, and note the CPU of a message; gives the latencies."""
         traffic = load.Traffic(self._target(relay), PAIRS, in_flight, turns)
         traffic.run(WARM_UP)
         before = processes.cpu(relay.pid)
         took = traffic.run(self._plan.seconds)
-        if key is not None:
-            spent = processes.cpu(relay.pid) - before
-            self._note(key, relay, spent / traffic.messages)
+        spent = processes.cpu(relay.pid) - before
+        self._note(key, relay, spent / traffic.messages)
         traffic.close()
         return took
 

@@ -32,7 +32,8 @@ class Row:
 
 ROWS = (
     Row("forward", "forward, ws, 32 in flight", "us CPU", 1e6, 0.125),
-    Row("forward_single", "forward, ws, one at a time", "us CPU", 1e6, 0.25),
+    Row("forward_single", "forward, ws, one in flight", "us CPU", 1e6, 0.25),
+    Row("forward_alone", "forward, ws, one in all", "us CPU", 1e6),
     Row("forward_tls", "forward, wss, 32 in flight", "us CPU", 1e6, 0.16),
     Row("connect", "connect and register, ws", "us CPU", 1e6, 0.45),
     Row("connect_tls", "connect and register, wss", "us CPU", 1e6, 0.40),
@@ -45,6 +46,9 @@ ROWS = (
     Row("storm_refused", "storm, refused", "clients", 1, limit=0),
     Row("storm_stall", "storm, longest stall", "ms", 1e3, limit=250),
     Row("storm_seconds", "storm, all are back", "s", 1),
+    Row("storm_tls_refused", "storm, wss, refused", "clients", 1, limit=0),
+    Row("storm_tls_stall", "storm, wss, longest stall", "ms", 1e3, limit=250),
+    Row("storm_tls_seconds", "storm, wss, all are back", "s", 1),
 )
 
 

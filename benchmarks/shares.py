@@ -44,16 +44,20 @@ WAIT = "epoll_wait"
 REST = "the rest"
 
 PLACES = (
-    ("recv and send", r"untilConcludes |Connection\.doRead .*tcp\.py"),
+    ("recv and send", r"PromptServer\.(_read|writeSomeData) "),
     (WAIT, r"EPollReactor\.doPoll "),
-    ("TLS", r" .*(OpenSSL/|protocols/tls\.py|_sslverify\.py|internet/ssl\.py)"),
+    ("TLS", r" .*(OpenSSL/|proxyrelay/(secure|tls)\.py)"),
     ("JSON", r" .*proxyrelay/messages\.py"),
     (
         "rules",
         r" .*proxyrelay/(relay|registry|ledger|limits|peer|identity)\.py|__eq__ ",
     ),
     ("log", r" .*(proxyrelay/observe/|twisted/logger/)"),
-    ("lane", r" .*proxyrelay/(fastlane|transport|websocket|deadlines|pace)\.py"),
+    (
+        "lane",
+        r" .*proxyrelay/(crowd|fastlane|handshake|transport|websocket)\.py"
+        r"| .*proxyrelay/(deadlines|pace)\.py",
+    ),
     ("Autobahn", r" .*(autobahn|txaio)/"),
     ("Twisted", r" .*(twisted|zope|constantly|interface)/"),
 )
@@ -90,10 +94,10 @@ SITUATIONS = (
     ),
     Situation(
         "forward_single",
-        "message, one at a time",
+        "message, one in flight",
         False,
         1,
-        (*_FORWARD, "--in-flight", "1", "--turns"),
+        (*_FORWARD, "--in-flight", "1"),
     ),
     Situation(
         "forward_tls", "message, many, wss", True, 1, (*_FORWARD, "--in-flight", "32")
