@@ -262,7 +262,8 @@ class Offers(Struct, frozen=True):
             sender, which would end the process of one of them; 0 turns that off. After
             an answer, offers between the two do not wait for 10 s, as long as neither
             registers anew.
-        held_per_user: How many offers of a user wait, at most.
+        held_per_user: How many offers of a user wait, at most. Without authentication
+            everybody is one, for whom this does not hold.
         held_total: The same for all users.
         close_deaf: Whether clients that came back and answer no offers since are closed
             with 4004, which ends their processes: a supervisor can start them anew.

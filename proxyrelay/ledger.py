@@ -35,7 +35,6 @@ everybody is one, for whom this does not hold."""
 HELD_CEILING = 16 * 1024
 """Bytes of the longest offer that is held. Those of stock clients have 1 to 2 kB."""
 
-
 ACQUAINTED = 10.0
 """Seconds from an answer for which its two clients are taken to have found each other.
 Stock clients then keep what came of it, and wait 30 s for it to open: neither begins
@@ -145,7 +144,8 @@ class Ledger:
             return False
         if len(self._held) >= terms.held_total:
             return False
-        if self._held_by[offer.user] >= terms.held_per_user:
+        everybody = offer.user == ANONYMOUS.sub
+        if not everybody and self._held_by[offer.user] >= terms.held_per_user:
             return False
         self.add(offer)
         self._held[offer.source, offer.target] = offer

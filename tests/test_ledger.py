@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Offers
+from proxyrelay.identity import ANONYMOUS
 from proxyrelay.ledger import (
     ACQUAINTANCES,
     ACQUAINTED,
@@ -107,6 +108,12 @@ class LedgerTests(SynchronousTestCase):
         self.assertTrue(ledger.hold(waiting(B, C, user="they"), TERMS))
         self.assertFalse(ledger.hold(waiting(C, B, user="others"), TERMS))
         self.assertEqual((ledger.held, len(ledger)), (3, 3))
+
+    def test_everybody_is_no_user(self) -> None:
+        ledger, user = Ledger(), ANONYMOUS.sub
+        for pair in ((A, B), (B, C), (C, A)):
+            self.assertTrue(ledger.hold(waiting(*pair, user=user), TERMS))
+        self.assertFalse(ledger.hold(waiting(A, C, user=user), TERMS))
 
     def test_a_clock_that_was_set_back_makes_nobody_wait(self) -> None:
         ledger, offer = Ledger(), made(since=1000.0)

@@ -472,7 +472,7 @@ class ShieldTests(RelayTestCase):
         self.assertEqual(self.errors(one), [FOREIGN.format(C)])
 
     def test_holds_nothing_if_it_is_told_not_to(self) -> None:
-        one = self.registered(A)
+        one = self.registered(A, user=User("me"))
         for terms in (
             *(Offers(hold=0), Offers(recent=0)),
             *(Offers(held_total=0), Offers(held_per_user=0)),
@@ -737,8 +737,8 @@ class CrossingTests(RelayTestCase):
     def test_nobody_waits_without_a_need(self) -> None:
         others = self.registered(C, user=User("them"))
         for terms in (
-            *(Offers(crossing=0, hold=0), Offers(held_total=0, recent=0)),
-            Offers(held_per_user=0, recent=0),
+            Offers(crossing=0, hold=0),
+            Offers(held_total=0, recent=0),
         ):
             self.relay.offers = terms
             self.offer()
@@ -927,7 +927,7 @@ class ShieldMachine(RuleBasedStateMachine):
             self.gone(uuid)
         self.left.pop(uuid, None)
         self.offers = [found for found in self.offers if found["source"] != uuid]
-        peer = self.peers[uuid] = RecordingPeer()
+        peer = self.peers[uuid] = RecordingPeer(User("me"))
         self.relay.receive(peer, registration(uuid))
         self.told[uuid].append(ACCEPTED)
         self.came[uuid] = self.now
