@@ -25,7 +25,9 @@ from proxyrelay.transport import PromptServer
 RECORD = 16 * 1024
 """Bytes of the longest record (RFC 8446, section 5.1)."""
 
-_forget_errors = Binding().lib.ERR_clear_error
+_lib = Binding().lib
+
+_forget_errors = _lib.ERR_clear_error
 """OpenSSL has one list of errors for all connections. pyOpenSSL leaves what a socket's
 error adds there, and the next connection would end for it (SSL_get_error(3))."""
 
@@ -59,6 +61,9 @@ class SecureServer(PromptServer):
     ) -> None:
         super().__init__(*arguments)
         self._tls = begin(self.socket)
+        # pyOpenSSL turns it on: OpenSSL would read on, and never come back, as long as
+        # a client has its keys changed again and again.
+        _lib.SSL_clear_mode(self._tls._ssl, _lib.SSL_MODE_AUTO_RETRY)
         self._handshakes = handshakes
 
     def getPeerCertificate(self) -> crypto.X509 | None:  # noqa: N802
