@@ -95,13 +95,13 @@ class Crowd:
 
     def doRead(self) -> None:  # noqa: N802
         """Read from those of whom something has come."""
-        self._look()
+        count = self._look()
         now = self._reactor.seconds()
         if self._outbox.stirred:
             self._outbox.stirred = False
             self._awake = now + AWAKE
         # A clock that was set back must not keep it awake for longer.
-        elif not now < self._awake <= now + AWAKE:
+        elif count < AT_ONCE and not now < self._awake <= now + AWAKE:
             self._reactor.removeReader(self)
             self._nap = self._reactor.callLater(NAP, self._wake)
 
@@ -112,7 +112,7 @@ class Crowd:
         """
         self._nap = None
         count = self._look()
-        if count and not self._outbox.stirred:
+        if 0 < count < AT_ONCE and not self._outbox.stirred:
             self._nap = self._reactor.callLater(NAP, self._wake)
         else:
             self._reactor.addReader(self)
