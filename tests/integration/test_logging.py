@@ -7,10 +7,8 @@ import stat
 from resource import RLIMIT_FSIZE, prlimit
 from typing import Any
 
-from websockets.sync.client import connect
-
 from tests.integration.test_reload import ReloadTestCase
-from tests.support.processes import PATIENCE, SCRIPTS
+from tests.support.processes import SCRIPTS
 from tests.support.recording import A, B, C, answer, offer
 
 JSON = (
@@ -33,14 +31,14 @@ class LoggingTests(ReloadTestCase):
         """Connect two clients, refuse a third one, and leave."""
         one, other = self.registered(url), self.registered(url, uuid=B)
         one.send(offer().decode())
-        other.recv(PATIENCE)
+        other.recv()
         other.send(answer().decode())
-        one.recv(PATIENCE)
+        one.recv()
         one.send(offer(peer=C, source_name="\x1b[2J\n").decode())
-        one.recv(PATIENCE)
-        with connect(url, open_timeout=PATIENCE, close_timeout=PATIENCE) as stranger:
-            stranger.send("{")
-            self.assert_closed(stranger, 4000)
+        one.recv()
+        stranger = self.loop.connect(url)
+        stranger.send("{")
+        self.assert_closed(stranger, 4000)
         for client in (one, other):
             client.close()
 

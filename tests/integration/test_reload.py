@@ -8,12 +8,11 @@ import threading
 from pathlib import Path
 from queue import Queue
 
-from websockets.sync.client import ClientConnection
-
 from tests.integration.test_twistd import TwistdTestCase
 from tests.support.certificates import Authority
-from tests.support.processes import PATIENCE, SCRIPTS, RelayProcess
+from tests.support.processes import SCRIPTS, RelayProcess
 from tests.support.recording import A, B, offer, registration
+from tests.support.served import Client
 
 PROXYRELAY = SCRIPTS / "proxyrelay"
 
@@ -29,11 +28,11 @@ class ReloadTestCase(TwistdTestCase):
         """Have the relay read its file."""
         relay.send(signal.SIGHUP)
 
-    def assert_served(self, *clients: ClientConnection) -> None:
+    def assert_served(self, *clients: Client) -> None:
         """Clients are connected as before."""
         for client in clients:
             client.send(registration(A).decode())
-            self.assertIn('"success": true', client.recv(PATIENCE))
+            self.assertIn('"success": true', client.recv())
 
 
 class SettingsTests(ReloadTestCase):
@@ -104,7 +103,7 @@ class SettingsTests(ReloadTestCase):
             try:
                 while not enough.is_set():
                     one.send(offer(A, B).decode())
-                    other.recv(PATIENCE)
+                    other.recv()
             except Exception as error:
                 failed.put(error)
 
@@ -138,7 +137,7 @@ class CertificateTests(ReloadTestCase):
         self.old.write(self.folder)
         self.settings = "certfile = 'cert.pem'\nkeyfile = 'privkey.pem'\n"
 
-    def assert_renewed(self, relay: RelayProcess, client: ClientConnection) -> None:
+    def assert_renewed(self, relay: RelayProcess, client: Client) -> None:
         """New connections have the new certificate, and old ones stay."""
         with self.assertRaises(ssl.SSLCertVerificationError):
             self.registered(relay.url, self.old.client_context(), uuid=B)

@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
 
 from proxyrelay.service import Options
 from tests.support.certificates import Authority
 from tests.support.processes import PATIENCE, SCRIPTS, SERVES, ProcessTestCase
 from tests.support.recording import A, B, offer, registration
+from tests.support.served import Client, Loop
 
 TWISTD = SCRIPTS / "twistd"
 LOOPBACK = ("--host", "127.0.0.1")
@@ -66,15 +66,20 @@ def unprivileged(*capabilities: int) -> list[str]:
 class TwistdTestCase(ProcessTestCase):
     """Talks to relays with the library of the stock client."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.loop = Loop()
+        self.addCleanup(self.loop.stop)
+
     def registered(
         self,
         url: str,
         context: ssl.SSLContext | None = None,
         headers: dict[str, str] | None = None,
         uuid: str = A,
-    ) -> ClientConnection:
+    ) -> Client:
         """Open a WebSocket and register."""
-        client = connect(
+        client = self.loop.connect(
             url,
             ssl=context,
             additional_headers=headers,
@@ -83,13 +88,13 @@ class TwistdTestCase(ProcessTestCase):
         )
         self.addCleanup(client.close)
         client.send(registration(uuid).decode())
-        self.assertIn('"success": true', client.recv(PATIENCE))
+        self.assertIn('"success": true', client.recv())
         return client
 
-    def assert_closed(self, client: ClientConnection, code: int) -> None:
+    def assert_closed(self, client: Client, code: int) -> None:
         """The relay closes a client with a code, before any message."""
         with self.assertRaises(ConnectionClosed) as caught:
-            client.recv(PATIENCE)
+            client.recv()
         received = caught.exception.rcvd
         assert received is not None
         self.assertEqual(received.code, code)
@@ -188,7 +193,7 @@ class ServingTests(TwistdTestCase):
         client = self.registered(relay.url, headers=headers)
         other = self.registered(relay.url, uuid=B)
         client.send(offer(A, B).decode())
-        other.recv(PATIENCE)
+        other.recv()
         # Neither an upgrade that fails, nor a plain request.
         for more in ({"Upgrade": "websocket", "Connection": "Upgrade"}, {}):
             plain = HTTPConnection("127.0.0.1", relay.port, timeout=PATIENCE)

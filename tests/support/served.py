@@ -130,6 +130,34 @@ class Client:
         self._wait(drop())
 
 
+class Loop:
+    """An asyncio loop in a thread of its own.
+
+    The library's client for threads reads and writes a TLS connection at the same time,
+    which Python's ``ssl`` survives from 3.13 on only.
+    """
+
+    def __init__(self) -> None:
+        self.asyncio = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.asyncio.run_forever)
+        self._thread.start()
+
+    def connect(self, url: str, **options: Any) -> Client:
+        """Open a WebSocket, as the stock client does."""
+
+        async def opened() -> ClientConnection:
+            return await connect(url, proxy=None, **options)
+
+        opening = asyncio.run_coroutine_threadsafe(opened(), self.asyncio)
+        return Client(self.asyncio, opening.result(PATIENCE))
+
+    def stop(self) -> None:
+        """End the thread."""
+        self.asyncio.call_soon_threadsafe(self.asyncio.stop)
+        self._thread.join(PATIENCE)
+        self.asyncio.close()
+
+
 def scenario(
     method: Callable[Concatenate[Self, P], None],
 ) -> Callable[Concatenate[Self, P], Deferred[None]]:
@@ -176,7 +204,7 @@ class RelayTestCase(TestCase):
         self.url = self.service.urls[0]
         self.port = int(self.url.rpartition(":")[2])
         self._clients: list[Client | socket.socket] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Loop | None = None
 
     def _stop(self) -> Deferred[Any]:
         stopped = self.service.stopService()
@@ -248,21 +276,13 @@ class RelayTestCase(TestCase):
         """Open a WebSocket, as the stock client does."""
         if self.authority is not None:
             options.setdefault("ssl", self.authority.client_context())
-        loop = self._running_loop()
-
-        async def open_connection() -> ClientConnection:
-            return await connect(self.url, proxy=None, **options)
-
-        opening = asyncio.run_coroutine_threadsafe(open_connection(), loop)
-        client = Client(loop, opening.result(PATIENCE))
+        client = self._running_loop().connect(self.url, **options)
         self._clients.append(client)
         return client
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def _running_loop(self) -> Loop:
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever)
-            self._thread.start()
+            self._loop = Loop()
         return self._loop
 
     def registered(self, uuid: str, **options: Any) -> Client:
@@ -307,9 +327,7 @@ class RelayTestCase(TestCase):
             else:
                 client.close()
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._loop.stop()
 
 
 def upgrade(*lines: str) -> bytes:
