@@ -24,6 +24,7 @@ from proxyrelay.admin import sockets
 from proxyrelay.admin.access import Access
 from proxyrelay.admin.resources import Root
 from proxyrelay.config import Secret
+from proxyrelay.errors import StartError
 from proxyrelay.observe import history
 from proxyrelay.observe.counted import Counted, counting
 from proxyrelay.observe.counts import Counts
@@ -116,7 +117,11 @@ class AdminService(Service):
         if place is None:
             raise ValueError("there is no place to listen")
         self._place = place
-        self._sockets = sockets.bind(place, shared)
+        try:
+            self._sockets = sockets.bind(place, shared)
+        except StartError as error:
+            text = f"{error.setting}: {error}"
+            raise StartError(text, error.setting) from None
         self._file = sockets.identity(place) if isinstance(place, Path) else None
         self._relay = relay
         self._reactor = reactor
