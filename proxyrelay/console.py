@@ -85,13 +85,13 @@ class Console:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             body = response.read()
+        except HTTPException:
+            raise Unanswered(f"{self.where} does not speak HTTP") from None
         except OSError as error:
             reason = error.strerror or "it does not answer in time"
             raise Unanswered(
                 f"no private listener answers at {self.where}: {reason.lower()}"
             ) from None
-        except HTTPException:
-            raise Unanswered(f"{self.where} does not speak HTTP") from None
         finally:
             connection.close()
         self._check(response.status)

@@ -205,7 +205,8 @@ WRONG: Mapping[str, Mapping[str, str]] = {
     "limits.proxy_protocol": {"1": "true or false", "'true'": "true or false"},
     "admin": {"'127.0.0.1:8701'": "a table"},
     "admin.listen": {
-        "8701": "an address and a port", "''": "an address and a port",
+        "8701": "an address and a port",
+        "''": "an address and a port",
         **{
             f"'{place}'": "an address and a port"
             for place in (
