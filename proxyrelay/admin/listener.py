@@ -26,7 +26,7 @@ from proxyrelay.admin.resources import Root
 from proxyrelay.config import Secret
 from proxyrelay.errors import StartError
 from proxyrelay.observe import history
-from proxyrelay.observe.counted import Counted, counting
+from proxyrelay.observe.counted import counting
 from proxyrelay.observe.counts import Counts
 from proxyrelay.observe.events import Events
 from proxyrelay.observe.history import History
@@ -66,7 +66,7 @@ class Watch:
         self._reactor = reactor
         self.counts = Counts(reactor.seconds)
         self.events = Events(reactor.seconds)
-        self.kind: type[Counted] = counting(self.counts)
+        self.kind = counting(self.counts)
 
     @property
     def journals(self) -> tuple[Counts, Events]:

@@ -178,7 +178,7 @@ METRICS = (
         "accepted_connections_total",
         "counter",
         "Accepted connections.",
-        lambda view: view.counts.connections,
+        lambda view: view.counts.accepted,
     ),
     Metric(
         "registrations_total",
