@@ -177,14 +177,20 @@ class AdminService(Service):
         self._reactor.callWhenRunning(self._announce)
 
     def _announce(self) -> None:
-        self._log.info("the private listener is {urls}", urls=", ".join(self.urls))
+        self._log.info(
+            "the private listener is {urls}",
+            event="admin_serving",
+            urls=", ".join(self.urls),
+        )
 
     def _take_sample(self) -> None:
         clients = len(self._relay.factory.relay.registry)
         self._history.take(self._reactor.seconds(), clients)
 
     def _sampling_failed(self, failure: Failure) -> None:
-        self._log.failure("the history is no longer taken down", failure)
+        self._log.failure(
+            "the history is no longer taken down", failure, event="defect"
+        )
 
     def _reloaded(self, done: Reloaded) -> None:
         self._view.reloads[done.outcome] += 1

@@ -52,7 +52,7 @@ class Journals(Quiet):
             for method in self._forwarded:
                 method(source, target, message, offer)
         except Exception:
-            _log.failure("a journal has failed")
+            _log.failure("a journal has failed", event="defect")
 
 
 def _all(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
@@ -63,6 +63,6 @@ def _all(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
             try:
                 method(*event)
             except Exception:  # noqa: PERF203
-                _log.failure("a journal has failed")
+                _log.failure("a journal has failed", event="defect")
 
     return tell
