@@ -42,6 +42,11 @@ function each(counts) {
     .join(", ");
 }
 
+/** @param {number} n @param {string} what @returns {string} such as 2 users */
+function several(n, what) {
+  return `${count(n)} ${what}${n === 1 ? "" : "s"}`;
+}
+
 /** @param {string} url @returns {string} Its host and port. */
 function place(url) {
   return legible(url.replace(/^wss?:\/\//, ""));
@@ -78,22 +83,23 @@ function authentication({ authentication: method, globus }) {
 /** @param {Status} status @returns {Figure[]} */
 function figures(status) {
   const { forwarded, returned, dropped, held, refused, rejected, lag } = status;
+  const { median } = status.offer_to_answer;
   return [
     {
       name: "Clients",
       value: count(status.clients),
-      more: `on ${count(status.connections)} connections`,
+      more: several(status.connections, "connection"),
     },
     {
       name: "Users",
-      value: count(status.users),
-      more: `${count(status.registrations)} registrations`,
+      value: status.authentication === "none" ? NONE : count(status.users),
+      more: several(status.registrations, "registration"),
     },
     { name: "Offers", value: count(forwarded.offer), more: `${count(held)} held for a while` },
     {
       name: "Answers",
       value: count(forwarded.answer),
-      more: `${latency(status.offer_to_answer.median)} after the offer`,
+      more: median === null ? "none timed yet" : `${latency(median)} after the offer`,
     },
     {
       name: "Not passed on",

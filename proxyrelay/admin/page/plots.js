@@ -26,12 +26,17 @@ import { clock, count, latency, minute, rate, short } from "./text.js";
 
 const HEIGHT = 150;
 const HOUR = 3600;
+
+/** Seconds that are shown at the least, however young the relay is. */
+const LEAST = 120;
+
+/** Milliseconds between two drawings for those who want little to move. */
 const CALM = 10_000;
 
 /** Dashes beside the colours, so that lines are told apart without them. */
 const DASHES = [[], [6, 4]];
 
-const MINUTES = [60, 120, 300, 600, 1200, 3600];
+const STEPS = [15, 30, 60, 120, 300, 600, 1200, 3600];
 const WHOLE = [1, 2, 5].flatMap((n) => [...Array(9).keys()].map((zeros) => n * 10 ** zeros));
 
 /** @type {Kind} */
@@ -87,6 +92,34 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name);
 }
 
+/**
+ * @param {(value: number) => string} tick
+ * @returns {(plot: any, ticks: number[]) => string[]} What uPlot writes at an axis.
+ */
+function spell(tick) {
+  return (_, ticks) => ticks.map(tick);
+}
+
+/**
+ * @param {any} _plot
+ * @param {number[]} ticks
+ * @param {number} _axis
+ * @param {number} _space
+ * @param {number} step Seconds from one tick to the next.
+ * @returns {string[]}
+ */
+function spellTimes(_plot, ticks, _axis, _space, step) {
+  return ticks.map(step < 60 ? clock : minute);
+}
+
+/**
+ * @param {number} least What the scale reaches at the least.
+ * @returns {(plot: any, min: number, max: number) => [number, number]}
+ */
+function fromZero(least) {
+  return (_plot, _min, max) => [0, Math.max(max * 1.1, least)];
+}
+
 /** @param {any} plot @param {number} line @returns {number[]} Points that no line leads to. */
 function lonely(plot, line) {
   const values = plot.data[line];
@@ -132,29 +165,20 @@ class Plot {
       ticks: { show: false },
       font: "12px system-ui, sans-serif",
     };
-    const spelt =
-      (/** @type {(at: number) => string} */ spell) =>
-      (/** @type {any} */ _, /** @type {number[]} */ ticks) =>
-        ticks.map(spell);
-    const fromZero = (
-      /** @type {any} */ _,
-      /** @type {number} */ __,
-      /** @type {number} */ most,
-    ) => [0, Math.max(most * 1.1, kind.least)];
     return {
       width: 300,
       height: HEIGHT,
       legend: { show: false },
       select: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, sync: { key: "time" } },
-      scales: { x: { range }, y: { range: fromZero } },
+      scales: { x: { range }, y: { range: fromZero(kind.least) } },
       axes: [
-        { ...axis, size: 28, space: 70, incrs: MINUTES, values: spelt(minute) },
+        { ...axis, size: 28, space: 80, incrs: STEPS, values: spellTimes },
         {
           ...axis,
           size: 54,
           space: 34,
-          values: spelt(kind.tick),
+          values: spell(kind.tick),
           ...(kind.steps && { incrs: kind.steps }),
         },
       ],
@@ -229,7 +253,7 @@ export class Plots {
     this.span = 900;
     this.words = "15 min";
     this.drawn = 0;
-    const range = () => [this.last - this.span, this.last];
+    const range = () => [this.start, this.end];
     this.plots = PLANS.map((plan) => new Plot(plan, range));
     parent.append(...this.plots.map((plot) => plot.figure));
     dark.addEventListener("change", () => this.plots.forEach((plot) => plot.repaint()));
@@ -238,6 +262,17 @@ export class Plots {
   /** When the last sample was taken, in Unix seconds; 0 without one. */
   get last() {
     return Number(this.samples.at(-1)?.[0] ?? 0);
+  }
+
+  /** Where the plots end: at the last sample, or now. */
+  get end() {
+    return this.last || Date.now() / 1000;
+  }
+
+  /** Where they begin: as far back as they shall, if there are samples. */
+  get start() {
+    const first = Math.min(Number(this.samples[0]?.[0] ?? this.end), this.end - LEAST);
+    return Math.max(this.end - this.span, first);
   }
 
   /** @param {number} seconds @param {string} words The same, for people. */
@@ -264,7 +299,7 @@ export class Plots {
 
   /** @param {boolean} draw */
   _update(draw) {
-    const start = this.last - this.span;
+    const { start } = this;
     const covered = this.samples.filter(([time]) => Number(time) >= start);
     const rows = withGaps(covered, this.interval);
     for (const plot of this.plots) plot.update(rows, this.words, draw);
