@@ -1,1 +1,1 @@
-"""Tests of proxyrelay.admin."""
+"""Tests of the private listener."""
