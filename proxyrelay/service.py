@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from socket import socket
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 from twisted.application.service import MultiService, Service
@@ -44,6 +44,9 @@ from proxyrelay.relay import Relay
 from proxyrelay.reload import Reload
 from proxyrelay.transport import PromptServer
 from proxyrelay.websocket import RelayFactory
+
+if TYPE_CHECKING:
+    from proxyrelay.supervision import Supervision
 
 log = Logger(namespace="proxyrelay")
 
@@ -126,6 +129,12 @@ class RelayService(MultiService):
             f"{self.config.scheme}://{addresses.text(port.getHost())}"
             for port in self._ports
         ]
+
+    @property
+    def status(self) -> str:
+        """What the relay does, in a few words."""
+        doing = "serving" if self._draining is None else "draining"
+        return f"{doing}, clients: {len(self.factory.relay.registry)}"
 
     @property
     def pair(self) -> tls.KeyPair | None:
@@ -283,7 +292,9 @@ class Signals(Service):
         reactor: Is stopped.
     """
 
-    def __init__(self, relay: RelayService, reload: Reload, reactor: Any) -> None:
+    def __init__(
+        self, relay: RelayService, reload: Reload | Supervision, reactor: Any
+    ) -> None:
         self._relay = relay
         self._calls = {signal.SIGHUP: reload.reload, signal.SIGUSR2: relay.drain}
         self._pending: set[int] = set()
@@ -449,22 +460,43 @@ def makeService(options: Options) -> Application:
             authenticator(found.config.auth, found.credentials, reactor),
             found.pair,
             reactor,
-            inherited=listen.inherited(listen.handed_over()),
+            inherited=listen.inherited(
+                number
+                for number, name in listen.handed_over().items()
+                if name != listen.ADMIN
+            ),
         )
     except ProxyRelayError as error:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None
     application = Application(observer)
     reload = Reload(relay, found.credentials, inspected_again, observer, reactor)
+    supervision = _supervision(relay, reload, reactor)
     # Signals first: who reads that the relay serves may stop it at once.
-    Signals(relay, reload, reactor).setServiceParent(application)
+    Signals(relay, supervision or reload, reactor).setServiceParent(application)
     relay.setServiceParent(application)
     reload.setServiceParent(application)
+    if supervision is not None:
+        supervision.setServiceParent(application)
     _report(found)
     short = descriptors.shortage(limit, found.config.limits.connections or 0, RESERVE)
     if short is not None:
         log.warn("limits.connections: {short}", short=short)
     return application
+
+
+def _supervision(
+    relay: RelayService, reload: Reload, reactor: Any
+) -> Supervision | None:
+    """What tells a supervisor how the relay is; None if there is no such supervisor."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from proxyrelay import supervision  # noqa: PLC0415 - only where somebody listens
+
+    found = supervision.supervisor(os.environ, os.getpid())
+    if found is None:
+        return None
+    return supervision.Supervision(found, lambda: relay.status, reload, reactor)
 
 
 def _observer(options: Options, settings: config.Logging) -> logs.Log | None:

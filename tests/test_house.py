@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxyrelay",),
     (
         *("errors", "addresses", "deadlines", "descriptors", "fastlane", "pace"),
-        *("auth.breaker", "auth.strangers", "auth.turns"),
+        *("supervision", "auth.breaker", "auth.strangers", "auth.turns"),
     ),
     ("identity", "handshake", "listen", "proxied"),
     ("config", "transport"),
