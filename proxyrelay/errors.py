@@ -16,6 +16,7 @@
           |-- MessageTooLong    4003
           |-- Superseded        4004
           |-- Deaf              4004
+          |-- Disconnected      4004
           |-- PolicyViolation   1008
           `-- TryAgainLater     1013
 
@@ -184,6 +185,21 @@ class Deaf(Refusal):
         super().__init__(
             "The endpoint has come back, but reads nothing of what it is sent. It must "
             "be started anew."
+        )
+
+
+class Disconnected(Refusal):
+    """The operator wants the endpoint to start anew. Final for the client.
+
+    After any other code a stock endpoint registers again, and reads nothing more.
+    """
+
+    code = 4004
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The operator of the relay has disconnected this endpoint. It must be "
+            "started anew."
         )
 
 

@@ -9,7 +9,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -40,12 +40,14 @@ from proxyrelay.inspection import Inspection, inspect
 from proxyrelay.limits import RESERVE
 from proxyrelay.observe import logs
 from proxyrelay.observe.journal import LogJournal
+from proxyrelay.observe.journals import Journals
 from proxyrelay.relay import Relay
 from proxyrelay.reload import Reload
 from proxyrelay.transport import PromptServer
-from proxyrelay.websocket import RelayFactory
+from proxyrelay.websocket import ConnectionJournal, RelayFactory, RelayProtocol
 
 if TYPE_CHECKING:
+    from proxyrelay.admin.listener import Watch
     from proxyrelay.supervision import Supervision
 
 log = Logger(namespace="proxyrelay")
@@ -68,9 +70,12 @@ class RelayService(MultiService):
         clock: Runs the deadlines of connections; None for the reactor's.
         inherited: Listening sockets that the process was started with, in the place
             of those that the settings name.
+        further: Journals beside the log.
+        kind: What each connection is: a `RelayProtocol`, or one that tells of more.
 
     Attributes:
         factory: Builds the connections, and knows those that there are.
+        drained: Called when it begins to drain. It may be set.
 
     Raises:
         StartError: The port cannot be listened on.
@@ -85,6 +90,8 @@ class RelayService(MultiService):
         reactor: Any,
         clock: IReactorTime | None = None,
         inherited: Sequence[socket] = (),
+        further: Sequence[ConnectionJournal] = (),
+        kind: type[RelayProtocol] = RelayProtocol,
     ) -> None:
         super().__init__()
         clock = clock or reactor
@@ -92,12 +99,17 @@ class RelayService(MultiService):
         self._reactor = reactor
         verbose = settings.logging.default_level == "DEBUG"
         self.journal = LogJournal(clock.seconds, verbose)
+        self.drained: Callable[[], None] = lambda: None
+        journal: ConnectionJournal = self.journal
+        if further:
+            journal = Journals((journal, *further))
         self.factory = RelayFactory(
-            Relay(self.journal, clock.seconds, settings.offers),
+            Relay(journal, clock.seconds, settings.offers),
             authenticator,
-            self.journal,
+            journal,
             clock,
             settings,
+            kind,
         )
         self._served: IProtocolFactory = self.factory
         self._contexts = None if pair is None else tls.Contexts(pair)
@@ -181,6 +193,7 @@ class RelayService(MultiService):
             self.config.drain_max,
             self._end,
         )
+        self.drained()
 
     def _end(self) -> None:
         with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
@@ -455,27 +468,39 @@ def makeService(options: Options) -> Application:
         if found.problems:
             raise ConfigError(found.problems)
         observer = _observer(options, found.config.logging)
+        inherited = listen.inherited(
+            number
+            for number, name in listen.handed_over().items()
+            if name != listen.ADMIN
+        )
+        watch = _watch(found.config.admin, reactor)
         relay = RelayService(
             found.config,
             authenticator(found.config.auth, found.credentials, reactor),
             found.pair,
             reactor,
-            inherited=listen.inherited(
-                number
-                for number, name in listen.handed_over().items()
-                if name != listen.ADMIN
-            ),
+            inherited=inherited,
+            further=() if watch is None else watch.journals,
+            kind=RelayProtocol if watch is None else watch.kind,
         )
+        reload = Reload(
+            relay, found.credentials, inspected_again, observer, reactor, found.token
+        )
+        private: list[Service] = []
+        if watch is not None:
+            shared = found.config.reuse_port or bool(inherited)
+            private.append(watch.listener(relay, reload, found.token, shared))
     except ProxyRelayError as error:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None
     application = Application(observer)
-    reload = Reload(relay, found.credentials, inspected_again, observer, reactor)
     supervision = _supervision(relay, reload, reactor)
     # Signals first: who reads that the relay serves may stop it at once.
     Signals(relay, supervision or reload, reactor).setServiceParent(application)
     relay.setServiceParent(application)
     reload.setServiceParent(application)
+    for listener in private:
+        listener.setServiceParent(application)
     if supervision is not None:
         supervision.setServiceParent(application)
     _report(found)
@@ -497,6 +522,18 @@ def _supervision(
     if found is None:
         return None
     return supervision.Supervision(found, lambda: relay.status, reload, reactor)
+
+
+def _watch(settings: config.Admin, reactor: Any) -> Watch | None:
+    """What is told of all that happens, if anybody is to see it.
+
+    It is loaded only then, with all that it needs.
+    """
+    if settings.listen is None:
+        return None
+    from proxyrelay.admin.listener import Watch  # noqa: PLC0415
+
+    return Watch(reactor)
 
 
 def _observer(options: Options, settings: config.Logging) -> logs.Log | None:

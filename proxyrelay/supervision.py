@@ -17,6 +17,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from proxyrelay.reload import Outcome, Reloaded
+
 ADDRESS = "NOTIFY_SOCKET"
 """Environment variable that names the supervisor's socket."""
 
@@ -94,7 +96,7 @@ def supervisor(environment: MutableMapping[str, str], pid: int) -> Supervisor | 
 class Reloadable(Protocol):
     """Reads the settings anew."""
 
-    def reload(self) -> None:
+    def reload(self) -> Reloaded:
         """Apply them, or log why not."""
 
 
@@ -128,6 +130,7 @@ class Supervision(Service):
         self._reload = reload
         self._reactor = reactor
         self._monotonic = monotonic
+        self._refused = False
         self._told = ""
         self._beat = LoopingCall(self._tell)
         self._beat.clock = reactor
@@ -146,26 +149,40 @@ class Supervision(Service):
         self._beat.start(interval).addErrback(self._failed)
 
     def _tell(self) -> None:
-        news = [] if self._supervisor.period is None else ["WATCHDOG=1"]
-        status = self._status()
-        if status != self._told:
-            self._told = status
-            news.append(f"STATUS={status}")
+        signs = [] if self._supervisor.period is None else ["WATCHDOG=1"]
+        news = [*signs, *self._changes()]
         if news:
             self._supervisor.tell(*news)
+
+    def _changes(self) -> list[str]:
+        """The status, if it is another one than before."""
+        status = self._status()
+        if self._refused:
+            # systemctl does not learn of it otherwise.
+            status += "; the last reload was refused, see the log"
+        if status == self._told:
+            return []
+        self._told = status
+        return [f"STATUS={status}"]
 
     def _failed(self, failure: Failure) -> None:
         self._log.failure("the supervisor is no longer told anything", failure)
 
-    def reload(self) -> None:
-        """Read the settings anew, and say when that begins and ends."""
+    def reload(self) -> Reloaded:
+        """Read the settings anew, and say when that begins and ends.
+
+        Returns:
+            What has come of it.
+        """
         self._supervisor.tell(
             "RELOADING=1", f"MONOTONIC_USEC={self._monotonic() // 1000}"
         )
         try:
-            self._reload.reload()
+            done = self._reload.reload()
+            self._refused = done.outcome is Outcome.REFUSED
         finally:
-            self._supervisor.tell("READY=1")
+            self._supervisor.tell("READY=1", *self._changes())
+        return done
 
     def stopService(self) -> None:
         """Say that the relay stops. Nobody waits for signs of life from then on."""

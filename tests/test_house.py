@@ -27,8 +27,9 @@ RULES = (
 
 PURE = (
     *RULES,
-    *("handshake", "proxied", "limits"),
-    *("auth.cache", "auth.breaker", "auth.strangers"),
+    *("handshake", "proxied", "limits", "timing"),
+    *("auth.cache", "auth.breaker", "auth.strangers", "auth.tally"),
+    *("observe.quiet", "observe.counts", "observe.history"),
 )
 """Rooms without a network, a clock or a log."""
 
@@ -38,19 +39,30 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxyrelay",),
     (
         *("errors", "addresses", "deadlines", "descriptors", "fastlane", "pace"),
-        *("supervision", "auth.breaker", "auth.strangers", "auth.turns"),
+        *("timing", "auth.breaker", "auth.strangers", "auth.turns"),
     ),
     ("identity", "handshake", "listen", "proxied"),
     ("config", "transport"),
     (
         *("ledger", "limits", "messages", "peer", "tls"),
-        *("auth.anonymous", "auth.cache", "auth.credentials"),
+        *("auth.anonymous", "auth.cache", "auth.credentials", "auth.tally"),
     ),
     ("directory", "registry", "observe", "auth.globus"),
     ("relay", "observe.logs", "auth.introspection"),
     ("auth",),
-    ("observe.journal", "websocket", "inspection", "globus"),
-    ("reload", "handover"),
+    (
+        *("websocket", "inspection", "globus"),
+        *("observe.journal", "observe.lag", "observe.quiet"),
+    ),
+    (
+        *("reload", "handover"),
+        *("observe.counts", "observe.events", "observe.journals"),
+    ),
+    ("supervision", "observe.counted", "observe.history", "observe.view"),
+    ("admin", "observe.metrics"),
+    ("admin.access", "admin.sockets"),
+    ("admin.resources",),
+    ("admin.listener",),
     ("service", "cli"),
 )
 """From the ground up: a module imports only from layers above it in this list."""

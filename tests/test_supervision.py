@@ -9,6 +9,7 @@ from pathlib import Path
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from proxyrelay.reload import Outcome, Reloaded
 from proxyrelay.supervision import (
     KEPT,
     LOOK,
@@ -157,11 +158,12 @@ class SupervisionTests(SynchronousTestCase):
             lambda: 1_234_567_999,
         )
 
-    def reload(self) -> None:
+    def reload(self) -> Reloaded:
         self.reloads += 1
         self.assertEqual(self.listener.heard(), ["RELOADING=1\nMONOTONIC_USEC=1234567"])
-        if self.reloads == 2:
-            raise ValueError("twice")
+        if self.reloads == 3:
+            raise ValueError("thrice")
+        return Reloaded(Outcome.CHANGED if self.reloads == 1 else Outcome.REFUSED, "")
 
     def run_reactor(self) -> None:
         for call, arguments, keywords in self.reactor.whenRunningHooks:
@@ -211,14 +213,28 @@ class SupervisionTests(SynchronousTestCase):
 
     def test_when_settings_are_read(self) -> None:
         self.serve()
-        self.service.reload()
-        self.assertEqual(self.reloads, 1)
+        self.assertIs(self.service.reload().outcome, Outcome.CHANGED)
         self.assertEqual(self.listener.heard(), ["READY=1"])
 
-    def test_when_settings_have_been_read_even_if_that_fails(self) -> None:
+    def test_that_settings_are_refused(self) -> None:
         self.serve()
         self.service.reload()
         self.listener.heard()
+        self.service.reload()
+        self.assertEqual(
+            self.listener.heard(),
+            [
+                "READY=1\nSTATUS=serving, clients: 0; the last reload was refused, "
+                "see the log"
+            ],
+        )
+        self.reloads = 0
+        self.service.reload()
+        self.assertEqual(self.listener.heard(), ["READY=1\nSTATUS=serving, clients: 0"])
+
+    def test_when_settings_have_been_read_even_if_that_fails(self) -> None:
+        self.serve()
+        self.reloads = 2
         with self.assertRaises(ValueError):
             self.service.reload()
         self.assertEqual(self.listener.heard(), ["READY=1"])

@@ -13,10 +13,11 @@ from http import HTTPStatus
 from twisted.logger import Logger
 
 from proxyrelay.errors import Refusal, TryAgainLater, UnknownMessage
-from proxyrelay.ledger import Drop
+from proxyrelay.ledger import Drop, Offer
 from proxyrelay.messages import PeerConnection
-from proxyrelay.peer import REPLACED, Peer, Registration
+from proxyrelay.peer import REPLACED, Departure, Peer, Registration
 from proxyrelay.registry import Registry
+from proxyrelay.relay import Return
 
 FIGHT = 3
 """Times in a row that a UUID is taken over until it is taken to be fought over."""
@@ -72,7 +73,13 @@ class LogJournal:
                 old=old.address,
             )
 
-    def left(self, peer: Peer, registration: Registration, why: str) -> None:
+    def left(
+        self,
+        peer: Peer,
+        registration: Registration,
+        why: str,
+        cause: Departure,  # noqa: ARG002
+    ) -> None:
         """A peer no longer holds its UUID."""
         if registration.rounds >= FIGHT and why == REPLACED:
             return
@@ -100,7 +107,13 @@ class LogJournal:
             detail=f" ({detail})" if detail else "",
         )
 
-    def forwarded(self, source: Peer, target: Peer, message: PeerConnection) -> None:
+    def forwarded(
+        self,
+        source: Peer,
+        target: Peer,
+        message: PeerConnection,
+        offer: Offer | None,  # noqa: ARG002
+    ) -> None:
         """An offer or answer was handed to its receiver."""
         if self.verbose:
             self.log.debug(
@@ -112,7 +125,13 @@ class LogJournal:
                 place=target.address,
             )
 
-    def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
+    def returned(
+        self,
+        source: Peer,
+        message: PeerConnection,
+        error: str,
+        why: Return,  # noqa: ARG002
+    ) -> None:
         """An offer or answer went back to its sender with an error."""
         self.log.info(
             "returned {kind} for {target} to {address}: {error}",
