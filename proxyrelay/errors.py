@@ -5,6 +5,7 @@
     ProxyRelayError
      |-- ConfigError            the settings cannot be served; lists every Problem
      |-- StartError             the relay cannot start, in one line
+     |-- Unanswered             a running relay does not say what it is asked
      |-- BadRequest             a handshake is answered with an HTTP error
      |-- ProxyHeaderError       a trusted proxy does not say whom it speaks for
      |-- PeerGone               a text was meant for a peer that has left
@@ -83,6 +84,10 @@ class StartError(ProxyRelayError):
     def __init__(self, message: str, setting: str) -> None:
         super().__init__(message)
         self.setting = setting
+
+
+class Unanswered(ProxyRelayError):
+    """A running relay does not say what it is asked. The text is for the operator."""
 
 
 class BadRequest(ProxyRelayError):

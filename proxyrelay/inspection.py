@@ -168,6 +168,9 @@ def read_token(file: Path) -> Secret:
         ConfigError: The file cannot be read, or holds no token.
     """
     try:
+        if file.exists() and not file.is_file():
+            wrong = f"{file} is no regular file"
+            raise ConfigError([Problem("admin.token_file", wrong)])
         with file.open("rb") as opened:
             text = opened.read(LONGEST_TOKEN + 2).strip()
     except OSError as error:

@@ -29,7 +29,7 @@ PURE = (
     *RULES,
     *("handshake", "proxied", "limits", "timing"),
     *("auth.cache", "auth.breaker", "auth.strangers", "auth.tally"),
-    *("observe.quiet", "observe.counts", "observe.history"),
+    *("observe.quiet", "observe.counts", "observe.history", "observe.report"),
 )
 """Rooms without a network, a clock or a log."""
 
@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("errors", "addresses", "deadlines", "descriptors", "fastlane", "pace"),
         *("timing", "auth.breaker", "auth.strangers", "auth.turns"),
+        "observe",
     ),
     ("identity", "handshake", "listen", "proxied"),
     ("config", "transport"),
@@ -47,8 +48,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("ledger", "limits", "messages", "peer", "tls"),
         *("auth.anonymous", "auth.cache", "auth.credentials", "auth.tally"),
     ),
-    ("directory", "registry", "observe", "auth.globus"),
-    ("relay", "observe.logs", "auth.introspection"),
+    ("directory", "registry", "observe.report", "auth.globus"),
+    ("relay", "console", "observe.logs", "auth.introspection"),
     ("auth",),
     (
         *("websocket", "inspection", "globus"),

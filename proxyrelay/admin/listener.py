@@ -9,7 +9,7 @@ from socket import AF_UNIX, socket
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
@@ -24,6 +24,7 @@ from proxyrelay.admin import sockets
 from proxyrelay.admin.access import Access
 from proxyrelay.admin.resources import Root
 from proxyrelay.config import Secret
+from proxyrelay.errors import StartError
 from proxyrelay.observe import history
 from proxyrelay.observe.counted import Counted, counting
 from proxyrelay.observe.counts import Counts
@@ -116,7 +117,11 @@ class AdminService(Service):
         if place is None:
             raise ValueError("there is no place to listen")
         self._place = place
-        self._sockets = sockets.bind(place, shared)
+        try:
+            self._sockets = sockets.bind(place, shared)
+        except StartError as error:
+            text = f"{error.setting}: {error}"
+            raise StartError(text, error.setting) from None
         self._file = sockets.identity(place) if isinstance(place, Path) else None
         self._relay = relay
         self._reactor = reactor
@@ -152,9 +157,8 @@ class AdminService(Service):
         if bound.family == AF_UNIX:
             # The reactor's own way to adopt one lets everybody in. Checked against
             # Twisted 26.10.0.
-            port = Port(
-                bound.getsockname(), self.site, mode=sockets.MODE, reactor=self._reactor
-            )
+            path = bound.getsockname()
+            port = FilePort(path, self.site, mode=sockets.MODE, reactor=self._reactor)
             port._preexistingSocket = bound
             port.startListening()
             return port
@@ -193,17 +197,21 @@ class AdminService(Service):
         if self._shared:
             self._close()
 
-    def _close(self) -> None:
-        """Accept nobody any more."""
+    def _close(self) -> Deferred[Any]:
+        """Accept nobody any more.
+
+        Returns:
+            Fires when that is so.
+        """
         for bound in self._sockets:
             bound.close()
-        for port in self._ports:
-            port.stopListening()
+        closing = [maybeDeferred(port.stopListening) for port in self._ports]
         self._sockets, self._ports = [], []
         place = self._place
         # Another relay may have taken the path over.
         if isinstance(place, Path) and sockets.identity(place) == self._file:
             place.unlink(missing_ok=True)
+        return DeferredList(closing, consumeErrors=True)
 
     def stopService(self) -> Deferred[Any]:
         """End when the relay has no connections any more.
@@ -215,12 +223,22 @@ class AdminService(Service):
         gone: Deferred[Any] = self._relay.factory.all_gone()
         return gone.addCallback(self._end)
 
-    def _end(self, _: object) -> Deferred[None]:
+    def _end(self, _: object) -> Deferred[Any]:
         self._lag.stop()
         if self._sampling.running:
             self._sampling.stop()
-        self._close()
-        return self.site.stop()
+        return DeferredList([self._close(), self.site.stop()])
+
+
+class FilePort(Port):
+    """Listens on a socket in the file system, and leaves the file to who has made it.
+
+    Twisted's removes whatever is there when it ends, which may be another relay's.
+    """
+
+    def connectionLost(self, reason: Failure) -> None:
+        """End."""
+        super(Port, self).connectionLost(reason)
 
 
 class PrivateRequest(Request):
@@ -303,6 +321,9 @@ class PrivateSite(Site):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Begin a connection, unless there are too many."""
         return super().buildProtocol(addr) if len(self.open) < CONNECTIONS else None
+
+    def startFactory(self) -> None:
+        """Open no log, and keep no time for it."""
 
     def log(self, request: object) -> None:
         """Write nothing."""

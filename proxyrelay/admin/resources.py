@@ -34,7 +34,8 @@ from proxyrelay.messages import canonical_uuid
 from proxyrelay.observe.events import Events
 from proxyrelay.observe.history import FIELDS, INTERVAL, History
 from proxyrelay.observe.metrics import Metrics
-from proxyrelay.observe.view import Client, View
+from proxyrelay.observe.report import Client
+from proxyrelay.observe.view import View
 from proxyrelay.reload import Outcome, Reload
 
 PAGE = Path(__file__).parent / "page"

@@ -19,12 +19,16 @@ BACKLOG = 64
 SETTING = "admin.listen"
 
 
-def bind(place: tuple[str, int] | Path, shared: bool) -> list[socket.socket]:
+def bind(
+    place: tuple[str, int] | Path, shared: bool, accepting: bool = True
+) -> list[socket.socket]:
     """Open the sockets.
 
     Args:
         place: Host and port, or the path of a socket in the file system.
         shared: Whether another relay may listen there, which this one takes over from.
+        accepting: Whether callers may connect; else it is only tried whether the host
+            and port can be had.
 
     Raises:
         StartError: That cannot be.
@@ -32,9 +36,9 @@ def bind(place: tuple[str, int] | Path, shared: bool) -> list[socket.socket]:
     if isinstance(place, Path):
         return [_at(place, shared)]
     try:
-        return listen.bind(*place, reuse=shared)
+        return listen.bind(*place, reuse=shared, accepting=accepting)
     except StartError as error:
-        raise StartError(f"{SETTING}: {error}", SETTING) from None
+        raise StartError(str(error), SETTING) from None
 
 
 def _at(path: Path, shared: bool) -> socket.socket:
@@ -51,9 +55,7 @@ def _at(path: Path, shared: bool) -> socket.socket:
     except OSError as error:
         bound.close()
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise StartError(
-            f"{SETTING}: cannot listen on {path}: {reason}", SETTING
-        ) from None
+        raise StartError(f"cannot listen on {path}: {reason}", SETTING) from None
     return bound
 
 

@@ -175,7 +175,7 @@ METRICS = (
         _deaf,
     ),
     Metric(
-        "connections_total",
+        "accepted_connections_total",
         "counter",
         "Accepted connections.",
         lambda view: view.counts.connections,
@@ -378,7 +378,10 @@ class Metrics(Collector):
         Returns:
             The text, and its content type.
         """
-        encoder, content_type = choose_encoder(accept)
+        try:
+            encoder, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # it speaks of a version that is none
+            encoder, content_type = choose_encoder("")
         return encoder(self._registry), content_type
 
 

@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from itertools import islice
 from typing import Protocol, cast
 
-from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 
 from proxyrelay import __version__, tls
@@ -19,6 +18,15 @@ from proxyrelay.config import Config
 from proxyrelay.observe.counts import Counts
 from proxyrelay.observe.journal import FIGHT
 from proxyrelay.observe.lag import MINUTE
+from proxyrelay.observe.report import (
+    Answering,
+    Certificate,
+    Client,
+    Forwarded,
+    GlobusAuth,
+    Lateness,
+    Status,
+)
 from proxyrelay.reload import Outcome
 from proxyrelay.timing import Timing, quantile
 from proxyrelay.websocket import RelayFactory, RelayProtocol
@@ -54,83 +62,6 @@ class Served(Protocol):
 
     def drain(self) -> None:
         """Leave new clients to another relay, and end when the last has left."""
-
-
-class Forwarded(Struct):
-    """Messages that have reached their receivers."""
-
-    offer: int
-    answer: int
-
-
-class Certificate(Struct):
-    """The certificate that is served: when it expires, in seconds since 1970."""
-
-    expires: float
-
-
-class Lateness(Struct):
-    """How late the event loop was in the last minute, in seconds."""
-
-    median: float | None
-    p99: float | None
-    max: float | None
-
-
-class Answering(Struct):
-    """How long the last answers took from their offers, in seconds."""
-
-    median: float | None
-    p99: float | None
-
-
-class GlobusAuth(Struct):
-    """Whether Globus Auth is asked: ``closed`` if so, ``open`` or ``half-open``."""
-
-    breaker: str
-
-
-class Status(Struct):
-    """A relay in one piece; times in seconds since 1970, durations in seconds."""
-
-    version: str
-    pid: int
-    started: float
-    uptime: float
-    listening: list[str]
-    tls: bool
-    authentication: str
-    draining: bool
-    ready: bool
-    reasons: list[str]
-    clients: int
-    connections: int
-    users: int
-    registrations: int
-    forwarded: Forwarded
-    returned: dict[str, int]
-    dropped: dict[str, int]
-    held: int
-    refused: dict[str, int]
-    rejected: dict[str, int]
-    certificate: Certificate | None
-    lag: Lateness
-    offer_to_answer: Answering
-    globus: GlobusAuth | None
-
-
-class Client(Struct):
-    """A registered client; times in seconds since 1970."""
-
-    uuid: str
-    name: str
-    user: str
-    address: str
-    since: float
-    last_offer: float | None
-    sent: int
-    received: int
-    marks: list[str]
 
 
 class View:

@@ -1,0 +1,58 @@
+"""Several journals in the place of one."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.observe.journals import EVENTS, Journals
+from proxyrelay.observe.quiet import Quiet
+from proxyrelay.relay import Journal
+from proxyrelay.websocket import ConnectionJournal
+from tests.support.recording import RecordingJournal
+
+
+class Failing(Quiet):
+    """Fails at what it hears of."""
+
+    def slowed(self, address: str) -> None:
+        raise RuntimeError(address)
+
+
+class JournalsTests(SynchronousTestCase):
+    """All are told of everything."""
+
+    def test_knows_every_event(self) -> None:
+        events = {
+            name
+            for kind in (Journal, ConnectionJournal)
+            for name, method in vars(kind).items()
+            if callable(method) and not name.startswith("_")
+        }
+        self.assertEqual(set(EVENTS), events)
+
+    def test_tells_all_in_order(self) -> None:
+        one, other = RecordingJournal(), RecordingJournal()
+        other.events = one.events
+        Journals((one, Quiet(), other)).slowed("a")
+        self.assertEqual(one.events, [("slowed", "a")] * 2)
+
+    def test_one_that_fails_harms_nobody(self) -> None:
+        one, other = RecordingJournal(), RecordingJournal()
+        Journals((one, Failing(), other)).slowed("a")
+        self.assertEqual(one.events, [("slowed", "a")])
+        self.assertEqual(other.events, one.events)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_does_not_call_who_does_nothing(self) -> None:
+        """There is a message each few microseconds."""
+        calls: list[str] = []
+
+        class Traced(Quiet):
+            def __getattribute__(self, name: str) -> object:
+                calls.append(name)
+                return super().__getattribute__(name)
+
+        journals = Journals((RecordingJournal(), Traced()))
+        calls.clear()
+        journals.slowed("a")
+        self.assertEqual(calls, [])
