@@ -17,6 +17,7 @@ from docs._ext import reference
 from proxyrelay import cli, config, messages
 from proxyrelay.directory import UNKNOWN
 from proxyrelay.errors import Refusal
+from proxyrelay.observe.metrics import METRICS, PREFIX
 from proxyrelay.relay import BUSY, DEAF, FOREIGN, FULL, LEFT, SILENT
 from proxyrelay.service import Options
 
@@ -158,6 +159,17 @@ class ProtocolTests(SynchronousTestCase):
         for error in (UNKNOWN, FOREIGN, BUSY, LEFT, SILENT, DEAF, FULL):
             self.assertIn(f"* ``{error.format('…')}``\n", text)
         self.assertGreaterEqual(len(reference.errors()), 7)
+
+
+class MetricTests(SynchronousTestCase):
+    """The page of metrics."""
+
+    def test_has_every_metric(self) -> None:
+        text = page("reference/metrics")
+        for metric in METRICS:
+            self.assertIn(f"\n``{PREFIX}{metric.name}`` ({metric.kind})\n", text)
+            for word in (*metric.labels, *metric.values):
+                self.assertIn(f"``{word}``", text)
 
 
 class CommandTests(SynchronousTestCase):

@@ -26,7 +26,7 @@ from proxyrelay.admin.resources import Root
 from proxyrelay.config import Secret
 from proxyrelay.errors import StartError
 from proxyrelay.observe import history
-from proxyrelay.observe.counted import Counted, counting
+from proxyrelay.observe.counted import counting
 from proxyrelay.observe.counts import Counts
 from proxyrelay.observe.events import Events
 from proxyrelay.observe.history import History
@@ -66,7 +66,7 @@ class Watch:
         self._reactor = reactor
         self.counts = Counts(reactor.seconds)
         self.events = Events(reactor.seconds)
-        self.kind: type[Counted] = counting(self.counts)
+        self.kind = counting(self.counts)
 
     @property
     def journals(self) -> tuple[Counts, Events]:
@@ -177,14 +177,20 @@ class AdminService(Service):
         self._reactor.callWhenRunning(self._announce)
 
     def _announce(self) -> None:
-        self._log.info("the private listener is {urls}", urls=", ".join(self.urls))
+        self._log.info(
+            "the private listener is {urls}",
+            event="admin_serving",
+            urls=", ".join(self.urls),
+        )
 
     def _take_sample(self) -> None:
         clients = len(self._relay.factory.relay.registry)
         self._history.take(self._reactor.seconds(), clients)
 
     def _sampling_failed(self, failure: Failure) -> None:
-        self._log.failure("the history is no longer taken down", failure)
+        self._log.failure(
+            "the history is no longer taken down", failure, event="defect"
+        )
 
     def _reloaded(self, done: Reloaded) -> None:
         self._view.reloads[done.outcome] += 1

@@ -169,7 +169,9 @@ class Root(Resource):
                 request.setHeader(name, value)
             answer = _json(request, {"error": str(trouble)}, trouble.status)
         except Exception:
-            self._log.failure("a request to the private listener failed")
+            self._log.failure(
+                "a request to the private listener failed", event="defect"
+            )
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             answer = _json(request, {"error": "see the log of the relay"}, status)
         if request.method == b"HEAD" and isinstance(answer, bytes):

@@ -28,7 +28,7 @@ class Counts(Quiet):
         clock: Gives the time in seconds, as the relay's does.
 
     Attributes:
-        connections: Accepted ones.
+        accepted: Connections.
         registrations: Accepted ones, further ones of a client included.
         departures: Clients that no longer hold their UUID.
         refusals: Clients that were closed for what they did or are, by the code.
@@ -50,7 +50,7 @@ class Counts(Quiet):
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self.connections = 0
+        self.accepted = 0
         self.registrations = 0
         self.departures: Counter[Departure] = Counter()
         self.refusals: Counter[int] = Counter()

@@ -32,6 +32,7 @@ from proxyrelay.peer import Departure
 from proxyrelay.relay import Return
 from proxyrelay.reload import Outcome as Reloading
 from proxyrelay.timing import Timing
+from proxyrelay.websocket import Phase
 
 PREFIX = "proxyrelay_"
 
@@ -50,6 +51,7 @@ class Metric:
         about: What it is, in one sentence.
         read: Finds its value, or one for each tuple of labels; None if there is none.
         labels: What its values are told apart by.
+        values: What the only label can be, where that is one of a few words.
     """
 
     name: str
@@ -57,11 +59,20 @@ class Metric:
     about: str
     read: Callable[[View], Values]
     labels: Labels = ()
+    values: tuple[str, ...] = ()
 
 
 def _words(kind: type[Enum], counts: Mapping[Any, int]) -> dict[Labels, float]:
     """A count for each member of an enumeration, by its value."""
     return {(member.value,): counts.get(member, 0) for member in kind}
+
+
+def _values(kind: type[Enum]) -> tuple[str, ...]:
+    return tuple(member.value for member in kind)
+
+
+def _names(kind: type[Enum]) -> tuple[str, ...]:
+    return tuple(member.name.lower() for member in kind)
 
 
 def _codes(known: Iterable[int], counts: Mapping[int, int]) -> dict[Labels, float]:
@@ -155,6 +166,7 @@ METRICS = (
         "Open connections, by the phase of their life.",
         _phases,
         ("phase",),
+        tuple(name for name in _names(Phase) if name != Phase.GONE.name.lower()),
     ),
     Metric(
         "users",
@@ -178,7 +190,7 @@ METRICS = (
         "accepted_connections_total",
         "counter",
         "Accepted connections.",
-        lambda view: view.counts.connections,
+        lambda view: view.counts.accepted,
     ),
     Metric(
         "registrations_total",
@@ -192,6 +204,7 @@ METRICS = (
         "Clients that hold their UUID no longer, by the cause.",
         lambda view: _words(Departure, view.counts.departures),
         ("cause",),
+        _values(Departure),
     ),
     Metric(
         "refusals_total",
@@ -239,6 +252,7 @@ METRICS = (
         "Messages that were handed to their receivers.",
         _kinds,
         ("kind",),
+        ("offer", "answer"),
     ),
     Metric(
         "messages_returned_total",
@@ -246,6 +260,7 @@ METRICS = (
         "Messages that went back to their senders with an error, by the reason.",
         lambda view: _words(Return, view.counts.returns),
         ("reason",),
+        _values(Return),
     ),
     Metric(
         "messages_dropped_total",
@@ -253,6 +268,7 @@ METRICS = (
         "Messages that were dropped since they would have harmed their receivers.",
         _drops,
         ("reason",),
+        _names(Drop),
     ),
     Metric(
         "offers_held_total",
@@ -308,6 +324,7 @@ METRICS = (
         "The same, by what came of them.",
         _introspections,
         ("outcome",),
+        _values(Outcome),
     ),
     Metric(
         "introspection_cache_total",
@@ -315,6 +332,7 @@ METRICS = (
         "Whether the answer about a token was known; stale answers follow on misses.",
         _cache,
         ("result",),
+        _values(Known),
     ),
     Metric(
         "introspection_breaker_open",
@@ -340,6 +358,7 @@ METRICS = (
         "Reloads of the settings, by what came of them.",
         lambda view: _words(Reloading, view.reloads),
         ("outcome",),
+        _values(Reloading),
     ),
 )
 """Everything that is measured; ``process_`` and ``python_`` metrics come besides."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from proxyrelay.messages import PeerConnection
 from proxyrelay.observe.journals import EVENTS, Journals
 from proxyrelay.observe.quiet import Quiet
 from proxyrelay.relay import Journal
 from proxyrelay.websocket import ConnectionJournal
-from tests.support.recording import RecordingJournal
+from tests.support.recording import A, B, RecordingJournal, RecordingPeer
 
 
 class Failing(Quiet):
@@ -16,6 +19,16 @@ class Failing(Quiet):
 
     def slowed(self, address: str) -> None:
         raise RuntimeError(address)
+
+
+class FailingAtMessages(Quiet):
+    """Fails at what there is most of."""
+
+    def forwarded(self, *event: Any) -> None:
+        raise RuntimeError
+
+
+OFFER = PeerConnection(A, "a", B, "offer", "v=0")
 
 
 class JournalsTests(SynchronousTestCase):
@@ -43,6 +56,18 @@ class JournalsTests(SynchronousTestCase):
         self.assertEqual(other.events, one.events)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
+    def test_tells_of_messages_like_of_all_else(self) -> None:
+        one, other = RecordingJournal(), RecordingJournal()
+        source, target, message = RecordingPeer(), RecordingPeer(), OFFER
+        Journals((one, other)).forwarded(source, target, message, None)
+        self.assertEqual(one.events, [("forwarded", source, target)])
+        self.assertEqual(other.events, one.events)
+
+    def test_one_that_fails_at_a_message_harms_nobody(self) -> None:
+        journals = Journals((FailingAtMessages(),))
+        journals.forwarded(RecordingPeer(), RecordingPeer(), OFFER, None)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
     def test_does_not_call_who_does_nothing(self) -> None:
         """There is a message each few microseconds."""
         calls: list[str] = []
@@ -55,4 +80,5 @@ class JournalsTests(SynchronousTestCase):
         journals = Journals((RecordingJournal(), Traced()))
         calls.clear()
         journals.slowed("a")
+        journals.forwarded(RecordingPeer(), RecordingPeer(), OFFER, None)
         self.assertEqual(calls, [])
