@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -66,14 +66,15 @@ class Timing:
             number: How many, at most; `RECENT` if it is more.
         """
         self._look()
-        return sorted(islice(reversed(self._recent), max(0, number)))
+        last = islice(reversed(self._recent), max(0, number))
+        return sorted(max(0.0, seconds) for seconds in last)
 
     def _look(self) -> None:
-        new, self._new = [max(0.0, seconds) for seconds in self._new], []
+        new, self._new = self._new, []
         self._recent.extend(new)
         self._count += len(new)
-        self._total += sum(new)
         new.sort()
+        self._total += sum(new[bisect_left(new, 0.0) :])
         for place, bound in enumerate(self._bounds):
             self._within[place] += bisect_right(new, bound)
 

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
+from proxyrelay import relay
 from proxyrelay.config import Offers
 from proxyrelay.directory import UNKNOWN, Alone
 from proxyrelay.identity import User
@@ -34,6 +35,7 @@ from proxyrelay.relay import (
     LEFT,
     SILENT,
     Relay,
+    Return,
 )
 from tests.support.recording import (
     A,
@@ -900,3 +902,15 @@ class StockMachineTests(SynchronousTestCase):
         run_state_machine_as_test(
             StockMachine, settings=settings(max_examples=100, stateful_step_count=60)
         )
+
+
+class ReturnTests(SynchronousTestCase):
+    """Why messages come back, in one word."""
+
+    def test_each_text_has_its_own(self) -> None:
+        for why in Return:
+            text = getattr(relay, why.name, None)
+            if text is not None:
+                self.assertIs(relay._WORDS[text], why)
+        self.assertGreater(len(relay._WORDS), 6)
+        self.assertEqual(len(set(relay._WORDS.values())), len(relay._WORDS))

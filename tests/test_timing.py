@@ -21,6 +21,8 @@ class TimingTests(SynchronousTestCase):
         timing = Timing((1.0,))
         timing.took(-5.0)
         self.assertEqual((timing.count, timing.total), (1, 0.0))
+        self.assertEqual(timing.last(), [0.0])
+        self.assertEqual(list(timing.buckets()), [("1.0", 1), ("+Inf", 1)])
 
     def test_keeps_the_last_ones(self) -> None:
         timing = Timing((1.0,))
@@ -28,6 +30,8 @@ class TimingTests(SynchronousTestCase):
             timing.took(float(number))
         self.assertEqual(timing.last(3), [RECENT + 7, RECENT + 8, RECENT + 9])
         self.assertEqual(len(timing.last()), RECENT)
+        self.assertEqual(timing.count, RECENT + 10)
+        self.assertEqual(timing.total, sum(range(RECENT + 10)))
         self.assertEqual(timing.last(0), [])
 
 

@@ -9,11 +9,14 @@ another page can send.
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 
 from proxyrelay.config import Secret
+
+_HOST = re.compile(r"(?:\[(?P<six>[^][]*)\]|(?P<name>[^]:[]+))(?::[0-9]*)?")
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names of this machine."""
@@ -69,9 +72,8 @@ class Access:
 
 def _name(host: str) -> str:
     """A host without its port (RFC 9110, section 7.2)."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    found = _HOST.fullmatch(host)
+    return "" if found is None else (found["six"] or found["name"]).lower()
 
 
 def _is_address(name: str) -> bool:

@@ -289,7 +289,7 @@ class PrivateChannel(HTTPChannel):
     def allContentReceived(self) -> None:
         """Answer a whole request. Twisted gives its readers for ever."""
         super().allContentReceived()
-        if self.requests:
+        if self.requests or not self.persistent:
             self.setTimeout(ANSWER)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

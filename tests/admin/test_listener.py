@@ -142,6 +142,13 @@ class BoundsTests(WatchedTestCase):
         self.assertEqual(self.aborted, 1)
         caller.lose()
 
+    def test_a_last_answer_that_is_not_read(self) -> None:
+        self.caller().ask("/livez", Connection="close")
+        self.reactor.advance(listener.ANSWER - 1)
+        self.assertEqual(self.aborted, 0)
+        self.reactor.advance(1)
+        self.assertEqual(self.aborted, 1)
+
     def test_bodies(self) -> None:
         caller = self.caller()
         caller.ask("/reload", "POST", b"x" * listener.BODY_CEILING, X_Proxyrelay="1")
