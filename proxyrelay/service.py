@@ -53,6 +53,7 @@ from proxyrelay.websocket import ConnectionJournal, RelayFactory, RelayProtocol
 
 if TYPE_CHECKING:
     from proxyrelay.admin.listener import Watch
+    from proxyrelay.supervision import Supervision
 
 T = TypeVar("T")
 
@@ -154,6 +155,12 @@ class RelayService(MultiService):
             f"{self.config.scheme}://{addresses.text(port.getHost())}"
             for port in self._ports
         ]
+
+    @property
+    def status(self) -> str:
+        """What the relay does, in a few words."""
+        doing = "serving" if self._draining is None else "draining"
+        return f"{doing}, clients: {len(self.factory.relay.registry)}"
 
     @property
     def pair(self) -> tls.KeyPair | None:
@@ -349,7 +356,9 @@ class Signals(Service):
         reactor: Is stopped.
     """
 
-    def __init__(self, relay: RelayService, reload: Reload, reactor: Any) -> None:
+    def __init__(
+        self, relay: RelayService, reload: Reload | Supervision, reactor: Any
+    ) -> None:
         self._relay = relay
         self._calls = {signal.SIGHUP: reload.reload, signal.SIGUSR2: relay.drain}
         self._pending: set[int] = set()
@@ -511,7 +520,11 @@ def makeService(options: Options) -> Application:
         if found.problems:
             raise ConfigError(found.problems)
         observer = _observer(options, found.config.logging)
-        inherited = listen.inherited(listen.handed_over())
+        inherited = listen.inherited(
+            number
+            for number, name in listen.handed_over().items()
+            if name != listen.ADMIN
+        )
         watch = _watch(found.config.admin, reactor)
         relay = RelayService(
             found.config,
@@ -533,18 +546,35 @@ def makeService(options: Options) -> Application:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None
     application = Application(observer)
+    supervision = _supervision(relay, reload, reactor)
     # Signals first: who reads that the relay serves may stop it at once.
-    Signals(relay, reload, reactor).setServiceParent(application)
+    Signals(relay, supervision or reload, reactor).setServiceParent(application)
     relay.setServiceParent(application)
     reload.setServiceParent(application)
     for listener in private:
         listener.setServiceParent(application)
+    if supervision is not None:
+        supervision.setServiceParent(application)
     _report(found)
     short = descriptors.shortage(limit, found.config.limits.connections or 0, RESERVE)
     if short is not None:
         wrong = Problem("limits.connections", short)
         log.warn("{problem}", event="problem", problem=str(wrong))
     return application
+
+
+def _supervision(
+    relay: RelayService, reload: Reload, reactor: Any
+) -> Supervision | None:
+    """What tells a supervisor how the relay is; None if there is no such supervisor."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from proxyrelay import supervision  # noqa: PLC0415 - only where somebody listens
+
+    found = supervision.supervisor(os.environ, os.getpid())
+    if found is None:
+        return None
+    return supervision.Supervision(found, lambda: relay.status, reload, reactor)
 
 
 def _watch(settings: config.Admin, reactor: Any) -> Watch | None:

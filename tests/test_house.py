@@ -57,7 +57,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("observe.journal", "observe.audit", "observe.lag", "websocket", "globus"),
     ("inspection", "observe.journals", "observe.counts", "observe.events"),
     ("reload", "handover", "observe.counted", "observe.history"),
-    ("observe.view",),
+    ("supervision", "observe.view"),
     ("admin", "observe.metrics"),
     ("admin.access", "admin.sockets"),
     ("admin.resources",),
