@@ -94,6 +94,13 @@ class Reloaded:
     token: Secret | None = None
 
 
+class Reloadable(Protocol):
+    """Reads the settings anew."""
+
+    def reload(self) -> Reloaded:
+        """Apply them, or log why not."""
+
+
 def _nobody(_: object) -> None:
     """Tell nobody."""
 

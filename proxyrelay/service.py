@@ -46,7 +46,7 @@ from proxyrelay.observe.journal import LogJournal
 from proxyrelay.observe.journals import Journals
 from proxyrelay.pace import Pace
 from proxyrelay.relay import Relay
-from proxyrelay.reload import Reload
+from proxyrelay.reload import Reload, Reloadable
 from proxyrelay.secure import SecureServer
 from proxyrelay.transport import PromptServer
 from proxyrelay.websocket import ConnectionJournal, RelayFactory, RelayProtocol
@@ -201,6 +201,7 @@ class RelayService(MultiService):
         for port in self._ports:
             listen.retire(port, self._shared)
         self._ports = []
+        self.drained()
         self._draining = Drain(
             self.factory,
             self._clock,
@@ -208,7 +209,6 @@ class RelayService(MultiService):
             self.config.drain_max,
             self._end,
         )
-        self.drained()
 
     def _end(self) -> None:
         with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
@@ -356,9 +356,7 @@ class Signals(Service):
         reactor: Is stopped.
     """
 
-    def __init__(
-        self, relay: RelayService, reload: Reload | Supervision, reactor: Any
-    ) -> None:
+    def __init__(self, relay: RelayService, reload: Reloadable, reactor: Any) -> None:
         self._relay = relay
         self._calls = {signal.SIGHUP: reload.reload, signal.SIGUSR2: relay.drain}
         self._pending: set[int] = set()
@@ -520,11 +518,8 @@ def makeService(options: Options) -> Application:
         if found.problems:
             raise ConfigError(found.problems)
         observer = _observer(options, found.config.logging)
-        inherited = listen.inherited(
-            number
-            for number, name in listen.handed_over().items()
-            if name != listen.ADMIN
-        )
+        given = listen.handed_over()
+        inherited = listen.inherited(n for n in given if given[n] != listen.ADMIN)
         watch = _watch(found.config.admin, reactor)
         relay = RelayService(
             found.config,
@@ -538,17 +533,21 @@ def makeService(options: Options) -> Application:
         reload = Reload(
             relay, found.credentials, inspected_again, observer, reactor, found.token
         )
+        supervision = _supervision(relay, reload, reactor)
+        asked = supervision or reload
         private: list[Service] = []
         if watch is not None:
             shared = found.config.reuse_port or bool(inherited)
-            private.append(watch.listener(relay, reload, found.token, shared))
+            own = [number for number in given if given[number] == listen.ADMIN]
+            private.append(
+                watch.listener(relay, reload, found.token, shared, own, asked)
+            )
     except ProxyRelayError as error:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None
     application = Application(observer)
-    supervision = _supervision(relay, reload, reactor)
     # Signals first: who reads that the relay serves may stop it at once.
-    Signals(relay, supervision or reload, reactor).setServiceParent(application)
+    Signals(relay, asked, reactor).setServiceParent(application)
     relay.setServiceParent(application)
     reload.setServiceParent(application)
     for listener in private:

@@ -10,14 +10,14 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from proxyrelay.reload import Outcome, Reloaded
+from proxyrelay.reload import Outcome, Reloadable, Reloaded
 
 ADDRESS = "NOTIFY_SOCKET"
 """Environment variable that names the supervisor's socket."""
@@ -91,13 +91,6 @@ def supervisor(environment: MutableMapping[str, str], pid: int) -> Supervisor | 
     if watched != str(pid) or not period.isdecimal() or int(period) == 0:
         return Supervisor(address)
     return Supervisor(address, int(period) / 1e6)
-
-
-class Reloadable(Protocol):
-    """Reads the settings anew."""
-
-    def reload(self) -> Reloaded:
-        """Apply them, or log why not."""
 
 
 class Supervision(Service):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +10,7 @@ from socket import AF_UNIX, socket
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
@@ -19,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
-from proxyrelay import addresses, config
+from proxyrelay import addresses, config, listen
 from proxyrelay.admin import sockets
 from proxyrelay.admin.access import Access
 from proxyrelay.admin.resources import Root
@@ -32,7 +33,7 @@ from proxyrelay.observe.events import Events
 from proxyrelay.observe.history import History
 from proxyrelay.observe.lag import Lag
 from proxyrelay.observe.view import Served, View
-from proxyrelay.reload import Reload, Reloaded
+from proxyrelay.reload import Reload, Reloadable, Reloaded
 
 CONNECTIONS = 64
 """How many there may be at once; further ones are closed."""
@@ -74,11 +75,19 @@ class Watch:
         return self.counts, self.events
 
     def listener(
-        self, relay: Served, reload: Reload, token: Secret | None, shared: bool
+        self,
+        relay: Served,
+        reload: Reload,
+        token: Secret | None,
+        shared: bool,
+        inherited: Sequence[int] = (),
+        asked: Reloadable | None = None,
     ) -> AdminService:
         """Build what shows it; for the arguments see `AdminService`."""
-        settings = relay.config.admin
-        return AdminService(settings, token, relay, reload, self, self._reactor, shared)
+        return AdminService(
+            *(relay.config.admin, token, relay, reload, self, self._reactor),
+            *(shared, inherited, asked),
+        )
 
 
 class AdminService(Service):
@@ -96,6 +105,9 @@ class AdminService(Service):
         reactor: Runs everything.
         shared: Whether relays take over from each other: then the new one listens at
             the same place, and the old one gives it up when it drains.
+        inherited: Descriptors of listening sockets that the process was started with,
+            in the place of own ones. They must be where the settings say.
+        asked: Reads the settings when a caller wishes it; None for `reload` itself.
 
     Raises:
         StartError: It cannot listen there.
@@ -112,17 +124,26 @@ class AdminService(Service):
         watch: Watch,
         reactor: Any,
         shared: bool = False,
+        inherited: Sequence[int] = (),
+        asked: Reloadable | None = None,
     ) -> None:
         place = settings.place
         if place is None:
             raise ValueError("there is no place to listen")
         self._place = place
         try:
-            self._sockets = sockets.bind(place, shared)
+            self._sockets = (
+                sockets.adopt(inherited, place)
+                if inherited
+                else sockets.bind(place, shared)
+            )
         except StartError as error:
             text = f"{error.setting}: {error}"
             raise StartError(text, error.setting) from None
-        self._file = sockets.identity(place) if isinstance(place, Path) else None
+        self._inherits = bool(inherited)
+        self._file: object = None
+        if isinstance(place, Path) and not inherited:
+            self._file = sockets.identity(place)
         self._relay = relay
         self._reactor = reactor
         self._shared = shared
@@ -134,7 +155,10 @@ class AdminService(Service):
         self._history = History(watch.counts, self._lag.timing, reactor.seconds())
         self._sampling = LoopingCall(self._take_sample)
         self._sampling.clock = reactor
-        root = Root(self._access, self._view, watch.events, self._history, reload)
+        root = Root(
+            *(self._access, self._view, watch.events, self._history),
+            reload if asked is None else asked,
+        )
         self.site = PrivateSite(root, reactor)
         reload.reloaded = self._reloaded
         reload.renewed = partial(watch.events.note, "certificate")
@@ -155,11 +179,8 @@ class AdminService(Service):
 
     def _adopted(self, bound: socket) -> Any:
         if bound.family == AF_UNIX:
-            # The reactor's own way to adopt one lets everybody in. Checked against
-            # Twisted 26.10.0.
-            path = bound.getsockname()
-            port = FilePort(path, self.site, mode=sockets.MODE, reactor=self._reactor)
-            port._preexistingSocket = bound
+            # The reactor's own way to adopt one lets everybody in.
+            port = FilePort(bound, self.site, self._reactor)
             port.startListening()
             return port
         port = self._reactor.adoptStreamPort(bound.fileno(), bound.family, self.site)
@@ -202,21 +223,17 @@ class AdminService(Service):
         if self._shared:
             self._close()
 
-    def _close(self) -> Deferred[Any]:
-        """Accept nobody any more.
-
-        Returns:
-            Fires when that is so.
-        """
+    def _close(self) -> None:
+        """Accept nobody any more."""
         for bound in self._sockets:
             bound.close()
-        closing = [maybeDeferred(port.stopListening) for port in self._ports]
+        for port in self._ports:
+            listen.retire(port, self._inherits)
         self._sockets, self._ports = [], []
         place = self._place
         # Another relay may have taken the path over.
         if isinstance(place, Path) and sockets.identity(place) == self._file:
             place.unlink(missing_ok=True)
-        return DeferredList(closing, consumeErrors=True)
 
     def stopService(self) -> Deferred[Any]:
         """End when the relay has no connections any more.
@@ -228,18 +245,38 @@ class AdminService(Service):
         gone: Deferred[Any] = self._relay.factory.all_gone()
         return gone.addCallback(self._end)
 
-    def _end(self, _: object) -> Deferred[Any]:
+    def _end(self, _: object) -> Deferred[None]:
         self._lag.stop()
         if self._sampling.running:
             self._sampling.stop()
-        return DeferredList([self._close(), self.site.stop()])
+        self._close()
+        return self.site.stop()
 
 
 class FilePort(Port):
     """Listens on a socket in the file system, and leaves the file to who has made it.
 
-    Twisted's removes whatever is there when it ends, which may be another relay's.
+    Twisted's removes whatever is there when it ends, which may be another relay's, and
+    changes who may use it. Checked against Twisted 26.10.0.
+
+    Args:
+        bound: The socket, which is listened on.
+        site: Builds the connections.
+        reactor: Watches it.
     """
+
+    def __init__(self, bound: socket, site: Site, reactor: Any) -> None:
+        super().__init__(bound.getsockname(), site, reactor=reactor)
+        self._bound, self._site = bound, site
+
+    def startListening(self) -> None:  # noqa: N802
+        """Begin."""
+        self._site.doStart()
+        self.socket = self._bound
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]
+        self.connected = True
+        self.numberAccepts = CONNECTIONS
+        self.startReading()
 
     def connectionLost(self, reason: Failure) -> None:
         """End."""

@@ -36,7 +36,7 @@ from proxyrelay.observe.history import FIELDS, INTERVAL, History
 from proxyrelay.observe.metrics import Metrics
 from proxyrelay.observe.report import Client
 from proxyrelay.observe.view import View
-from proxyrelay.reload import Outcome, Reload
+from proxyrelay.reload import Outcome, Reloadable
 
 PAGE = Path(__file__).parent / "page"
 """The page and its files."""
@@ -134,7 +134,7 @@ class Root(Resource):
         view: View,
         events: Events,
         history: History,
-        reload: Reload,
+        reload: Reloadable,
         page: Path = PAGE,
     ) -> None:
         super().__init__()

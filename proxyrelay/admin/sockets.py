@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +40,54 @@ def bind(
         return listen.bind(*place, reuse=shared, accepting=accepting)
     except StartError as error:
         raise StartError(str(error), SETTING) from None
+
+
+def adopt(
+    descriptors: Iterable[int], place: tuple[str, int] | Path
+) -> list[socket.socket]:
+    """Take over sockets that the process was started with.
+
+    They must be where the settings say: who may call without a token depends on that.
+
+    Args:
+        descriptors: Theirs.
+        place: As for `bind`.
+
+    Raises:
+        StartError: One is elsewhere, or is no listening socket.
+    """
+    taken: list[socket.socket] = []
+    try:
+        for number in descriptors:
+            taken.append(socket.socket(fileno=number))
+            _check_adopted(taken[-1], place)
+            taken[-1].setblocking(False)
+            taken[-1].set_inheritable(False)
+    except OSError as error:
+        for each in taken:
+            each.close()
+        reason = (error.strerror or str(error)).lower()
+        raise StartError(
+            f"cannot listen on descriptor {number} of LISTEN_FDS: {reason}", SETTING
+        ) from None
+    return taken
+
+
+def _check_adopted(taken: socket.socket, place: tuple[str, int] | Path) -> None:
+    if taken.type != socket.SOCK_STREAM or not taken.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        raise OSError("no listening socket")
+    name = taken.getsockname()
+    if taken.family == socket.AF_UNIX:
+        is_there = isinstance(place, Path) and name == str(place)
+    elif isinstance(place, Path):
+        is_there = False
+    else:
+        found = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)
+        is_there = name[:2] in [address[:2] for *_, address in found]
+    if not is_there:
+        raise OSError("it listens elsewhere")
 
 
 def _at(path: Path, shared: bool) -> socket.socket:

@@ -197,14 +197,14 @@ class FileTests(TestCase):
         folder.mkdir(parents=True)
         self.path = folder / "s"
 
-    def serve(self, shared: bool = False) -> listener.AdminService:
+    def serve(self, shared: bool = False, **more: Any) -> listener.AdminService:
         case = WatchedTestCase()
         case.reactor = reactor
         case.addCleanup = self.addCleanup  # type: ignore[method-assign]
         settings = Admin(listen=f"unix:{self.path.absolute()}")
         # The path from here is short enough for a socket; that in full may not be.
         self.patch(Admin, "place", property(lambda _: self.path))
-        case.serve(Config(admin=settings), shared=shared)
+        case.serve(Config(admin=settings), shared=shared, **more)
         self.case = case
         return case.admin
 
@@ -234,6 +234,17 @@ class FileTests(TestCase):
         await deferLater(reactor, 0)
         self.assertTrue(self.path.exists())
         other[0].close()
+
+    async def test_leaves_one_that_was_handed_over_as_it_is(self) -> None:
+        """It may be somebody else's, and the next relay listens on it, too."""
+        (held,) = sockets.bind(self.path, False)
+        self.addCleanup(held.close)
+        self.path.chmod(0o600)
+        admin = self.serve(inherited=[held.dup().detach()])
+        received = await deferToThread(self.call)
+        self.assertTrue(received.endswith(b"\r\n\r\nok\n"), received)
+        await admin.stopService()
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
 
 
 class OffTests(SynchronousTestCase):

@@ -102,6 +102,56 @@ class PortTests(SynchronousTestCase):
         self.assertEqual(first.getsockname(), second.getsockname())
 
 
+class AdoptedTests(SocketTestCase):
+    """A socket that the process was started with."""
+
+    def given(self, bound: socket.socket) -> int:
+        """A descriptor of a socket, for the listener alone."""
+        self.addCleanup(bound.close)
+        return bound.dup().detach()
+
+    def wrong(self, bound: socket.socket, place: tuple[str, int] | Path) -> str:
+        """Why it is not taken; it is closed then."""
+        number = self.given(bound)
+        with self.assertRaises(StartError) as caught:
+            sockets.adopt([number], place)
+        self.assertEqual(caught.exception.setting, "admin.listen")
+        with self.assertRaises(OSError):
+            os.fstat(number)
+        return str(caught.exception)
+
+    def test_is_taken_as_it_is(self) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        file = socket.socket(socket.AF_UNIX)
+        file.bind(str(self.path))
+        file.listen()
+        port = socket.create_server(("127.0.0.1", 0))
+        for bound, place in ((file, self.path), (port, port.getsockname())):
+            (taken,) = sockets.adopt([self.given(bound)], place)
+            self.addCleanup(taken.close)
+            self.assertEqual(taken.getsockname(), bound.getsockname())
+            self.assertFalse(taken.getblocking())
+            self.assertFalse(taken.get_inheritable())
+
+    def test_must_be_where_the_settings_say(self) -> None:
+        """Who may come in there without a token depends on that."""
+        everywhere = socket.create_server(("0.0.0.0", 0))
+        port = everywhere.getsockname()[1]
+        self.assertIn("elsewhere", self.wrong(everywhere, ("127.0.0.1", port)))
+        here = socket.create_server(("127.0.0.1", 0))
+        port = here.getsockname()[1]
+        self.assertIn("elsewhere", self.wrong(here, ("127.0.0.1", port ^ 1)))
+        self.assertIn("elsewhere", self.wrong(here, self.path))
+        self.assertIn("elsewhere", self.wrong(self.bind(), Path("another")))
+        self.assertIn("elsewhere", self.wrong(self.bind(True), ("127.0.0.1", port)))
+
+    def test_must_listen(self) -> None:
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            bound = socket.socket(socket.AF_INET, kind)
+            bound.bind(("127.0.0.1", 0))
+            self.assertIn("no listening", self.wrong(bound, bound.getsockname()))
+
+
 class IdentityTests(SocketTestCase):
     """Whether a file is still the same."""
 

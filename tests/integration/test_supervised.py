@@ -7,12 +7,26 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Mapping
+from http.client import HTTPConnection
+from pathlib import Path
 from unittest import SkipTest
 
 from proxyrelay.listen import ADMIN
 from tests.integration.test_twistd import TWISTD, TwistdTestCase
-from tests.support.processes import PATIENCE, environment
+from tests.support.processes import PATIENCE, Process, environment
 from tests.support.recording import A, B
+
+
+def fetched(place: str, method: str, path: str) -> tuple[int, str]:
+    """Ask the private listener; returns the status and the body."""
+    connection = HTTPConnection(place, timeout=PATIENCE)
+    try:
+        connection.request(method, path, headers={"X-Proxyrelay": "1"})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
 
 
 class NotificationTests(TwistdTestCase):
@@ -52,6 +66,20 @@ class NotificationTests(TwistdTestCase):
         self.wait_for("STOPPING=1")
         self.assertEqual(relay.wait(), 0)
         self.assertEqual(relay.errors, [])
+
+    def test_when_the_operator_has_it_reload(self) -> None:
+        config = self.write_config("[admin]\nlisten = '127.0.0.1:0'\n")
+        relay = self.relay("--config", config, env=self.variables)
+        place = relay.wait_for(r"the private listener is http://(\S+)")[1]
+        self.wait_for("STATUS=serving, clients: 0")
+        config.write_text("wrong\n")
+        self.heard.clear()
+        status, _ = fetched(place, "POST", "/reload")
+        self.assertEqual(status, 409)
+        self.wait_for("READY=1")
+        self.assertIn("RELOADING=1", self.heard)
+        relay.send(signal.SIGTERM)
+        self.assertEqual(relay.wait(), 0)
 
     def test_that_it_lives(self) -> None:
         """As systemd does it; the event loop has to turn for that."""
@@ -103,22 +131,37 @@ print("proxyrelay.supervision" in sys.modules)
 class ActivationTests(TwistdTestCase):
     """Sockets that systemd holds, and hands over with their names."""
 
-    def test_clients_come_in_by_each_but_the_operators(self) -> None:
+    def activated(self, ports: Mapping[str, int], *options: str | Path) -> Process:
+        """What systemd starts when somebody comes to one of its sockets."""
         activate = shutil.which("systemd-socket-activate")
         if activate is None:
             raise SkipTest("no systemd-socket-activate on this machine")
-        names = ("proxyrelay.socket", ADMIN, "another")
-        ports = [self.reserve() for _ in names]
         relay = self.start(
             *("/bin/sh", "-c", 'exec "$0" "$@" 2>&1', activate),
-            *(f"--listen=127.0.0.1:{port}" for port in ports),
-            f"--fdname={':'.join(names)}",
+            *(f"--listen=127.0.0.1:{port}" for port in ports.values()),
+            f"--fdname={':'.join(ports)}",
             *(f"--setenv={name}" for name in environment()),
-            *(TWISTD, "-n", "--pidfile=", "proxyrelay"),
+            *(TWISTD, "-n", "--pidfile=", "proxyrelay", *options),
         )
-        relay.wait_for(f"Listening on 127.0.0.1:{ports[-1]} ")
-        urls = [f"ws://127.0.0.1:{port}" for port in (ports[0], ports[2])]
+        relay.wait_for(f"Listening on 127.0.0.1:{list(ports.values())[-1]} ")
+        return relay
+
+    def test_clients_come_in_by_each_but_the_operators(self) -> None:
+        names = ("proxyrelay.socket", ADMIN, "another")
+        ports = {name: self.reserve() for name in names}
+        relay = self.activated(ports)
+        urls = [f"ws://127.0.0.1:{ports[name]}" for name in names if name != ADMIN]
         for url, uuid in zip(urls, (A, B), strict=True):
             self.registered(url, uuid=uuid)
         relay.wait_for(f" serves {', '.join(urls)} ")
+        self.assertEqual(relay.stop(), 0, relay.said)
+
+    def test_the_operator_comes_in_by_that_one(self) -> None:
+        ports = {name: self.reserve() for name in ("relay", ADMIN)}
+        place = f"127.0.0.1:{ports[ADMIN]}"
+        config = self.write_config(f"[admin]\nlisten = '{place}'\n")
+        relay = self.activated(ports, "--config", config)
+        status, text = fetched(place, "GET", "/readyz")
+        self.assertEqual((status, text), (200, "ok\n"))
+        relay.wait_for(f"the private listener is http://{place}$")
         self.assertEqual(relay.stop(), 0, relay.said)

@@ -148,8 +148,12 @@ class WatchedTestCase(SynchronousTestCase):
         pair: tls.KeyPair | None = None,
         token: str | None = None,
         shared: bool = False,
+        **more: Any,
     ) -> None:
-        """Start it; its sockets are bound, but on no reactor."""
+        """Start it; its sockets are bound, but on no reactor.
+
+        More arguments are those of `Watch.listener`.
+        """
         settings: Any = config
         admin = config.admin if config.admin.listen else LISTENER
         settings = type(config)(
@@ -176,7 +180,9 @@ class WatchedTestCase(SynchronousTestCase):
         self.reload = Reload(
             self.relay, None, lambda: self.found, None, self.reactor, secret
         )
-        self.admin = self.watch.listener(self.relay, self.reload, secret, shared)
+        self.admin = self.watch.listener(
+            self.relay, self.reload, secret, shared, **more
+        )
         for service in (self.relay, self.reload, self.admin):
             service.startService()
         self.addCleanup(self.stop)
