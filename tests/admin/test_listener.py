@@ -247,32 +247,54 @@ class FileTests(TestCase):
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
 
 
+SERVED = """
+import sys
+from twisted.internet import reactor
+from proxyrelay.service import Options, makeService
+options = Options()
+options.parseOptions(["--host=127.0.0.1", "--port=0", "--config", sys.argv[1]])
+service = makeService(options)
+service.privilegedStartService()
+service.startService()
+reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+reactor.callWhenRunning(reactor.stop)
+reactor.run()
+print(*sys.modules)
+"""
+"""Serves for a moment, and prints what is loaded."""
+
+
 class OffTests(SynchronousTestCase):
     """A relay without one."""
 
-    def test_loads_nothing_of_it(self) -> None:
-        script = (
-            "import sys\n"
-            "from proxyrelay.service import Options, makeService\n"
-            "options = Options()\n"
-            "options.parseOptions(['--host=127.0.0.1', '--port=0'])\n"
-            "service = makeService(options)\n"
-            "print(*sys.modules)\n"
-        )
+    def loaded(self, settings: str) -> set[str]:
+        """What a relay has loaded when it has served and stopped."""
+        path = Path(self.mktemp())
+        path.write_text(settings)
         done = subprocess.run(
-            [sys.executable, "-c", script],
+            [sys.executable, "-c", SERVED, str(path.absolute())],
             check=True,
             capture_output=True,
             text=True,
             timeout=60,
         )
-        loaded = set(done.stdout.split())
-        self.assertIn("proxyrelay.service", loaded)
+        found = set(done.stdout.splitlines()[-1].split())
+        self.assertIn("proxyrelay.service", found)
+        return found
+
+    def test_loads_nothing_of_it(self) -> None:
+        found = self.loaded("")
         for name in (
             *("prometheus_client", "twisted.web.server", "twisted.web.resource"),
-            *("proxyrelay.admin", "proxyrelay.observe.counts"),
+            "proxyrelay.admin",
+            *(f"proxyrelay.observe.{each}" for each in ("counts", "events", "view")),
         ):
-            self.assertNotIn(name, loaded)
+            self.assertNotIn(name, found)
+
+    def test_would_load_it(self) -> None:
+        """Otherwise that says nothing."""
+        found = self.loaded("[admin]\nlisten = '127.0.0.1:0'\n")
+        self.assertLessEqual({"prometheus_client", "proxyrelay.admin"}, found)
 
     def test_tells_its_log_only(self) -> None:
         options = Options()

@@ -110,6 +110,26 @@ class ListenerTests(AdminTestCase):
         self.assertEqual(relay.stop(), 0)
         self.assertEqual(relay.errors, [])
 
+    def test_says_what_the_logs_say_and_hides_what_they_hide(self) -> None:
+        audit = self.folder / "audit.log"
+        relay = self.serve(
+            f"[logging]\naudit_log = '{audit}'\nprivacy = true\nformat = 'json'\n",
+            token=False,
+        )
+        self.meet(relay)
+        _, found = self.ask("/clients")
+        logged = relay.wait_for(rf'"event":"registered".*"uuid":"{A}".*')[0]
+        self.assertEqual(relay.stop(), 0)
+        audited = [json.loads(line) for line in audit.read_text().splitlines()]
+        kinds = ["started", "registered", "registered", "offer"]
+        self.assertEqual([line["event"] for line in audited[:4]], kinds)
+        places = {
+            *(json.loads("{" + logged)["address"], audited[1]["address"]),
+            *(client["address"] for client in found["clients"]),
+        }
+        self.assertEqual(len(places), 1)
+        self.assertRegex(places.pop(), r"^[0-9a-f]{16}$")
+
     def test_disconnects_drains_and_reloads(self) -> None:
         relay = self.serve()
         one, other = self.meet(relay)
