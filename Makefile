@@ -71,7 +71,7 @@ wheel: $(VENV)/test
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist docs/_build *.egg-info _trial_temp* .coverage .coverage.* \
+	rm -rf $(VENV) build dist docs/_build *.egg-info _artifacts _trial_temp* .coverage .coverage.* \
 		.mypy_cache .ruff_cache .hypothesis
 
 # One stamp for what serving needs, one for what testing and measuring need, one for

@@ -6,24 +6,35 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from socket import socket
 
 import msgspec
 from msgspec import Struct
 
-from proxyrelay import __version__, config, globus, listen, tls
+from proxyrelay import __version__, config, console, globus, listen, tls
+from proxyrelay.admin import sockets
 from proxyrelay.auth import policy
 from proxyrelay.auth.credentials import Credentials
 from proxyrelay.auth.globus import Globus, GlobusError
-from proxyrelay.config import AuthArguments, Config
-from proxyrelay.errors import ConfigError, Problem, StartError
-from proxyrelay.inspection import Inspection, inspect, open_to_all
+from proxyrelay.config import AuthArguments, Config, Secret
+from proxyrelay.console import Console
+from proxyrelay.errors import ConfigError, Problem, StartError, Unanswered
+from proxyrelay.inspection import Inspection, inspect, open_to_all, read_token
+
+SHORTEST, LONGEST = 0.1, 3600.0
+"""Seconds from one look at a relay to the next."""
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit status of a command that was interrupted."""
 
+
+HOME, ERASE, ERASE_BELOW = "\x1b[H", "\x1b[K\n", "\x1b[J"
+"""Have a terminal go to its upper left corner, erase the rest of a line and go to the
+next, and erase what is below."""
 
 UNREAD = 128 + signal.SIGPIPE
 """The exit status of a command whose output nobody reads to the end."""
@@ -105,6 +116,40 @@ def _parser() -> argparse.ArgumentParser:
             type=Path,
             default="twistd.pid",
             help="file with it (default: %(default)s)",
+        )
+
+    shown = commands.add_parser(
+        "status",
+        help="show how a running relay is",
+        description="Asks the private listener of a running relay ([admin] in its "
+        "configuration) how it is. Exits with 1 if it does not answer.",
+    )
+    shown.add_argument(
+        "--watch", action="store_true", help="show it again and again, until Ctrl-C"
+    )
+    shown.add_argument(
+        "--interval",
+        type=_interval,
+        default=2.0,
+        metavar="SECONDS",
+        help="how often (default: %(default)s)",
+    )
+    shown.set_defaults(command=_status)
+    listed = commands.add_parser(
+        "clients",
+        help="list the clients of a running relay",
+        description="Asks the private listener of a running relay for its clients. "
+        "Exits with 1 if it does not answer.",
+    )
+    listed.set_defaults(command=_clients)
+    for asking in (shown, listed):
+        asking.add_argument(
+            "-c", "--config", type=Path, help="configuration file of the relay"
+        )
+        asking.add_argument("--admin", metavar="ADDRESS", help="override admin.listen")
+        asking.add_argument("--token-file", type=Path, help="override admin.token_file")
+        asking.add_argument(
+            "--json", action="store_true", help="print the answer as JSON"
         )
 
     described = commands.add_parser(
@@ -215,6 +260,107 @@ def _pid(text: str) -> int:
 _pid.__name__ = "process ID"  # as argparse calls it in an error
 
 
+def _interval(text: str) -> float:
+    """Seconds from one look to the next.
+
+    Raises:
+        ValueError: They are none.
+    """
+    seconds = float(text)
+    if not SHORTEST <= seconds <= LONGEST:
+        raise ValueError("no such interval")
+    return seconds
+
+
+_interval.__name__ = "interval"
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    try:
+        asked = _console(arguments)
+        if arguments.watch:
+            _watch(asked, arguments.interval, arguments.json)
+        elif arguments.json:
+            print(console.plain_json(asked.ask("/status")))
+        else:
+            print(*console.status_lines(asked.status()), sep="\n")
+    except (ConfigError, Unanswered) as error:
+        return _unanswered(error)
+    return 0
+
+
+def _watch(asked: Console, interval: float, as_json: bool) -> None:
+    """Show how a relay is again and again, in place where that can be.
+
+    Raises:
+        Unanswered: It does not say so even once.
+    """
+    status = asked.status()
+    while True:
+        if as_json:
+            print(console.plain_json(msgspec.json.encode(status), indent=None))
+        elif sys.stdout.isatty():
+            lines = console.status_lines(status)
+            print(HOME, *(line + ERASE for line in lines), ERASE_BELOW, sep="", end="")
+        else:
+            print(console.status_line(status))
+        sys.stdout.flush()
+        time.sleep(interval)
+        status = asked.status()
+
+
+def _clients(arguments: argparse.Namespace) -> int:
+    try:
+        asked = _console(arguments)
+        if arguments.json:
+            print(console.plain_json(asked.ask("/clients")))
+        else:
+            print(*console.client_lines(asked.clients(), time.time()), sep="\n")
+    except (ConfigError, Unanswered) as error:
+        return _unanswered(error)
+    return 0
+
+
+def _unanswered(error: ConfigError | Unanswered) -> int:
+    for line in str(error).splitlines():
+        print(f"problem: {line}")
+    return 1
+
+
+def _console(arguments: argparse.Namespace) -> Console:
+    """What asks the relay that the command line names.
+
+    Raises:
+        ConfigError: The settings cannot be read.
+        Unanswered: They name no relay.
+    """
+    loaded = config.load(arguments.config)
+    if loaded.problems:
+        raise ConfigError(loaded.problems)
+    settings = loaded.config.admin
+    listening = arguments.admin or settings.listen
+    if listening is None and arguments.config is None:
+        raise Unanswered("name the relay, by its --config or with --admin")
+    if listening is None:
+        raise Unanswered(
+            f"the private listener of this relay is off: set listen in [admin] of "
+            f"{arguments.config}"
+        )
+    try:
+        place = config.admin_place(listening)
+    except ValueError:
+        raise Unanswered(
+            "--admin: expected an address and a port, or unix: and a path"
+        ) from None
+    if isinstance(place, tuple) and not place[1]:
+        raise Unanswered(
+            "the port is 0, so the log of the relay names it: pass that with --admin"
+        )
+    file = arguments.token_file or settings.token_file
+    token: Secret | None = None if file is None else read_token(file)
+    return Console(place, token)
+
+
 def _reload(arguments: argparse.Namespace) -> int:
     found = inspect(config.load(arguments.config), tls.now(), os.environ)
     wrong = [*found.problems, *found.faults]
@@ -256,14 +402,7 @@ def _check(arguments: argparse.Namespace) -> int:
         },
     )
     found = inspect(loaded, tls.now(), os.environ)
-    if loaded.sound("", "host", "port"):
-        try:
-            host, port = found.config.host, found.config.port
-            reuse = found.config.reuse_port
-            for bound in listen.bind(host, port, reuse=reuse, accepting=False):
-                bound.close()
-        except StartError as error:
-            found.problems.append(loaded.located(Problem(error.setting, str(error))))
+    found.problems += _not_bindable(found.config, loaded)
 
     works = _credentials_work(found, loaded, arguments.offline)
 
@@ -279,6 +418,25 @@ def _check(arguments: argparse.Namespace) -> int:
         print(works)
     print("no problems")
     return 0
+
+
+def _not_bindable(settings: Config, loaded: config.Loaded) -> Iterator[Problem]:
+    """Try where the relay would listen, but for a socket in the file system."""
+    reuse, place = settings.reuse_port, settings.admin.place
+    try:
+        if loaded.sound("", "host", "port"):
+            _try(
+                listen.bind(settings.host, settings.port, reuse=reuse, accepting=False)
+            )
+        if loaded.sound("", "admin.listen") and isinstance(place, tuple):
+            _try(sockets.bind(place, reuse, accepting=False))
+    except StartError as error:
+        yield loaded.located(Problem(error.setting, str(error)))
+
+
+def _try(bound: Iterable[socket]) -> None:
+    for one in bound:
+        one.close()
 
 
 def _credentials_work(

@@ -279,6 +279,35 @@ class Offers(Struct, frozen=True):
     close_deaf: bool = False
 
 
+class Admin(Struct, frozen=True):
+    """``[admin]``: the private listener, for those who look after the relay.
+
+    Attributes:
+        listen: Where it listens: an address and a port (``127.0.0.1:8701``,
+            ``[::1]:8701``; port 0 takes a free one, which the log names), or the path
+            of a socket (``unix:/run/proxyrelay/admin.sock``). None for no listener.
+        token_file: File that holds the token that callers have to bring, and nothing
+            else. Needed where others than this machine reach it.
+        allowed_hosts: Names by which browsers may call it, beside those of this
+            machine and the address in ``listen``, such as that of a proxy.
+    """
+
+    listen: str | None = None
+    token_file: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> tuple[str, int] | Path | None:
+        """Host and port, or the path of a socket; None for no listener."""
+        return None if self.listen is None else admin_place(self.listen)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine reaches the listener, if there is one."""
+        place = self.place
+        return not isinstance(place, tuple) or _is_loopback(place[0])
+
+
 class Config(Struct, frozen=True):
     """The settings of a relay.
 
@@ -305,6 +334,7 @@ class Config(Struct, frozen=True):
         timeouts: See `Timeouts`.
         limits: See `Limits`.
         offers: See `Offers`.
+        admin: See `Admin`.
     """
 
     host: Annotated[str, Meta(min_length=1)] | None = None
@@ -322,6 +352,7 @@ class Config(Struct, frozen=True):
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     limits: Limits = msgspec.field(default_factory=Limits)
     offers: Offers = msgspec.field(default_factory=Offers)
+    admin: Admin = msgspec.field(default_factory=Admin)
 
     @property
     def scheme(self) -> str:
@@ -380,6 +411,11 @@ _LEVEL_SPELLINGS: Mapping[object, str] = {
 _ORIGINS_HINT = 'a list of origins, such as ["https://*.example.org"]'
 
 _HINTS: Mapping[tuple[str, ...], str] = {
+    ("admin", "allowed_hosts"): 'a list of names, such as ["relay.example.org"]',
+    ("admin", "listen"): (
+        'an address and a port, such as "127.0.0.1:8701" or "[::1]:8701", or an '
+        'absolute path, such as "unix:/run/proxyrelay/admin.sock"'
+    ),
     ("host",): "a text: an address or a name of this machine",
     ("port",): "a whole number from 0 to 65535",
     ("allowed_origins",): _ORIGINS_HINT,
@@ -449,6 +485,50 @@ def _address(url: str) -> str:
     return url
 
 
+_PLACE = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})"
+)
+
+_SOCKET_CEILING = 107
+"""Bytes of the longest path of a socket (unix(7))."""
+
+
+def admin_place(listen: str) -> tuple[str, int] | Path:
+    """Take apart where to listen.
+
+    Args:
+        listen: An address and a port, or ``unix:`` and an absolute path.
+
+    Returns:
+        Host and port, or the path.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if listen.startswith("unix:/"):
+        path = Path(listen.removeprefix("unix:"))
+        if "\0" in listen or len(bytes(path)) > _SOCKET_CEILING:
+            raise ValueError("no path of a socket")
+        return path
+    found = _PLACE.fullmatch(listen)
+    if found is None or int(found["port"]) >= 1 << 16:
+        raise ValueError("no address and port")
+    if found["six"]:
+        ipaddress.IPv6Address(found["six"])
+    return found["six"] or found["host"], int(found["port"])
+
+
+def _listen(listen: str | None) -> str | None:
+    """Where one can listen.
+
+    Raises:
+        ValueError: Nobody can there.
+    """
+    if listen is not None:
+        admin_place(listen)
+    return listen
+
+
 def _networks(networks: tuple[str, ...]) -> tuple[str, ...]:
     """Networks that there can be.
 
@@ -460,6 +540,7 @@ def _networks(networks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 _READ_AS: Mapping[tuple[str, ...], Callable[[Any], Any]] = {
+    ("admin", "listen"): _listen,
     ("auth", "kwargs", "audience"): application_id,
     ("auth", "kwargs", "service_url"): _address,
     ("limits", "trusted_proxies"): _networks,
@@ -585,6 +666,7 @@ class _Reader:
                     "has no effect without privacy = true",
                 )
             )
+        self._check_admin(config.admin)
         if config.keyfile is not None and "certfile" not in table:
             self._problem(("keyfile",), "needs a certfile beside it")
         self._problems.sort(key=lambda problem: problem.line or 0)
@@ -651,6 +733,14 @@ class _Reader:
         if limits.proxy_protocol and not limits.trusted_proxies:
             self._problem(
                 ("limits", "proxy_protocol"), "needs trusted_proxies beside it"
+            )
+
+    def _check_admin(self, admin: Admin) -> None:
+        """Let nobody else in who has no token."""
+        if not admin.is_private and admin.token_file is None:
+            self._problem(
+                ("admin", "listen"),
+                "needs a token_file beside it: other machines reach this address",
             )
 
     def _struct(self, kind: Any, table: dict[str, Any], path: tuple[str, ...]) -> Any:

@@ -5,6 +5,7 @@
     ProxyRelayError
      |-- ConfigError            the settings cannot be served; lists every Problem
      |-- StartError             the relay cannot start, in one line
+     |-- Unanswered             a running relay does not say what it is asked
      |-- BadRequest             a handshake is answered with an HTTP error
      |-- ProxyHeaderError       a trusted proxy does not say whom it speaks for
      |-- PeerGone               a text was meant for a peer that has left
@@ -16,6 +17,7 @@
           |-- MessageTooLong    4003
           |-- Superseded        4004
           |-- Deaf              4004
+          |-- Disconnected      4004
           |-- PolicyViolation   1008
           `-- TryAgainLater     1013
 
@@ -82,6 +84,10 @@ class StartError(ProxyRelayError):
     def __init__(self, message: str, setting: str) -> None:
         super().__init__(message)
         self.setting = setting
+
+
+class Unanswered(ProxyRelayError):
+    """A running relay does not say what it is asked. The text is for the operator."""
 
 
 class BadRequest(ProxyRelayError):
@@ -186,6 +192,21 @@ class Deaf(Refusal):
         super().__init__(
             "The endpoint has come back, but reads nothing of what it is sent. It must "
             "be started anew."
+        )
+
+
+class Disconnected(Refusal):
+    """The operator wants the endpoint to start anew. Final for the client.
+
+    After any other code a stock endpoint registers again, and reads nothing more.
+    """
+
+    code = 4004
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The operator of the relay has disconnected this endpoint. It must be "
+            "started anew."
         )
 
 

@@ -34,7 +34,7 @@ BEACON = "proxyrelay.draining.{port}."
 GLANCE = 1.0
 """Seconds from one look for them to the next, at least."""
 
-SOCKETS = Path("/proc/net/unix")
+SOCKETS = Path("/proc/self/net/unix")
 """Where Linux lists such sockets; elsewhere there are none."""
 
 

@@ -7,6 +7,7 @@ that what passes the check also starts.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,16 +19,24 @@ from proxyrelay.auth import credentials
 from proxyrelay.auth.credentials import Credentials
 from proxyrelay.config import (
     PROXYSTORE_RELAY,
+    Admin,
     Auth,
     AuthArguments,
     Config,
     Loaded,
     Logging,
+    Secret,
 )
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.messages import MESSAGE_CEILING
 from proxyrelay.observe import audit, privacy
 from proxyrelay.observe.logs import FILE_NAME
+
+SHORTEST_TOKEN = 16
+"""Characters of the shortest token that callers of the private listener may have."""
+
+LONGEST_TOKEN = 4096
+"""Of the longest."""
 
 
 @dataclass
@@ -42,6 +51,8 @@ class Inspection:
         credentials: What the relay's application identifies itself with, if the
             authentication needs it and that has no problem.
         pair: Certificate and key, if TLS is asked for and has no problem.
+        token: What callers of the private listener have to bring, if that is asked for
+            and has no problem.
     """
 
     config: Config
@@ -50,6 +61,7 @@ class Inspection:
     warnings: list[Problem] = field(default_factory=list)
     credentials: Credentials | None = None
     pair: tls.KeyPair | None = None
+    token: Secret | None = None
 
 
 def inspect(
@@ -79,13 +91,12 @@ def inspect(
             found.faults += map(loaded.located, found.pair.problems(now))
             found.warnings += map(loaded.located, found.pair.warnings(now))
 
+    _inspect_admin(found, loaded)
     for problem in _about_logs(config.logging):
         found.problems.append(loaded.located(problem))
     key = config.logging.privacy_key_file
     if config.logging.privacy and key is not None and _is_public(key):
-        found.warnings.append(
-            loaded.located(Problem(privacy.SETTING, _open_to_read(key)))
-        )
+        found.warnings.append(loaded.located(_readable(privacy.SETTING, key)))
 
     if (config.max_message_bytes or 0) > MESSAGE_CEILING:
         found.warnings.append(
@@ -125,6 +136,65 @@ def _inspect_auth(
         )
 
 
+def _inspect_admin(found: Inspection, loaded: Loaded) -> None:
+    """Look at who may call the private listener."""
+    admin: Admin = found.config.admin
+    file = admin.token_file
+    if admin.listen is None or not loaded.sound("admin.listen", "admin.token_file"):
+        return
+    if file is not None:
+        try:
+            found.token = read_token(file)
+        except ConfigError as error:
+            found.problems += map(loaded.located, error.problems)
+            return
+        if _is_public(file):
+            found.warnings.append(loaded.located(_readable("admin.token_file", file)))
+    if isinstance(admin.place, tuple):
+        told = ""
+        if not admin.is_private:
+            told = "the token travels in clear text: let only a proxy that ends TLS in"
+        elif file is None:
+            told = (
+                "whoever has an account on this machine can look at the relay and "
+                'drain it: set token_file, or listen on "unix:/..."'
+            )
+        if told:
+            found.warnings.append(loaded.located(Problem("admin.listen", told)))
+
+
+def read_token(file: Path) -> Secret:
+    """Read what callers of the private listener have to bring.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds no token.
+    """
+    try:
+        if file.exists() and not file.is_file():
+            wrong = f"{file} is no regular file"
+            raise ConfigError([Problem("admin.token_file", wrong)])
+        with file.open("rb") as opened:
+            text = opened.read(LONGEST_TOKEN + 2).strip()
+    except OSError as error:
+        wrong = f"{file} cannot be read: {error.strerror}"
+        raise ConfigError([Problem("admin.token_file", wrong)]) from None
+    if not (SHORTEST_TOKEN <= len(text) <= LONGEST_TOKEN) or not _TOKEN.fullmatch(text):
+        wrong = (
+            f"{file} must hold one token of {SHORTEST_TOKEN} or more letters, digits "
+            "and -._~+/, such as 'openssl rand -hex 32' prints"
+        )
+        raise ConfigError([Problem("admin.token_file", wrong)])
+    return Secret(text.decode("ascii"))
+
+
+_TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
+"""RFC 6750, section 2.1: ``b64token``."""
+
+
+def _readable(key: str, path: Path) -> Problem:
+    return Problem(key, f"everybody on this machine can read {path}: chmod o-r it")
+
+
 def _credentials(auth: Auth, environment: Mapping[str, str]) -> Credentials | None:
     if auth.method is not None:
         return credentials.find(auth.kwargs, environment)
@@ -150,11 +220,7 @@ def _of_globus(loaded: Loaded, used: Credentials) -> Iterator[Problem]:
     else:
         key, path = "", Path()
     if key and _is_public(path):
-        yield Problem(key, _open_to_read(path))
-
-
-def _open_to_read(path: Path) -> str:
-    return f"everybody on this machine can read {path}: chmod o-r it"
+        yield _readable(key, path)
 
 
 def _is_public(path: Path) -> bool:

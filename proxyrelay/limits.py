@@ -145,6 +145,11 @@ class Limits(Generic[T]):
         """How many addresses are remembered."""
         return len(self._origins) + len(self._owing)
 
+    @property
+    def users(self) -> int:
+        """How many users have connections, if clients have to prove who they are."""
+        return len(self._users)
+
     # -- whom
 
     def announced(self, host: str) -> bool:

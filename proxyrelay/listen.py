@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +35,32 @@ FIRST_HANDED_OVER = 3
 """The first descriptor that a process is started with, in systemd's way."""
 
 
-def handed_over(given: Path = Path("/proc/self/environ")) -> Sequence[int]:
+ADMIN = "admin"
+"""Name of a socket that is handed over for the relay's operator, and not for clients
+(``FileDescriptorName=admin`` in the unit of systemd)."""
+
+
+def handed_over(given: Path = Path("/proc/self/environ")) -> dict[int, str]:
     """The descriptors that the process was started with (sd_listen_fds(3)).
 
     Args:
         given: The environment that it was started with. When Twisted is loaded, it
             removes them from the present one, and takes none that have no names.
+
+    Returns:
+        Their names by their numbers; the name of one that has none is empty.
     """
     try:
         entries = given.read_text(errors="replace").split("\0")
     except OSError:
-        return []
+        return {}
     variables = dict(entry.split("=", 1) for entry in entries if "=" in entry)
     count = variables.get("LISTEN_FDS", "")
     if variables.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
-        return []
-    return range(FIRST_HANDED_OVER, FIRST_HANDED_OVER + int(count))
+        return {}
+    numbers = range(FIRST_HANDED_OVER, FIRST_HANDED_OVER + int(count))
+    names = chain(variables.get("LISTEN_FDNAMES", "").split(":"), repeat(""))
+    return dict(zip(numbers, names, strict=False))
 
 
 def inherited(descriptors: Iterable[int]) -> list[socket.socket]:

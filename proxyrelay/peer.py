@@ -7,6 +7,7 @@ forgotten, beside it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from proxyrelay.identity import User
@@ -16,6 +17,25 @@ NAME_LENGTH = 128
 
 REPLACED = "replaced by a newer connection"
 """Why a client has left whose UUID another connection has taken over."""
+
+
+class Departure(Enum):
+    """Why a client no longer holds its UUID, in one word."""
+
+    CLOSED = "closed"
+    """It has closed its connection."""
+    SHUT = "shut"
+    """The relay has, since it stops."""
+    LOST = "lost"
+    """The connection has ended without a close handshake."""
+    IDLE = "idle"
+    """It does not answer a ping."""
+    REPLACED = "replaced"
+    """Another connection has taken over the UUID."""
+    REFUSED = "refused"
+    """It is closed for what it did or is."""
+    MOVED = "moved"
+    """It has registered another UUID."""
 
 
 @dataclass(slots=True)
@@ -35,6 +55,8 @@ class Registration:
         again: Whether another connection held the UUID shortly before.
         unanswered: Offers in a row to this client that it let go unanswered.
         deaf: Whether it seems to read nothing of what it is sent.
+        offered: When it last made an offer that was passed on, in seconds of the
+            relay's clock, if anybody has written that down.
     """
 
     uuid: str
@@ -48,6 +70,7 @@ class Registration:
     again: bool = False
     unanswered: int = 0
     deaf: bool = False
+    offered: float | None = None
 
 
 class Peer(Protocol):

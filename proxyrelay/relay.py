@@ -9,7 +9,8 @@ nothing here waits.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Protocol
 
 from proxyrelay import messages
@@ -30,7 +31,7 @@ from proxyrelay.messages import (
     PeerConnection,
     RegistrationRequest,
 )
-from proxyrelay.peer import NAME_LENGTH, REPLACED, Peer, Registration
+from proxyrelay.peer import NAME_LENGTH, REPLACED, Departure, Peer, Registration
 from proxyrelay.registry import Registry
 
 SILENCES = 2
@@ -50,6 +51,34 @@ FULL = "Too many offers to or from the requested peer {} wait for an answer."
 """Why a message comes back."""
 
 
+class Return(Enum):
+    """The same in one word."""
+
+    UNKNOWN = "unknown"
+    FOREIGN = "foreign"
+    BUSY = "busy"
+    LEFT = "left"
+    CROSSED = "crossed"
+    SILENT = "silent"
+    DEAF = "deaf"
+    FULL = "full"
+    SOURCE = "source"
+    SELF = "self"
+
+
+_WORDS: Mapping[str, Return] = {
+    FOREIGN: Return.FOREIGN,
+    BUSY: Return.BUSY,
+    LEFT: Return.LEFT,
+    CROSSED: Return.CROSSED,
+    SILENT: Return.SILENT,
+    DEAF: Return.DEAF,
+    FULL: Return.FULL,
+    SELF: Return.SELF,
+}
+"""That of each text; any other is a directory's, for a peer that it does not know."""
+
+
 class Journal(Protocol):
     """Hears of everything that the rules decide."""
 
@@ -67,17 +96,42 @@ class Journal(Protocol):
                 after the one before.
         """
 
-    def left(self, peer: Peer, registration: Registration, why: str) -> None:
+    def left(
+        self, peer: Peer, registration: Registration, why: str, cause: Departure
+    ) -> None:
         """A peer no longer holds its UUID."""
 
     def refused(self, peer: Peer, refusal: Refusal) -> None:
         """A peer is being closed for what it did or is."""
 
-    def forwarded(self, source: Peer, target: Peer, message: PeerConnection) -> None:
-        """An offer or answer was handed to its receiver."""
+    def forwarded(
+        self,
+        source: Peer,
+        target: Peer,
+        message: PeerConnection,
+        offer: Offer | None,
+    ) -> None:
+        """An offer or answer was handed to its receiver.
 
-    def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
-        """An offer or answer went back to its sender with an error."""
+        Args:
+            source: Whose message it is.
+            target: Who has got it.
+            message: The message.
+            offer: The offer, or the one that an answer answers; None where the relay
+                does not look at that.
+        """
+
+    def returned(
+        self, source: Peer, message: PeerConnection, error: str, why: Return
+    ) -> None:
+        """An offer or answer went back to its sender with an error.
+
+        Args:
+            source: The sender.
+            message: The message.
+            error: What it was told.
+            why: The reason in one word.
+        """
 
     def held(self, source: Peer, message: PeerConnection) -> None:
         """An offer waits for its receiver, which has just left, to come back."""
@@ -158,21 +212,22 @@ class Relay:
     def refuse(self, peer: Peer, refusal: Refusal) -> None:
         """Close a peer that is not, or no longer, to be served."""
         self._journal.refused(peer, refusal)
-        self.leave(peer, f"refused with {refusal.code}")
+        self.leave(peer, f"refused with {refusal.code}", Departure.REFUSED)
         peer.close(refusal.code, refusal.reason)
 
-    def leave(self, peer: Peer, why: str) -> None:
+    def leave(self, peer: Peer, why: str, cause: Departure = Departure.LOST) -> None:
         """Forget a peer. Does nothing if it holds no UUID.
 
         Args:
             peer: Whose connection is closing, closed or lost.
             why: The cause, in the relay's own words.
+            cause: The same in one word.
         """
         registration = peer.registration
         if registration is not None:
             peer.registration = None
             self.registry.remove(registration.uuid, peer, self._clock())
-            self._journal.left(peer, registration, why)
+            self._journal.left(peer, registration, why, cause)
             self._abandon(registration.uuid)
 
     def tick(self) -> None:
@@ -197,7 +252,7 @@ class Relay:
         source, text = self.registry.get(offer.source), offer.text
         if text is None or source is None:
             return
-        error = self._deliver(source, _request(offer), text)
+        error = self._deliver(source, _request(offer), text, offer)
         if error is None:
             self.ledger.pass_on(offer)
         elif error != self.directory.missing:
@@ -234,7 +289,7 @@ class Relay:
             registration.name = name
             registration.legacy = legacy
         else:
-            self.leave(peer, "registered another UUID")
+            self.leave(peer, "registered another UUID", Departure.MOVED)
             registration = Registration(
                 request.uuid, name, legacy, now, rounds=rounds, again=again
             )
@@ -265,7 +320,7 @@ class Relay:
         if held is not None and now - held.since < ROUND:
             rounds += held.rounds
         self._journal.replaced(holder, peer, uuid, rounds)
-        self.leave(holder, REPLACED)
+        self.leave(holder, REPLACED, Departure.REPLACED)
         holder.close(superseded.code, superseded.reason)
         return rounds
 
@@ -288,6 +343,7 @@ class Relay:
                 message,
                 f"The source {message.source_uuid} is not the UUID "
                 f"{registration.uuid} that this client has registered.",
+                Return.SOURCE,
             )
         elif not self.offers.shield:
             error = self._deliver(peer, message, text)
@@ -331,7 +387,7 @@ class Relay:
             )
             if self.offers.crossing and self._delay(peer, registration, offer, text):
                 return
-            error = self._deliver(peer, message, text)
+            error = self._deliver(peer, message, text, offer)
             if error is None:
                 ledger.add(offer)
             elif error == self.directory.missing and self._hold(peer, offer, text):
@@ -353,7 +409,7 @@ class Relay:
             self._drop(peer, registration, message, Drop.UNASKED)
             return
         self.ledger.close(offer)
-        error = self._deliver(peer, message, text)
+        error = self._deliver(peer, message, text, offer)
         if error is None:
             if self.offers.crossing:
                 self.ledger.acquaint(offer.source, offer.target, self._clock())
@@ -362,7 +418,13 @@ class Relay:
             # its peer finds a new one.
             self._return(peer, message, error)
 
-    def _deliver(self, peer: Peer, message: PeerConnection, text: bytes) -> str | None:
+    def _deliver(
+        self,
+        peer: Peer,
+        message: PeerConnection,
+        text: bytes,
+        offer: Offer | None = None,
+    ) -> str | None:
         """Hand a text to its receiver, or say why it cannot be."""
         uuid = message.peer_uuid
         target = self.registry.get(uuid) or self.directory.find(uuid)
@@ -382,7 +444,7 @@ class Relay:
             peer.registration.sent += 1
         if target.registration is not None:
             target.registration.received += 1
-        self._journal.forwarded(peer, target, message)
+        self._journal.forwarded(peer, target, message, offer)
         return None
 
     def _drop(
@@ -396,9 +458,15 @@ class Relay:
         registration.dropped += 1
         self._journal.shielded(peer, message, why)
 
-    def _return(self, peer: Peer, message: PeerConnection, why: str) -> None:
+    def _return(
+        self,
+        peer: Peer,
+        message: PeerConnection,
+        why: str,
+        word: Return = Return.UNKNOWN,
+    ) -> None:
         error = why.format(message.peer_uuid)
-        self._journal.returned(peer, message, error)
+        self._journal.returned(peer, message, error, _WORDS.get(why, word))
         self._answer(peer, messages.echo(message, error))
 
     def _answer(self, peer: Peer, text: bytes) -> None:

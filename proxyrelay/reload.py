@@ -7,6 +7,8 @@ changes nothing; anything else is applied as a whole, and no connection is close
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 import msgspec
@@ -19,7 +21,7 @@ from twisted.python.failure import Failure
 from proxyrelay import auth, config, tls
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.config import Config
+from proxyrelay.config import Config, Secret
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.inspection import Inspection
 from proxyrelay.observe.logs import Log
@@ -33,6 +35,7 @@ FIXED = (
     ("logging", "audit_log"),
     ("logging", "privacy"),
     ("logging", "privacy_key_file"),
+    ("admin", "listen"),
 )
 """What stays as it is until a relay is started anew. Of these, the method of
 authentication could change, but not who the clients are that are connected: one that
@@ -68,6 +71,40 @@ class Served(Protocol):
         """
 
 
+class Outcome(Enum):
+    """What comes of reading the settings anew, in one word."""
+
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What has come of reading the settings anew.
+
+    Attributes:
+        outcome: That in one word.
+        detail: What has changed, or what is wrong, in a sentence for each.
+        token: What callers of the private listener have to say from now on.
+    """
+
+    outcome: Outcome
+    detail: str
+    token: Secret | None = None
+
+
+class Reloadable(Protocol):
+    """Reads the settings anew."""
+
+    def reload(self) -> Reloaded:
+        """Apply them, or log why not."""
+
+
+def _nobody(_: object) -> None:
+    """Tell nobody."""
+
+
 class Reload(Service):
     """Applies what the settings and the certificate files have become.
 
@@ -77,6 +114,11 @@ class Reload(Service):
         inspected: Reads the settings and looks at them.
         levels: Where log lines go; None if that has no levels.
         reactor: Runs the look at the certificate files, and what authenticators ask.
+        token: What callers of the private listener have to say.
+
+    Attributes:
+        reloaded: Told of what has come of each reload. It may be set.
+        renewed: Told of each certificate that is served from now on. It may be set.
     """
 
     _log = Logger()
@@ -88,7 +130,11 @@ class Reload(Service):
         inspected: Callable[[], Inspection],
         levels: Log | None,
         reactor: Any,
+        token: Secret | None = None,
     ) -> None:
+        self.reloaded: Callable[[Reloaded], None] = _nobody
+        self.renewed: Callable[[str], None] = _nobody
+        self._token = token
         self._relay = relay
         self._credentials = credentials
         self._inspected = inspected
@@ -122,8 +168,17 @@ class Reload(Service):
     def _watch_failed(self, failure: Failure) -> None:
         self._log.failure("the certificate files are no longer watched", failure)
 
-    def reload(self) -> None:
-        """Apply the settings, or log why not."""
+    def reload(self) -> Reloaded:
+        """Apply the settings, or log why not.
+
+        Returns:
+            What has come of it.
+        """
+        done = self._reload()
+        self.reloaded(done)
+        return done
+
+    def _reload(self) -> Reloaded:
         found = self._inspected()
         wrong = [*found.problems, *found.faults]
         if wrong:
@@ -133,7 +188,7 @@ class Reload(Service):
                 event="reload_refused",
                 count=len(wrong),
             )
-            return
+            return Reloaded(Outcome.REFUSED, "\n".join(map(str, wrong)), self._token)
         before, pair = self._relay.config, self._relay.pair
         settings, waiting = applicable(before, found.config)
         names = [".".join(path) for path in differences(before, settings)]
@@ -146,6 +201,9 @@ class Reload(Service):
             if found.pair.chain != pair.chain:
                 names.append("certificate")
             pair = found.pair
+        if ("admin", "listen") not in waiting and found.token != self._token:
+            self._token = found.token
+            names.append("token")
         authenticator = auth.changed(
             self._relay.authenticator,
             (before.auth.kwargs, self._credentials),
@@ -173,6 +231,11 @@ class Reload(Service):
                 names=[".".join(path) for path in waiting],
                 _names=_listed(map(".".join, waiting)),
             )
+        return Reloaded(
+            Outcome.CHANGED if names else Outcome.UNCHANGED,
+            _summary(names, list(map(".".join, waiting))),
+            self._token,
+        )
 
     def look(self) -> None:
         """Serve the certificate that is in the files now, if it is another one.
@@ -209,6 +272,7 @@ class Reload(Service):
                 event="certificate_renewed",
                 end=end,
             )
+            self.renewed(f"serving a renewed certificate, valid until {end}")
 
     def _look_again(self, wrong: tuple[Problem, ...]) -> None:
         if wrong != self._trouble:
@@ -241,6 +305,11 @@ def applicable(before: Config, after: Config) -> tuple[Config, list[tuple[str, .
             after,
             auth=msgspec.structs.replace(before.auth, method=after.auth.method),
         )
+    if before.admin.listen != after.admin.listen:
+        # Who may come in there depends on where that is.
+        listen = after.admin.listen
+        admin = msgspec.structs.replace(before.admin, listen=listen)
+        after = msgspec.structs.replace(after, admin=admin)
     waiting = [path for path in differences(before, after) if path in fixed]
     for path in waiting:
         after = _with(after, path, _value(before, path))
@@ -266,6 +335,12 @@ def _with(settings: Any, path: tuple[str, ...], value: Any) -> Any:
     if inner:
         value = _with(getattr(settings, name), tuple(inner), value)
     return msgspec.structs.replace(settings, **{name: value})
+
+
+def _summary(changed: Iterable[str], waiting: Iterable[str]) -> str:
+    text = f"changed: {_listed(changed)}"
+    later = ", ".join(waiting)
+    return f"{text}; only when it is started anew: {later}" if later else text
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -9,12 +9,12 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from socket import socket
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import structs
 from twisted.application.service import MultiService, Service
@@ -46,10 +46,14 @@ from proxyrelay.observe.journal import LogJournal
 from proxyrelay.observe.journals import Journals
 from proxyrelay.pace import Pace
 from proxyrelay.relay import Relay
-from proxyrelay.reload import Reload
+from proxyrelay.reload import Reload, Reloadable
 from proxyrelay.secure import SecureServer
 from proxyrelay.transport import PromptServer
-from proxyrelay.websocket import ConnectionJournal, RelayFactory
+from proxyrelay.websocket import ConnectionJournal, RelayFactory, RelayProtocol
+
+if TYPE_CHECKING:
+    from proxyrelay.admin.listener import Watch
+    from proxyrelay.supervision import Supervision
 
 T = TypeVar("T")
 
@@ -77,10 +81,13 @@ class RelayService(MultiService):
         clock: Runs the deadlines of connections; None for the reactor's.
         inherited: Listening sockets that the process was started with, in the place
             of those that the settings name.
+        further: Journals beside the log.
+        kind: What each connection is: a `RelayProtocol`, or one that tells of more.
 
     Attributes:
         factory: Builds the connections, and knows those that there are.
         pseudonyms: What users and addresses are shown as.
+        drained: Called when it begins to drain. It may be set.
 
     Raises:
         StartError: The port cannot be listened on.
@@ -96,6 +103,8 @@ class RelayService(MultiService):
         reactor: Any,
         clock: IReactorTime | None = None,
         inherited: Sequence[socket] = (),
+        further: Sequence[ConnectionJournal] = (),
+        kind: type[RelayProtocol] = RelayProtocol,
     ) -> None:
         super().__init__()
         clock = clock or reactor
@@ -105,9 +114,11 @@ class RelayService(MultiService):
         verbose = settings.logging.default_level == "DEBUG"
         self.journal = LogJournal(clock.seconds, verbose, self.pseudonyms)
         self._audit = audit(settings.logging, clock, self.pseudonyms)
+        self.drained: Callable[[], None] = lambda: None
+        audited = () if self._audit is None else (self._audit,)
         journal: ConnectionJournal = self.journal
-        if self._audit is not None:
-            journal = Journals((self.journal, self._audit))
+        if audited or further:
+            journal = Journals((journal, *audited, *further))
         self._waiting = Deadlines(clock, _crossing(settings.offers), self._pass_on)
         self.factory = RelayFactory(
             Relay(journal, clock.seconds, self._waiting, settings.offers),
@@ -116,6 +127,7 @@ class RelayService(MultiService):
             clock,
             settings,
             self.pseudonyms,
+            kind,
         )
         self._contexts = None if pair is None else tls.Contexts(pair)
         self._served = self.factory.behind_proxies()
@@ -143,6 +155,12 @@ class RelayService(MultiService):
             f"{self.config.scheme}://{addresses.text(port.getHost())}"
             for port in self._ports
         ]
+
+    @property
+    def status(self) -> str:
+        """What the relay does, in a few words."""
+        doing = "serving" if self._draining is None else "draining"
+        return f"{doing}, clients: {len(self.factory.relay.registry)}"
 
     @property
     def pair(self) -> tls.KeyPair | None:
@@ -183,6 +201,7 @@ class RelayService(MultiService):
         for port in self._ports:
             listen.retire(port, self._shared)
         self._ports = []
+        self.drained()
         self._draining = Drain(
             self.factory,
             self._clock,
@@ -337,7 +356,7 @@ class Signals(Service):
         reactor: Is stopped.
     """
 
-    def __init__(self, relay: RelayService, reload: Reload, reactor: Any) -> None:
+    def __init__(self, relay: RelayService, reload: Reloadable, reactor: Any) -> None:
         self._relay = relay
         self._calls = {signal.SIGHUP: reload.reload, signal.SIGUSR2: relay.drain}
         self._pending: set[int] = set()
@@ -499,28 +518,74 @@ def makeService(options: Options) -> Application:
         if found.problems:
             raise ConfigError(found.problems)
         observer = _observer(options, found.config.logging)
+        given = listen.handed_over()
+        inherited = listen.inherited(n for n in given if given[n] != listen.ADMIN)
+        watch = _watch(found.config.admin, reactor)
         relay = RelayService(
             found.config,
             authenticator(found.config.auth, found.credentials, reactor),
             found.pair,
             reactor,
-            inherited=listen.inherited(listen.handed_over()),
+            inherited=inherited,
+            further=() if watch is None else watch.journals,
+            kind=RelayProtocol if watch is None else watch.kind,
         )
+        reload = Reload(
+            relay, found.credentials, inspected_again, observer, reactor, found.token
+        )
+        supervision = _supervision(relay, reload, reactor)
+        asked = supervision or reload
+        private: list[Service] = []
+        if watch is not None:
+            shared = found.config.reuse_port or bool(inherited)
+            own = [number for number in given if given[number] == listen.ADMIN]
+            private.append(
+                watch.listener(relay, reload, found.token, shared, own, asked)
+            )
     except ProxyRelayError as error:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None
     application = Application(observer)
-    reload = Reload(relay, found.credentials, inspected_again, observer, reactor)
     # Signals first: who reads that the relay serves may stop it at once.
-    Signals(relay, reload, reactor).setServiceParent(application)
+    Signals(relay, asked, reactor).setServiceParent(application)
     relay.setServiceParent(application)
     reload.setServiceParent(application)
+    for listener in private:
+        listener.setServiceParent(application)
+    if supervision is not None:
+        supervision.setServiceParent(application)
     _report(found)
     short = descriptors.shortage(limit, found.config.limits.connections or 0, RESERVE)
     if short is not None:
         wrong = Problem("limits.connections", short)
         log.warn("{problem}", event="problem", problem=str(wrong))
     return application
+
+
+def _supervision(
+    relay: RelayService, reload: Reload, reactor: Any
+) -> Supervision | None:
+    """What tells a supervisor how the relay is; None if there is no such supervisor."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from proxyrelay import supervision  # noqa: PLC0415 - only where somebody listens
+
+    found = supervision.supervisor(os.environ, os.getpid())
+    if found is None:
+        return None
+    return supervision.Supervision(found, lambda: relay.status, reload, reactor)
+
+
+def _watch(settings: config.Admin, reactor: Any) -> Watch | None:
+    """What is told of all that happens, if anybody is to see it.
+
+    It is loaded only then, with all that it needs.
+    """
+    if settings.listen is None:
+        return None
+    from proxyrelay.admin.listener import Watch  # noqa: PLC0415
+
+    return Watch(reactor)
 
 
 def _observer(options: Options, settings: config.Logging) -> logs.Log | None:

@@ -70,7 +70,7 @@ from proxyrelay.limits import Limits, Origin
 from proxyrelay.messages import MESSAGE_CEILING
 from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.pace import Pace
-from proxyrelay.peer import Registration
+from proxyrelay.peer import Departure, Registration
 from proxyrelay.relay import Journal, Relay
 from proxyrelay.transport import PAUSE, AnnouncedFactory, Gate, Outbox
 
@@ -283,6 +283,11 @@ class RelayProtocol(FastLane):
         if self._phase is Phase.DROPPING:
             self.transport.abortConnection()
 
+    @property
+    def slowed(self) -> bool:
+        """Whether it has ever sent faster than it may."""
+        return self._told_slow
+
     # -- the life of the connection
 
     def connectionMade(self) -> None:
@@ -418,7 +423,9 @@ class RelayProtocol(FastLane):
     def _release(self, why: str) -> None:
         """Let go of all that a connection holds, when its state is CLOSED."""
         if self.registration is not None:
-            self.factory.relay.leave(self, why)
+            silent = why == _LATE[Phase.AWAITING_PONG]
+            cause = Departure.IDLE if silent else Departure.LOST
+            self.factory.relay.leave(self, why, cause)
         elif self._phase in _WHEN:
             self.factory.journal.dropped(self.address, why)
         if self._checking is not None:
@@ -722,7 +729,8 @@ class RelayProtocol(FastLane):
     ) -> None:
         """Send a close frame; from here on the client is no longer registered."""
         why = "closed by the client" if isReply else f"closed with {code}"
-        self.factory.relay.leave(self, why)
+        cause = Departure.CLOSED if isReply else Departure.SHUT
+        self.factory.relay.leave(self, why, cause)
         # The last word is not counted. Were the connection dropped for it, Autobahn
         # would set its state back from CLOSED to CLOSING.
         self._unread = 0
@@ -876,6 +884,7 @@ class RelayFactory(WebSocketServerFactory):
         clock: Runs every deadline.
         config: What each connection may take.
         pseudonyms: What addresses are shown as.
+        kind: What each connection is: a `RelayProtocol`, or one that tells of more.
 
     Attributes:
         pace: Spreads opening handshakes over turns of the reactor.
@@ -900,9 +909,11 @@ class RelayFactory(WebSocketServerFactory):
         clock: IReactorTime,
         config: Config,
         pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
+        kind: type[RelayProtocol] = RelayProtocol,
     ) -> None:
         super().__init__(server="proxyrelay", reactor=clock)
         self.pseudonyms = pseudonyms
+        self.kind = kind
         self.relay = relay
         self.authenticator = authenticator
         self.journal = journal
@@ -1075,7 +1086,7 @@ def _served_class(factory: RelayFactory) -> type[RelayProtocol]:
         if name not in OF_EACH
     }
     return type(
-        "ServedProtocol", (RelayProtocol,), {**options, **state, "CONFIG_ATTRS": ()}
+        "ServedProtocol", (factory.kind,), {**options, **state, "CONFIG_ATTRS": ()}
     )
 
 

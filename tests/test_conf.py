@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from itertools import takewhile
 from pathlib import Path
 
+from prometheus_client import ProcessCollector
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from proxyrelay.auth.credentials import CREDENTIAL
 from proxyrelay.config import AuthArguments, Config, load, settings
+from proxyrelay.observe.metrics import METRICS, PREFIX
+from tests.support.watched import WatchedTestCase
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -53,24 +59,168 @@ class UnitTests(SynchronousTestCase):
 
     def test_systemd_takes_the_unit(self) -> None:
         """It exits with 0 even on unknown keys, so any word is a complaint."""
-        analyze = shutil.which("systemd-analyze")
-        if analyze is None:
-            raise SkipTest("no systemd-analyze on this machine")
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         for kind in ("service", "socket"):
             text = (CONF / f"proxyrelay.{kind}").read_text()
             text = re.sub("/opt/proxyrelay/bin/[a-z]+", "/bin/true", text)
             text = text.replace("proxyrelay@1.service", "proxyrelay.service")
-            text = text.replace("# Sockets=", "Sockets=")
+            text = re.sub(
+                "^# (Sockets|LoadCredential|SupplementaryGroups)=",
+                r"\1=",
+                text,
+                flags=re.MULTILINE,
+            )
             (folder / f"proxyrelay.{kind}").write_text(text)
-        done = subprocess.run(
-            [analyze, "verify", "--man=no", *folder.iterdir()],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run("systemd-analyze", "verify", "--man=no", *folder.iterdir())
         lines = done.stderr.splitlines()
         complaints = [line for line in lines if "proxyrelay." in line]
         self.assertEqual((done.returncode, complaints), (0, []))
+
+    def test_systemd_finds_it_hardened(self) -> None:
+        """From 0 to 10: what is left is the network, and what TLS needs."""
+        done = run(
+            *("systemd-analyze", "security", "--offline=yes", "--no-pager"),
+            *("--threshold=15", CONF / "proxyrelay.service"),
+        )
+        self.assertEqual(done.returncode, 0, done.stdout)
+
+    def test_the_relay_tells_what_the_unit_waits_for(self) -> None:
+        text = (CONF / "proxyrelay.service").read_text()
+        for line in ("Type=notify", "NotifyAccess=main", "WatchdogSec=60"):
+            self.assertIn(f"\n{line}\n", text)
+        self.assertIn(f"# LoadCredential={CREDENTIAL}:", text)
+        self.assertIn("AF_UNIX", text)  # for the notifications
+
+
+class ContainerTests(SynchronousTestCase):
+    """The image of a container."""
+
+    def test_its_settings_are_taken(self) -> None:
+        loaded = load(CONF / "relay-container.toml")
+        self.assertEqual(loaded.problems, [])
+        self.assertIsNotNone(loaded.config.admin.listen)  # for the health check
+
+    def test_all_that_it_is_made_from_is_there(self) -> None:
+        text = (CONF.parent / "Containerfile").read_text()
+        copied = re.findall(r"^COPY (?!--from)(\S+) \S+$", text, re.MULTILINE)
+        self.assertEqual(copied, [".", "conf/relay-container.toml"])
+        kept = (CONF.parent / ".containerignore").read_text().splitlines()
+        for line in kept:
+            if line.startswith("!"):
+                self.assertTrue((CONF.parent / line[1:]).exists(), line)
+        self.assertIn("!conf/relay-container.toml", kept)
+
+
+class MonitoringTests(WatchedTestCase):
+    """What Prometheus and Grafana are told to ask for."""
+
+    OTHERS = ("instance", "job", "le")
+    """Labels that come from Prometheus itself."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.serve()
+        self.labels: dict[str, set[str]] = {"up": set()}
+        for metric in METRICS:
+            suffixes = ("_bucket", "_sum", "_count")
+            for suffix in suffixes if metric.kind == "histogram" else ("",):
+                self.labels[PREFIX + metric.name + suffix] = set(metric.labels)
+        for family in ProcessCollector(registry=None).collect():
+            self.labels |= {sample.name: set() for sample in family.samples}
+
+    def expressions(self) -> dict[str, str]:
+        """Each expression by where it stands."""
+        dashboard = json.loads((CONF / "grafana.json").read_text())
+        alerts = (CONF / "alerts.yml").read_text().split("- alert: ")[1:]
+        found = {
+            alert.split("\n", 1)[0]: _folded(alert.partition("expr: ")[2])
+            for alert in alerts
+        }
+        for panel in dashboard["panels"]:
+            for number, target in enumerate(panel.get("targets", ())):
+                found[f"{panel['title']} {number}"] = target["expr"]
+        for annotation in dashboard["annotations"]["list"]:
+            found[annotation["name"]] = annotation["expr"]
+        return found
+
+    def test_the_relay_has_all_of_it(self) -> None:
+        samples = self.metrics()
+        for where, expression in self.expressions().items():
+            names = re.findall(r"\b(?:proxyrelay|process)_\w+|\bup\b", expression)
+            self.assertNotEqual(names, [], where)
+            known = {label for name in names for label in self.labels[name]}
+            grouped = re.findall(r"\bby \(([^)]*)\)", expression)
+            for label in ", ".join(grouped).split(", ") if grouped else ():
+                self.assertIn(label, {*known, *self.OTHERS}, where)
+            for name, inner in re.findall(r"(\w+)\{([^}]*)\}", expression):
+                for label, value in re.findall(r'(\w+)="(\w+)"', inner):
+                    if label not in self.OTHERS:
+                        sample = f"{name}{{{label}={value}}}"
+                        self.assertIn(sample, samples, where)
+
+    def test_the_dashboard_has_all_that_the_relay_has(self) -> None:
+        text = (CONF / "grafana.json").read_text()
+        for metric in METRICS:
+            self.assertIn(PREFIX + metric.name, text, metric.name)
+
+    def test_no_two_panels_lie_on_each_other(self) -> None:
+        panels = json.loads((CONF / "grafana.json").read_text())["panels"]
+        taken: set[tuple[int, int]] = set()
+        for panel in panels:
+            place = panel["gridPos"]
+            columns = range(place["x"], place["x"] + place["w"])
+            rows = range(place["y"], place["y"] + place["h"])
+            fields = {(column, row) for column in columns for row in rows}
+            self.assertEqual(fields & taken, set(), panel["title"])
+            self.assertLessEqual(columns.stop, 24, panel["title"])
+            taken |= fields
+        self.assertEqual(len({panel["id"] for panel in panels}), len(panels))
+
+    def test_prometheus_takes_it(self) -> None:
+        done = run("promtool", "check", "config", CONF / "prometheus.yml")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_prometheus_understands_the_dashboard(self) -> None:
+        rules = [
+            {"record": f"a{number}", "expr": re.sub(r"\$__\w+", "5m", expression)}
+            for number, expression in enumerate(self.expressions().values())
+        ]
+        file = Path(self.mktemp())
+        file.write_text(json.dumps({"groups": [{"name": "a", "rules": rules}]}))
+        done = run("promtool", "check", "rules", file)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_alerts_fire_when_they_should(self) -> None:
+        cases = Path(__file__).parent / "observe/alerts.yml"
+        done = run("promtool", "test", "rules", cases)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        for name in re.findall(r"alert: (\w+)", (CONF / "alerts.yml").read_text()):
+            self.assertIn(f'alertname="{name}"', cases.read_text())
+
+
+def _folded(text: str) -> str:
+    """A value of YAML, on one line or folded over several deeper ones."""
+    first, *lines = text.split("\n")
+    if first != ">-":
+        return first
+    taken = takewhile(lambda line: line.startswith(" " * 10), lines)
+    return " ".join(line.strip() for line in taken)
+
+
+def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run what operators have.
+
+    Raises:
+        SkipTest: Not here.
+    """
+    path = shutil.which(program)
+    if path is None:
+        raise SkipTest(f"no {program} on this machine")
+    return subprocess.run(
+        [path, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import (
+    Admin,
     Auth,
     AuthArguments,
     Config,
@@ -208,6 +209,21 @@ WRONG: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("['a']", "['']", "['192.0.2.1/24']"), "a list of networks"),
     },
     "limits.proxy_protocol": {"1": "true or false", "'true'": "true or false"},
+    "admin": {"'127.0.0.1:8701'": "a table"},
+    "admin.listen": {
+        "8701": "an address and a port",
+        "''": "an address and a port",
+        **{
+            f"'{place}'": "an address and a port"
+            for place in (
+                *("8701", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "::1:8701"),
+                *("[::1]", "[x]:1", "a b:1", "unix:", "unix:admin.sock"),
+                *(f"unix:/{'a' * 107}", "http://127.0.0.1:1", "[1.2.3.4]:1"),
+            )
+        },
+    },
+    "admin.token_file": {"1": TEXT, "''": "empty"},
+    "admin.allowed_hosts": {"'a'": "a list of names", "[1]": "a list of names"},
 }
 """For each setting: wrong values as TOML, and what the message says of them."""
 
@@ -290,14 +306,22 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
     "offers.crossing": {"0": 0, "5": 5},
     **{f"offers.held_{of}": {"0": 0, "65536": 65536} for of in ("per_user", "total")},
     "offers.close_deaf": {"true": True},
+    "admin.listen": {
+        f"'{place}'": place
+        for place in (
+            *("127.0.0.1:8701", "localhost:0", "[::1]:65535"),
+            *("unix:/run/proxyrelay/admin.sock", f"unix:/{'a' * 106}"),
+        )
+    },
+    "admin.allowed_hosts": {"[]": (), "['a.example']": ("a.example",)},
 }
 """For each setting but paths: values as TOML, and what becomes of them."""
 
 PATHS = (
-    *("certfile", "keyfile", "auth.kwargs.client_secret_file"),
+    *("certfile", "keyfile", "auth.kwargs.client_secret_file", "admin.token_file"),
     *("logging.log_dir", "logging.audit_log", "logging.privacy_key_file"),
 )
-TABLES = ("auth", "auth.kwargs", "logging", "timeouts", "limits", "offers")
+TABLES = ("auth", "auth.kwargs", "logging", "timeouts", "limits", "offers", "admin")
 
 
 def written(key: str, value: str) -> str:
@@ -1205,3 +1229,32 @@ class ExposureTests(SynchronousTestCase):
     def test_other_interfaces_are_exposed(self) -> None:
         for host in (None, "0.0.0.0", "::", "192.0.2.1", "relay.example"):
             self.assertIsNotNone(Config(host=host).exposure(), host)
+
+
+class AdminTests(SynchronousTestCase):
+    """Where the private listener is, and who gets there."""
+
+    def test_a_place_is_an_address_or_a_path(self) -> None:
+        for listen, place in (
+            ("127.0.0.1:8701", ("127.0.0.1", 8701)),
+            ("[::1]:8701", ("::1", 8701)),
+            ("unix:/run/a b", Path("/run/a b")),
+            (None, None),
+        ):
+            self.assertEqual(Admin(listen=listen).place, place)
+
+    def test_what_others_reach_needs_a_token(self) -> None:
+        path = Path(self.mktemp())
+        for listen in ("0.0.0.0:1", "[::]:1", "192.0.2.1:1", "relay.example:1"):
+            path.write_text(f"[admin]\nlisten = '{listen}'\n")
+            (problem,) = load(path).problems
+            self.assertEqual((problem.key, problem.line), ("admin.listen", 2))
+            self.assertIn("needs a token_file beside it", problem.message)
+            path.write_text(f"[admin]\nlisten = '{listen}'\ntoken_file = 'a'\n")
+            self.assertEqual(load(path).problems, [])
+
+    def test_what_this_machine_reaches_does_not(self) -> None:
+        path = Path(self.mktemp())
+        for listen in ("127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/run/a"):
+            path.write_text(f"[admin]\nlisten = '{listen}'\n")
+            self.assertEqual(load(path).problems, [])

@@ -19,6 +19,7 @@ from docs._ext import events, reference
 from proxyrelay import cli, config, messages
 from proxyrelay.directory import UNKNOWN
 from proxyrelay.errors import Refusal
+from proxyrelay.observe.metrics import METRICS, PREFIX
 from proxyrelay.relay import BUSY, CROSSED, DEAF, FOREIGN, FULL, LEFT, SELF, SILENT
 from proxyrelay.service import Options
 
@@ -163,6 +164,17 @@ class ProtocolTests(SynchronousTestCase):
         ):
             self.assertIn(f"* ``{error.format('…')}``\n", text)
         self.assertGreaterEqual(len(reference.errors()), 9)
+
+
+class MetricTests(SynchronousTestCase):
+    """The page of metrics."""
+
+    def test_has_every_metric(self) -> None:
+        text = page("reference/metrics")
+        for metric in METRICS:
+            self.assertIn(f"\n``{PREFIX}{metric.name}`` ({metric.kind})\n", text)
+            for word in (*metric.labels, *metric.values):
+                self.assertIn(f"``{word}``", text)
 
 
 class CommandTests(SynchronousTestCase):

@@ -27,9 +27,10 @@ RULES = (
 
 PURE = (
     *RULES,
-    *("handshake", "proxied", "limits"),
-    *("auth.cache", "auth.breaker", "auth.strangers"),
-    *("observe.records", "observe.pseudonyms"),
+    *("handshake", "proxied", "limits", "timing"),
+    *("auth.cache", "auth.breaker", "auth.strangers", "auth.tally"),
+    *("observe.records", "observe.pseudonyms", "observe.quiet"),
+    *("observe.counts", "observe.history", "observe.report"),
 )
 """Rooms without a network, a clock or a log."""
 
@@ -39,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxyrelay",),
     (
         *("errors", "addresses", "deadlines", "descriptors", "fastlane", "heap"),
-        "pace",
+        *("pace", "timing"),
         *("auth.breaker", "auth.strangers", "auth.turns"),
         *("observe", "observe.records"),
     ),
@@ -48,14 +49,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("crowd", "secure"),
     (
         *("ledger", "limits", "messages", "peer", "tls"),
-        *("auth.anonymous", "auth.cache", "auth.credentials"),
+        *("auth.anonymous", "auth.cache", "auth.credentials", "auth.tally"),
     ),
-    ("directory", "registry", "auth.globus", "observe.privacy"),
-    ("relay", "observe.logs", "auth.introspection"),
-    ("auth", "observe.trail"),
-    ("observe.journal", "observe.audit", "websocket", "globus"),
-    ("inspection", "observe.journals"),
-    ("reload", "handover"),
+    ("directory", "registry", "auth.globus", "observe.privacy", "observe.report"),
+    ("relay", "console", "observe.logs", "auth.introspection"),
+    ("auth", "observe.trail", "observe.quiet"),
+    ("observe.journal", "observe.audit", "observe.lag", "websocket", "globus"),
+    ("inspection", "observe.journals", "observe.counts", "observe.events"),
+    ("reload", "handover", "observe.counted", "observe.history"),
+    ("supervision", "observe.view"),
+    ("admin", "observe.metrics"),
+    ("admin.access", "admin.sockets"),
+    ("admin.resources",),
+    ("admin.listener",),
     ("service", "cli"),
 )
 """From the ground up: a module imports only from layers above it in this list."""

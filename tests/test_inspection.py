@@ -421,3 +421,54 @@ class InspectionTests(SynchronousTestCase):
             [(p.key, p.line) for p in found.problems],
             [("port", 1), ("certfile", 2), ("logging.log_dir", 4)],
         )
+
+    def test_the_private_listener_has_a_token(self) -> None:
+        (self.folder / "token").write_text("0123456789abcdef\n")
+        (self.folder / "token").chmod(0o600)
+        text = HOST + "[admin]\nlisten = '127.0.0.1:0'\ntoken_file = 'token'\n"
+        found = self.inspect(text)
+        self.assertEqual((found.problems, found.warnings), ([], []))
+        self.assertEqual(found.token, Secret("0123456789abcdef"))
+        self.assertNotIn("0123456789abcdef", repr(found))
+        (self.folder / "token").chmod(0o644)
+        (warning,) = self.inspect(text).warnings
+        self.assertEqual((warning.key, warning.line), ("admin.token_file", 4))
+        self.assertIn("everybody on this machine can read", warning.message)
+
+    def test_a_token_that_is_none(self) -> None:
+        text = HOST + "[admin]\nlisten = '127.0.0.1:0'\ntoken_file = 'token'\n"
+        file = self.folder / "token"
+        (problem,) = self.inspect(text).problems
+        self.assertEqual((problem.key, problem.line), ("admin.token_file", 4))
+        self.assertIn("cannot be read: No such file", problem.message)
+        for content in ("", "short", "a" * 4097, "two words 0123456789", "\xe9" * 20):
+            file.write_text(content)
+            found = self.inspect(text)
+            (problem,) = found.problems
+            self.assertIn("must hold one token of 16 or more", problem.message)
+            self.assertIsNone(found.token)
+        file.unlink()
+        os.mkfifo(file)
+        (problem,) = self.inspect(text).problems
+        self.assertIn("is no regular file", problem.message)
+
+    def test_who_else_may_come_to_the_private_listener(self) -> None:
+        for listen, word in (
+            ("127.0.0.1:0", "whoever has an account on this machine"),
+            ("unix:/run/proxyrelay/admin.sock", ""),
+        ):
+            warnings = self.inspect(HOST + f"[admin]\nlisten = '{listen}'\n").warnings
+            self.assertEqual(len(warnings), int(bool(word)))
+            self.assertIn(word, "".join(map(str, warnings)))
+
+    def test_a_token_in_clear_text(self) -> None:
+        (self.folder / "token").write_text("0123456789abcdef")
+        (self.folder / "token").chmod(0o600)
+        (warning,) = self.inspect(
+            HOST + "[admin]\nlisten = '0.0.0.0:0'\ntoken_file = 'token'\n"
+        ).warnings
+        self.assertIn("the token travels in clear text", warning.message)
+
+    def test_no_token_is_looked_for_without_a_listener(self) -> None:
+        found = self.inspect(HOST + "[admin]\ntoken_file = 'missing'\n")
+        self.assertEqual((found.problems, found.token), ([], None))

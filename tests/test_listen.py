@@ -200,19 +200,32 @@ class SharedTests(ListenTestCase):
 
     def test_those_of_this_very_process_are_handed_over(self) -> None:
         given, pid = Path(self.mktemp()), os.getpid()
-        self.assertEqual(list(listen.handed_over(given)), [])
+        self.assertEqual(listen.handed_over(given), {})
         for text, descriptors in (
-            (f"A=1\0LISTEN_FDS=2\0LISTEN_PID={pid}\0B=x=y\0", [3, 4]),
-            (f"LISTEN_FDS=0\0LISTEN_PID={pid}\0", []),
-            (f"LISTEN_FDS=x\0LISTEN_PID={pid}\0", []),
-            (f"LISTEN_PID={pid}\0", []),
-            ("LISTEN_FDS=2\0LISTEN_PID=1\0", []),
-            ("LISTEN_FDS=2\0", []),
-            ("", []),
+            (f"A=1\0LISTEN_FDS=2\0LISTEN_PID={pid}\0B=x=y\0", {3: "", 4: ""}),
+            (f"LISTEN_FDS=0\0LISTEN_PID={pid}\0", {}),
+            (f"LISTEN_FDS=x\0LISTEN_PID={pid}\0", {}),
+            (f"LISTEN_PID={pid}\0", {}),
+            ("LISTEN_FDS=2\0LISTEN_PID=1\0", {}),
+            ("LISTEN_FDS=2\0", {}),
+            ("", {}),
         ):
             given.write_text(text)
-            self.assertEqual(list(listen.handed_over(given)), descriptors)
-        self.assertEqual(list(listen.handed_over()), [])
+            self.assertEqual(listen.handed_over(given), descriptors)
+        self.assertEqual(listen.handed_over(), {})
+
+    def test_those_that_are_handed_over_have_names(self) -> None:
+        given = Path(self.mktemp())
+        for names, descriptors in (
+            ("relay.socket:admin", {3: "relay.socket", 4: "admin"}),
+            (":admin", {3: "", 4: "admin"}),
+            ("admin", {3: "admin", 4: ""}),
+            ("a:b:c", {3: "a", 4: "b"}),
+        ):
+            given.write_text(
+                f"LISTEN_FDNAMES={names}\0LISTEN_FDS=2\0LISTEN_PID={os.getpid()}\0"
+            )
+            self.assertEqual(listen.handed_over(given), descriptors)
 
     def test_what_is_no_listening_socket_is_refused(self) -> None:
         made = self.count_sockets()

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from proxyrelay.auth import Authenticator
-from proxyrelay.config import Config, Limits, Logging
+from proxyrelay.config import Config, Limits, Logging, Offers
 from proxyrelay.errors import Forbidden
 from proxyrelay.identity import User
 from proxyrelay.observe import logs
@@ -53,6 +53,7 @@ class HiddenTests(RelayTestCase):
         port=0,
         limits=Limits(trusted_proxies=("127.0.0.1",), proxy_protocol=True),
         logging=Logging(default_level="DEBUG", privacy=True, format="json"),
+        offers=Offers(crossing=0),
     )
 
     def authenticator(self) -> Authenticator:

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from proxyrelay import relay as rules
 from proxyrelay.config import Offers
 from proxyrelay.deadlines import Deadlines
 from proxyrelay.directory import UNKNOWN, Alone
@@ -37,6 +38,7 @@ from proxyrelay.relay import (
     SELF,
     SILENT,
     Relay,
+    Return,
 )
 from tests.support.recording import (
     A,
@@ -1168,3 +1170,15 @@ class StockMachineTests(SynchronousTestCase):
         run_state_machine_as_test(
             StockMachine, settings=settings(max_examples=100, stateful_step_count=60)
         )
+
+
+class ReturnTests(SynchronousTestCase):
+    """Why messages come back, in one word."""
+
+    def test_each_text_has_its_own(self) -> None:
+        for why in Return:
+            text = getattr(rules, why.name, None)
+            if text is not None:
+                self.assertIs(rules._WORDS[text], why)
+        self.assertGreater(len(rules._WORDS), 6)
+        self.assertEqual(len(set(rules._WORDS.values())), len(rules._WORDS))

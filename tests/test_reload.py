@@ -16,10 +16,18 @@ from proxyrelay import tls
 from proxyrelay.auth import Authenticator, authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.config import Auth, AuthArguments, Config, Logging, Secret, Timeouts
+from proxyrelay.config import (
+    Admin,
+    Auth,
+    AuthArguments,
+    Config,
+    Logging,
+    Secret,
+    Timeouts,
+)
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.inspection import Inspection
-from proxyrelay.reload import Reload, applicable, differences
+from proxyrelay.reload import Outcome, Reload, Reloaded, applicable, differences
 from tests.support.certificates import Authority
 from tests.test_service import Capture
 
@@ -69,6 +77,7 @@ class ApplicableTests(SynchronousTestCase):
                 privacy=True,
                 privacy_key_file=Path("/c"),
             ),
+            admin=Admin(listen="127.0.0.1:1"),
         )
         settings, waiting = applicable(Config(), after)
         self.assertEqual(
@@ -79,9 +88,17 @@ class ApplicableTests(SynchronousTestCase):
             [
                 *(("host",), ("port",), ("reuse_port",), ("logging", "log_dir")),
                 *(("logging", "audit_log"), ("logging", "privacy")),
-                ("logging", "privacy_key_file"),
+                *(("logging", "privacy_key_file"), ("admin", "listen")),
             ],
         )
+
+    def test_who_may_call_waits_with_where(self) -> None:
+        """A token that is no longer needed there may be needed here."""
+        before = Config(admin=Admin("0.0.0.0:1", Path("a"), ("a",)))
+        after = Config(admin=Admin("127.0.0.1:1"))
+        self.assertEqual(applicable(before, after), (before, [("admin", "listen")]))
+        other = Config(admin=Admin("0.0.0.0:1", Path("b"), ("b",)))
+        self.assertEqual(applicable(before, other), (other, []))
 
     def test_tls_is_not_turned_on_or_off(self) -> None:
         plain, secure = Config(), Config(certfile=Path("a"), keyfile=Path("b"))
@@ -129,6 +146,42 @@ class ReloadTestCase(SynchronousTestCase):
         )
         self.reload.startService()
         self.addCleanup(self.reload.stopService)
+
+
+class TokenTests(ReloadTestCase):
+    """What callers of the private listener bring."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.serve(Config(admin=Admin("0.0.0.0:1", Path("a"))))
+        self.told: list[Reloaded] = []
+        self.reload.reloaded = self.told.append
+        self.found.token = Secret("another")
+
+    def test_is_told_of(self) -> None:
+        done = self.reload.reload()
+        expected = Reloaded(Outcome.CHANGED, "changed: token", Secret("another"))
+        self.assertEqual(done, expected)
+        self.assertEqual(self.told, [expected])
+        self.assertEqual(self.reload.reload().outcome, Outcome.UNCHANGED)
+        self.assertNotIn("another", repr(done))
+
+    def test_stays_while_there_are_problems(self) -> None:
+        self.found.problems.append(Problem("port", "is wrong"))
+        done = self.reload.reload()
+        self.assertEqual(done, Reloaded(Outcome.REFUSED, "port: is wrong", None))
+
+    def test_stays_where_another_place_waits(self) -> None:
+        self.found.config = Config(admin=Admin("127.0.0.1:1"))
+        self.found.token = None
+        self.reload = Reload(
+            self.relay, None, lambda: self.found, None, self.clock, Secret("first")
+        )
+        done = self.reload.reload()
+        self.assertEqual(done.token, Secret("first"))
+        self.assertEqual(
+            done.detail, "changed: nothing; only when it is started anew: admin.listen"
+        )
 
 
 class SettingsTests(ReloadTestCase):

@@ -595,7 +595,7 @@ class RelayServiceTests(SynchronousTestCase):
             )
             relay, _ = relay_service(settings)
             captured = Capture(self)
-            relay.journal.forwarded(RecordingPeer(), RecordingPeer(), message)
+            relay.journal.forwarded(RecordingPeer(), RecordingPeer(), message, None)
             self.assertEqual(len(captured.lines(LogLevel.debug)), count)
             self.successResultOf(relay.stopService())
 

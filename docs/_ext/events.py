@@ -36,6 +36,7 @@ COMMON: Mapping[str, str] = {
 
 EVENTS: Mapping[str, str] = {
     "serving": "The relay accepts connections.",
+    "admin_serving": "The private listener accepts connections.",
     "stopping": "The relay was told to stop.",
     "stopped": "The relay has stopped.",
     "draining": "Another relay takes over; this one serves the clients that it has.",

@@ -27,6 +27,7 @@ import proxyrelay
 from docs._ext import events
 from proxyrelay import cli, config, messages, reload, service
 from proxyrelay.errors import Refusal
+from proxyrelay.observe.metrics import METRICS, PREFIX
 
 DOCS = Path(__file__).parent.parent
 
@@ -278,6 +279,24 @@ def _texts() -> Iterator[str]:
         yield from _constants(ast.parse(path.read_text(encoding="utf-8"))).values()
 
 
+# -- metrics
+
+
+def metrics() -> list[str]:
+    """What Prometheus is told."""
+    lines: list[str] = []
+    for metric in METRICS:
+        lines += [f"``{PREFIX}{metric.name}`` ({metric.kind})", f"   {metric.about}"]
+        if metric.values:
+            values = ", ".join(f"``{value}``" for value in metric.values)
+            lines += ["", f"   ``{metric.labels[0]}``: {values}"]
+        elif metric.labels:
+            names = ", ".join(f"``{label}``" for label in metric.labels)
+            lines += ["", f"   Labels: {names}"]
+        lines += [""]
+    return lines
+
+
 # -- commands
 
 
@@ -409,6 +428,7 @@ PARTS: Mapping[str, Callable[[], list[str]]] = {
     "close-codes": close_codes,
     "client-messages": client_messages,
     "errors": errors,
+    "metrics": metrics,
     "command": command,
     "server": server,
     "log-events": events.log_events,

@@ -21,8 +21,9 @@ from twisted.python.failure import Failure
 
 from proxyrelay.auth.breaker import Breaker
 from proxyrelay.auth.cache import TokenCache, fingerprint
-from proxyrelay.auth.globus import CONNECTIONS, Globus, GlobusError, Late
+from proxyrelay.auth.globus import CONNECTIONS, Globus, GlobusError, Late, Unreachable
 from proxyrelay.auth.strangers import Strangers
+from proxyrelay.auth.tally import Known, Outcome, Tally
 from proxyrelay.auth.turns import Turns
 from proxyrelay.errors import Refusal, TryAgainLater
 from proxyrelay.identity import Introspection, Policy, User, bearer_token, judge
@@ -48,6 +49,9 @@ class Introspector:
         clock: Runs the deadlines.
         timeout: Seconds for one token, turn and further attempts included.
         chance: Gives numbers from 0 to 1 at random.
+
+    Attributes:
+        tally: What came of it. One that follows another counts on in its tally.
     """
 
     log = Logger()
@@ -66,8 +70,16 @@ class Introspector:
         self._last_turns = Turns(1, clock)
         self._breaker = Breaker(chance)
         self._strangers = Strangers()
+        self.tally = Tally()
         self._trouble: object = None
         self._told = 0.0
+
+    @property
+    def breaker(self) -> str:
+        """Whether questions are asked: ``closed`` if so, ``open``, or ``half-open``."""
+        if self._breaker.closed:
+            return "closed"
+        return "open" if self._breaker.blocks(self._clock.seconds()) else "half-open"
 
     def ask(
         self, token: str, source: str, *, known: bool = False
@@ -141,9 +153,11 @@ class Introspector:
         share = FIRST_SHARE * self._timeout
         timeout = max(0.0, left if fresh else min(left, share))
         attempt = self._breaker.attempt()
+        began = self._clock.seconds()
         try:
             answer = await self._globus.introspect(token, timeout)
         except GlobusError as error:
+            self.tally.asked(_outcome(error), self._clock.seconds() - began)
             if not fresh and error.status is None:
                 # The network may have forgotten the connection, and then all of them.
                 self._globus.forget_connections()
@@ -162,6 +176,8 @@ class Introspector:
         except BaseException:
             self._breaker.abandoned(attempt)
             raise
+        outcome = Outcome.ACTIVE if answer.active else Outcome.INACTIVE
+        self.tally.asked(outcome, self._clock.seconds() - began)
         self._breaker.succeeded()
         self._report(None)
         return answer
@@ -232,6 +248,12 @@ def _kind(error: GlobusError) -> object:
     return (error.status, error.code) if error.status else str(error)
 
 
+def _outcome(error: GlobusError) -> Outcome:
+    if isinstance(error, Late):
+        return Outcome.LATE
+    return Outcome.UNREACHABLE if isinstance(error, Unreachable) else Outcome.ERROR
+
+
 class _Question:
     """One token that is being asked about, and all who wait for the answer."""
 
@@ -285,12 +307,24 @@ class GlobusAuthenticator:
             introspector: Asks in the place of this one's.
             cache: Remembers in the place of this one's.
         """
+        if introspector is not None:
+            introspector.tally = self.tally
         return GlobusAuthenticator(
             introspector or self._introspector,
             self._cache if cache is None else cache,
             policy,
             self._clock,
         )
+
+    @property
+    def tally(self) -> Tally:
+        """What has come of looking at tokens."""
+        return self._introspector.tally
+
+    @property
+    def breaker(self) -> str:
+        """Whether Globus is asked; see `Introspector.breaker`."""
+        return self._introspector.breaker
 
     def start(self) -> None:
         """Try the credentials, and log what comes of it."""
@@ -314,6 +348,7 @@ class GlobusAuthenticator:
             return fail(refusal)
         key = fingerprint(token)
         known = self._cache.fresh(key, self._clock.seconds())
+        self.tally.known[Known.MISS if known is None else Known.HIT] += 1
         answer = self._wait(key, token, source) if known is None else succeed(known)
         return answer.addCallback(self._judge)
 
@@ -372,6 +407,7 @@ class GlobusAuthenticator:
             )
         for waiter in question.left():
             if stale is not None:
+                self.tally.known[Known.STALE] += 1
                 waiter.callback(stale)
             else:
                 waiter.errback(TryAgainLater("Globus Auth cannot be asked right now."))

@@ -14,12 +14,14 @@ from twisted.internet.interfaces import IReactorTime
 from proxyrelay import __version__
 from proxyrelay.config import Logging
 from proxyrelay.errors import ConfigError, Problem, Refusal, UnknownMessage
-from proxyrelay.ledger import OUTSTANDING, Drop
+from proxyrelay.ledger import OUTSTANDING, Drop, Offer
 from proxyrelay.messages import PeerConnection
 from proxyrelay.observe.pseudonyms import Clear
+from proxyrelay.observe.quiet import Quiet
 from proxyrelay.observe.records import record
 from proxyrelay.observe.trail import Lines, Trail, opened
-from proxyrelay.peer import Peer, Registration
+from proxyrelay.peer import Departure, Peer, Registration
+from proxyrelay.relay import Return
 
 SETTING = "logging.audit_log"
 
@@ -50,8 +52,12 @@ class _Client:
     offers: dict[str, _Offer] = field(default_factory=dict)
 
 
-class AuditJournal:
+class AuditJournal(Quiet):
     """Writes the journal to the audit log.
+
+    Some things have no line. A replaced client leaves, and the new one registers; that
+    one is deaf is a guess; and what is skipped or slowed, or has not even registered,
+    concerns nobody else.
 
     Args:
         file: What is written to.
@@ -112,7 +118,13 @@ class AuditJournal:
             address=peer.address,
         )
 
-    def left(self, peer: Peer, registration: Registration, why: str) -> None:
+    def left(
+        self,
+        peer: Peer,
+        registration: Registration,
+        why: str,
+        cause: Departure,  # noqa: ARG002
+    ) -> None:
         """A line, after those for what the client has asked for in vain."""
         client = self._clients.pop(registration.uuid, None)
         user = self._pseudonyms.user(peer.user.sub)
@@ -165,13 +177,15 @@ class AuditJournal:
 
     # -- who is connected to whom
 
-    def forwarded(self, source: Peer, target: Peer, message: PeerConnection) -> None:
+    def forwarded(
+        self, source: Peer, target: Peer, message: PeerConnection, offer: Offer | None
+    ) -> None:
         """A line for an answer. That an offer is on its way is only noted."""
         if message.description_type == "offer":
-            self._ask(source, message, target.address)
+            self._ask(source, message, target.address, offer)
             return
         # The answer comes from whom the offer went to.
-        offer = self._end(message.peer_uuid, message.source_uuid)
+        asked = self._end(message.peer_uuid, message.source_uuid)
         self._write(
             "offer",
             outcome="answered",
@@ -181,7 +195,7 @@ class AuditJournal:
             user=self._pseudonyms.user(source.user.sub),
             address=target.address,
             target_address=source.address,
-            seconds=self._since(offer),
+            seconds=self._since(asked),
         )
 
     def held(self, source: Peer, message: PeerConnection) -> None:
@@ -189,7 +203,13 @@ class AuditJournal:
         self._ask(source, message, None)
         self._tell(source, message, "held")
 
-    def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
+    def returned(
+        self,
+        source: Peer,
+        message: PeerConnection,
+        error: str,
+        why: Return,  # noqa: ARG002
+    ) -> None:
         """A line."""
         offer = None
         if _uuid(source, message) == message.source_uuid:  # not what it only claims
@@ -204,19 +224,27 @@ class AuditJournal:
         if registration is not None and registration.dropped == 1:
             self._tell(source, message, "dropped", why.value)
 
-    def _ask(self, source: Peer, message: PeerConnection, address: str | None) -> None:
+    def _ask(
+        self,
+        source: Peer,
+        message: PeerConnection,
+        address: str | None,
+        offer: Offer | None = None,
+    ) -> None:
         """Note that an offer waits for an answer."""
         client = self._clients.get(message.source_uuid)
-        offer = None if client is None else client.offers.get(message.peer_uuid)
-        if offer is not None:
-            offer.address = address
+        asked = None if client is None else client.offers.get(message.peer_uuid)
+        if asked is not None:
+            asked.address = address
             return
-        offer = _Offer(self._clock.seconds(), address)
+        # It may have waited before it was passed on.
+        since = self._clock.seconds() if offer is None else offer.since
+        asked = _Offer(since, address)
         if client is not None and self._count < self._ceiling:
             self._count += 1
-            client.offers[message.peer_uuid] = offer
+            client.offers[message.peer_uuid] = asked
         else:
-            self._tell(source, message, "forwarded", None, offer)
+            self._tell(source, message, "forwarded", None, asked)
 
     def _end(self, source: str, target: str) -> _Offer | None:
         """Forget an offer whose outcome is known."""
@@ -249,23 +277,6 @@ class AuditJournal:
             target_address=None if offer is None else offer.address,
             seconds=self._since(offer),
         )
-
-    # -- what has no line here
-
-    def replaced(self, old: Peer, new: Peer, uuid: str, rounds: int) -> None:
-        """Both have lines: one leaves, the other registers."""
-
-    def deaf(self, peer: Peer, registration: Registration) -> None:
-        """A guess of the relay's."""
-
-    def skipped(self, peer: Peer, refusal: UnknownMessage) -> None:
-        """It went to nobody."""
-
-    def dropped(self, address: str, why: str) -> None:
-        """Nobody was here."""
-
-    def slowed(self, address: str) -> None:
-        """All that it sends is acted upon."""
 
 
 def _uuid(source: Peer, message: PeerConnection) -> str:

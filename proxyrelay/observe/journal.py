@@ -14,12 +14,13 @@ from http import HTTPStatus
 from twisted.logger import Logger
 
 from proxyrelay.errors import Refusal, TryAgainLater, UnknownMessage
-from proxyrelay.ledger import Drop
+from proxyrelay.ledger import Drop, Offer
 from proxyrelay.limits import Rate
 from proxyrelay.messages import PeerConnection
 from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.peer import REPLACED, Peer, Registration
+from proxyrelay.peer import REPLACED, Departure, Peer, Registration
 from proxyrelay.registry import Registry
+from proxyrelay.relay import Return
 
 FIGHT = 3
 """Times in a row that a UUID is taken over until it is taken to be fought over."""
@@ -90,7 +91,13 @@ class LogJournal:
                 old_address=old.address,
             )
 
-    def left(self, peer: Peer, registration: Registration, why: str) -> None:
+    def left(
+        self,
+        peer: Peer,
+        registration: Registration,
+        why: str,
+        cause: Departure,  # noqa: ARG002
+    ) -> None:
         """A peer no longer holds its UUID."""
         if registration.rounds >= FIGHT and why == REPLACED:
             return
@@ -122,7 +129,13 @@ class LogJournal:
             _detail=f" ({detail})" if detail else "",
         )
 
-    def forwarded(self, source: Peer, target: Peer, message: PeerConnection) -> None:
+    def forwarded(
+        self,
+        source: Peer,
+        target: Peer,
+        message: PeerConnection,
+        offer: Offer | None,  # noqa: ARG002
+    ) -> None:
         """An offer or answer was handed to its receiver."""
         if self.verbose:
             self.log.debug(
@@ -136,7 +149,13 @@ class LogJournal:
                 target_address=target.address,
             )
 
-    def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
+    def returned(
+        self,
+        source: Peer,
+        message: PeerConnection,
+        error: str,
+        why: Return,  # noqa: ARG002
+    ) -> None:
         """An offer or answer went back to its sender with an error.
 
         Each client gets about one such line in a second, which tells of those that were

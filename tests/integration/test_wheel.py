@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 from proxystore.p2p.relay.client import RelayClient
@@ -71,6 +72,11 @@ class WheelTests(ProcessTestCase):
 
     def test_serves_where_nothing_else_is_installed(self) -> None:
         wheel = self.build()
+        with zipfile.ZipFile(wheel) as packed:
+            names = set(packed.namelist())
+        page = "proxyrelay/admin/page"
+        files = {f"{page}/{path.name}" for path in (PROJECT / page).iterdir()}
+        self.assertEqual(files - names, set())
         home = self.folder / "environment"
         venv.create(home, with_pip=True)
         scripts = home / "bin"

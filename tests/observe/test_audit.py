@@ -19,7 +19,7 @@ from proxyrelay.identity import User
 from proxyrelay.ledger import Drop
 from proxyrelay.observe.audit import AuditJournal, audit
 from proxyrelay.observe.pseudonyms import Clear, Pseudonyms
-from proxyrelay.peer import NAME_LENGTH, REPLACED, Registration
+from proxyrelay.peer import NAME_LENGTH, REPLACED, Departure, Registration
 from proxyrelay.relay import BUSY, FOREIGN, LEFT, SILENT, Relay
 from tests.support.recording import (
     A,
@@ -54,7 +54,7 @@ class Page:
 class AuditTestCase(SynchronousTestCase):
     """A switchboard whose journal is the audit log."""
 
-    offers = Offers()
+    offers = Offers(crossing=0)
     pseudonyms = Clear()
     ceiling = 3
 
@@ -256,6 +256,17 @@ class OfferTests(AuditTestCase):
         # Nothing is left of it.
         self.relay.leave(self.one, "closed")
         self.assertEqual(self.line()["event"], "left")
+
+    def test_it_has_waited_since_the_offer_came(self) -> None:
+        """Also while it waited for one that may cross it."""
+        self.relay.offers = Offers(crossing=1)
+        self.relay.receive(self.one, offer())
+        self.clock.advance(1)
+        (waiting,) = self.relay.ledger.of(A)
+        self.relay.pass_on(waiting)
+        self.clock.advance(1)
+        self.relay.receive(self.other, answer())
+        self.assertEqual(self.line(), self.outcome("answered", seconds=2.0))
 
     def test_an_offer_to_nobody_is_returned(self) -> None:
         self.relay.receive(self.one, offer(peer=C))
@@ -463,7 +474,7 @@ class EvilTests(SynchronousTestCase):
             lambda: journal.refused(peer, Forbidden(name)),
             lambda: journal.rejected(address, HTTPStatus.BAD_REQUEST, name),
             lambda: journal.failed(address, 1002, name),
-            lambda: journal.left(peer, held, name),
+            lambda: journal.left(peer, held, name, Departure.LOST),
         ]
         for call in calls:
             call()

@@ -33,8 +33,9 @@ from proxyrelay.ledger import Drop
 from proxyrelay.messages import PeerConnection
 from proxyrelay.observe import logs
 from proxyrelay.observe.journal import LogJournal
-from proxyrelay.peer import REPLACED, Registration
+from proxyrelay.peer import REPLACED, Departure, Registration
 from proxyrelay.registry import Registry
+from proxyrelay.relay import Return
 from tests.support.recording import A, B, C, RecordingPeer, offer
 
 EVIL = "\x1b[31m{log_source}\n\u202e{name.__class__}"
@@ -103,7 +104,13 @@ class LogJournalTests(JournalTestCase):
             after = self.registration(A, rounds=rounds)
             for call, *about in (
                 (self.journal.replaced, holder, other, A, rounds),
-                (self.journal.left, holder, before, REPLACED),
+                (
+                    self.journal.left,
+                    holder,
+                    before,
+                    REPLACED,
+                    Departure.REPLACED,
+                ),
                 (self.journal.registered, other, after),
             ):
                 lines += self.logged(cast(Any, call), *cast(Any, about))
@@ -121,7 +128,9 @@ class LogJournalTests(JournalTestCase):
         self.assertIn("192.0.2.1:4711", text)
         self.assertIn("192.0.2.2:4711", text)
         # Who leaves for another reason has its line.
-        lines = self.logged(self.journal.left, holder, after, "closed by the client")
+        lines = self.logged(
+            self.journal.left, holder, after, "closed by the client", Departure.CLOSED
+        )
         self.assertEqual(len(lines), 1)
 
     def test_the_first_message_that_is_dropped_has_a_line(self) -> None:
@@ -161,7 +170,13 @@ class LogJournalTests(JournalTestCase):
         registration = self.registration(A, "é", sent=2, received=3)
         self.clock.advance(12.34)
         self.assertEqual(
-            self.logged(self.journal.left, peer(), registration, "closed with 1000"),
+            self.logged(
+                self.journal.left,
+                peer(),
+                registration,
+                "closed with 1000",
+                Departure.SHUT,
+            ),
             [
                 (
                     "info",
@@ -197,7 +212,13 @@ class LogJournalTests(JournalTestCase):
 
     def test_returned(self) -> None:
         self.assertEqual(
-            self.logged(self.journal.returned, peer(), self.message(), "not there"),
+            self.logged(
+                self.journal.returned,
+                peer(),
+                self.message(),
+                "not there",
+                Return.UNKNOWN,
+            ),
             [("info", f"returned offer for {B} to 192.0.2.1:4711: not there")],
         )
 
@@ -205,7 +226,13 @@ class LogJournalTests(JournalTestCase):
         client, other = peer(1), peer(2)
 
         def returned(to: RecordingPeer) -> list[str]:
-            lines = self.logged(self.journal.returned, to, self.message(), "not there")
+            lines = self.logged(
+                self.journal.returned,
+                to,
+                self.message(),
+                "not there",
+                Return.UNKNOWN,
+            )
             return [text.partition("not there")[2] for _, text in lines]
 
         self.assertEqual([returned(client) for _ in range(11)], [[""]] * 11)
@@ -241,7 +268,7 @@ class LogJournalTests(JournalTestCase):
         # Not even read: these have none of the fields that the line names.
         nothing: Any = object()
         self.assertEqual(
-            self.logged(self.journal.forwarded, nothing, nothing, nothing), []
+            self.logged(self.journal.forwarded, nothing, nothing, nothing, None), []
         )
         self.assertEqual(self.logged(self.journal.skipped, nothing, nothing), [])
         self.assertEqual(self.logged(self.journal.held, nothing, nothing), [])
@@ -265,6 +292,7 @@ class VerboseJournalTests(JournalTestCase):
                     peer(1),
                     peer(2),
                     self.message(description_type=kind),
+                    None,
                 ),
                 [
                     (
@@ -294,8 +322,8 @@ class VerboseJournalTests(JournalTestCase):
         for call, *args in (
             (self.journal.held, peer(), message),
             (self.journal.shielded, client, message, Drop.CROSSING),
-            (self.journal.forwarded, peer(), peer(), message),
-            (self.journal.returned, peer(), message, "not there"),
+            (self.journal.forwarded, peer(), peer(), message, None),
+            (self.journal.returned, peer(), message, "not there", Return.UNKNOWN),
         ):
             self.assertNotIn("ice-pwd", repr(self.logged(call, *args)))
             for event in self.events:
@@ -400,11 +428,11 @@ class EvilTests(JournalTestCase):
             (1, self.journal.held, client, message),
             (1, self.journal.shielded, client, message, Drop.ERROR),
             (1, self.journal.deaf, client, registration),
-            (1, self.journal.left, client, registration, EVIL),
+            (1, self.journal.left, client, registration, EVIL, Departure.LOST),
             (1, self.journal.refused, client, Forbidden(EVIL)),
             (1, self.journal.refused, client, UnknownMessage(EVIL)),
-            (1, self.journal.forwarded, client, client, message),
-            (1, self.journal.returned, client, message, EVIL),
+            (1, self.journal.forwarded, client, client, message, None),
+            (1, self.journal.returned, client, message, EVIL, Return.UNKNOWN),
             (1, self.journal.skipped, client, UnknownMessage(EVIL)),
             (1, self.journal.rejected, EVIL, HTTPStatus.BAD_REQUEST, EVIL),
             (1, self.journal.failed, EVIL, 1002, EVIL),

@@ -2,64 +2,83 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.errors import Forbidden, UnknownMessage
-from proxyrelay.ledger import Drop
 from proxyrelay.messages import PeerConnection
-from proxyrelay.observe.journals import Journals
-from proxyrelay.peer import Registration
-from tests.support.recording import A, RecordingJournal, RecordingPeer, offer
+from proxyrelay.observe.journals import EVENTS, Journals
+from proxyrelay.observe.quiet import Quiet
+from proxyrelay.relay import Journal
+from proxyrelay.websocket import ConnectionJournal
+from tests.support.recording import A, B, RecordingJournal, RecordingPeer
+
+
+class Failing(Quiet):
+    """Fails at what it hears of."""
+
+    def slowed(self, address: str) -> None:
+        raise RuntimeError(address)
+
+
+class FailingAtMessages(Quiet):
+    """Fails at what there is most of."""
+
+    def forwarded(self, *event: Any) -> None:
+        raise RuntimeError
+
+
+OFFER = PeerConnection(A, "a", B, "offer", "v=0")
 
 
 class JournalsTests(SynchronousTestCase):
-    """Each is told everything."""
+    """All are told of everything."""
 
-    def calls(self) -> list[tuple[Any, ...]]:
-        """Every method of a journal, with what it is told."""
-        peer = RecordingPeer()
-        message = msgspec.json.decode(offer(), type=PeerConnection)
-        held = Registration(A, "a", False, 0.0)
-        return [
-            ("registered", peer, held),
-            ("replaced", peer, peer, A, 1),
-            ("left", peer, held, "why"),
-            ("refused", peer, Forbidden("no")),
-            ("forwarded", peer, peer, message),
-            ("returned", peer, message, "error"),
-            ("held", peer, message),
-            ("shielded", peer, message, Drop.ERROR),
-            ("deaf", peer, held),
-            ("skipped", peer, UnknownMessage("not JSON")),
-            ("rejected", "192.0.2.1:1", HTTPStatus.FORBIDDEN, "detail"),
-            ("failed", "192.0.2.1:1", 1002, "detail"),
-            ("dropped", "192.0.2.1:1", "why"),
-            ("slowed", "192.0.2.1:1"),
-        ]
+    def test_knows_every_event(self) -> None:
+        events = {
+            name
+            for kind in (Journal, ConnectionJournal)
+            for name, method in vars(kind).items()
+            if callable(method) and not name.startswith("_")
+        }
+        self.assertEqual(set(EVENTS), events)
 
-    def test_the_calls_of_these_tests_are_all(self) -> None:
-        methods = {n for n, v in vars(RecordingJournal).items() if callable(v)}
-        self.assertEqual({name for name, *_ in self.calls()}, methods - {"__init__"})
+    def test_tells_all_in_order(self) -> None:
+        one, other = RecordingJournal(), RecordingJournal()
+        other.events = one.events
+        Journals((one, Quiet(), other)).slowed("a")
+        self.assertEqual(one.events, [("slowed", "a")] * 2)
 
-    def test_tell_each_in_turn(self) -> None:
-        one, other, alone = (RecordingJournal() for _ in range(3))
-        both = Journals((one, other))
-        for name, *about in self.calls():
-            getattr(alone, name)(*about)
-            getattr(both, name)(*about)
-        self.assertEqual(one.events, alone.events)
-        self.assertEqual(other.events, alone.events)
+    def test_one_that_fails_harms_nobody(self) -> None:
+        one, other = RecordingJournal(), RecordingJournal()
+        Journals((one, Failing(), other)).slowed("a")
+        self.assertEqual(one.events, [("slowed", "a")])
+        self.assertEqual(other.events, one.events)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
-    def test_one_that_fails_disturbs_nobody(self) -> None:
-        broken: Any = object()
-        one = RecordingJournal()
-        journals = Journals((broken, one))
-        calls = self.calls()
-        for name, *about in calls:
-            getattr(journals, name)(*about)
-        self.assertEqual(one.names, [name for name, *_ in calls])
-        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), len(calls))
+    def test_tells_of_messages_like_of_all_else(self) -> None:
+        one, other = RecordingJournal(), RecordingJournal()
+        source, target, message = RecordingPeer(), RecordingPeer(), OFFER
+        Journals((one, other)).forwarded(source, target, message, None)
+        self.assertEqual(one.events, [("forwarded", source, target)])
+        self.assertEqual(other.events, one.events)
+
+    def test_one_that_fails_at_a_message_harms_nobody(self) -> None:
+        journals = Journals((FailingAtMessages(),))
+        journals.forwarded(RecordingPeer(), RecordingPeer(), OFFER, None)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_does_not_call_who_does_nothing(self) -> None:
+        """There is a message each few microseconds."""
+        calls: list[str] = []
+
+        class Traced(Quiet):
+            def __getattribute__(self, name: str) -> object:
+                calls.append(name)
+                return super().__getattribute__(name)
+
+        journals = Journals((RecordingJournal(), Traced()))
+        calls.clear()
+        journals.slowed("a")
+        journals.forwarded(RecordingPeer(), RecordingPeer(), OFFER, None)
+        self.assertEqual(calls, [])

@@ -19,7 +19,8 @@ from proxyrelay.errors import (
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.ledger import Drop, Offer
 from proxyrelay.messages import PeerConnection
-from proxyrelay.peer import Peer, Registration
+from proxyrelay.peer import Departure, Peer, Registration
+from proxyrelay.relay import Return
 
 A = "0b0f8a9e-5d3a-4a5e-9a58-0c7d4e1f2a3b"
 B = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -99,16 +100,22 @@ class RecordingJournal:
     def replaced(self, old: Peer, new: Peer, uuid: str, rounds: int) -> None:
         self.events.append(("replaced", old, new, uuid, rounds))
 
-    def left(self, peer: Peer, registration: Registration, why: str) -> None:
+    def left(
+        self, peer: Peer, registration: Registration, why: str, cause: Departure
+    ) -> None:
         self.events.append(("left", peer, registration.uuid, why))
 
     def refused(self, peer: Peer, refusal: Refusal) -> None:
         self.events.append(("refused", peer, refusal.code))
 
-    def forwarded(self, source: Peer, target: Peer, message: PeerConnection) -> None:
+    def forwarded(
+        self, source: Peer, target: Peer, message: PeerConnection, offer: Offer | None
+    ) -> None:
         self.events.append(("forwarded", source, target))
 
-    def returned(self, source: Peer, message: PeerConnection, error: str) -> None:
+    def returned(
+        self, source: Peer, message: PeerConnection, error: str, why: Return
+    ) -> None:
         self.events.append(("returned", source, error))
 
     def held(self, source: Peer, message: PeerConnection) -> None:

@@ -1,0 +1,84 @@
+"""Who may call the private listener. No I/O.
+
+Three things are looked at. A name in ``Host`` that is not one of the listener's own is
+that of a page which has its name point here (DNS rebinding). A token, where there is
+one, has to be brought. And what changes something needs a header that no form of
+another page can send.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address
+from pathlib import Path
+
+from proxyrelay.config import Secret
+
+_HOST = re.compile(r"(?:\[(?P<six>[^][]*)\]|(?P<name>[^]:[]+))(?::[0-9]*)?")
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Names of this machine."""
+
+
+class Access:
+    """Decides who is let in.
+
+    Args:
+        place: Host and port, or the path of the socket, that is listened on.
+        names: Further names by which the listener may be called.
+        token: What callers have to bring; None for nothing.
+    """
+
+    def __init__(
+        self, place: tuple[str, int] | Path, names: Iterable[str], token: Secret | None
+    ) -> None:
+        self._host = place[0].lower() if isinstance(place, tuple) else None
+        self.change(names, token)
+
+    def change(self, names: Iterable[str], token: Secret | None) -> None:
+        """Let others in from now on."""
+        own = {*LOOPBACK, self._host or "", *map(str.lower, names)}
+        self._names = own - {"", "0.0.0.0", "::"}  # noqa: S104 - these are no names
+        self._token = None if token is None else token.reveal().encode()
+
+    def knows(self, host: str | None) -> bool:
+        """Whether a request is meant for this listener.
+
+        Args:
+            host: Its ``Host`` header; None if it has none, as no browser's has.
+        """
+        if host is None or self._host is None:
+            return True  # no page reaches a socket in the file system
+        name = _name(host)
+        if name in self._names:
+            return True
+        # An address in place of a name cannot be rebound.
+        return self._host in {"0.0.0.0", "::"} and _is_address(name)  # noqa: S104
+
+    def admits(self, authorization: str | None) -> bool:
+        """Whether a caller has brought the token, if there is one.
+
+        Args:
+            authorization: Its ``Authorization`` header, if any.
+        """
+        if self._token is None:
+            return True
+        scheme, _, token = (authorization or "").strip().partition(" ")
+        given = token.strip().encode()
+        return scheme.lower() == "bearer" and hmac.compare_digest(given, self._token)
+
+
+def _name(host: str) -> str:
+    """A host without its port (RFC 9110, section 7.2)."""
+    found = _HOST.fullmatch(host)
+    return "" if found is None else (found["six"] or found["name"]).lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,169 @@
+// The live page of a relay: asks its listener every two seconds, and shows what it says.
+
+import { byId, element, write } from "./dom.js";
+import { Events } from "./events.js";
+import { Figures, state, warnings } from "./figures.js";
+import { Plots } from "./plots.js";
+import { Source, Unauthorized } from "./source.js";
+import { ClientTable } from "./table.js";
+import { clock, legible } from "./text.js";
+
+const PERIOD = 2_000;
+
+/** Clients whose list may be asked for every second; of more, it is less often. */
+const CHEAP = 1_000;
+
+/** The page as a whole: when to ask, and what to do with the answer. */
+class Page {
+  constructor() {
+    this.source = new Source();
+    this.figures = new Figures();
+    this.plots = new Plots(byId("plots"));
+    this.table = new ClientTable();
+    this.events = new Events();
+    /** @type {number | null} When the relay was started that answers. */
+    this.started = null;
+    this.paused = false;
+    this.asking = false;
+    /** When the list of clients is due, in milliseconds. */
+    this.due = 0;
+    /** @type {number | null} When the relay has last answered, in Unix seconds. */
+    this.answered = null;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.timer = undefined;
+    this._listen();
+  }
+
+  _listen() {
+    byId("pause").addEventListener("click", () => this._pause());
+    byId("login")
+      .querySelector("form")
+      .addEventListener("submit", (/** @type {Event} */ event) => {
+        event.preventDefault();
+        this._logIn();
+      });
+    byId("span").addEventListener("change", (/** @type {any} */ { target }) => {
+      this.plots.cover(Number(target.value), target.parentElement.textContent.trim());
+    });
+    document.addEventListener("visibilitychange", () => this.ask());
+  }
+
+  /** Ask now, and go on asking while somebody looks. */
+  async ask() {
+    clearTimeout(this.timer);
+    if (this.asking || this.paused || document.hidden) return;
+    this.asking = true;
+    try {
+      await this._read();
+    } catch (error) {
+      this._failed(error);
+    } finally {
+      this.asking = false;
+    }
+    if (this.paused) this._state("Paused", "");
+    else if (byId("login").hidden) this.timer = setTimeout(() => this.ask(), PERIOD);
+  }
+
+  async _read() {
+    const status = await this.source.get("status");
+    byId("login").hidden = true;
+    byId("content").hidden = false;
+    if (status.started !== this.started) this._startOver(status.started);
+    const full = Date.now() >= this.due;
+    const [history, events, list] = await Promise.all([
+      this.source.get(`history?since=${this.plots.last}`),
+      this.source.get(`events?since=${this.events.last}`),
+      full ? this.source.get("clients") : null,
+    ]);
+    this.figures.update(status);
+    this.plots.add(history);
+    this.events.add(events);
+    if (list !== null) this._list(list.clients, status.started + status.uptime);
+    this._answered(status);
+  }
+
+  /** @param {number} started Another relay answers than before. */
+  _startOver(started) {
+    this.started = started;
+    this.due = 0;
+    this.plots.clear();
+    this.events.clear();
+  }
+
+  /** @param {import("./table.js").Client[]} clients @param {number} now */
+  _list(clients, now) {
+    const pause = Math.max(PERIOD, Math.ceil(clients.length / CHEAP) * 1_000);
+    this.due = Date.now() + pause - PERIOD / 2;
+    this.table.update(clients, now, pause > PERIOD ? `, read every ${pause / 1_000} s` : "");
+  }
+
+  /** @param {import("./figures.js").Status} status */
+  _answered(status) {
+    this.answered = Date.now() / 1000;
+    const { word, kind } = state(status);
+    this._state(word, kind);
+    this._notices(warnings(status));
+    document.title = `${status.clients} clients, ${word.toLowerCase()} – proxyrelay`;
+  }
+
+  /** @param {unknown} error */
+  _failed(error) {
+    if (error instanceof Unauthorized) this._askForToken();
+    else {
+      this._state("No answer", "bad");
+      const last = this.answered === null ? "" : ` What is shown is of ${clock(this.answered)}.`;
+      const why = error instanceof Error ? legible(error.message) : "";
+      this._notices([`The relay does not answer as it should (${why}). Trying again.${last}`]);
+      document.title = "No answer – proxyrelay";
+    }
+  }
+
+  /** @param {string} word @param {string} kind */
+  _state(word, kind) {
+    write(byId("state"), word);
+    byId("state").className = `tag ${kind}`;
+    byId("notices").className = kind;
+    write(byId("asof"), this.answered === null ? "" : `as of ${clock(this.answered)}`);
+  }
+
+  /** @param {string[]} sentences Said aloud by a screen reader when they change. */
+  _notices(sentences) {
+    const list = byId("notices");
+    const old = [...list.children].map((child) => child.textContent);
+    if (old.join("\n") === sentences.join("\n")) return;
+    list.replaceChildren(...sentences.map((sentence) => element("p", "notice", sentence)));
+  }
+
+  _pause() {
+    this.paused = !this.paused;
+    byId("pause").setAttribute("aria-pressed", String(this.paused));
+    if (this.paused) {
+      clearTimeout(this.timer);
+      this._state("Paused", "");
+    } else this.ask();
+  }
+
+  _askForToken() {
+    if (this.source.hasToken) write(byId("login-why"), "The relay knows no such token.");
+    this.source.dropToken();
+    byId("content").hidden = true;
+    byId("login").hidden = false;
+    this._notices([]);
+    this._state("Token wanted", "warn");
+    document.title = "Token – proxyrelay";
+    byId("token").focus();
+  }
+
+  _logIn() {
+    const field = byId("token");
+    const token = field.value.trim();
+    field.value = "";
+    // Others cannot stand in a header.
+    if (/^[\x21-\x7e]+$/.test(token)) {
+      this.source.useToken(token);
+      this.ask();
+    } else write(byId("login-why"), "A token has no such characters.");
+  }
+}
+
+new Page().ask();

@@ -1,0 +1,358 @@
+"""What the private listener answers.
+
+::
+
+    GET  /                          the page
+    GET  /page/<file>               its files
+    GET  /metrics                   for Prometheus
+    GET  /livez  /readyz            for supervisors and load balancers
+    GET  /status  /clients          JSON
+    GET  /history?since=<time>      JSON
+    GET  /events?since=<number>     JSON
+    POST /drain  /reload            JSON
+    POST /clients/<uuid>/disconnect JSON
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+import msgspec
+from twisted.internet.interfaces import IPullProducer
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
+
+from proxyrelay.admin.access import Access
+from proxyrelay.errors import Disconnected
+from proxyrelay.messages import canonical_uuid
+from proxyrelay.observe.events import Events
+from proxyrelay.observe.history import FIELDS, INTERVAL, History
+from proxyrelay.observe.metrics import Metrics
+from proxyrelay.observe.report import Client
+from proxyrelay.observe.view import View
+from proxyrelay.reload import Outcome, Reloadable
+
+PAGE = Path(__file__).parent / "page"
+"""The page and its files."""
+
+INDEX = "index.html"
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What the page may do (Content Security Policy): load its own files, and ask here."""
+
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+    "Server": "proxyrelay",
+}
+
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+}
+"""What the files of the page are, by their suffix; others are plain text."""
+
+TEXT = "text/plain; charset=utf-8"
+
+ENDED = (
+    "closed with 4004, which ends the process of a stock endpoint: its supervisor "
+    "starts it anew (after any other code it would register again, and read nothing)"
+)
+"""What becomes of a client that is disconnected."""
+
+_CLIENT = re.compile("/clients/([^/]+)/disconnect")
+
+_FILE = re.compile("/page/([A-Za-z0-9._-]+)")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Trouble(Exception):
+    """A request is answered with an error.
+
+    Attributes:
+        status: The error.
+        headers: Header fields that belong to it.
+    """
+
+    def __init__(
+        self, status: HTTPStatus, text: str, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers or {}
+
+
+@dataclass(frozen=True)
+class _Route:
+    """Something that can be asked for.
+
+    Attributes:
+        answer: Finds the answer.
+        method: ``GET`` to look, ``POST`` to change something.
+        is_open: Whether it needs no token.
+    """
+
+    answer: Callable[[Request], bytes | int]
+    method: str = "GET"
+    is_open: bool = False
+
+
+class Root(Resource):
+    """All of it.
+
+    Args:
+        access: Says who is let in.
+        view: Looks at the relay.
+        events: The last things that happened.
+        history: The last hour.
+        reload: Reads the settings anew.
+        page: Folder with the page.
+    """
+
+    isLeaf = True
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        access: Access,
+        view: View,
+        events: Events,
+        history: History,
+        reload: Reloadable,
+        page: Path = PAGE,
+    ) -> None:
+        super().__init__()
+        self._access = access
+        self._view = view
+        self._metrics = Metrics(view)
+        self._events = events
+        self._history = history
+        self._reload = reload
+        self._page = page
+        self._routes = {
+            "/": _Route(lambda request: self._send_file(request, INDEX), is_open=True),
+            "/livez": _Route(lambda request: _text(request, "ok\n"), is_open=True),
+            "/readyz": _Route(self._say_ready, is_open=True),
+            "/metrics": _Route(self._measure),
+            "/status": _Route(lambda request: _json(request, view.status())),
+            "/clients": _Route(self._list_clients),
+            "/history": _Route(self._remember),
+            "/events": _Route(self._tell),
+            "/drain": _Route(self._drain, "POST"),
+            "/reload": _Route(self._read_settings, "POST"),
+        }
+
+    def render(self, request: Request) -> bytes | int:
+        """Answer a request, if it may be made."""
+        for name, value in HEADERS.items():
+            request.setHeader(name, value)
+        try:
+            answer = self._answer(request)
+        except _Trouble as trouble:
+            for name, value in trouble.headers.items():
+                request.setHeader(name, value)
+            answer = _json(request, {"error": str(trouble)}, trouble.status)
+        except Exception:
+            self._log.failure("a request to the private listener failed")
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            answer = _json(request, {"error": "see the log of the relay"}, status)
+        if request.method == b"HEAD" and isinstance(answer, bytes):
+            request.setHeader("Content-Length", str(len(answer)))
+            return b""
+        return answer
+
+    def _answer(self, request: Request) -> bytes | int:
+        if not self._access.knows(_header(request, "host")):
+            raise _Trouble(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "this listener is not called so; see admin.allowed_hosts",
+            )
+        path, method = request.path.decode("latin-1"), request.method.decode("latin-1")
+        route = self._route(path)
+        if not (route is not None and route.is_open) and not self._access.admits(
+            _header(request, "authorization")
+        ):
+            raise _Trouble(
+                HTTPStatus.UNAUTHORIZED,
+                "bring the token of admin.token_file (Authorization: Bearer ...)",
+                {"WWW-Authenticate": 'Bearer realm="proxyrelay"'},
+            )
+        if route is None:
+            raise _Trouble(HTTPStatus.NOT_FOUND, "there is nothing here")
+        if method not in {route.method, "HEAD" if route.method == "GET" else ""}:
+            raise _Trouble(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                f"use {route.method} here",
+                {"Allow": route.method},
+            )
+        if route.method == "POST" and not _is_deliberate(request):
+            raise _Trouble(
+                HTTPStatus.FORBIDDEN,
+                "add 'Content-Type: application/json' or 'X-Proxyrelay: 1'",
+            )
+        return route.answer(request)
+
+    def _route(self, path: str) -> _Route | None:
+        client, file = _CLIENT.fullmatch(path), _FILE.fullmatch(path)
+        if client is not None:
+            return _Route(lambda request: self._disconnect(request, client[1]), "POST")
+        if file is not None:
+            return _Route(
+                lambda request: self._send_file(request, file[1]), is_open=True
+            )
+        return self._routes.get(path)
+
+    # -- looking
+
+    def _send_file(self, request: Request, name: str) -> bytes:
+        path = self._page / name
+        if not path.is_file() or name.startswith("."):
+            raise _Trouble(HTTPStatus.NOT_FOUND, "there is no such file")
+        request.setHeader("Content-Type", TYPES.get(path.suffix, TEXT))
+        return path.read_bytes()
+
+    def _say_ready(self, request: Request) -> bytes:
+        obstacles = self._view.obstacles()
+        status = HTTPStatus.SERVICE_UNAVAILABLE if obstacles else HTTPStatus.OK
+        return _text(request, "\n".join([*(obstacles or ["ok"]), ""]), status)
+
+    def _measure(self, request: Request) -> bytes:
+        text, kind = self._metrics.text(_header(request, "accept") or "")
+        request.setHeader("Content-Type", kind)
+        return text
+
+    def _list_clients(self, request: Request) -> int:
+        request.setHeader("Content-Type", "application/json")
+        total = len(self._view.relay.factory.relay.registry)
+        request.registerProducer(_Listing(request, total, self._view.clients()), False)
+        return NOT_DONE_YET
+
+    def _remember(self, request: Request) -> bytes:
+        samples = self._history.since(_number(request, "since"))
+        body = {"interval": INTERVAL, "fields": FIELDS, "samples": samples}
+        return _json(request, body)
+
+    def _tell(self, request: Request) -> bytes:
+        events = self._events
+        since = int(_number(request, "since"))
+        return _json(request, {"events": events.since(since), "last": events.last})
+
+    # -- acting
+
+    def _drain(self, request: Request) -> bytes:
+        self._view.relay.drain()
+        count = len(self._view.relay.factory.connections)
+        return _done(request, f"draining; connections: {count}", HTTPStatus.ACCEPTED)
+
+    def _read_settings(self, request: Request) -> bytes:
+        done = self._reload.reload()
+        if done.outcome is Outcome.REFUSED:
+            raise _Trouble(HTTPStatus.CONFLICT, done.detail)
+        return _done(request, done.detail)
+
+    def _disconnect(self, request: Request, uuid: str) -> bytes:
+        rules = self._view.relay.factory.relay
+        try:
+            uuid = canonical_uuid(uuid)
+        except ValueError:
+            raise _Trouble(HTTPStatus.NOT_FOUND, "this is no UUID") from None
+        peer = rules.registry.get(uuid)
+        if peer is None:
+            raise _Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
+        rules.refuse(peer, Disconnected())
+        self._events.note("disconnected", f"{uuid} at {peer.address}")
+        return _done(request, f"{uuid} is {ENDED}")
+
+
+@implementer(IPullProducer)
+class _Listing:
+    """Lists clients, some in each turn of the reactor.
+
+    Thousands at once would hold up everybody else, and fill the memory if their reader
+    is slow.
+
+    Args:
+        request: Gets the list.
+        total: How many are registered.
+        batches: The clients.
+    """
+
+    def __init__(
+        self, request: Request, total: int, batches: Iterator[list[Client]]
+    ) -> None:
+        self._request = request
+        self._batches = batches
+        self._next = b'{"total":%d,"clients":[' % total
+
+    def resumeProducing(self) -> None:
+        """Write a piece."""
+        batch = next(self._batches, None)
+        if batch is None:
+            self._request.write(self._next.rstrip(b",") + b"]}")
+            self._request.unregisterProducer()
+            self._request.finish()
+            return
+        written, self._next = self._next, b""
+        if batch:
+            written += b",".join(map(_encode, batch))
+            self._next = b","
+        self._request.write(written)
+
+    def stopProducing(self) -> None:
+        """The reader is gone."""
+        self._batches = iter(())
+
+
+def _header(request: Request, name: str) -> str | None:
+    """A header field; as text it would have to be UTF-8."""
+    value = request.getHeader(name.encode())
+    return None if value is None else value.decode("latin-1")
+
+
+def _is_deliberate(request: Request) -> bool:
+    """Whether it has a header that no form of another page can send."""
+    kind = (_header(request, "content-type") or "").partition(";")[0].strip().lower()
+    return kind == "application/json" or _header(request, "x-proxyrelay") == "1"
+
+
+def _number(request: Request, name: str) -> float:
+    """A number in the query; 0 if there is none."""
+    values = request.args.get(name.encode(), [b"0"])
+    try:
+        number = float(values[0])
+        int(number)
+    except (ValueError, OverflowError):
+        raise _Trouble(HTTPStatus.BAD_REQUEST, f"{name} must be a number") from None
+    return number
+
+
+def _json(request: Request, body: object, status: HTTPStatus = HTTPStatus.OK) -> bytes:
+    request.setResponseCode(status.value, status.phrase.encode())
+    request.setHeader("Content-Type", "application/json")
+    return _encode(body)
+
+
+def _text(request: Request, body: str, status: HTTPStatus = HTTPStatus.OK) -> bytes:
+    request.setResponseCode(status.value)
+    request.setHeader("Content-Type", TEXT)
+    return body.encode()
+
+
+def _done(request: Request, detail: str, status: HTTPStatus = HTTPStatus.OK) -> bytes:
+    return _json(request, {"ok": True, "detail": detail}, status)

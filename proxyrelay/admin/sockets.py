@@ -1,0 +1,143 @@
+"""The sockets that the private listener listens on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from proxyrelay import listen
+from proxyrelay.errors import StartError
+
+MODE = 0o660
+"""Who may use a socket in the file system: the relay's user and group."""
+
+BACKLOG = 64
+
+SETTING = "admin.listen"
+
+
+def bind(
+    place: tuple[str, int] | Path, shared: bool, accepting: bool = True
+) -> list[socket.socket]:
+    """Open the sockets.
+
+    Args:
+        place: Host and port, or the path of a socket in the file system.
+        shared: Whether another relay may listen there, which this one takes over from.
+        accepting: Whether callers may connect; else it is only tried whether the host
+            and port can be had.
+
+    Raises:
+        StartError: That cannot be.
+    """
+    if isinstance(place, Path):
+        return [_at(place, shared)]
+    try:
+        return listen.bind(*place, reuse=shared, accepting=accepting)
+    except StartError as error:
+        raise StartError(str(error), SETTING) from None
+
+
+def adopt(
+    descriptors: Iterable[int], place: tuple[str, int] | Path
+) -> list[socket.socket]:
+    """Take over sockets that the process was started with.
+
+    They must be where the settings say: who may call without a token depends on that.
+
+    Args:
+        descriptors: Theirs.
+        place: As for `bind`.
+
+    Raises:
+        StartError: One is elsewhere, or is no listening socket.
+    """
+    taken: list[socket.socket] = []
+    try:
+        for number in descriptors:
+            taken.append(socket.socket(fileno=number))
+            _check_adopted(taken[-1], place)
+            taken[-1].setblocking(False)
+            taken[-1].set_inheritable(False)
+    except OSError as error:
+        for each in taken:
+            each.close()
+        reason = (error.strerror or str(error)).lower()
+        raise StartError(
+            f"cannot listen on descriptor {number} of LISTEN_FDS: {reason}", SETTING
+        ) from None
+    return taken
+
+
+def _check_adopted(taken: socket.socket, place: tuple[str, int] | Path) -> None:
+    if taken.type != socket.SOCK_STREAM or not taken.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        raise OSError("no listening socket")
+    name = taken.getsockname()
+    if taken.family == socket.AF_UNIX:
+        is_there = isinstance(place, Path) and name == str(place)
+    elif isinstance(place, Path):
+        is_there = False
+    else:
+        found = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)
+        is_there = name[:2] in [address[:2] for *_, address in found]
+    if not is_there:
+        raise OSError("it listens elsewhere")
+
+
+def _at(path: Path, shared: bool) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _clear(path, shared)
+        before = os.umask(0o777 & ~MODE)
+        try:
+            bound.bind(str(path))
+        finally:
+            os.umask(before)
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise StartError(f"cannot listen on {path}: {reason}", SETTING) from None
+    return bound
+
+
+def _clear(path: Path, shared: bool) -> None:
+    """Remove what another process has left behind.
+
+    Raises:
+        OSError: Something else is there, or somebody still listens.
+    """
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise OSError("something is there that is no socket")
+    if not shared and _is_alive(path):
+        raise OSError("another process listens there")
+    path.unlink()
+
+
+def _is_alive(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying:
+        trying.setblocking(False)
+        try:
+            trying.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except BlockingIOError:
+            return True  # others wait already
+    return True
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from one that takes its place; None without one."""
+    with suppress(OSError):
+        found = path.lstat()
+        return found.st_dev, found.st_ino
+    return None

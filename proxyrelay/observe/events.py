@@ -1,0 +1,102 @@
+"""The last things that happened, for whoever looks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
+
+from msgspec import Struct
+
+from proxyrelay.errors import Refusal
+from proxyrelay.ledger import Drop
+from proxyrelay.messages import PeerConnection
+from proxyrelay.observe.journal import FIGHT
+from proxyrelay.observe.quiet import Quiet
+from proxyrelay.peer import Peer, Registration
+
+KEPT = 200
+"""How many are kept."""
+
+
+class Event(Struct, frozen=True):
+    """Something that happened.
+
+    Attributes:
+        number: Its place in the order of all events, from 1.
+        time: When, in seconds since 1970.
+        kind: What, in one word.
+        text: The same in a sentence, in which a client's own words are escaped.
+    """
+
+    number: int
+    time: float
+    kind: str
+    text: str
+
+
+class Events(Quiet):
+    """A journal that keeps the last things that are worth a look.
+
+    Args:
+        clock: Gives the time in seconds.
+
+    Attributes:
+        last: The number of the last event; 0 before the first.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._kept: deque[Event] = deque(maxlen=KEPT)
+        self.last = 0
+
+    def note(self, kind: str, text: str) -> None:
+        """Keep an event."""
+        self.last += 1
+        self._kept.append(Event(self.last, self._clock(), kind, text))
+
+    def since(self, number: int) -> list[Event]:
+        """The events behind one, the oldest first, as far as they are kept."""
+        return [event for event in self._kept if event.number > number]
+
+    def replaced(self, old: Peer, new: Peer, uuid: str, rounds: int) -> None:
+        """A newer connection of the same user took over a UUID."""
+        places = f"from {new.address}; it was held from {old.address}"
+        if rounds < FIGHT:
+            self.note("replaced", f"{uuid} has registered again {places}")
+        elif rounds == FIGHT:
+            self.note("fight", f"{uuid} registers again and again, {places}")
+
+    def refused(self, peer: Peer, refusal: Refusal) -> None:
+        """A peer is being closed for what it did or is."""
+        self.note("refused", f"{peer.address} with {refusal.code}: {refusal.reason}")
+
+    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+        """A message was dropped that would have harmed its receiver."""
+        registration = source.registration
+        if registration is not None and registration.dropped == 1:
+            self.note(
+                "shielded",
+                f"{message.peer_uuid} from an {message.description_type} of "
+                f"{message.source_uuid} at {source.address}: {why.value}",
+            )
+
+    def deaf(self, peer: Peer, registration: Registration) -> None:
+        """A client that came back seems to read nothing since."""
+        self.note(
+            "deaf",
+            f"{registration.uuid} at {peer.address} answers no offers since"
+            " it came back: restart it",
+        )
+
+    def rejected(self, address: str, status: HTTPStatus, detail: str) -> None:
+        """A request was answered with an HTTP error."""
+        self.note("rejected", f"{address} with HTTP {status.value}: {detail!a}")
+
+    def failed(self, address: str, code: int, detail: str) -> None:
+        """A client broke the WebSocket protocol and is closed with a code."""
+        self.note("failed", f"{address} with {code}: {detail!a}")
+
+    def slowed(self, address: str) -> None:
+        """A client sends faster than it may, and is read from more slowly."""
+        self.note("slowed", f"{address} sends more than [limits] allows")

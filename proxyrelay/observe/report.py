@@ -1,0 +1,89 @@
+"""What the private listener says in JSON, and what reads it. Pure."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Forwarded(Struct):
+    """Messages that have reached their receivers."""
+
+    offer: int
+    answer: int
+
+
+class Certificate(Struct):
+    """The certificate that is served: when it expires, in seconds since 1970."""
+
+    expires: float
+
+
+class Lateness(Struct):
+    """How late the event loop was in the last minute, in seconds."""
+
+    median: float | None
+    p99: float | None
+    max: float | None
+
+
+class Answering(Struct):
+    """How long the last answers took from their offers, in seconds."""
+
+    median: float | None
+    p99: float | None
+
+
+class GlobusAuth(Struct):
+    """Whether Globus Auth is asked: ``closed`` if so, ``open`` or ``half-open``."""
+
+    breaker: str
+
+
+class Status(Struct):
+    """A relay in one piece; times in seconds since 1970, durations in seconds."""
+
+    version: str
+    pid: int
+    started: float
+    uptime: float
+    listening: list[str]
+    tls: bool
+    authentication: str
+    draining: bool
+    ready: bool
+    reasons: list[str]
+    clients: int
+    connections: int
+    users: int
+    registrations: int
+    forwarded: Forwarded
+    returned: dict[str, int]
+    dropped: dict[str, int]
+    held: int
+    refused: dict[str, int]
+    rejected: dict[str, int]
+    certificate: Certificate | None
+    lag: Lateness
+    offer_to_answer: Answering
+    globus: GlobusAuth | None
+
+
+class Client(Struct):
+    """A registered client; times in seconds since 1970."""
+
+    uuid: str
+    name: str
+    user: str
+    address: str
+    since: float
+    last_offer: float | None
+    sent: int
+    received: int
+    marks: list[str]
+
+
+class Clients(Struct):
+    """All registered clients."""
+
+    total: int
+    clients: list[Client]

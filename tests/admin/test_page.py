@@ -1,0 +1,375 @@
+"""The live page, in a real browser in front of a real relay."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from twisted.trial.unittest import SynchronousTestCase
+from websockets.sync.client import ClientConnection, connect
+
+import proxyrelay
+from tests.support.browser import Browser
+from tests.support.processes import PATIENCE, ProcessTestCase, RelayProcess
+from tests.support.recording import A, B, answer, offer, registration
+
+PAGE = Path(proxyrelay.__file__).parent / "admin" / "page"
+
+LISTENS = r"the private listener is (http://\S+)"
+
+MARKUP = "<img src=x onerror='window.harmed = true'>"
+
+REVERSED = "fdp.\u202eexe\n"
+
+PHONE = 360
+"""Pixels of a narrow screen's width."""
+
+FIGURE = """
+for (const row of document.querySelectorAll("#figures > div"))
+  if (row.querySelector("dt").textContent === arguments[0])
+    return row.querySelector(".value").textContent;
+return "";
+"""
+"""Gives the value of a figure."""
+
+PLOT = """
+for (const plot of document.querySelectorAll(".plot"))
+  if (plot.querySelector("h3").textContent === arguments[0]) {
+    const drawing = plot.querySelector("[role=img]");
+    const picture = drawing.querySelector("canvas").toDataURL();
+    return [drawing.getAttribute("aria-label"), picture];
+  }
+"""
+"""Gives what a plot says, and its picture."""
+
+
+class Markup(HTMLParser):
+    """What the page is made of.
+
+    Attributes:
+        loaded: What its elements load or lead to.
+        inline: Whatever a strict content policy forbids.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.inline: list[str] = []
+        self._in_script = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_script = tag == "script"
+        if tag == "style":
+            self.inline.append(tag)
+        for name, value in attrs:
+            if name == "style" or name.startswith("on"):
+                self.inline.append(f"{tag} {name}")
+            if name in {"src", "href"} and value is not None:
+                self.loaded.append(value)
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script and data.strip():
+            self.inline.append(data)
+        self._in_script = False
+
+
+class FileTests(SynchronousTestCase):
+    """The files of the page. Nothing here needs a browser."""
+
+    def setUp(self) -> None:
+        self.markup = Markup((PAGE / "index.html").read_text(encoding="utf-8"))
+        self.modules = {
+            path.name: path.read_text(encoding="utf-8")
+            for path in PAGE.glob("*.js")
+            if not path.name.startswith("uPlot")
+        }
+
+    def test_have_nothing_inline(self) -> None:
+        self.assertEqual(self.markup.inline, [])
+
+    def test_the_checker_finds_what_is_inline(self) -> None:
+        for text in ("<p style=''>", "<p onclick=''>", "<script>a</script>", "<style>"):
+            self.assertNotEqual(Markup(text).inline, [], text)
+
+    def test_load_each_other_and_nothing_else(self) -> None:
+        paths = [
+            url.removeprefix("page/")
+            for url in self.markup.loaded
+            if url.startswith("page/")
+        ]
+        others = {url for url in self.markup.loaded if not url.startswith("page/")}
+        self.assertEqual(
+            {url for url in others if not url.startswith("data:")},
+            {"#clients", "status"},
+        )
+        for text in self.modules.values():
+            paths += re.findall(r'from "\./(.+)"', text)
+        self.assertEqual(
+            {path for path in paths if path.endswith((".js", ".css"))},
+            {path.name for path in PAGE.iterdir() if path.suffix in {".js", ".css"}},
+        )
+
+    def test_make_no_markup_of_texts(self) -> None:
+        ways = (
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\("
+        )
+        self.assertGreater(len(self.modules), 5)
+        for name, text in self.modules.items():
+            self.assertEqual(re.findall(ways, text), [], name)
+
+    def test_have_the_library_as_it_was_published(self) -> None:
+        told = (PAGE / "README.rst").read_text(encoding="utf-8")
+        sums = re.findall(r"^ +([0-9a-f]{64})  (\S+)$", told, re.MULTILINE)
+        self.assertEqual(
+            {name for _, name in sums}, {p.name for p in PAGE.glob("uPlot*")}
+        )
+        for expected, name in sums:
+            found = hashlib.sha256((PAGE / name).read_bytes()).hexdigest()
+            self.assertEqual(found, expected, name)
+        version = re.search(r"Version (\S+),", told)
+        assert version is not None
+        library = (PAGE / "uPlot.iife.min.js").read_text(encoding="utf-8")
+        self.assertIn(f"(v{version[1]})", library)
+
+
+class PageTests(ProcessTestCase):
+    """What an operator sees."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.browser = Browser(self.folder / "profile")
+        self.addCleanup(self.browser.close)
+
+    def watched(self, settings: str = "") -> RelayProcess:
+        """Start a relay, and open its page."""
+        path = self.folder / "relay.toml"
+        path.write_text(
+            f'[admin]\nlisten = "127.0.0.1:0"\n{settings}', encoding="utf-8"
+        )
+        relay = self.relay("--config", path)
+        self.address = relay.wait_for(LISTENS)[1]
+        self.browser.driver.get(f"{self.address}/")
+        return relay
+
+    def client(
+        self, relay: RelayProcess, uuid: str, name: str = "a"
+    ) -> ClientConnection:
+        """Register a client."""
+        client = connect(relay.url, open_timeout=PATIENCE, close_timeout=PATIENCE)
+        self.addCleanup(client.close)
+        client.send(registration(uuid, name).decode())
+        self.assertIn('"success": true', client.recv(PATIENCE))
+        return client
+
+    def figure(self, name: str) -> str:
+        """One of the figures at the top."""
+        return str(self.browser.run(FIGURE, name))
+
+    def until_figure(self, name: str, value: str) -> None:
+        self.browser.until(lambda: self.figure(name) == value, f"{name} is {value}")
+
+    def until_text(self, selector: str, text: str) -> None:
+        self.browser.until(lambda: self.browser.text(selector) == text, text)
+
+    def until_state(self, word: str) -> None:
+        self.until_text("#state", word)
+
+    def until_refreshed(self) -> None:
+        """Wait for the next answer."""
+        before = self.browser.text("#asof")
+        self.browser.until(lambda: self.browser.text("#asof") != before, "an answer")
+
+    def plot(self, title: str) -> tuple[str, str]:
+        """What a plot says in words, and the sum of its picture."""
+        words, picture = self.browser.run(PLOT, title)
+        return str(words), hashlib.sha256(str(picture).encode()).hexdigest()
+
+    def names(self) -> list[str]:
+        return self.browser.texts("#rows th")
+
+    def press(self, *keys: str) -> None:
+        self.browser.driver.switch_to.active_element.send_keys(*keys)
+
+    def assert_quiet(self) -> None:
+        """Nothing was forbidden or went wrong, and nobody else was asked."""
+        self.assertEqual(self.browser.complaints(), [])
+        self.assertEqual(self.browser.hosts(), {self.address.removeprefix("http://")})
+
+    def test_moves_while_clients_come_and_talk(self) -> None:
+        relay = self.watched()
+        self.until_state("Ready")
+        self.until_figure("Clients", "0")
+        self.browser.until(
+            lambda: "now 0" in self.plot("Connected clients")[0],
+            "a sample without clients",
+        )
+        _, empty = self.plot("Connected clients")
+        one, two = self.client(relay, A), self.client(relay, B)
+        one.send(offer(A, B).decode())
+        two.recv(PATIENCE)
+        two.send(answer(B, A).decode())
+        one.recv(PATIENCE)
+        for name, value in (("Clients", "2"), ("Offers", "1"), ("Answers", "1")):
+            self.until_figure(name, value)
+        self.browser.until(
+            lambda: "now 2" in self.plot("Connected clients")[0], "a sample with two"
+        )
+        self.assertNotEqual(self.plot("Connected clients")[1], empty)
+        self.browser.until(
+            lambda: "nothing" not in self.plot("Offer to answer")[0],
+            "the time of an answer",
+        )
+        self.browser.until(lambda: len(self.names()) == 2, "two rows")
+        one.close()
+        self.until_figure("Clients", "1")
+        self.browser.until(lambda: len(self.names()) == 1, "one row")
+        self.assert_quiet()
+
+    def test_shows_what_clients_chose_as_text(self) -> None:
+        relay = self.watched()
+        self.client(relay, A, MARKUP)
+        self.client(relay, B, REVERSED)
+        self.browser.until(lambda: len(self.names()) == 2, "two rows")
+        self.assertEqual(self.names(), [MARKUP, r"fdp.\u{202e}exe\u{a}"])
+        self.assertEqual(self.browser.run("return document.images.length"), 0)
+        self.assertIsNone(self.browser.run("return window.harmed ?? null"))
+        self.assert_quiet()
+
+    def test_tells_what_happened(self) -> None:
+        relay = self.watched()
+        self.until_state("Ready")
+        client = self.client(relay, A)
+        client.send(f"no message {MARKUP}")
+        self.browser.until(lambda: self.browser.texts("#events .tag"), "an event")
+        self.assertEqual(self.browser.texts("#events .tag"), ["refused"])
+        self.assertIn("4000", self.browser.text("#events bdi"))
+        self.until_figure("Refused", "1")
+        self.assert_quiet()
+
+    def test_fits_every_screen_and_keeps_nobody_out(self) -> None:
+        relay = self.watched()
+        self.client(relay, A, "an endpoint with a rather long name, as there are some")
+        self.client(relay, B).send("no message")
+        self.browser.until(lambda: self.names() and self.plot("Handshake"), "a row")
+        self.browser.until(lambda: self.browser.texts("#events li"), "an event")
+        grounds = set()
+        for name, width, dark in (
+            ("page-light", 1440, False),
+            ("page-dark", 1440, True),
+            ("page-phone", PHONE, False),
+            ("page-phone-dark", PHONE, True),
+        ):
+            self.browser.show(width, dark)
+            self.until_refreshed()
+            self.browser.keep(name)
+            wide = self.browser.run("return document.documentElement.scrollWidth")
+            self.assertLessEqual(wide, width, name)
+            self.assertEqual(self.browser.barriers(), [], name)
+            ground = self.browser.run(
+                "return getComputedStyle(document.body).backgroundColor"
+            )
+            grounds.add((dark, ground, self.plot("Connected clients")[0] != ""))
+        self.assertEqual(len(grounds), 2)
+        self.assert_quiet()
+
+    def test_paints_plots_for_the_dark(self) -> None:
+        self.watched()
+        self.browser.until(
+            lambda: "now 0" in self.plot("Connected clients")[0], "a sample"
+        )
+        self.browser.driver.find_element(By.ID, "pause").click()
+        self.until_state("Paused")
+        _, light = self.plot("Connected clients")
+        self.browser.show(dark=True)
+        self.browser.until(
+            lambda: self.plot("Connected clients")[1] != light, "other colours"
+        )
+
+    def test_sorts_by_keyboard_and_stays_there(self) -> None:
+        relay = self.watched()
+        for uuid, name in ((A, "b"), (B, "a")):
+            self.client(relay, uuid, name)
+        self.browser.until(lambda: self.names() == ["a", "b"], "two rows")
+        heading = "document.querySelector('#clients th [data-column=name]')"
+        for _ in range(40):
+            if self.browser.run(f"return document.activeElement === {heading}"):
+                break
+            self.press(Keys.TAB)
+        self.press(Keys.ENTER)
+        self.assertEqual(self.names(), ["b", "a"])
+        order = f"return {heading}.closest('th').getAttribute('aria-sort')"
+        self.assertEqual(self.browser.run(order), "descending")
+        self.until_refreshed()
+        self.assertTrue(
+            self.browser.run(f"return document.activeElement === {heading}")
+        )
+        self.assertEqual(self.names(), ["b", "a"])
+        self.press(Keys.TAB, Keys.TAB)
+        self.press(Keys.SPACE)
+        self.assertIsNone(self.browser.run(order))
+        self.assertEqual(self.names(), ["b", "a"])  # by UUID
+
+    def test_searches(self) -> None:
+        relay = self.watched()
+        for uuid, name in ((A, "Ada's laptop"), (B, "cluster")):
+            self.client(relay, uuid, name)
+        self.browser.until(lambda: len(self.names()) == 2, "two rows")
+        field = self.browser.driver.find_element(By.ID, "wanted")
+        for wanted, found in (
+            ("LAPTOP ada", ["Ada's laptop"]),
+            (B[:8], ["cluster"]),
+            ("nobody", []),
+        ):
+            field.clear()
+            field.send_keys(wanted)
+            self.assertEqual(self.names(), found)
+        self.assertEqual(self.browser.text("#shown"), "0 of 2 shown, 0 match")
+        self.until_text("#found", "0 found")
+
+    def test_asks_for_the_token(self) -> None:
+        token = self.folder / "token"
+        token.write_text("open-sesame-open-sesame", encoding="utf-8")
+        token.chmod(0o600)
+        self.watched(f'token_file = "{token}"\n')
+        self.until_state("Token wanted")
+        for wrong, why in (
+            ("thyme", "The relay knows no such token."),
+            ("s\u00e9same", "A token has no such characters."),
+        ):
+            self.press(wrong, Keys.ENTER)
+            self.until_text("#login-why", why)
+        self.assertEqual(self.browser.barriers(), [])
+        self.press("open-sesame-open-sesame", Keys.ENTER)
+        self.until_figure("Clients", "0")
+        self.browser.driver.refresh()
+        self.until_figure("Clients", "0")
+
+    def test_says_when_the_relay_is_gone_and_when_it_is_back(self) -> None:
+        relay = self.watched()
+        self.until_figure("Clients", "0")
+        relay.stop()
+        self.until_state("No answer")
+        self.assertIn("does not answer", self.browser.text("#notices"))
+        port = self.address.rpartition(":")[2]
+        path = self.folder / "relay.toml"
+        path.write_text(f'[admin]\nlisten = "127.0.0.1:{port}"\n', encoding="utf-8")
+        again = self.relay("--config", path)
+        self.client(again, A)
+        self.until_state("Ready")
+        self.until_figure("Clients", "1")
+        self.assertEqual(self.browser.text("#notices"), "")
+
+    def test_pauses(self) -> None:
+        self.watched()
+        self.until_state("Ready")
+        button = self.browser.driver.find_element(By.ID, "pause")
+        button.send_keys(Keys.SPACE)
+        self.until_state("Paused")
+        self.assertEqual(button.get_attribute("aria-pressed"), "true")
+        button.send_keys(Keys.SPACE)
+        self.until_state("Ready")

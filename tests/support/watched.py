@@ -1,0 +1,253 @@
+"""A relay with a private listener, on a reactor without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay import tls
+from proxyrelay.admin.listener import AdminService, Watch
+from proxyrelay.auth import Authenticator
+from proxyrelay.auth.anonymous import AnonymousAuthenticator
+from proxyrelay.config import Admin, Config, Offers, Secret
+from proxyrelay.inspection import Inspection
+from proxyrelay.reload import Reload
+from proxyrelay.service import RelayService
+from proxyrelay.websocket import RelayProtocol
+from tests.support.frames import TEXT, frame
+from tests.support.recording import A, registration
+from tests.support.served import upgrade
+
+LISTENER = Admin(listen="127.0.0.1:0")
+
+AT_ONCE = Offers(crossing=0)
+"""Offers wait for none that may cross them."""
+
+START = 1_800_000_000.0
+"""When the reactor's clock begins, in seconds since 1970."""
+
+
+class EagerReactor(MemoryReactorClock):
+    """Where work is paced, the next turn comes at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rightNow = START
+        self.stops = 0
+
+    def callLater(  # noqa: N802
+        self,
+        delay: float,
+        callable: Callable[..., object],  # noqa: A002
+        *args: Any,
+        **kw: Any,
+    ) -> IDelayedCall:
+        call: IDelayedCall = super().callLater(delay, callable, *args, **kw)
+        if getattr(callable, "__name__", None) == "_next_turn":
+            call.cancel()
+            callable(*args, **kw)
+        return call
+
+    def stop(self) -> None:
+        """Go on, but count."""
+        self.stops += 1
+
+    def adoptStreamPort(self, *arguments: Any) -> Any:  # noqa: N802
+        """Listen, as far as a port does so that is asked to no longer."""
+        port = super().adoptStreamPort(*arguments)
+        port.stopReading = port.doRead = lambda: None
+        port.connectionLost = lambda reason: None
+        return port
+
+
+class Wire(StringTransport):
+    """A transport that can be aborted, and is as patient as real ones."""
+
+    def abortConnection(self) -> None:  # noqa: N802
+        self.disconnecting = True
+
+    def unregisterProducer(self) -> None:  # noqa: N802
+        if self.producer is not None:
+            super().unregisterProducer()
+
+
+class Caller:
+    """Somebody who has connected to the private listener.
+
+    Args:
+        admin: The listener.
+    """
+
+    def __init__(self, admin: AdminService) -> None:
+        self.wire = Wire()
+        self.channel = admin.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        if self.channel is not None:
+            self.channel.makeConnection(self.wire)
+
+    def send(self, data: bytes) -> None:
+        """Send something."""
+        self.channel.dataReceived(data)
+
+    def ask(
+        self, path: str, method: str = "GET", body: bytes = b"", **headers: str
+    ) -> None:
+        """Send a request; header fields are spelt with ``_`` for ``-``."""
+        fields = {"Host": "127.0.0.1:8701", "Content-Length": str(len(body))}
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = [f"{name}: {value}" for name, value in fields.items() if value]
+        head = "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""])
+        self.send(head.encode("latin-1") + body)
+
+    def lose(self) -> None:
+        """Be gone, as a transport tells of it."""
+        self.channel.stopProducing()
+        self.channel.connectionLost(Failure(ConnectionDone()))
+
+
+class Answer:
+    """An answer, taken apart.
+
+    Args:
+        data: As it came.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        head, _, self.body = data.partition(b"\r\n\r\n")
+        status, *lines = head.decode("latin-1").split("\r\n")
+        self.status = int(status.split()[1])
+        self.headers = {
+            name.lower(): value
+            for name, _, value in (one.partition(": ") for one in lines)
+        }
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+
+class WatchedTestCase(SynchronousTestCase):
+    """Has a relay that is looked at."""
+
+    def setUp(self) -> None:
+        self.reactor = EagerReactor()
+
+    def serve(
+        self,
+        config: Config = Config(offers=AT_ONCE),  # noqa: B008 - frozen
+        authenticator: Authenticator | None = None,
+        pair: tls.KeyPair | None = None,
+        token: str | None = None,
+        shared: bool = False,
+        **more: Any,
+    ) -> None:
+        """Start it; its sockets are bound, but on no reactor.
+
+        More arguments are those of `Watch.listener`.
+        """
+        settings: Any = config
+        admin = config.admin if config.admin.listen else LISTENER
+        settings = type(config)(
+            **{
+                name: getattr(config, name)
+                for name in config.__struct_fields__
+                if name not in {"host", "port", "admin"}
+            },
+            host="127.0.0.1",
+            port=0,
+            admin=admin,
+        )
+        self.watch = Watch(self.reactor)
+        self.relay = RelayService(
+            settings,
+            authenticator or AnonymousAuthenticator(),
+            pair,
+            self.reactor,
+            further=self.watch.journals,
+            kind=self.watch.kind,
+        )
+        secret = None if token is None else Secret(token)
+        self.found = Inspection(settings, pair=pair, token=secret)
+        self.reload = Reload(
+            self.relay, None, lambda: self.found, None, self.reactor, secret
+        )
+        self.admin = self.watch.listener(
+            self.relay, self.reload, secret, shared, **more
+        )
+        for service in (self.relay, self.reload, self.admin):
+            service.startService()
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        """End it."""
+        self.relay.factory.abort_all()
+        for connection in list(self.relay.factory.connections):
+            connection.connectionLost()
+        for service in (self.admin, self.reload, self.relay):
+            if service.running:
+                service.stopService()
+
+    # -- clients
+
+    def connect(self, *lines: str, host: str = "192.0.2.1") -> RelayProtocol:
+        """Open a WebSocket."""
+        client = self.accept(host)
+        client.dataReceived(upgrade(*lines))
+        return client
+
+    def accept(self, host: str = "192.0.2.1") -> RelayProtocol:
+        """Open a connection."""
+        place = IPv4Address("TCP", host, 4711)
+        client = self.relay.factory.buildProtocol(place)
+        client.makeConnection(Wire())
+        return client
+
+    def registered(
+        self, uuid: str = A, name: str = "a", legacy: bool = False
+    ) -> RelayProtocol:
+        """Open a WebSocket and register."""
+        client = self.connect()
+        self.send(client, registration(uuid, name, legacy))
+        return client
+
+    def send(self, client: RelayProtocol, text: bytes) -> None:
+        """Have a client send a text."""
+        client.dataReceived(frame(TEXT, text))
+
+    def lose(self, client: RelayProtocol) -> None:
+        """Have a connection end."""
+        client.connectionLost(Failure(ConnectionDone()))
+
+    # -- callers
+
+    def ask(self, path: str, method: str = "GET", **options: Any) -> Answer:
+        """Ask the private listener, over a new connection."""
+        caller = Caller(self.admin)
+        caller.ask(path, method, **options)
+        answer = Answer(caller.wire.value())
+        caller.lose()
+        return answer
+
+    def post(self, path: str, **options: Any) -> Answer:
+        """Have it do something."""
+        return self.ask(path, "POST", X_Proxyrelay="1", **options)
+
+    def metrics(self) -> dict[str, float]:
+        """What Prometheus is told: each sample by its name with its labels."""
+        text = self.ask("/metrics").body.decode()
+        return {
+            f"{sample.name}{{{','.join(f'{k}={v}' for k, v in sample.labels.items())}}}"
+            if sample.labels
+            else sample.name: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
