@@ -25,7 +25,7 @@ from typing import TypeVar
 from benchmarks import load, plot, processes, servers
 from benchmarks.client import Client, Failed, Hub, Target, trusting
 from benchmarks.figures import ROWS, Result, document, percentile, table
-from benchmarks.servers import CEILING, OURS, THEIRS, Certificate, Server
+from benchmarks.servers import CEILING, OBSERVED, OURS, THEIRS, Certificate, Server
 
 T = TypeVar("T")
 
@@ -129,6 +129,12 @@ class Comparison:
                 took = load.one_by_one(self._target(relay), self._plan.single)
                 self._note("connect_tls_p99", relay, percentile(took, 0.99))
 
+    def observing(self) -> None:
+        """What it costs to be observed: this relay beside itself."""
+        with self._running([OBSERVED, OURS]) as relays:
+            for relay in self._turns(relays, 2 * self._plan.rounds):
+                self._forward(relay, "forward_observed", IN_FLIGHT)
+
     def crowds(self) -> None:
         """Clients connect and register, and then take memory."""
         for number in range(self._plan.crowd_rounds):
@@ -199,6 +205,8 @@ class Comparison:
     def _note(self, key: str, relay: Server, value: float) -> None:
         result = self.results[key]
         values = {OURS: result.ours, THEIRS: result.theirs, CEILING: result.ceiling}
+        if key == "forward_observed":
+            values = {OBSERVED: result.ours, OURS: result.theirs}
         values[relay.name].append(value)
 
     def _forward(
@@ -255,6 +263,7 @@ def about(plan: Plan, quiet: bool) -> dict[str, object]:
 STAGES = {
     "forwarding": Comparison.forwarding,
     "forwarding-tls": Comparison.forwarding_tls,
+    "observing": Comparison.observing,
     "crowds": Comparison.crowds,
     "idling": Comparison.idling,
     "storms": Comparison.storms,

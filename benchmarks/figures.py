@@ -35,6 +35,7 @@ ROWS = (
     Row("forward_single", "forward, ws, one in flight", "us CPU", 1e6, 0.25),
     Row("forward_alone", "forward, ws, one in all", "us CPU", 1e6),
     Row("forward_tls", "forward, wss, 32 in flight", "us CPU", 1e6, 0.16),
+    Row("forward_observed", "forward, [admin] on : off", "us CPU", 1e6, 1.05),
     Row("connect", "connect and register, ws", "us CPU", 1e6, 0.45),
     Row("connect_tls", "connect and register, wss", "us CPU", 1e6, 0.40),
     Row("memory", "idle client, ws", "kB", 1e-3, 0.10),

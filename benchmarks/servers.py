@@ -60,13 +60,17 @@ def certificate(folder: Path) -> Certificate:
     return pair
 
 
-def settings(port: int, pair: Certificate | None, quiet: bool) -> str:
+def settings(
+    port: int, pair: Certificate | None, quiet: bool, observed: bool = False
+) -> str:
     """relay.toml: the defaults, but for what is given here."""
     lines = ['host = "127.0.0.1"', f"port = {port}"]
     if pair is not None:
         lines += [f'certfile = "{pair.certfile}"', f'keyfile = "{pair.keyfile}"']
     # What is measured is as fast as can be. The reference knows no such table.
     lines += ["[limits]", "messages_per_client = 1000000"]
+    if observed:
+        lines += ["[admin]", 'listen = "127.0.0.1:0"']
     if quiet:
         lines += ["[logging]", 'default_level = "WARNING"']
     return "\n".join((*lines, ""))
@@ -93,7 +97,15 @@ def _ceiling(port: int, _config: Path, pair: Certificate | None) -> list[str]:
 
 OURS, THEIRS, CEILING = "proxyrelay", "proxystore-relay", "switchboard"
 
-COMMANDS: dict[str, Command] = {OURS: _ours, THEIRS: _theirs, CEILING: _ceiling}
+OBSERVED = "proxyrelay-observed"
+"""Ours, with its private listener on."""
+
+COMMANDS: dict[str, Command] = {
+    OURS: _ours,
+    OBSERVED: _ours,
+    THEIRS: _theirs,
+    CEILING: _ceiling,
+}
 
 
 @contextlib.contextmanager
@@ -120,7 +132,7 @@ def running(
         holder.bind(("127.0.0.1", 0))
         port: int = holder.getsockname()[1]
         config = folder / f"{name}-{port}.toml"
-        config.write_text(settings(port, pair, quiet))
+        config.write_text(settings(port, pair, quiet, name == OBSERVED))
         log = folder / f"{name}-{port}.log"
         output = stack.enter_context(log.open("wb"))
         child = subprocess.Popen(  # noqa: S603

@@ -15,11 +15,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from websockets.sync.client import ClientConnection
-
 from tests.integration.test_twistd import TwistdTestCase
 from tests.support.processes import PATIENCE, SCRIPTS, RelayProcess
 from tests.support.recording import A, B, answer, offer
+from tests.support.served import Client
 
 PROXYRELAY = SCRIPTS / "proxyrelay"
 
@@ -74,13 +73,13 @@ class AdminTestCase(TwistdTestCase):
         """What leads the command to the relay."""
         return ["--admin", f"127.0.0.1:{self.admin}", "--token-file", str(self.token)]
 
-    def meet(self, relay: RelayProcess) -> tuple[ClientConnection, ClientConnection]:
+    def meet(self, relay: RelayProcess) -> tuple[Client, Client]:
         """Two clients that have exchanged an offer and its answer."""
         one, other = self.registered(relay.url), self.registered(relay.url, uuid=B)
         one.send(offer().decode())
-        other.recv(PATIENCE)
+        other.recv()
         other.send(answer().decode())
-        one.recv(PATIENCE)
+        one.recv()
         return one, other
 
 
