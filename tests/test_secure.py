@@ -34,10 +34,10 @@ from zope.interface import implementer
 from proxyrelay import tls
 from proxyrelay.pace import Pace
 from proxyrelay.secure import RECORD, SHORT, SecureServer
-from proxyrelay.transport import Outbox
+from proxyrelay.transport import AnnouncedFactory, Outbox
 from tests.support.certificates import Authority
 from tests.support.clock import EagerClock
-from tests.test_transport import PATIENCE, Descriptors, Ends
+from tests.test_transport import PATIENCE, V1, Descriptors, Ends
 
 reactor: Any = _reactor
 
@@ -365,6 +365,28 @@ class HandshakeTests(SecureTestCase):
             link.client.do_handshake()
             link.say(b"one")
             self.assertEqual((link.told, link.protocol.heard), (["shaken"], [b"one"]))
+
+    def test_comes_behind_the_header_of_a_proxy(self) -> None:
+        for size in (None, 1):
+            link = self.link()
+            served, place = link.protocol, link.transport.getPeer()
+            factory: Any = Factory()
+            factory.buildProtocol = lambda address, served=served: served
+            announced = AnnouncedFactory(
+                factory, lambda host: True, lambda *told: None, self.loop, 10
+            )
+            announcing: Any = announced.buildProtocol(place)
+            link.transport.protocol = announcing
+            announcing.makeConnection(link.transport)
+            with self.assertRaises(ssl.SSLWantReadError):
+                link.client.do_handshake()
+            # In one segment with the beginning of the handshake.
+            link.put(V1 + link.taken(), size)
+            self.assertIs(link.transport.protocol, served)
+            link.fetch()
+            link.shake()
+            link.say(b"one")
+            self.assertEqual((link.told, served.text), (["shaken"], b"one"))
 
     def test_its_answer_waits_if_the_socket_is_full(self) -> None:
         for version in VERSIONS:
