@@ -34,8 +34,8 @@ kept waiting by much."""
 AT_ONCE = 256
 """Clients that are read from in one turn of the reactor."""
 
-_IN = select.EPOLLIN
-_LOST = select.EPOLLHUP | select.EPOLLERR
+AVAILABLE = hasattr(select, "epoll")
+"""Whether the system has it. macOS has not; there the reactor sees each socket."""
 
 
 @implementer(IReadDescriptor)
@@ -68,7 +68,7 @@ class Crowd:
         """Read from a socket whenever something has come."""
         descriptor = reader.fileno()
         if descriptor not in self._readers:
-            self._epoll.register(descriptor, _IN)
+            self._epoll.register(descriptor, select.EPOLLIN)
             self._readers[descriptor] = reader
             self._outbox.stirred = True
             if self._nap is not None:
@@ -128,7 +128,7 @@ class Crowd:
 
     def _read(self, reader: PromptServer, event: int) -> None:
         try:
-            over = reader.doRead() if event & _IN else main.CONNECTION_LOST
+            over = reader.doRead() if event & select.EPOLLIN else main.CONNECTION_LOST
         except Exception as error:
             self._log.failure("what a client sent could not be acted upon")
             over = error

@@ -25,11 +25,16 @@ from proxyrelay.transport import PromptServer
 RECORD = 16 * 1024
 """Bytes of the longest record (RFC 8446, section 5.1)."""
 
+SHORT = 1024
+"""Bytes that a shorter record counts for: to read it takes as long. Who sends a byte in
+each would hold everybody up for half a second."""
+
 _lib = Binding().lib
 
 _forget_errors = _lib.ERR_clear_error
 """OpenSSL has one list of errors for all connections. pyOpenSSL leaves what a socket's
-error adds there, and the next connection would end for it (SSL_get_error(3))."""
+error adds there, and the next connection would end for it, or for another reason than
+its own (SSL_get_error(3); with OpenSSL 4 only the latter)."""
 
 
 @implementer(ISSLTransport)
@@ -50,7 +55,6 @@ class SecureServer(PromptServer):
     """
 
     _established = False
-    _parting = False
     _read_on = False
 
     def __init__(
@@ -82,7 +86,7 @@ class SecureServer(PromptServer):
                 return over
         records: list[bytes] = []
         over = self._receive(records)
-        if records and not self._parting:
+        if records and not self._writeDisconnected:
             self.protocol.dataReceived(
                 records[0] if len(records) == 1 else b"".join(records)
             )
@@ -110,7 +114,7 @@ class SecureServer(PromptServer):
         try:
             while left > 0:
                 records.append(self._tls.recv(RECORD))
-                left -= len(records[-1])
+                left -= max(len(records[-1]), SHORT)
         except SSL.WantReadError:
             return None
         except SSL.Error as error:
@@ -124,13 +128,17 @@ class SecureServer(PromptServer):
             self._read_on = True
             self.startWriting()
             return None
-        _forget_errors()
+        over: Exception = error
         if isinstance(error, SSL.ZeroReturnError):
             with suppress(SSL.Error):
                 self._tls.shutdown()
-            return main.CONNECTION_DONE
-        # The end of the connection without a last word is one, too.
-        return main.CONNECTION_LOST if isinstance(error, SSL.SysCallError) else error
+            over = main.CONNECTION_DONE
+        # The end of the connection without a last word is one, too. Asked again about
+        # one that is lost, OpenSSL names no reason.
+        elif isinstance(error, SSL.SysCallError) or not any(error.args):
+            over = main.CONNECTION_LOST
+        _forget_errors()
+        return over
 
     # -- writing
 
@@ -139,7 +147,7 @@ class SecureServer(PromptServer):
         if self._read_on:
             self._read_on = False
             over = self.doRead()
-            if over is not None:
+            if over is not None or self._read_on:
                 return over
         return cast(Exception | int | None, super().doWrite())
 
@@ -169,9 +177,10 @@ class SecureServer(PromptServer):
             self.startWriting()
             return None
         except SSL.Error:
+            _forget_errors()
             over = True
         if over:
             return main.CONNECTION_DONE
-        self._parting = True
+        self._writeDisconnected = True
         self.startReading()
         return None

@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from proxyrelay import __version__, addresses, config, descriptors, listen, tls
+from proxyrelay import __version__, addresses, config, crowd, descriptors, listen, tls
 from proxyrelay.auth import Authenticator, authenticator
 from proxyrelay.config import Config, Offers
 from proxyrelay.crowd import Crowd
@@ -132,7 +132,9 @@ class RelayService(MultiService):
         self._contexts = None if pair is None else tls.Contexts(pair)
         self._served = self.factory.behind_proxies()
         self._handshakes = Pace(clock, TLS_HANDSHAKES)
-        self._crowd = Crowd(reactor, self.factory.outbox)
+        self._crowd: Crowd | None = None
+        if crowd.AVAILABLE:
+            self._crowd = Crowd(reactor, self.factory.outbox)
         self._census = LoopingCall(self._list_clients)
         self._census.clock = clock
         self._sweep = LoopingCall(self._tick)
@@ -231,7 +233,8 @@ class RelayService(MultiService):
     def _transport(self, *arguments: Any) -> PromptServer:
         """Build the transport of a connection, as Twisted's ports do."""
         *given, _ = arguments
-        common = (self.factory.pace, self.factory.outbox, *given, self._crowd)
+        watch = self._crowd or self._reactor
+        common = (self.factory.pace, self.factory.outbox, *given, watch)
         if self._contexts is None:
             return PromptServer(*common)
         return SecureServer(self._contexts.begin, self._handshakes, *common)
@@ -323,7 +326,8 @@ class RelayService(MultiService):
         log.info("stopped", event="stopped")
 
     def _leave_reactor(self, result: T) -> T:
-        self._crowd.stop()
+        if self._crowd is not None:
+            self._crowd.stop()
         return result
 
 
