@@ -729,7 +729,10 @@ class RelayProtocol(FastLane):
     ) -> None:
         """Send a close frame; from here on the client is no longer registered."""
         why = "closed by the client" if isReply else f"closed with {code}"
-        cause = Departure.CLOSED if isReply else Departure.SHUT
+        if isReply:
+            cause = Departure.CLOSED
+        else:
+            cause = Departure.REFUSED if self.failedByMe else Departure.SHUT
         self.factory.relay.leave(self, why, cause)
         # The last word is not counted. Were the connection dropped for it, Autobahn
         # would set its state back from CLOSED to CLOSING.

@@ -284,6 +284,12 @@ class ValueTests(MetricsTestCase):
         # The last one in the place of A has not answered a ping, either.
         self.assertEqual(causes, {**dict.fromkeys(Departure, 1.0), Departure.IDLE: 2.0})
 
+    def test_who_breaks_the_protocol_is_refused(self) -> None:
+        self.serve()
+        self.registered(A).dataReceived(frame(0xB))
+        self.assertEqual(self.value("departures_total{cause=refused}"), 1)
+        self.assertEqual(self.value("departures_total{cause=shut}"), 0)
+
     def test_closes_tell_who_has_begun(self) -> None:
         self.serve()
         for code in (1000, 4999):
