@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # For example: make unit TESTS=tests.test_relay
 TESTS ?= tests
+# Processes that the tests run in.
+JOBS ?= 2
 # For example: make conformance PYTHON27=/opt/python2.7/bin/python2.7
 PYTHON27 ?=
 
@@ -40,7 +42,7 @@ types: $(VENV)/test
 
 unit: $(VENV)/test
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m twisted.trial --random 0 $(TESTS)
+	$(BIN)/coverage run -m twisted.trial --jobs $(JOBS) --random 0 $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(if $(filter tests,$(TESTS)),$(BIN)/coverage report)
 
