@@ -12,6 +12,7 @@ relay looks after them only so often.
 from __future__ import annotations
 
 import select
+from collections import deque
 from typing import Any
 
 from twisted.internet import main
@@ -32,7 +33,11 @@ AWAKE = 1.0
 kept waiting by much."""
 
 AT_ONCE = 256
-"""Clients that are read from in one turn of the reactor."""
+"""Clients that are found ready at a time."""
+
+BUDGET = 0.01
+"""Seconds for which clients are read from in one turn of the reactor; the others have
+their turn in the next one."""
 
 AVAILABLE = hasattr(select, "epoll")
 """Whether the system has it. macOS has not; there the reactor sees each socket."""
@@ -59,6 +64,7 @@ class Crowd:
         self._outbox = outbox
         self._epoll = select.epoll()
         self._readers: dict[int, PromptServer] = {}
+        self._ready: deque[tuple[int, PromptServer, int]] = deque()
         self._awake = 0.0
         self._nap: IDelayedCall | None = None
 
@@ -95,13 +101,13 @@ class Crowd:
 
     def doRead(self) -> None:  # noqa: N802
         """Read from those of whom something has come."""
-        count = self._look()
+        self._look()
         now = self._reactor.seconds()
         if self._outbox.stirred:
             self._outbox.stirred = False
             self._awake = now + AWAKE
         # A clock that was set back must not keep it awake for longer.
-        elif count < AT_ONCE and not now < self._awake <= now + AWAKE:
+        elif not (self._outbox.behind or now < self._awake <= now + AWAKE):
             self._reactor.removeReader(self)
             self._nap = self._reactor.callLater(NAP, self._wake)
 
@@ -111,20 +117,37 @@ class Crowd:
         To have the reactor watch takes the kernel a look at each client.
         """
         self._nap = None
-        count = self._look()
-        if 0 < count < AT_ONCE and not self._outbox.stirred:
+        some = self._look()
+        if some and not (self._outbox.behind or self._outbox.stirred):
             self._nap = self._reactor.callLater(NAP, self._wake)
         else:
             self._reactor.addReader(self)
 
-    def _look(self) -> int:
-        ready = self._epoll.poll(0, AT_ONCE)
-        for descriptor, event in ready:
-            # It may have gone meanwhile, on account of another one.
-            reader = self._readers.get(descriptor)
-            if reader is not None:
+    def _look(self) -> bool:
+        """Read from some of those of whom something has come.
+
+        Returns:
+            Whether there were any.
+        """
+        ready, full = self._ready, False
+        if not ready:
+            found = self._epoll.poll(0, AT_ONCE)
+            full = len(found) == AT_ONCE
+            for descriptor, event in found:
+                reader = self._readers.get(descriptor)
+                if reader is not None:
+                    ready.append((descriptor, reader, event))
+        some = bool(ready)
+        latest = self._reactor.seconds() + BUDGET
+        while ready:
+            descriptor, reader, event = ready.popleft()
+            # It may have gone meanwhile, and another one have its descriptor.
+            if self._readers.get(descriptor) is reader:
                 self._read(reader, event)
-        return len(ready)
+                if self._reactor.seconds() > latest:
+                    break
+        self._outbox.behind = full or bool(ready)
+        return some
 
     def _read(self, reader: PromptServer, event: int) -> None:
         try:
@@ -137,6 +160,7 @@ class Crowd:
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops: so end those that are left."""
+        self._ready.clear()
         for reader in list(self._readers.values()):
             reader.connectionLost(reason)
 

@@ -9,6 +9,9 @@ from typing import Generic, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+PATIENCE = 5.0
+"""Seconds for which what has come meanwhile may take to be read."""
+
 LATE = 1.0
 """Seconds by which a look at the deadlines comes too late only if the process was held
 up: by SIGSTOP, by the move of its machine, or by work."""
@@ -30,6 +33,7 @@ class Deadlines(Generic[T]):
             up, not before what has come meanwhile was read.
         slack: Seconds from one look at the deadlines to the next, at least: how much
             later it may be called, so that thousands do not take a wake-up each.
+        busy: Tells whether more has come than could be read yet.
     """
 
     _log = Logger()
@@ -40,11 +44,13 @@ class Deadlines(Generic[T]):
         seconds: float,
         expired: Callable[[T], None],
         slack: float = 0.0,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._clock = clock
         self._slack = slack
         self._seconds = seconds
         self._expired = expired
+        self._busy = busy
         self._ends: OrderedDict[T, float] = OrderedDict()
         self._timer: IDelayedCall | None = None
 
@@ -89,12 +95,17 @@ class Deadlines(Generic[T]):
             self._timer = None
 
     def _look(self) -> None:
-        if self._timer is not None and (
-            self._clock.seconds() - self._timer.getTime() > LATE
-        ):
+        now = self._clock.seconds()
+        if self._timer is not None and now - self._timer.getTime() > LATE:
             # Timers run before sockets are read. What has come while the process was
-            # held up is heard first: one turn of the reactor reads all that are ready.
-            self._timer = self._clock.callLater(0, self._act)
+            # held up is heard first.
+            self._timer = self._clock.callLater(0, self._act_when_heard, now + PATIENCE)
+        else:
+            self._act()
+
+    def _act_when_heard(self, latest: float) -> None:
+        if self._busy() and self._clock.seconds() < latest:
+            self._timer = self._clock.callLater(0, self._act_when_heard, latest)
         else:
             self._act()
 

@@ -35,6 +35,11 @@ these:"""
 LENGTH_16 = 126
 LENGTH_64 = 127
 
+AT_ONCE = 128
+"""Frames of one read that are acted upon at once. A read of 64 kB has ten of what stock
+clients send one after the other, and ten thousand of what somebody sends who would keep
+the relay from others."""
+
 NOTHING = (0, 0)
 """No frame begins and ends there."""
 
@@ -157,6 +162,10 @@ class FastLane(WebSocketServerProtocol):
     def counted(self, count: int) -> None:
         """Hear how many frames, or pieces of frames, one read has brought."""
 
+    def put_off(self, rest: bytes) -> None:
+        """Have more frames than are acted upon at once come again, in a while."""
+        raise NotImplementedError
+
     def _take(self, data: bytes) -> int:
         if self.data:
             # The first bytes of a header, which Autobahn has not looked at yet.
@@ -165,15 +174,19 @@ class FastLane(WebSocketServerProtocol):
         position, end = 0, len(data)
         count = 0
         while position < end:
+            if count >= AT_ONCE:
+                self.put_off(data[position:])
+                break
             frame = self.current_frame
             if frame is not None:
                 stop = position + frame.length - self.current_frame_masker.pointer()
             else:
                 if not self.inside_message:
-                    position, whole = self._take_whole(data, position, end)
+                    room = AT_ONCE - count
+                    position, whole = self._take_whole(data, position, end, room)
                     count += whole
-                    if position == end:
-                        break
+                    if position == end or whole == room:
+                        continue
                 stop = frame_end(data, position)
             if self.state == self.STATE_CLOSED:
                 break
@@ -185,20 +198,23 @@ class FastLane(WebSocketServerProtocol):
             position = stop
         return count
 
-    def _take_whole(self, data: bytes, position: int, end: int) -> tuple[int, int]:
+    def _take_whole(
+        self, data: bytes, position: int, end: int, room: int
+    ) -> tuple[int, int]:
         """Act on whole frames, one after the other.
 
         Args:
             data: What was read.
             position: Where in it a frame begins.
             end: Its length.
+            room: How many may be acted upon.
 
         Returns:
-            Where the first frame begins that is not for the lane, or ``end``; and how
+            Where the first frame begins that is not acted upon, or ``end``; and how
             many were.
         """
         count = 0
-        while self.state == self.STATE_OPEN:
+        while count < room and self.state == self.STATE_OPEN:
             body, stop = small_frame(data, position, end)
             if not stop or stop - body > self.maxMessagePayloadSize:
                 break

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+
+MOMENT = 0.5
+"""Seconds for which there is taken to be too much after a piece of work had to wait."""
 
 
 class Pace:
@@ -28,11 +32,18 @@ class Pace:
         self._left = count
         self._waiting: deque[Callable[[], None]] = deque()
         self._going_on = False
+        self._refused = -math.inf
 
     @property
     def behind(self) -> bool:
-        """Whether work waits for the next turn."""
-        return bool(self._waiting)
+        """Whether work waits for the next turn, or did a moment ago."""
+        ago = self._clock.seconds() - self._refused
+        return bool(self._waiting) or 0 <= ago < MOMENT
+
+    @property
+    def full(self) -> bool:
+        """Whether no more may be done in this turn."""
+        return not self._left or bool(self._waiting)
 
     def do(self, work: Callable[[], None]) -> None:
         """Do a piece of work: now, or after those that wait already."""
@@ -44,7 +55,8 @@ class Pace:
 
         For work that comes back by itself in the next one: its place is not kept.
         """
-        if not self._left or self._waiting:
+        if self.full:
+            self._refused = self._clock.seconds()
             return False
         self._spend()
         return True

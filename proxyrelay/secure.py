@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from socket import socket
+from socket import MSG_PEEK, SO_RCVLOWAT, SOL_SOCKET, socket
 from typing import Any, cast
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
@@ -19,6 +19,7 @@ from twisted.internet import main
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from zope.interface import implementer
 
+from proxyrelay.hello import LONGEST, StrangeHello, missing
 from proxyrelay.pace import Pace
 from proxyrelay.transport import PromptServer
 
@@ -54,8 +55,11 @@ class SecureServer(PromptServer):
         arguments: As for `PromptServer`.
     """
 
+    _seen = 0
+    _greeted = False
     _established = False
     _read_on = False
+    _held_up = False
 
     def __init__(
         self,
@@ -79,8 +83,10 @@ class SecureServer(PromptServer):
     def _read(self) -> Exception | None:
         _forget_errors()
         if not self._established:
-            if not self._handshakes.take():
-                return None
+            if not self._greeted:
+                over = self._await_hello()
+                if over is not None or not self._greeted:
+                    return over
             over = self._shake_hands()
             if over is not None or not self._established:
                 return over
@@ -91,6 +97,31 @@ class SecureServer(PromptServer):
                 records[0] if len(records) == 1 else b"".join(records)
             )
         return over
+
+    def _await_hello(self) -> Exception | None:
+        """Let a handshake begin when all is there for that, and in its turn."""
+        if self._handshakes.full:
+            self._handshakes.take()  # in vain, so that it is known
+            return None
+        try:
+            data = self.socket.recv(LONGEST + RECORD, MSG_PEEK)
+            if not data:
+                return main.CONNECTION_LOST
+            # Who is told again of what has been seen already is told of the end.
+            more = missing(data) if len(data) != self._seen else 0
+            if more or self._seen:
+                # Less is not told of: it would be, again and again.
+                wanted = len(data) + more if more else 1
+                self.socket.setsockopt(SOL_SOCKET, SO_RCVLOWAT, wanted)
+            self._seen = len(data)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        except StrangeHello as error:
+            return SSL.Error([("", "", str(error))])
+        self._greeted = not more and self._handshakes.take()
+        return None
 
     def _shake_hands(self) -> Exception | None:
         try:
@@ -126,6 +157,7 @@ class SecureServer(PromptServer):
         if isinstance(error, SSL.WantWriteError):
             # There is something to be written before more is read.
             self._read_on = True
+            self.stopReading()
             self.startWriting()
             return None
         over: Exception = error
@@ -140,15 +172,28 @@ class SecureServer(PromptServer):
         _forget_errors()
         return over
 
+    def pauseProducing(self) -> None:
+        """Read no longer."""
+        self._held_up = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read again, when nothing has to be written before."""
+        self._held_up = False
+        if not self._read_on:
+            super().resumeProducing()
+
     # -- writing
 
     def doWrite(self) -> Exception | int | None:  # type: ignore[override]  # noqa: N802
         """Write what waits, or read on where reading has waited for that."""
         if self._read_on:
             self._read_on = False
-            over = self.doRead()
-            if over is not None or self._read_on:
-                return over
+            if not self._held_up:
+                self.startReading()
+                over = self.doRead()
+                if over is not None or self._read_on:
+                    return over
         return cast(Exception | int | None, super().doWrite())
 
     def writeSomeData(self, data: bytes) -> int | Exception:  # type: ignore[override]  # noqa: N802

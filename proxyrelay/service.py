@@ -44,7 +44,6 @@ from proxyrelay.observe import logs, privacy
 from proxyrelay.observe.audit import audit
 from proxyrelay.observe.journal import LogJournal
 from proxyrelay.observe.journals import Journals
-from proxyrelay.pace import Pace
 from proxyrelay.relay import Relay
 from proxyrelay.reload import Reload, Reloadable
 from proxyrelay.secure import SecureServer
@@ -61,10 +60,6 @@ log = Logger(namespace="proxyrelay")
 
 SWEEP = 0.5
 """Seconds between two looks at the offers that wait for an answer."""
-
-
-TLS_HANDSHAKES = 8
-"""Steps of TLS handshakes, of two each, in one turn of the reactor."""
 
 
 class RelayService(MultiService):
@@ -131,7 +126,6 @@ class RelayService(MultiService):
         )
         self._contexts = None if pair is None else tls.Contexts(pair)
         self._served = self.factory.behind_proxies()
-        self._handshakes = Pace(clock, TLS_HANDSHAKES)
         self._crowd: Crowd | None = None
         if crowd.AVAILABLE:
             self._crowd = Crowd(reactor, self.factory.outbox)
@@ -237,7 +231,7 @@ class RelayService(MultiService):
         common = (self.factory.pace, self.factory.outbox, *given, watch)
         if self._contexts is None:
             return PromptServer(*common)
-        return SecureServer(self._contexts.begin, self._handshakes, *common)
+        return SecureServer(self._contexts.begin, self.factory.tls_pace, *common)
 
     def startService(self) -> None:
         """Accept connections, if that has not begun yet."""

@@ -66,6 +66,7 @@ class Outbox:
     Attributes:
         waiting: Who has; None while nothing is held back.
         stirred: Whether anything but pings has come since this was set to False.
+        behind: Whether more has come than could be read yet.
     """
 
     _log = Logger()
@@ -73,6 +74,7 @@ class Outbox:
     def __init__(self) -> None:
         self.waiting: list[Sender] | None = None
         self.stirred = True
+        self.behind = False
 
     def open(self) -> None:
         """Hold back what is sent from now on."""

@@ -80,6 +80,12 @@ FRAMES_CEILING = 1024
 REASON_CEILING = 123
 """Bytes of the longest close reason (RFC 6455, section 5.5)."""
 
+EARLY = 64
+"""Pings and pongs of a client that has not registered. Stock clients send none."""
+
+AFTER = 128
+"""Frames that may have been under way when the relay closed a connection."""
+
 FIRST_CONTROL = 8
 """Opcodes from here on are those of control frames (RFC 6455, section 5.5)."""
 
@@ -96,6 +102,13 @@ SLACK = 0.01
 
 HANDSHAKES = 16
 """Requests that are processed in one turn of the reactor, at about 0.2 ms each."""
+
+RESTS = 4
+"""Clients that are heard on in one turn of the reactor, when they have sent more frames
+than are acted upon at once."""
+
+TLS_HANDSHAKES = 8
+"""TLS handshakes that begin in one turn of the reactor, at about 0.5 ms each."""
 
 
 class Phase(Enum):
@@ -182,6 +195,9 @@ class RelayProtocol(FastLane):
     _registered = 0.0
     _slow: float | None = None
     _told_slow = False
+    _rest = b""
+    _early = 0
+    _after = 0
 
     def __init__(self) -> None:
         """Start with what `_served_class` has put into the class.
@@ -318,7 +334,7 @@ class RelayProtocol(FastLane):
         self._origin = limits.arrive(self, self.source, limited, now)
         # While the relay itself is late, nobody else is.
         surplus = None
-        if not self.factory.pace.behind:
+        if not self.factory.behind:
             surplus = limits.surplus(self._origin, now)
         if surplus is not None:
             surplus.hurry()
@@ -382,7 +398,9 @@ class RelayProtocol(FastLane):
 
     def expired(self) -> None:
         """The deadline of the phase has come."""
-        if self._phase is Phase.READY and self._heard and not self._paused:
+        if self._may_be_unread():
+            self._enter(self._phase)
+        elif self._phase is Phase.READY and self._heard and not self._paused:
             # It has just pinged, as stock clients do, and reads what it is sent.
             self._enter(Phase.READY)
         elif self._phase is Phase.READY:
@@ -392,13 +410,6 @@ class RelayProtocol(FastLane):
         elif self._phase is Phase.OPENING and head_complete(self.data, self._seen):
             # Its request is there, and waits for its turn.
             self._enter(Phase.OPENING)
-        elif (
-            self._phase is Phase.AWAITING_PONG
-            and self._heard
-            and self._due > self.factory.clock.seconds()
-        ):
-            # Its pong may be behind what it was too fast to send.
-            self._enter(Phase.AWAITING_PONG)
         elif self._phase is Phase.AUTHENTICATING and self._checking is not None:
             self._checking.cancel()
             if self._phase is Phase.AUTHENTICATING:
@@ -413,6 +424,16 @@ class RelayProtocol(FastLane):
             self.transport.abortConnection()
         else:
             self._drop(_LATE[self._phase])
+
+    def _may_be_unread(self) -> bool:
+        """Whether what was awaited may have come, and wait to be read."""
+        if self._phase is Phase.AWAITING_PONG:
+            # It may also be behind what the client was too fast to send.
+            late = self._heard and self._due > self.factory.clock.seconds()
+            return late or self.factory.outbox.behind
+        if self._phase is Phase.TLS_HANDSHAKE and self.factory.tls_pace.behind:
+            return True
+        return self._phase in _HANDSHAKES and self.factory.outbox.behind
 
     def _drop(self, why: str) -> None:
         """End the connection without a close handshake."""
@@ -646,6 +667,8 @@ class RelayProtocol(FastLane):
 
     def onPing(self, payload: bytes) -> None:
         """Answer, as Autobahn does, in one step."""
+        if self._phase is Phase.REGISTERING:
+            self._count_early()
         if self.state == self.STATE_OPEN:
             self.sendData(header(PONG, len(payload)) + payload)
 
@@ -657,6 +680,15 @@ class RelayProtocol(FastLane):
         """
         if self._phase is Phase.AWAITING_PONG and payload == self._ping:
             self._enter(Phase.READY)
+        elif self._phase is Phase.REGISTERING:
+            self._count_early()
+
+    def _count_early(self) -> None:
+        """Bound what is sent instead of a registration."""
+        self._early += 1
+        if self._early > EARLY:
+            refusal = PolicyViolation("Too many frames before a registration.")
+            self._fail_connection(refusal.code, refusal.reason)
 
     def onMessageBegin(self, isBinary: bool) -> None:
         """Start to count the frames of a message."""
@@ -750,12 +782,17 @@ class RelayProtocol(FastLane):
         """
         factory = self.factory
         now = factory.clock.seconds()
+        if self.state != self.STATE_OPEN:
+            self._after += count
+            if self._after > AFTER:
+                self._drop("sends on after it was closed")
+            return
         self._due = factory.limits.heard(self._origin, self._due, now, count)
         if factory.limits.too_fast(self._origin, self._due, now):
             self._slow_down(now)
 
     def _slow_down(self, now: float) -> None:
-        if self._slow is not None or self.state == self.STATE_CLOSED:
+        if self._slow is not None:
             return
         self._slow = now
         self.transport.pauseProducing()
@@ -764,14 +801,31 @@ class RelayProtocol(FastLane):
             self._told_slow = True
             self.factory.journal.slowed(self.address)
 
+    def put_off(self, rest: bytes) -> None:
+        """Keep frames for the next turn, and read no others meanwhile."""
+        self._rest = rest
+        self.transport.pauseProducing()
+        self.factory.rests.do(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._slow is None:
+            self._take_rest()
+
+    def _take_rest(self) -> None:
+        rest, self._rest = self._rest, b""
+        if rest:
+            self.dataReceived(rest)
+        if not self._rest and self._slow is None:
+            self.transport.resumeProducing()
+
     def read_on(self) -> None:
         """Read again, unless it is too early."""
         now = self.factory.clock.seconds()
         if self.factory.limits.too_fast(self._origin, self._due, now, self._slow):
             self.factory.slow.begin(self)
-        else:
-            self._slow = None
-            self.transport.resumeProducing()
+            return
+        self._slow = None
+        self._take_rest()
 
     # -- what the client does not read
 
@@ -891,6 +945,8 @@ class RelayFactory(WebSocketServerFactory):
 
     Attributes:
         pace: Spreads opening handshakes over turns of the reactor.
+        tls_pace: The same of TLS.
+        rests: Spreads what clients have sent that is too much for one turn.
         deadlines: Of all connections, by the phase that they are in.
         outbox: Holds back what is sent while something that was read is acted upon.
         limits: Knows who is too many or too fast.
@@ -923,7 +979,9 @@ class RelayFactory(WebSocketServerFactory):
         self.clock = clock
         self.config = config
         self.deadlines = {
-            phase: Deadlines(clock, seconds, RelayProtocol.expired, seconds * SLACK)
+            phase: Deadlines(
+                clock, seconds, RelayProtocol.expired, seconds * SLACK, self._is_behind
+            )
             for phase, seconds in _lengths(config.timeouts).items()
         }
         self.outbox = Outbox()
@@ -935,6 +993,8 @@ class RelayFactory(WebSocketServerFactory):
         self.stopping = False
         self.draining = False
         self.pace = Pace(clock, HANDSHAKES)
+        self.tls_pace = Pace(clock, TLS_HANDSHAKES)
+        self.rests = Pace(clock, RESTS)
         self.origin_allowed = origin_matcher(config.allowed_origins)
         self._arrivals = count()
         self._awaiting_end: list[Deferred[None]] = []
@@ -976,6 +1036,14 @@ class RelayFactory(WebSocketServerFactory):
         protocol.arrival = next(self._arrivals)
         return protocol
 
+    @property
+    def behind(self) -> bool:
+        """Whether the relay itself is late, so that nobody else is to be called so."""
+        return self.pace.behind or self.tls_pace.behind or self.outbox.behind
+
+    def _is_behind(self) -> bool:
+        return self.behind
+
     def _room(self, descriptors: int) -> bool:
         self._make_room()
         return self.limits.room(len(self.connections) + self._waiting, descriptors)
@@ -983,7 +1051,7 @@ class RelayFactory(WebSocketServerFactory):
     def _make_room(self) -> None:
         """Let those go that keep others out, unless the relay itself is late."""
         now = self.clock.seconds()
-        while not self.pace.behind:
+        while not self.behind:
             excess = self.limits.excess(now)
             if excess is None:
                 break

@@ -27,7 +27,7 @@ RULES = (
 
 PURE = (
     *RULES,
-    *("handshake", "proxied", "limits", "timing"),
+    *("handshake", "hello", "proxied", "limits", "timing"),
     *("auth.cache", "auth.breaker", "auth.strangers", "auth.tally"),
     *("observe.records", "observe.pseudonyms", "observe.quiet"),
     *("observe.counts", "observe.history", "observe.report"),
