@@ -118,6 +118,14 @@ def _parser() -> argparse.ArgumentParser:
             help="file with it (default: %(default)s)",
         )
 
+    living = commands.add_parser(
+        "live",
+        help="tell whether a running relay is alive",
+        description="For health checks: asks the private listener of a running relay "
+        "for /livez, without a token. Of a configuration it reads only admin.listen, "
+        "whatever else is wrong with it. Exits with 1 if the relay does not answer.",
+    )
+    living.set_defaults(command=_live)
     shown = commands.add_parser(
         "status",
         help="show how a running relay is",
@@ -142,11 +150,12 @@ def _parser() -> argparse.ArgumentParser:
         "Exits with 1 if it does not answer.",
     )
     listed.set_defaults(command=_clients)
-    for asking in (shown, listed):
+    for asking in (living, shown, listed):
         asking.add_argument(
             "-c", "--config", type=Path, help="configuration file of the relay"
         )
         asking.add_argument("--admin", metavar="ADDRESS", help="override admin.listen")
+    for asking in (shown, listed):
         asking.add_argument("--token-file", type=Path, help="override admin.token_file")
         asking.add_argument(
             "--json", action="store_true", help="print the answer as JSON"
@@ -275,6 +284,20 @@ def _interval(text: str) -> float:
 _interval.__name__ = "interval"
 
 
+def _live(arguments: argparse.Namespace) -> int:
+    listening, file = arguments.admin, arguments.config
+    try:
+        if listening is None and file is not None:
+            listening = config.admin_listen(file)
+        Console(_place(listening, file), None).ask("/livez")
+    except OSError as error:
+        return _unanswered(Unanswered(f"{file}: cannot be read: {error.strerror}"))
+    except Unanswered as error:
+        return _unanswered(error)
+    print("alive")
+    return 0
+
+
 def _status(arguments: argparse.Namespace) -> int:
     try:
         asked = _console(arguments)
@@ -338,27 +361,40 @@ def _console(arguments: argparse.Namespace) -> Console:
     if loaded.problems:
         raise ConfigError(loaded.problems)
     settings = loaded.config.admin
-    listening = arguments.admin or settings.listen
-    if listening is None and arguments.config is None:
+    place = _place(arguments.admin or settings.listen, arguments.config)
+    file = arguments.token_file or settings.token_file
+    token: Secret | None = None if file is None else read_token(file)
+    return Console(place, token)
+
+
+def _place(listening: str | None, file: Path | None) -> tuple[str, int] | Path:
+    """Where to ask a relay.
+
+    Args:
+        listening: What is known of it, in the words of ``admin.listen``.
+        file: Where that may stand.
+
+    Raises:
+        Unanswered: Nobody can be asked there.
+    """
+    if listening is None and file is None:
         raise Unanswered("name the relay, by its --config or with --admin")
     if listening is None:
         raise Unanswered(
             f"the private listener of this relay is off: set listen in [admin] of "
-            f"{arguments.config}"
+            f"{file}"
         )
     try:
         place = config.admin_place(listening)
     except ValueError:
         raise Unanswered(
-            "--admin: expected an address and a port, or unix: and a path"
+            "the private listener: expected an address and a port, or unix: and a path"
         ) from None
     if isinstance(place, tuple) and not place[1]:
         raise Unanswered(
             "the port is 0, so the log of the relay names it: pass that with --admin"
         )
-    file = arguments.token_file or settings.token_file
-    token: Secret | None = None if file is None else read_token(file)
-    return Console(place, token)
+    return place
 
 
 def _reload(arguments: argparse.Namespace) -> int:

@@ -99,7 +99,11 @@ class ContainerTests(SynchronousTestCase):
     def test_its_settings_are_taken(self) -> None:
         loaded = load(CONF / "relay-container.toml")
         self.assertEqual(loaded.problems, [])
-        self.assertIsNotNone(loaded.config.admin.listen)  # for the health check
+
+    def test_its_health_check_asks_where_the_relay_listens(self) -> None:
+        text = (CONF.parent / "Containerfile").read_text()
+        listen = load(CONF / "relay-container.toml").config.admin.listen
+        self.assertIn(f'CMD ["proxyrelay", "live", "--admin", "{listen}"]\n', text)
 
     def test_all_that_it_is_made_from_is_there(self) -> None:
         text = (CONF.parent / "Containerfile").read_text()
