@@ -218,7 +218,11 @@ class AnswerTests(SynchronousTestCase):
         self.assertIn(
             "does not speak HTTP", self.refused(self.answering(b"SSH-2.0\r\n"))
         )
-        self.assertIn("does not speak HTTP", self.refused(self.answering(b"")))
+
+    def test_one_that_goes_away(self) -> None:
+        for answer in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"):
+            text = self.refused(self.answering(answer))
+            self.assertIn("closes the connection before it has answered", text)
 
     def test_nobody(self) -> None:
         with socket.socket() as bound:
