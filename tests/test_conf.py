@@ -85,6 +85,21 @@ class UnitTests(SynchronousTestCase):
         )
         self.assertEqual(done.returncode, 0, done.stdout)
 
+    def test_the_unit_has_the_folders_that_the_examples_name(self) -> None:
+        text = (CONF / "proxyrelay.service").read_text()
+        example = (CONF / "relay.toml").read_text()
+        made = {"Runtime": "/run", "Logs": "/var/log", "State": "/var/lib"}
+        self.assertEqual(
+            set(re.findall(r'"(?:unix:)?(/(?:run|var)\b.*?)/proxyrelay[/"]', example)),
+            {
+                made[kind]
+                for kind in re.findall(
+                    r"^(\w+)Directory=proxyrelay$", text, re.MULTILINE
+                )
+            },
+        )
+        self.assertIn("\nStateDirectoryMode=0700\n", text)  # for a key
+
     def test_the_relay_tells_what_the_unit_waits_for(self) -> None:
         text = (CONF / "proxyrelay.service").read_text()
         for line in ("Type=notify", "NotifyAccess=main", "WatchdogSec=60"):
