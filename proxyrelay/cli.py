@@ -24,6 +24,7 @@ from proxyrelay.config import AuthArguments, Config, Secret
 from proxyrelay.console import Console
 from proxyrelay.errors import ConfigError, Problem, StartError, Unanswered
 from proxyrelay.inspection import Inspection, inspect, open_to_all, read_token
+from proxyrelay.observe.report import Status
 
 SHORTEST, LONGEST = 0.1, 3600.0
 """Seconds from one look at a relay to the next."""
@@ -315,6 +316,8 @@ def _status(arguments: argparse.Namespace) -> int:
 def _watch(asked: Console, interval: float, as_json: bool) -> None:
     """Show how a relay is again and again, in place where that can be.
 
+    Once it has answered it may be away, as it is while it is started anew.
+
     Raises:
         Unanswered: It does not say so even once.
     """
@@ -322,14 +325,33 @@ def _watch(asked: Console, interval: float, as_json: bool) -> None:
     while True:
         if as_json:
             print(console.plain_json(msgspec.json.encode(status), indent=None))
-        elif sys.stdout.isatty():
-            lines = console.status_lines(status)
-            print(HOME, *(line + ERASE for line in lines), ERASE_BELOW, sep="", end="")
         else:
-            print(console.status_line(status))
+            _show(console.status_lines(status), console.status_line(status))
         sys.stdout.flush()
+        status = _next_status(asked, interval, as_json)
+
+
+def _next_status(asked: Console, interval: float, as_json: bool) -> Status:
+    """How a relay is when it next answers; says if it does not."""
+    while True:
         time.sleep(interval)
-        status = asked.status()
+        try:
+            return asked.status()
+        except Unanswered as error:
+            line = f"no answer: {error}"
+            if as_json:
+                print(line, file=sys.stderr)
+            else:
+                _show([line], line)
+            sys.stdout.flush()
+
+
+def _show(lines: Iterable[str], line: str) -> None:
+    """Show lines in place, or where that cannot be, one."""
+    if sys.stdout.isatty():
+        print(HOME, *(each + ERASE for each in lines), ERASE_BELOW, sep="", end="")
+    else:
+        print(line)
 
 
 def _clients(arguments: argparse.Namespace) -> int:
@@ -345,8 +367,9 @@ def _clients(arguments: argparse.Namespace) -> int:
 
 
 def _unanswered(error: ConfigError | Unanswered) -> int:
+    """Say why, apart from the answers, which programs may read."""
     for line in str(error).splitlines():
-        print(f"problem: {line}")
+        print(f"problem: {line}", file=sys.stderr)
     return 1
 
 

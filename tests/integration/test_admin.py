@@ -57,7 +57,11 @@ class AdminTestCase(TwistdTestCase):
         return response.status, json.loads(body) if "json" in kind else body
 
     def command(self, *arguments: str) -> tuple[int, list[str]]:
-        """Run the command; returns its exit status and lines."""
+        """Run the command; returns its exit status and lines.
+
+        All of these are on the standard output of one that succeeds, and otherwise
+        what asks the relay has them on standard error.
+        """
         done = subprocess.run(
             [str(PROXYRELAY), *arguments],
             cwd=self.folder,
@@ -66,8 +70,12 @@ class AdminTestCase(TwistdTestCase):
             timeout=PATIENCE,
             check=False,
         )
-        self.assertEqual(done.stderr, "")
-        return done.returncode, done.stdout.splitlines()
+        asks = arguments[0] in {"live", "status", "clients"}
+        lines, none = done.stdout, done.stderr
+        if done.returncode and asks:
+            lines, none = none, lines
+        self.assertEqual(none, "")
+        return done.returncode, lines.splitlines()
 
     def address(self) -> list[str]:
         """What leads the command to the relay."""
