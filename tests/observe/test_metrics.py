@@ -343,6 +343,27 @@ class ValueTests(MetricsTestCase):
         for kind in Refusal.__subclasses__():
             self.assertEqual(self.value(f"refusals_total{{code={kind.code}}}"), 0)
 
+    def test_statuses_are_there_before_they_are_seen(self) -> None:
+        self.serve(Config(allowed_origins=("a",)))
+        self.look()
+        good = upgrade()
+        for request in (
+            upgrade("Origin: http://b"),
+            good.replace(b"GET ", b"POST "),
+            good.replace(b"HTTP/1.1", b"HTTP/1.0"),
+            good.replace(b"Version: 13", b"Version: 7"),
+            good.replace(b"Upgrade: websocket", b"A: b"),
+            upgrade("A: " + "a" * 65536),
+        ):
+            self.accept().dataReceived(request)
+        statuses = {
+            sample: value
+            for sample, value in self.metrics().items()
+            if "rejections_total" in sample
+        }
+        self.assertEqual(sum(statuses.values()), 6)
+        self.assertEqual(set(statuses) - set(self.before), set())
+
     def test_messages_return_for_a_reason(self) -> None:
         limits = Limits(registrations_per_client=1000)
         self.serve(Config(limits=limits, offers=AT_ONCE))
