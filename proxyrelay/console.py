@@ -91,6 +91,8 @@ class Console:
             ) from None
         except HTTPException:
             raise Unanswered(f"{self.where} does not speak HTTP") from None
+        except UnicodeError:
+            raise Unanswered(f"{self.where}: no host has such a name") from None
         except OSError as error:
             reason = error.strerror or "it does not answer in time"
             raise Unanswered(

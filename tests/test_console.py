@@ -231,6 +231,11 @@ class AnswerTests(SynchronousTestCase):
         self.assertIn("no private listener answers at 127.0.0.1:", text)
         self.assertIn("connection refused", text)
 
+    def test_a_name_that_is_none(self) -> None:
+        for host in ("a..b", "a" * 64):
+            text = self.refused(Console((host, 1), None))
+            self.assertEqual(text, f"{host}:1: no host has such a name")
+
     def test_no_file(self) -> None:
         path = Path(self.mktemp()).absolute()
         text = self.refused(Console(path, None))
