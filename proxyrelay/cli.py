@@ -24,6 +24,7 @@ from proxyrelay.config import AuthArguments, Config, Secret
 from proxyrelay.console import Console
 from proxyrelay.errors import ConfigError, Problem, StartError, Unanswered
 from proxyrelay.inspection import Inspection, inspect, open_to_all, read_token
+from proxyrelay.observe.report import Status
 
 SHORTEST, LONGEST = 0.1, 3600.0
 """Seconds from one look at a relay to the next."""
@@ -118,6 +119,14 @@ def _parser() -> argparse.ArgumentParser:
             help="file with it (default: %(default)s)",
         )
 
+    living = commands.add_parser(
+        "live",
+        help="tell whether a running relay is alive",
+        description="For health checks: asks the private listener of a running relay "
+        "for /livez, without a token. Of a configuration it reads only admin.listen, "
+        "whatever else is wrong with it. Exits with 1 if the relay does not answer.",
+    )
+    living.set_defaults(command=_live)
     shown = commands.add_parser(
         "status",
         help="show how a running relay is",
@@ -142,11 +151,12 @@ def _parser() -> argparse.ArgumentParser:
         "Exits with 1 if it does not answer.",
     )
     listed.set_defaults(command=_clients)
-    for asking in (shown, listed):
+    for asking in (living, shown, listed):
         asking.add_argument(
             "-c", "--config", type=Path, help="configuration file of the relay"
         )
         asking.add_argument("--admin", metavar="ADDRESS", help="override admin.listen")
+    for asking in (shown, listed):
         asking.add_argument("--token-file", type=Path, help="override admin.token_file")
         asking.add_argument(
             "--json", action="store_true", help="print the answer as JSON"
@@ -275,6 +285,20 @@ def _interval(text: str) -> float:
 _interval.__name__ = "interval"
 
 
+def _live(arguments: argparse.Namespace) -> int:
+    listening, file = arguments.admin, arguments.config
+    try:
+        if listening is None and file is not None:
+            listening = config.admin_listen(file)
+        Console(_place(listening, file), None).ask("/livez")
+    except OSError as error:
+        return _unanswered(Unanswered(f"{file}: cannot be read: {error.strerror}"))
+    except Unanswered as error:
+        return _unanswered(error)
+    print("alive")
+    return 0
+
+
 def _status(arguments: argparse.Namespace) -> int:
     try:
         asked = _console(arguments)
@@ -292,6 +316,8 @@ def _status(arguments: argparse.Namespace) -> int:
 def _watch(asked: Console, interval: float, as_json: bool) -> None:
     """Show how a relay is again and again, in place where that can be.
 
+    Once it has answered it may be away, as it is while it is started anew.
+
     Raises:
         Unanswered: It does not say so even once.
     """
@@ -299,14 +325,33 @@ def _watch(asked: Console, interval: float, as_json: bool) -> None:
     while True:
         if as_json:
             print(console.plain_json(msgspec.json.encode(status), indent=None))
-        elif sys.stdout.isatty():
-            lines = console.status_lines(status)
-            print(HOME, *(line + ERASE for line in lines), ERASE_BELOW, sep="", end="")
         else:
-            print(console.status_line(status))
+            _show(console.status_lines(status), console.status_line(status))
         sys.stdout.flush()
+        status = _next_status(asked, interval, as_json)
+
+
+def _next_status(asked: Console, interval: float, as_json: bool) -> Status:
+    """How a relay is when it next answers; says if it does not."""
+    while True:
         time.sleep(interval)
-        status = asked.status()
+        try:
+            return asked.status()
+        except Unanswered as error:
+            line = f"no answer: {error}"
+            if as_json:
+                print(line, file=sys.stderr)
+            else:
+                _show([line], line)
+            sys.stdout.flush()
+
+
+def _show(lines: Iterable[str], line: str) -> None:
+    """Show lines in place, or where that cannot be, one."""
+    if sys.stdout.isatty():
+        print(HOME, *(each + ERASE for each in lines), ERASE_BELOW, sep="", end="")
+    else:
+        print(line)
 
 
 def _clients(arguments: argparse.Namespace) -> int:
@@ -322,8 +367,9 @@ def _clients(arguments: argparse.Namespace) -> int:
 
 
 def _unanswered(error: ConfigError | Unanswered) -> int:
+    """Say why, apart from the answers, which programs may read."""
     for line in str(error).splitlines():
-        print(f"problem: {line}")
+        print(f"problem: {line}", file=sys.stderr)
     return 1
 
 
@@ -338,27 +384,40 @@ def _console(arguments: argparse.Namespace) -> Console:
     if loaded.problems:
         raise ConfigError(loaded.problems)
     settings = loaded.config.admin
-    listening = arguments.admin or settings.listen
-    if listening is None and arguments.config is None:
+    place = _place(arguments.admin or settings.listen, arguments.config)
+    file = arguments.token_file or settings.token_file
+    token: Secret | None = None if file is None else read_token(file)
+    return Console(place, token)
+
+
+def _place(listening: str | None, file: Path | None) -> tuple[str, int] | Path:
+    """Where to ask a relay.
+
+    Args:
+        listening: What is known of it, in the words of ``admin.listen``.
+        file: Where that may stand.
+
+    Raises:
+        Unanswered: Nobody can be asked there.
+    """
+    if listening is None and file is None:
         raise Unanswered("name the relay, by its --config or with --admin")
     if listening is None:
         raise Unanswered(
             f"the private listener of this relay is off: set listen in [admin] of "
-            f"{arguments.config}"
+            f"{file}"
         )
     try:
         place = config.admin_place(listening)
     except ValueError:
         raise Unanswered(
-            "--admin: expected an address and a port, or unix: and a path"
+            "the private listener: expected an address and a port, or unix: and a path"
         ) from None
     if isinstance(place, tuple) and not place[1]:
         raise Unanswered(
             "the port is 0, so the log of the relay names it: pass that with --admin"
         )
-    file = arguments.token_file or settings.token_file
-    token: Secret | None = None if file is None else read_token(file)
-    return Console(place, token)
+    return place
 
 
 def _reload(arguments: argparse.Namespace) -> int:

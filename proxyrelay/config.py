@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -489,6 +490,11 @@ _PLACE = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})"
 )
 
+_ADMIN_LISTEN = re.compile(
+    r"^[ \t]*\[[ \t]*admin[ \t]*\].*\n(?:(?![ \t]*\[).*\n)*?[ \t]*(?P<line>listen\b.*)",
+    re.MULTILINE,
+)
+
 _SOCKET_CEILING = 107
 """Bytes of the longest path of a socket (unix(7))."""
 
@@ -516,6 +522,32 @@ def admin_place(listen: str) -> tuple[str, int] | Path:
     if found["six"]:
         ipaddress.IPv6Address(found["six"])
     return found["six"] or found["host"], int(found["port"])
+
+
+def admin_listen(path: Path) -> str | None:
+    """What a file says for ``admin.listen``, whatever else is wrong with it.
+
+    A health check must not take a mistake in a file for one of the relay, which serves
+    on with what it has read before.
+
+    Args:
+        path: The TOML file, or what was meant to be one.
+
+    Returns:
+        The text, which may be no place; None if there is none.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    line = _ADMIN_LISTEN.search(text)
+    # Where a mistake spoils all of the file, its line may be sound by itself.
+    for part in (text, f"[admin]\n{line['line']}" if line else ""):
+        with suppress(TOMLKitError):
+            admin = tomlkit.parse(part).unwrap().get("admin")
+            listen = admin.get("listen") if isinstance(admin, dict) else None
+            return listen if isinstance(listen, str) else None
+    return None
 
 
 def _listen(listen: str | None) -> str | None:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, IncompleteRead
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,8 +85,14 @@ class Console:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             body = response.read()
+        except (ConnectionResetError, BrokenPipeError, IncompleteRead):
+            raise Unanswered(
+                f"{self.where} closes the connection before it has answered"
+            ) from None
         except HTTPException:
             raise Unanswered(f"{self.where} does not speak HTTP") from None
+        except UnicodeError:
+            raise Unanswered(f"{self.where}: no host has such a name") from None
         except OSError as error:
             reason = error.strerror or "it does not answer in time"
             raise Unanswered(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import io
+import json
 import os
 import signal
 import socket
@@ -23,14 +24,18 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay import __version__, cli, config, globus, listen, tls
+from proxyrelay import __version__, cli, config, console, globus, listen, tls
 from proxyrelay.auth import policy
 from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
 from proxyrelay.auth.globus import Globus, PlainAgent
 from proxyrelay.config import PROXYSTORE_RELAY, AuthArguments
+from proxyrelay.console import Console
+from proxyrelay.errors import Unanswered
 from proxyrelay.inspection import inspect
+from proxyrelay.observe.report import Status
 from tests.support.globus import CLIENT_ID, JO, SERVICE, PendingAgent
 from tests.support.processes import PATIENCE, ProcessTestCase, environment
+from tests.test_console import STATUS
 
 HOST = "host = '127.0.0.1'\n"
 DAY = timedelta(days=1)
@@ -795,3 +800,59 @@ class CommandLineTests(CommandTestCase):
         )
         os.close(sending)
         self.assertEqual((done.returncode, done.stderr), (141, ""))
+
+
+class Restarting:
+    """A relay that is away once, until it is looked at no more."""
+
+    def __init__(self) -> None:
+        self._answers = iter((STATUS, Unanswered("refused"), STATUS))
+
+    def status(self) -> Status:
+        """How it is."""
+        answer = next(self._answers, KeyboardInterrupt())
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+class Terminal(io.StringIO):
+    """Shows what is written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class WatchTests(SynchronousTestCase):
+    """``proxyrelay status --watch`` while the relay is started anew."""
+
+    def watch(self, output: io.StringIO, as_json: bool = False) -> tuple[str, str]:
+        """Watch it; returns what was written to standard output and error."""
+        errors = io.StringIO()
+        with redirect_stdout(output), redirect_stderr(errors):
+            asked = cast(Console, Restarting())
+            self.assertRaises(KeyboardInterrupt, cli._watch, asked, 0.0, as_json)
+        return output.getvalue(), errors.getvalue()
+
+    def test_goes_on_in_lines(self) -> None:
+        line = console.status_line(STATUS)
+        shown = self.watch(io.StringIO())
+        self.assertEqual(shown, (f"{line}\nno answer: refused\n{line}\n", ""))
+
+    def test_goes_on_in_place(self) -> None:
+        output, errors = self.watch(Terminal())
+        frames = output.split(cli.HOME)[1:]
+        self.assertEqual((len(frames), errors), (3, ""))
+        self.assertEqual(frames[1], f"no answer: refused{cli.ERASE}{cli.ERASE_BELOW}")
+        self.assertEqual(frames[0], frames[2])
+
+    def test_goes_on_in_json(self) -> None:
+        output, errors = self.watch(io.StringIO(), as_json=True)
+        lines = output.splitlines()
+        self.assertEqual([json.loads(line)["pid"] for line in lines], [4711, 4711])
+        self.assertEqual(errors, "no answer: refused\n")
+
+    def test_the_first_look_must_be_answered(self) -> None:
+        asked = Restarting()
+        asked.status()
+        self.assertRaises(Unanswered, cli._watch, cast(Console, asked), 0.0, False)

@@ -85,6 +85,21 @@ class UnitTests(SynchronousTestCase):
         )
         self.assertEqual(done.returncode, 0, done.stdout)
 
+    def test_the_unit_has_the_folders_that_the_examples_name(self) -> None:
+        text = (CONF / "proxyrelay.service").read_text()
+        example = (CONF / "relay.toml").read_text()
+        made = {"Runtime": "/run", "Logs": "/var/log", "State": "/var/lib"}
+        self.assertEqual(
+            set(re.findall(r'"(?:unix:)?(/(?:run|var)\b.*?)/proxyrelay[/"]', example)),
+            {
+                made[kind]
+                for kind in re.findall(
+                    r"^(\w+)Directory=proxyrelay$", text, re.MULTILINE
+                )
+            },
+        )
+        self.assertIn("\nStateDirectoryMode=0700\n", text)  # for a key
+
     def test_the_relay_tells_what_the_unit_waits_for(self) -> None:
         text = (CONF / "proxyrelay.service").read_text()
         for line in ("Type=notify", "NotifyAccess=main", "WatchdogSec=60"):
@@ -99,7 +114,11 @@ class ContainerTests(SynchronousTestCase):
     def test_its_settings_are_taken(self) -> None:
         loaded = load(CONF / "relay-container.toml")
         self.assertEqual(loaded.problems, [])
-        self.assertIsNotNone(loaded.config.admin.listen)  # for the health check
+
+    def test_its_health_check_asks_where_the_relay_listens(self) -> None:
+        text = (CONF.parent / "Containerfile").read_text()
+        listen = load(CONF / "relay-container.toml").config.admin.listen
+        self.assertIn(f'CMD ["proxyrelay", "live", "--admin", "{listen}"]\n', text)
 
     def test_all_that_it_is_made_from_is_there(self) -> None:
         text = (CONF.parent / "Containerfile").read_text()

@@ -24,6 +24,7 @@ from proxyrelay.config import (
     Offers,
     Secret,
     Timeouts,
+    admin_listen,
     load,
     settings,
 )
@@ -1258,3 +1259,24 @@ class AdminTests(SynchronousTestCase):
         for listen in ("127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/run/a"):
             path.write_text(f"[admin]\nlisten = '{listen}'\n")
             self.assertEqual(load(path).problems, [])
+
+    def test_is_found_whatever_else_is_wrong(self) -> None:
+        path = Path(self.mktemp())
+        for text, listen in (
+            ("[admin]\nlisten = 'a:1' # b\n", "a:1"),
+            ("admin.listen = 'a:1'\n", "a:1"),
+            ("prot = 1\n[admin]\nlisten = 'a:1'\nlisen = 1\n", "a:1"),
+            ("port = x\n[ admin ]\nallowed_hosts = ['b']\n listen='a:1'\n", "a:1"),
+            ("[admin]\nlisten = 'a:1'\n[admin]\nlisten = 'b:1'\n", "a:1"),
+            ("[admin]\nlisten = 'a:1'\n[limits\n", "a:1"),
+            ("port = x\n[admin]\n[limits]\nlisten = 'a:1'\n", None),
+            ("port = x\n[admin]\n# listen = 'a:1'\nlistening = 'a:1'\n", None),
+            ("[admin]\nlisten = a:1\n", None),
+            ("[admin]\nlisten = 1\n", None),
+            ("admin = 1\n", None),
+            ("port = 1\n", None),
+        ):
+            path.write_text(text)
+            self.assertEqual(admin_listen(path), listen, text)
+        path.write_bytes(b"# \xff\n[admin]\nlisten = 'a:1'\n")
+        self.assertEqual(admin_listen(path), "a:1")

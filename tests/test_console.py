@@ -218,7 +218,11 @@ class AnswerTests(SynchronousTestCase):
         self.assertIn(
             "does not speak HTTP", self.refused(self.answering(b"SSH-2.0\r\n"))
         )
-        self.assertIn("does not speak HTTP", self.refused(self.answering(b"")))
+
+    def test_one_that_goes_away(self) -> None:
+        for answer in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"):
+            text = self.refused(self.answering(answer))
+            self.assertIn("closes the connection before it has answered", text)
 
     def test_nobody(self) -> None:
         with socket.socket() as bound:
@@ -226,6 +230,11 @@ class AnswerTests(SynchronousTestCase):
             text = self.refused(Console(bound.getsockname(), None))
         self.assertIn("no private listener answers at 127.0.0.1:", text)
         self.assertIn("connection refused", text)
+
+    def test_a_name_that_is_none(self) -> None:
+        for host in ("a..b", "a" * 64):
+            text = self.refused(Console((host, 1), None))
+            self.assertEqual(text, f"{host}:1: no host has such a name")
 
     def test_no_file(self) -> None:
         path = Path(self.mktemp()).absolute()

@@ -37,6 +37,9 @@ ROTATE_BYTES = 10 * 1024 * 1024
 ROTATED_FILES = 10
 """How many old log files are kept."""
 
+MODE = 0o640
+"""Who may read a log file, which tells of users and addresses: its owner and group."""
+
 _LEVELS = {
     "DEBUG": LogLevel.debug,
     "INFO": LogLevel.info,
@@ -261,13 +264,12 @@ def _file(folder: Path) -> LogFile:
 File = TypeVar("File", bound=SharedLogFile)
 
 
-def rotated(kind: type[File], path: Path, mode: int | None = None) -> File:
-    """Open a log file that is put aside when it is long.
+def rotated(kind: type[File], path: Path) -> File:
+    """Open a log file that is put aside when it is long, and has the mode `MODE`.
 
     Args:
         kind: What it becomes.
         path: Where it is; its folder is made if it is missing.
-        mode: Who may read it, as for ``chmod``; None leaves that as it is.
 
     Raises:
         OSError: It cannot be written.
@@ -277,6 +279,6 @@ def rotated(kind: type[File], path: Path, mode: int | None = None) -> File:
         path.name,
         str(path.parent),
         rotateLength=ROTATE_BYTES,
-        defaultMode=mode,
+        defaultMode=MODE,
         maxRotatedFiles=ROTATED_FILES,
     )

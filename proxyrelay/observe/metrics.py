@@ -217,7 +217,7 @@ METRICS = (
         "rejections_total",
         "counter",
         "Requests that were answered with an HTTP error, by the status.",
-        lambda view: _codes((400, 403, 426, 431), view.counts.rejections),
+        lambda view: _codes((400, 403, 405, 426, 431, 505), view.counts.rejections),
         ("status",),
     ),
     Metric(

@@ -18,9 +18,6 @@ from twisted.logger import Logger
 
 from proxyrelay.observe.logs import SharedLogFile, rotated
 
-MODE = 0o640
-"""Who may read an audit log: its owner and group."""
-
 QUIET = 60.0
 """Seconds between two troubles that are told, if a file comes and goes."""
 
@@ -79,7 +76,7 @@ def opened(path: Path) -> LineFile:
     Raises:
         OSError: It cannot be written.
     """
-    return rotated(LineFile, path, MODE)
+    return rotated(LineFile, path)
 
 
 class Trail:

@@ -57,7 +57,11 @@ class AdminTestCase(TwistdTestCase):
         return response.status, json.loads(body) if "json" in kind else body
 
     def command(self, *arguments: str) -> tuple[int, list[str]]:
-        """Run the command; returns its exit status and lines."""
+        """Run the command; returns its exit status and lines.
+
+        All of these are on the standard output of one that succeeds, and otherwise
+        what asks the relay has them on standard error.
+        """
         done = subprocess.run(
             [str(PROXYRELAY), *arguments],
             cwd=self.folder,
@@ -66,8 +70,12 @@ class AdminTestCase(TwistdTestCase):
             timeout=PATIENCE,
             check=False,
         )
-        self.assertEqual(done.stderr, "")
-        return done.returncode, done.stdout.splitlines()
+        asks = arguments[0] in {"live", "status", "clients"}
+        lines, none = done.stdout, done.stderr
+        if done.returncode and asks:
+            lines, none = none, lines
+        self.assertEqual(none, "")
+        return done.returncode, lines.splitlines()
 
     def address(self) -> list[str]:
         """What leads the command to the relay."""
@@ -203,7 +211,27 @@ class SocketTests(AdminTestCase):
 
 
 class CommandTests(AdminTestCase):
-    """``proxyrelay status`` and ``proxyrelay clients``."""
+    """``proxyrelay live``, ``proxyrelay status`` and ``proxyrelay clients``."""
+
+    def test_live_whatever_the_file_says(self) -> None:
+        relay = self.serve()
+        table = f"[admin]\nlisten = '127.0.0.1:{self.admin}'\n"
+        command = ("live", "--config", str(self.config))
+        for text in (
+            f"max_mesage_bytes = 1\n{table}",
+            f"port = eighty\n{table}",
+            f"certfile = 'missing'\n{table}token_file = 'missing'\n",
+        ):
+            self.write_config(text)
+            relay.send(signal.SIGHUP)
+            relay.wait_for_next("nothing is reloaded")
+            self.assertEqual(self.command("check", *command[1:])[0], 1)
+            self.assertEqual(self.command(*command), (0, ["alive"]))
+        self.assertEqual(self.command("live", *self.address()[:2])[0], 0)
+        self.assertEqual(relay.stop(), 0)
+        status, lines = self.command(*command)
+        self.assertEqual((status, len(lines)), (1, 1))
+        self.assertIn("connection refused", lines[0])
 
     def test_status(self) -> None:
         relay = self.serve()
@@ -262,6 +290,16 @@ class CommandTests(AdminTestCase):
         off = self.folder / "off.toml"
         off.write_text("")
         commands = cycle(("status", "clients"))
+        for arguments, words in (
+            (["--config", str(off)], "the private listener of this relay is off"),
+            (["--config", "missing"], "missing: cannot be read"),
+            (["--config", str(self.config)], "the port is 0"),
+            (["--admin", "nonsense"], "expected an address and a port"),
+            ([], "name the relay"),
+        ):
+            status, lines = self.command("live", *arguments)
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertIn(words, lines[0])
         for arguments, words in (
             (["--admin", place], "wants a token"),
             (["--admin", place, "--token-file", str(wrong)], "has another token"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -381,6 +383,15 @@ class ObserverTests(SynchronousTestCase):
         lines = (folder / "proxyrelay.log").read_text().splitlines()
         self.assertEqual(len(lines), 2)
         self.assertEqual(self.stdout.getvalue(), lines[0] + "\n")
+
+    def test_only_its_owner_and_group_read_it(self) -> None:
+        self.addCleanup(os.umask, os.umask(0o022))
+        self.patch(logs, "ROTATE_BYTES", 1)
+        observer = self.observer(Logging(log_dir=self.folder), stdout=False)
+        for _ in range(3):
+            observer(event("hello"))
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in self.folder.iterdir()]
+        self.assertEqual(modes, [0o640] * 3)
 
     def test_continues_the_file_that_is_there(self) -> None:
         (self.folder / "proxyrelay.log").write_text("before\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from twisted.internet.error import ConnectionRefusedError as Refused
 
+from proxyrelay import tls
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.cache import TokenCache
 from proxyrelay.auth.introspection import GlobusAuthenticator, Introspector
@@ -55,29 +57,39 @@ class MetricsTestCase(WatchedTestCase):
 
     # -- what happens
 
+    def look(self) -> None:
+        """Remember how everything is before what is going to happen."""
+        self.before = self.metrics()
+
     def a_start(self) -> None:
         self.serve()
+        self.look()
 
     def a_stop_that_begins(self) -> None:
         self.serve()
         self.registered()
+        self.look()
         self.relay.factory.stopping = True
 
     def a_drain(self) -> None:
         self.serve()
         self.registered()
+        self.look()
         self.relay.drain()
 
     def a_registration(self) -> None:
         self.serve()
+        self.look()
         self.registered()
 
     def a_connection(self) -> None:
         self.serve()
+        self.look()
         self.connect()
 
     def a_user(self) -> None:
         self.serve(authenticator=HeaderAuthenticator())
+        self.look()
         self.connect("X-User: jo")
 
     def a_silence(self) -> None:
@@ -87,6 +99,7 @@ class MetricsTestCase(WatchedTestCase):
         self.registered(B)
         self.registered(A)
         self.registered(C)
+        self.look()
         for source in (A, C):
             client = self.relay.factory.relay.registry.get(source)
             assert client is not None
@@ -95,36 +108,50 @@ class MetricsTestCase(WatchedTestCase):
 
     def a_loss(self) -> None:
         self.serve()
-        self.lose(self.registered())
+        client = self.registered()
+        self.look()
+        self.lose(client)
 
     def a_strange_text(self) -> None:
         self.serve()
-        self.send(self.registered(), b"?")
+        client = self.registered()
+        self.look()
+        self.send(client, b"?")
 
     def a_strange_request(self) -> None:
         self.serve()
-        self.accept().dataReceived(b"GET / HTTP/1.1\r\n\r\n")
+        client = self.accept()
+        self.look()
+        client.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
 
     def a_strange_frame(self) -> None:
         self.serve()
-        self.connect().dataReceived(frame(3))
+        client = self.connect()
+        self.look()
+        client.dataReceived(frame(3))
 
     def a_call_without_words(self) -> None:
         self.serve()
-        self.lose(self.accept())
+        client = self.accept()
+        self.look()
+        self.lose(client)
 
     def a_goodbye(self) -> None:
         self.serve()
-        self.registered().dataReceived(frame(CLOSE, (1000).to_bytes(2, "big")))
+        client = self.registered()
+        self.look()
+        client.dataReceived(frame(CLOSE, (1000).to_bytes(2, "big")))
 
     def a_flood(self) -> None:
         limits = Limits(messages_per_client=1, registrations_per_client=1, burst=1)
         self.serve(Config(limits=limits))
+        self.look()
         self.registered().dataReceived(frame(PING) * 100)
 
     def an_offer(self) -> None:
         self.serve()
         one, _ = self.pair()
+        self.look()
         self.send(one, offer())
 
     def an_answer(self) -> None:
@@ -132,36 +159,44 @@ class MetricsTestCase(WatchedTestCase):
         one, other = self.pair()
         self.send(one, offer())
         self.reactor.pump([0.25] * 4)
+        self.look()
         self.send(other, answer())
 
     def an_offer_in_vain(self) -> None:
         self.serve()
         self.reactor.advance(3600)
-        self.send(self.registered(), offer())
+        client = self.registered()
+        self.look()
+        self.send(client, offer())
 
     def an_answer_unasked(self) -> None:
         self.serve()
         one, _ = self.pair()
+        self.look()
         self.send(one, answer(A, B))
 
     def an_offer_to_somebody_who_left(self) -> None:
         self.serve()
         one, other = self.pair()
         self.lose(other)
+        self.look()
         self.send(one, offer())
 
     def a_question(self) -> None:
         self.serve_with_globus()
+        self.look()
         self.connect(BEARER)
         self.reactor.advance(0.25)
         self.agent.last.reply(active())
 
     def a_token_that_is_known(self) -> None:
         self.a_question()
+        self.look()
         self.connect(BEARER)
 
     def an_outage(self) -> None:
         self.serve_with_globus()
+        self.look()
         self.connect(BEARER)
         for _ in range(40):
             for asked in self.agent.pending:
@@ -172,13 +207,18 @@ class MetricsTestCase(WatchedTestCase):
 
     def a_late_turn(self) -> None:
         self.serve()
+        self.look()
         self.reactor.advance(0.75)
 
-    def a_certificate(self) -> None:
+    def a_new_certificate(self) -> None:
         self.serve(pair=Authority().pair())
+        self.look()
+        self.found.pair = Authority(end=tls.now() + timedelta(days=9)).pair()
+        self.reload.reload()
 
     def a_reload(self) -> None:
         self.serve()
+        self.look()
         self.reload.reload()
 
 
@@ -215,10 +255,10 @@ MOVED: Mapping[str, Callable[[Any], None]] = {
     "introspection_cache_total": MetricsTestCase.a_token_that_is_known,
     "introspection_breaker_open": MetricsTestCase.an_outage,
     "event_loop_lag_seconds": MetricsTestCase.a_late_turn,
-    "certificate_expiry_timestamp_seconds": MetricsTestCase.a_certificate,
+    "certificate_expiry_timestamp_seconds": MetricsTestCase.a_new_certificate,
     "reloads_total": MetricsTestCase.a_reload,
 }
-"""What moves each metric from where it is on a relay that has just started."""
+"""What moves each metric from where it was just before."""
 
 
 class EveryMetricTests(MetricsTestCase):
@@ -227,12 +267,12 @@ class EveryMetricTests(MetricsTestCase):
     def test_the_table_is_whole(self) -> None:
         self.assertEqual(set(MOVED), {metric.name for metric in METRICS})
 
-    def samples(self, name: str) -> dict[str, float]:
+    def samples(self, name: str, found: Mapping[str, float]) -> dict[str, float]:
         """The samples of one metric."""
         suffixes = ("", "{", "_count", "_sum", "_bucket{")
         return {
             sample: value
-            for sample, value in self.metrics().items()
+            for sample, value in found.items()
             if any(
                 sample == PREFIX + name + suffix
                 or (suffix.endswith("{") and sample.startswith(PREFIX + name + suffix))
@@ -243,14 +283,12 @@ class EveryMetricTests(MetricsTestCase):
     def test_each_moves(self) -> None:
         for name, happens in MOVED.items():
             self.reactor = type(self.reactor)()
-            self.serve()
-            before = self.samples(name)
-            self.stop()
-            self.reactor = type(self.reactor)()
             happens(self)
-            after = self.samples(name)
+            before = self.samples(name, self.before)
+            after = self.samples(name, self.metrics())
             self.stop()
             self.assertNotEqual(after, {}, name)
+            self.assertLessEqual(set(before), set(after), name)
             if name == "build_info":
                 self.assertEqual(before, after)
             else:
@@ -304,6 +342,27 @@ class ValueTests(MetricsTestCase):
         self.serve()
         for kind in Refusal.__subclasses__():
             self.assertEqual(self.value(f"refusals_total{{code={kind.code}}}"), 0)
+
+    def test_statuses_are_there_before_they_are_seen(self) -> None:
+        self.serve(Config(allowed_origins=("a",)))
+        self.look()
+        good = upgrade()
+        for request in (
+            upgrade("Origin: http://b"),
+            good.replace(b"GET ", b"POST "),
+            good.replace(b"HTTP/1.1", b"HTTP/1.0"),
+            good.replace(b"Version: 13", b"Version: 7"),
+            good.replace(b"Upgrade: websocket", b"A: b"),
+            upgrade("A: " + "a" * 65536),
+        ):
+            self.accept().dataReceived(request)
+        statuses = {
+            sample: value
+            for sample, value in self.metrics().items()
+            if "rejections_total" in sample
+        }
+        self.assertEqual(sum(statuses.values()), 6)
+        self.assertEqual(set(statuses) - set(self.before), set())
 
     def test_messages_return_for_a_reason(self) -> None:
         limits = Limits(registrations_per_client=1000)

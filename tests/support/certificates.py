@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -18,12 +19,15 @@ class Authority:
 
     Args:
         rsa_key: Whether the server's key is RSA rather than ECDSA.
+        end: When the certificate expires; None for the far future.
     """
 
-    def __init__(self, rsa_key: bool = False) -> None:
+    def __init__(self, rsa_key: bool = False, end: datetime | None = None) -> None:
         self._root = trustme.CA()
         kind = trustme.KeyType.RSA if rsa_key else trustme.KeyType.ECDSA
-        self.issued = self._root.issue_cert("localhost", "127.0.0.1", key_type=kind)
+        self.issued = self._root.issue_cert(
+            "localhost", "127.0.0.1", key_type=kind, not_after=end
+        )
 
     def pair(self) -> tls.KeyPair:
         """The server's certificate and key, in memory."""
