@@ -31,6 +31,7 @@ COMMON: Mapping[str, str] = {
     "event": "What has happened: one of the names below.",
     "message": "The line of the text log. Its words may change.",
     "logger": "Which part of the program says so.",
+    "pid": "The process: two relays may write to one log while one takes over.",
 }
 """Fields of every line of the log. The audit log has the first and the third."""
 
