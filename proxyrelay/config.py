@@ -390,6 +390,17 @@ def _is_loopback(host: str | None) -> bool:
         return host == "localhost"
 
 
+def _meet(one: tuple[str | None, int], other: tuple[str | None, int]) -> bool:
+    """Whether two places to listen are one, or one is within the other."""
+    hosts = {one[0], other[0]}
+    return one[1] == other[1] != 0 and (len(hosts) == 1 or bool(hosts & _EVERYWHERE))
+
+
+_EVERYWHERE = frozenset({None, "0.0.0.0", "::"})  # noqa: S104 - nobody listens here
+"""Hosts that stand for all interfaces. One that stands for all of IPv4 and one of IPv6
+do not meet, but nobody will look for the two at the same port."""
+
+
 ALIASES: Mapping[tuple[str, ...], str] = {
     ("logging", "default_log_level"): "default_level",
     ("logging", "websockets_log_level"): "websockets_level",
@@ -617,11 +628,18 @@ def load(
         line = getattr(error, "line", None) or _line_of_repetition(text)
         words = re.sub(r" at line \d+ col (\d+)$", r" (column \1)", str(error))
         words = words.replace("'\\x00'", "the end of the file")
+        if line is not None and _UNQUOTED.match(
+            "".join(text.splitlines()[line - 1 : line])
+        ):
+            words += '; a text needs quotes: "..."'
         problem = Problem("", f"is not valid TOML: {words}", line, str(path))
     else:
         return _Reader(text, path.parent, str(path), spoken).read(table)
     return Loaded(Config(), [problem])
 
+
+_UNQUOTED = re.compile(r"""\s*[\w.-]+\s*=\s*[^\s"'\[{#]""")
+"""A line that sets something which is in no quotes, and no list or table."""
 
 OVERRIDES: Mapping[str, tuple[str, ...]] = {
     "--host": ("host",),
@@ -666,7 +684,7 @@ class _Reader:
                     "has no effect without privacy = true",
                 )
             )
-        self._check_admin(config.admin)
+        self._check_admin(config)
         if config.keyfile is not None and "certfile" not in table:
             self._problem(("keyfile",), "needs a certfile beside it")
         self._problems.sort(key=lambda problem: problem.line or 0)
@@ -735,8 +753,16 @@ class _Reader:
                 ("limits", "proxy_protocol"), "needs trusted_proxies beside it"
             )
 
-    def _check_admin(self, admin: Admin) -> None:
-        """Let nobody else in who has no token."""
+    def _check_admin(self, config: Config) -> None:
+        """Let nobody else in who has no token, and clients stay where they are."""
+        admin = config.admin
+        if isinstance(admin.place, tuple) and _meet(
+            admin.place, (config.host, config.port)
+        ):
+            self._problem(
+                ("admin", "listen"),
+                f"is where clients come to (port {config.port}): take another port",
+            )
         if not admin.is_private and admin.token_file is None:
             self._problem(
                 ("admin", "listen"),
