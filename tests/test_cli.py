@@ -560,6 +560,13 @@ class PortTests(CommandTestCase):
             ],
         )
 
+    def test_a_taken_port_that_is_not_shared_is_explained(self) -> None:
+        status, (line,) = self.check(
+            HOST + f"port = {self.taken()}\nreuse_port = true\n"
+        )
+        self.assertEqual(status, 1)
+        self.assertIn("was started without reuse_port, or by another user", line)
+
     def test_a_taken_port_of_an_option_has_no_line_of_the_file(self) -> None:
         port = self.taken()
         status, (line,) = self.check(HOST + "port = 0\n", f"--port={port}")
