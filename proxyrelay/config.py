@@ -88,8 +88,9 @@ class AuthArguments(Struct, frozen=True):
         client_secret_file: File that holds the secret, and nothing else.
         audience: The application that tokens must have been issued for: its client ID,
             a UUID, whose case does not matter.
-        required_scopes: Whole scope strings that tokens must have, none if it is empty;
-            without it ``relay_all`` of the audience, if that is ``client_id``, and else
+        required_scopes: Scopes that tokens must have, as whole strings; an empty list
+            for none. Without it, the scope ``relay_all`` of the relay's own application
+            if tokens are meant for that (``audience`` is ``client_id``), and otherwise
             none.
         service_url: Where Globus Auth is: an ``https`` URL, perhaps with a port and a
             path.
@@ -176,9 +177,9 @@ class Timeouts(Struct, frozen=True):
         authentication: From the request to the authenticator's answer; 8 at most,
             as clients wait 10 s for the whole upgrade.
         registration: From the upgrade to the first registration.
-        ping_interval: From the registration, or the last pong, to the relay's
-            next ping; it waits as long again for each time that the client has sent
-            something meanwhile, as stock clients do.
+        ping_interval: How long a client that says nothing is left alone before the
+            relay pings it. If it has said something meanwhile, as stock clients do,
+            the time begins anew.
         ping_timeout: From that ping to its pong. A client that does not read
             what is sent to it cannot answer, and is ended then.
         close_handshake: From the relay's close frame to the answer, and again
@@ -210,11 +211,11 @@ class Limits(Struct, frozen=True):
             process may have open files, less 64, which nothing exceeds anyway.
         connections_per_user: For each user, if clients have to prove who they are.
         connections_per_address: For each address, behind which there may be a campus.
-        unregistered: Connections in total that hold no UUID yet; further ones wait.
-            When hardly any more may come, the deadline of the oldest is over, of the
-            address that has the most, whichever that is; but nobody's in its first 3 s.
-        unregistered_per_address: For each address; one more, and the deadline of its
-            oldest is over in the same way.
+        unregistered: Connections in total that have not registered yet. When there are
+            nearly so many, the oldest of the address that has the most is closed, if it
+            has had 3 s, and further ones wait until there is room.
+        unregistered_per_address: For each address. When there is one more, the oldest
+            of them is closed, if it has had 3 s.
         registrations_per_address: For each address, in a second.
         registrations_per_client: For each connection, in a second, after its first.
             Stock clients register once.
