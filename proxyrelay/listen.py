@@ -134,6 +134,21 @@ def bind(
     return sockets
 
 
+def is_free(host: str, port: int) -> bool:
+    """Whether nobody listens at an address, as far as can be told.
+
+    It is bound for a moment for that; nobody can connect meanwhile, and who wants to
+    listen there can.
+    """
+    try:
+        bound = bind(host, port, accepting=False)
+    except StartError:
+        return False
+    for each in bound:
+        each.close()
+    return True
+
+
 def retire(port: Any, shared: bool) -> None:
     """Accept nobody any more, and reset nobody who waits to be accepted.
 

@@ -200,6 +200,7 @@ class RelayService(MultiService):
         if self._draining is not None or self.factory.stopping:
             return
         self.factory.gate.last_call()
+        places = [port.getHost() for port in self._ports]
         for port in self._ports:
             listen.retire(port, self._shared)
         self._ports = []
@@ -211,6 +212,13 @@ class RelayService(MultiService):
             self.config.drain_max,
             self._end,
         )
+        # Who shares a socket cannot see whether others accept from it.
+        if not self._shared and all(listen.is_free(at.host, at.port) for at in places):
+            log.warn(
+                "nobody else listens here: new clients are refused until another relay "
+                "starts",
+                event="no_successor",
+            )
 
     def _end(self) -> None:
         with suppress(ReactorNotRunning):  # it may have been stopped meanwhile

@@ -41,6 +41,7 @@ EVENTS: Mapping[str, str] = {
     "stopping": "The relay was told to stop.",
     "stopped": "The relay has stopped.",
     "draining": "Another relay takes over; this one serves the clients that it has.",
+    "no_successor": "No other relay listens where this one did when it began to drain.",
     "drain_overdue": "They have not left in time, and are being closed.",
     "drained": "The last of them has left.",
     "full": "There is no room for further connections.",
