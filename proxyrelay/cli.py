@@ -14,6 +14,7 @@ from pathlib import Path
 from socket import socket
 
 import msgspec
+import tomlkit
 from msgspec import Struct
 
 from proxyrelay import __version__, config, console, globus, listen, tls
@@ -538,8 +539,16 @@ def _served(found: Inspection) -> list[str]:
     for path in config.settings():
         value, default = _value(settings, path), _value(usual, path)
         if value != default and not isinstance(value, Struct):
-            lines.append(f"set: {'.'.join(path)} = {value}")
+            lines.append(f"set: {'.'.join(path)} = {_toml(value)}")
     return lines
+
+
+def _toml(value: object) -> str:
+    """A setting as it stands in a file, but for a secret."""
+    if isinstance(value, Secret):
+        return str(value)
+    plain = str(value) if isinstance(value, Path) else value
+    return tomlkit.item(plain).as_string()
 
 
 def _value(settings: Config, path: tuple[str, ...]) -> object:

@@ -87,7 +87,7 @@ class CheckTests(CommandTestCase):
                     "would serve ws on 127.0.0.1, port (any)",
                     "authentication: none",
                     "log: INFO and above, to standard output",
-                    "set: host = 127.0.0.1",
+                    'set: host = "127.0.0.1"',
                     "set: port = 0",
                     "no problems",
                 ],
@@ -108,7 +108,7 @@ class CheckTests(CommandTestCase):
             f"log: DEBUG and above, to standard output and {self.folder / 'logs'}",
             lines,
         )
-        self.assertIn("set: logging.default_level = DEBUG", lines)
+        self.assertIn('set: logging.default_level = "DEBUG"', lines)
 
     def test_tells_how_users_are_shown(self) -> None:
         text = HOST + "port = 0\n[logging]\nprivacy = true\n"
@@ -118,7 +118,7 @@ class CheckTests(CommandTestCase):
             status, lines = self.check(text + more)
             self.assertEqual(status, 0)
             self.assertIn(words + end, lines)
-        self.assertIn("set: logging.privacy = True", lines)
+        self.assertIn("set: logging.privacy = true", lines)
         self.assertFalse((self.folder / "key").exists())
 
     def test_never_shows_a_secret(self) -> None:
