@@ -116,8 +116,8 @@ def _parser() -> argparse.ArgumentParser:
         "drain",
         help="have a running relay leave new clients to another one",
         description="Has a running relay accept nobody any more, by a SIGUSR2. It ends "
-        "when its last client has left. Start the one that takes over before: nobody "
-        "looks whether there is one.",
+        "when its last client has left. Start the one that takes over before: the log "
+        "warns if nobody else listens, but it drains all the same.",
     )
     drained.set_defaults(command=_drain)
     for signalled in (renewed, drained):
