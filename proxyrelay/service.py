@@ -205,13 +205,6 @@ class RelayService(MultiService):
             listen.retire(port, self._shared)
         self._ports = []
         self.drained()
-        self._draining = Drain(
-            self.factory,
-            self._clock,
-            self._port,
-            self.config.drain_max,
-            self._end,
-        )
         # Who shares a socket cannot see whether others accept from it.
         if not self._shared and all(listen.is_free(at.host, at.port) for at in places):
             log.warn(
@@ -219,6 +212,13 @@ class RelayService(MultiService):
                 "starts",
                 event="no_successor",
             )
+        self._draining = Drain(
+            self.factory,
+            self._clock,
+            self._port,
+            self.config.drain_max,
+            self._end,
+        )
 
     def _end(self) -> None:
         with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
