@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from socket import socket
 
 import msgspec
+import tomlkit
 from msgspec import Struct
 
 from proxyrelay import __version__, config, console, globus, listen, tls
@@ -39,6 +41,14 @@ next, and erase what is below."""
 
 UNREAD = 128 + signal.SIGPIPE
 """The exit status of a command whose output nobody reads to the end."""
+
+WHICH = (
+    "name the process with --pid; 'systemctl status' or 'proxyrelay status' has its ID"
+)
+"""What to do without a file that holds it."""
+
+PROCESSES = Path("/proc")
+"""Where Linux tells of its processes (proc(5)); elsewhere there is nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,18 +105,20 @@ def _parser() -> argparse.ArgumentParser:
         "reload",
         help="have a running relay read its configuration anew",
         description="Looks at a configuration as 'check' does, and if there is no "
-        "problem, has the running relay read it, by a SIGHUP. No client is closed. The "
-        "relay's log says what has changed. Exits with 1 if there is a problem.",
+        "problem, has the running relay read its own, by a SIGHUP: the one that it was "
+        "started with, which should be the same. No client is closed. The relay's log "
+        "says what has changed. Exits with 1 if there is a problem.",
     )
     renewed.add_argument(
-        "-c", "--config", type=Path, help="configuration file that the relay has read"
+        "-c", "--config", type=Path, help="file to look at: the one of the relay"
     )
     renewed.set_defaults(command=_reload)
     drained = commands.add_parser(
         "drain",
         help="have a running relay leave new clients to another one",
         description="Has a running relay accept nobody any more, by a SIGUSR2. It ends "
-        "when its last client has left. Start the one that takes over before.",
+        "when its last client has left. Start the one that takes over before: the log "
+        "warns if nobody else listens, but it drains all the same.",
     )
     drained.set_defaults(command=_drain)
     for signalled in (renewed, drained):
@@ -411,7 +423,8 @@ def _place(listening: str | None, file: Path | None) -> tuple[str, int] | Path:
         place = config.admin_place(listening)
     except ValueError:
         raise Unanswered(
-            "the private listener: expected an address and a port, or unix: and a path"
+            "the private listener: expected an address and a port, or unix: and an "
+            "absolute path"
         ) from None
     if isinstance(place, tuple) and not place[1]:
         raise Unanswered(
@@ -440,16 +453,40 @@ def _signal(arguments: argparse.Namespace, number: signal.Signals) -> int:
     try:
         if pid is None:
             pid = _pid(file.read_text(encoding="ascii"))
+        if not _may_take(pid, number):
+            print(
+                f"problem: process {pid} is no relay that takes {number.name}, and may "
+                "end by it: nothing was sent"
+            )
+            return 1
         os.kill(pid, number)
     except OSError as error:
         place = f"process {pid}" if pid is not None else file
-        print(f"problem: {place}: {error.strerror}")
+        hint = "" if pid is not None else f"; {WHICH}"
+        print(f"problem: {place}: {error.strerror}{hint}")
         return 1
     except ValueError:
         print(f"problem: {file}: holds no process ID")
         return 1
     print(f"sent {number.name} to process {pid}")
     return 0
+
+
+def _may_take(pid: int, number: signal.Signals) -> bool:
+    """Whether a process is a relay that a signal does not end, as far as can be told.
+
+    A file may hold the ID of a process that has ended, and another one may have it now.
+    """
+    process = PROCESSES / str(pid)
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        status = (process / "status").read_text(errors="replace")
+    except OSError:
+        return True
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    if caught is None:
+        return True
+    return b"proxyrelay" in words and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -562,8 +599,16 @@ def _served(found: Inspection) -> list[str]:
     for path in config.settings():
         value, default = _value(settings, path), _value(usual, path)
         if value != default and not isinstance(value, Struct):
-            lines.append(f"set: {'.'.join(path)} = {value}")
+            lines.append(f"set: {'.'.join(path)} = {_toml(value)}")
     return lines
+
+
+def _toml(value: object) -> str:
+    """A setting as it stands in a file, but for a secret."""
+    if isinstance(value, Secret):
+        return str(value)
+    plain = str(value) if isinstance(value, Path) else value
+    return tomlkit.item(plain).as_string()
 
 
 def _value(settings: Config, path: tuple[str, ...]) -> object:

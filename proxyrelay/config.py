@@ -89,8 +89,9 @@ class AuthArguments(Struct, frozen=True):
         client_secret_file: File that holds the secret, and nothing else.
         audience: The application that tokens must have been issued for: its client ID,
             a UUID, whose case does not matter.
-        required_scopes: Whole scope strings that tokens must have, none if it is empty;
-            without it ``relay_all`` of the audience, if that is ``client_id``, and else
+        required_scopes: Scopes that tokens must have, as whole strings; an empty list
+            for none. Without it, the scope ``relay_all`` of the relay's own application
+            if tokens are meant for that (``audience`` is ``client_id``), and otherwise
             none.
         service_url: Where Globus Auth is: an ``https`` URL, perhaps with a port and a
             path.
@@ -177,9 +178,9 @@ class Timeouts(Struct, frozen=True):
         authentication: From the request to the authenticator's answer; 8 at most,
             as clients wait 10 s for the whole upgrade.
         registration: From the upgrade to the first registration.
-        ping_interval: From the registration, or the last pong, to the relay's
-            next ping; it waits as long again for each time that the client has sent
-            something meanwhile, as stock clients do.
+        ping_interval: How long a client that says nothing is left alone before the
+            relay pings it. If it has said something meanwhile, as stock clients do,
+            the time begins anew.
         ping_timeout: From that ping to its pong. A client that does not read
             what is sent to it cannot answer, and is ended then.
         close_handshake: From the relay's close frame to the answer, and again
@@ -211,11 +212,11 @@ class Limits(Struct, frozen=True):
             process may have open files, less 64, which nothing exceeds anyway.
         connections_per_user: For each user, if clients have to prove who they are.
         connections_per_address: For each address, behind which there may be a campus.
-        unregistered: Connections in total that hold no UUID yet; further ones wait.
-            When hardly any more may come, the deadline of the oldest is over, of the
-            address that has the most, whichever that is; but nobody's in its first 3 s.
-        unregistered_per_address: For each address; one more, and the deadline of its
-            oldest is over in the same way.
+        unregistered: Connections in total that have not registered yet. When there are
+            nearly so many, the oldest of the address that has the most is closed, if it
+            has had 3 s, and further ones wait until there is room.
+        unregistered_per_address: For each address. When there is one more, the oldest
+            of them is closed, if it has had 3 s.
         registrations_per_address: For each address, in a second.
         registrations_per_client: For each connection, in a second, after its first.
             Stock clients register once.
@@ -389,6 +390,17 @@ def _is_loopback(host: str | None) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _meet(one: tuple[str | None, int], other: tuple[str | None, int]) -> bool:
+    """Whether two places to listen are one, or one is within the other."""
+    hosts = {one[0], other[0]}
+    return one[1] == other[1] != 0 and (len(hosts) == 1 or bool(hosts & _EVERYWHERE))
+
+
+_EVERYWHERE = frozenset({None, "0.0.0.0", "::"})  # noqa: S104 - nobody listens here
+"""Hosts that stand for all interfaces. One that stands for all of IPv4 and one of IPv6
+do not meet, but nobody will look for the two at the same port."""
 
 
 ALIASES: Mapping[tuple[str, ...], str] = {
@@ -649,11 +661,18 @@ def load(
         line = getattr(error, "line", None) or _line_of_repetition(text)
         words = re.sub(r" at line \d+ col (\d+)$", r" (column \1)", str(error))
         words = words.replace("'\\x00'", "the end of the file")
+        if line is not None and _UNQUOTED.match(
+            "".join(text.splitlines()[line - 1 : line])
+        ):
+            words += '; a text needs quotes: "..."'
         problem = Problem("", f"is not valid TOML: {words}", line, str(path))
     else:
         return _Reader(text, path.parent, str(path), spoken).read(table)
     return Loaded(Config(), [problem])
 
+
+_UNQUOTED = re.compile(r"""\s*[\w.-]+\s*=\s*[^\s"'\[{#]""")
+"""A line that sets something which is in no quotes, and no list or table."""
 
 OVERRIDES: Mapping[str, tuple[str, ...]] = {
     "--host": ("host",),
@@ -698,7 +717,7 @@ class _Reader:
                     "has no effect without privacy = true",
                 )
             )
-        self._check_admin(config.admin)
+        self._check_admin(config)
         if config.keyfile is not None and "certfile" not in table:
             self._problem(("keyfile",), "needs a certfile beside it")
         self._problems.sort(key=lambda problem: problem.line or 0)
@@ -767,8 +786,16 @@ class _Reader:
                 ("limits", "proxy_protocol"), "needs trusted_proxies beside it"
             )
 
-    def _check_admin(self, admin: Admin) -> None:
-        """Let nobody else in who has no token."""
+    def _check_admin(self, config: Config) -> None:
+        """Let nobody else in who has no token, and clients stay where they are."""
+        admin = config.admin
+        if isinstance(admin.place, tuple) and _meet(
+            admin.place, (config.host, config.port)
+        ):
+            self._problem(
+                ("admin", "listen"),
+                f"is where clients come to (port {config.port}): take another port",
+            )
         if not admin.is_private and admin.token_file is None:
             self._problem(
                 ("admin", "listen"),

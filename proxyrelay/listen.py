@@ -130,8 +130,23 @@ def bind(
         for bound in sockets:
             bound.close()
         setting = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
-        raise StartError(_explain(host, port, error), setting) from None
+        raise StartError(_explain(host, port, error, reuse), setting) from None
     return sockets
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether nobody listens at an address, as far as can be told.
+
+    It is bound for a moment for that; nobody can connect meanwhile, and who wants to
+    listen there can.
+    """
+    try:
+        bound = bind(host, port, accepting=False)
+    except StartError:
+        return False
+    for each in bound:
+        each.close()
+    return True
 
 
 def retire(port: Any, shared: bool) -> None:
@@ -211,10 +226,14 @@ def _prepare(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
-def _explain(host: str | None, port: int, error: OSError) -> str:
+def _explain(host: str | None, port: int, error: OSError, reuse: bool = False) -> str:
     place = f"port {port}" if host is None else f"{host} port {port}"
     hints = {
-        errno.EADDRINUSE: "another process listens there; stop it or set another port",
+        errno.EADDRINUSE: (
+            "what listens there was started without reuse_port, or by another user"
+            if reuse
+            else "another process listens there; stop it or set another port"
+        ),
         errno.EACCES: (
             "ports below 1024 are privileged; set a higher one, or give the service "
             "CAP_NET_BIND_SERVICE"

@@ -194,10 +194,18 @@ class RelayService(MultiService):
         if self._draining is not None or self.factory.stopping:
             return
         self.factory.gate.last_call()
+        places = [port.getHost() for port in self._ports]
         for port in self._ports:
             listen.retire(port, self._shared)
         self._ports = []
         self.drained()
+        # Who shares a socket cannot see whether others accept from it.
+        if not self._shared and all(listen.is_free(at.host, at.port) for at in places):
+            log.warn(
+                "nobody else listens here: new clients are refused until another relay "
+                "starts",
+                event="no_successor",
+            )
         self._draining = Drain(
             self.factory,
             self._clock,

@@ -92,7 +92,7 @@ class CheckTests(CommandTestCase):
                     "would serve ws on 127.0.0.1, port (any)",
                     "authentication: none",
                     "log: INFO and above, to standard output",
-                    "set: host = 127.0.0.1",
+                    'set: host = "127.0.0.1"',
                     "set: port = 0",
                     "no problems",
                 ],
@@ -113,7 +113,7 @@ class CheckTests(CommandTestCase):
             f"log: DEBUG and above, to standard output and {self.folder / 'logs'}",
             lines,
         )
-        self.assertIn("set: logging.default_level = DEBUG", lines)
+        self.assertIn('set: logging.default_level = "DEBUG"', lines)
 
     def test_tells_how_users_are_shown(self) -> None:
         text = HOST + "port = 0\n[logging]\nprivacy = true\n"
@@ -123,7 +123,7 @@ class CheckTests(CommandTestCase):
             status, lines = self.check(text + more)
             self.assertEqual(status, 0)
             self.assertIn(words + end, lines)
-        self.assertIn("set: logging.privacy = True", lines)
+        self.assertIn("set: logging.privacy = true", lines)
         self.assertFalse((self.folder / "key").exists())
 
     def test_never_shows_a_secret(self) -> None:
@@ -565,6 +565,13 @@ class PortTests(CommandTestCase):
             ],
         )
 
+    def test_a_taken_port_that_is_not_shared_is_explained(self) -> None:
+        status, (line,) = self.check(
+            HOST + f"port = {self.taken()}\nreuse_port = true\n"
+        )
+        self.assertEqual(status, 1)
+        self.assertIn("was started without reuse_port, or by another user", line)
+
     def test_a_taken_port_of_an_option_has_no_line_of_the_file(self) -> None:
         port = self.taken()
         status, (line,) = self.check(HOST + "port = 0\n", f"--port={port}")
@@ -617,6 +624,7 @@ class SignalTests(CommandTestCase):
         super().setUp()
         self.sent: list[tuple[int, signal.Signals]] = []
         self.patch(os, "kill", lambda pid, number: self.sent.append((pid, number)))
+        self.patch(cli, "PROCESSES", self.folder / "proc")
         self.path.write_text(HOST)
         self.pidfile = self.folder / "relay.pid"
         self.pidfile.write_text("4711")
@@ -652,7 +660,7 @@ class SignalTests(CommandTestCase):
         empty.unlink()
         self.assertEqual(
             self.run_command("drain", "--pidfile", str(empty)),
-            (1, [f"problem: {empty}: No such file or directory"]),
+            (1, [f"problem: {empty}: No such file or directory; {cli.WHICH}"]),
         )
         self.assertEqual(self.sent, [])
 
@@ -665,6 +673,26 @@ class SignalTests(CommandTestCase):
             self.run_command("drain", "--pid=4711"),
             (1, ["problem: process 4711: No such process"]),
         )
+
+    def test_spare_what_is_no_relay_that_takes_the_signal(self) -> None:
+        process = cli.PROCESSES / "4711"
+        process.mkdir(parents=True)
+        serving = f"{(1 << signal.SIGHUP - 1 | 1 << signal.SIGUSR2 - 1):016x}"
+        starting = f"{1 << signal.SIGINT - 1:016x}"
+        for words, caught, expected in (
+            ("python3 /opt/x/bin/twistd -n proxyrelay -c x", serving, 0),
+            ("python3 /opt/x/bin/twistd -n proxyrelay -c x", starting, 1),
+            ("python3 /opt/proxyrelay/bin/other", serving, 1),
+            ("", serving, 1),
+        ):
+            self.sent.clear()
+            (process / "cmdline").write_text(words.replace(" ", "\0") + "\0")
+            (process / "status").write_text(f"Name:\tx\nSigCgt:\t{caught}\nCap:\t0\n")
+            for command in ("drain", "reload"):
+                status, lines = self.run_command(command, "--pid=4711")
+                self.assertEqual(status, expected, (words, caught, lines))
+                self.assertEqual("nothing was sent" in lines[-1], bool(expected))
+            self.assertEqual(len(self.sent), 0 if expected else 2)
 
     def test_take_one_process(self) -> None:
         for pid in ("0", "-1", "x", "1.5"):
@@ -687,6 +715,24 @@ class SignalTests(CommandTestCase):
         status, lines = self.run_command("reload", "-c", str(self.path), "--pid=1")
         self.assertEqual((status, self.sent), (0, [(1, signal.SIGHUP)]))
         self.assertTrue(lines[0].startswith("warning: other machines reach"), lines)
+
+
+class StrangerTests(ProcessTestCase):
+    """A process that is no relay outlives what is meant for one."""
+
+    def test_survives(self) -> None:
+        sleeper = self.start("sleep", str(PATIENCE))
+        for command in ("drain", "reload"):
+            output = io.StringIO()
+            with redirect_stdout(output):
+                status = cli.main([command, f"--pid={sleeper.pid}"])
+            self.assertEqual(status, 1)
+            self.assertIn(f"process {sleeper.pid} is no relay", output.getvalue())
+        # It ends by the first signal that it was sent.
+        self.assertEqual(sleeper.stop(signal.SIGTERM), -signal.SIGTERM)
+
+    if not Path("/proc/self/status").exists():
+        test_survives.skip = "needs /proc"  # type: ignore[attr-defined]
 
 
 class LogDirTests(CommandTestCase):

@@ -713,6 +713,12 @@ class RefusedTests(ConfigTestCase):
             self.assertEqual((problem.key, problem.line), ("", line), text)
             self.assertIn("is not valid TOML", problem.message)
 
+    def test_a_text_without_quotes_is_told_of_them(self) -> None:
+        for text in ("\nhost = 127.0.0.1\n", "certfile = /etc/cert.pem", "x.y=abc\r\n"):
+            self.assertIn('; a text needs quotes: "..."', self.only(text).message)
+        for text in ("host = 'a\n", "a b = 1\n", "x = [1,\n2\n", "[auth\n", "host =\n"):
+            self.assertNotIn("quotes", self.only(text).message, text)
+
     def test_a_setting_that_stands_twice_has_its_line(self) -> None:
         problem = self.only("[auth.kwargs]\n\nclient_id = 'a'\nclient_id = 'b'\n")
         self.assertIn("client_id", problem.message)
@@ -1253,6 +1259,25 @@ class AdminTests(SynchronousTestCase):
             self.assertIn("needs a token_file beside it", problem.message)
             path.write_text(f"[admin]\nlisten = '{listen}'\ntoken_file = 'a'\n")
             self.assertEqual(load(path).problems, [])
+
+    def test_it_is_not_where_clients_come_to(self) -> None:
+        path = Path(self.mktemp())
+        for host, port, listen, meets in (
+            ("127.0.0.1", 1, "127.0.0.1:1", True),
+            ("0.0.0.0", 1, "127.0.0.1:1", True),
+            ("::", 1, "[::1]:1", True),
+            ("127.0.0.2", 1, "127.0.0.1:1", False),
+            ("127.0.0.1", 2, "127.0.0.1:1", False),
+            ("127.0.0.1", 0, "127.0.0.1:0", False),
+        ):
+            path.write_text(
+                f"host = '{host}'\nport = {port}\n[admin]\nlisten = '{listen}'\n"
+            )
+            found = [(problem.key, problem.line) for problem in load(path).problems]
+            self.assertEqual(found, [("admin.listen", 4)] if meets else [], listen)
+        path.write_text("[admin]\nlisten = '127.0.0.1:8700'\n")
+        (problem,) = load(path).problems
+        self.assertIn("is where clients come to (port 8700)", problem.message)
 
     def test_what_this_machine_reaches_does_not(self) -> None:
         path = Path(self.mktemp())

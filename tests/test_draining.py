@@ -6,8 +6,10 @@ import json
 import socket
 from typing import Any
 
+from msgspec import structs
 from websockets.exceptions import ConnectionClosed
 
+from proxyrelay import listen
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Limits
 from tests.support.recording import A, B, C, answer, offer, registration
@@ -18,6 +20,7 @@ from tests.support.served import (
     scenario,
     upgrade,
 )
+from tests.test_service import Capture
 
 REASON = "Another relay takes over here."
 
@@ -144,6 +147,31 @@ class ConnectionsTests(DrainingTestCase):
         self.drain()
         self.assertFalse(factory.draining)
         factory.stopping = False
+
+
+class SuccessorTests(DrainingTestCase):
+    """Whether somebody else is there for new clients."""
+
+    config = structs.replace(RelayTestCase.config, reuse_port=True)
+
+    def warnings(self) -> list[str]:
+        """What is said of it when the relay drains."""
+        captured = Capture(self)
+        self.drain()
+        return [line for line in captured.lines() if "nobody else" in line]
+
+    @scenario
+    def test_warns_if_nobody_is(self) -> None:
+        self.registered(A)
+        (warning,) = self.warnings()
+        self.assertIn("new clients are refused until another relay starts", warning)
+
+    @scenario
+    def test_says_nothing_if_somebody_is(self) -> None:
+        self.registered(A)
+        for other in listen.bind("127.0.0.1", self.service._port, reuse=True):
+            self.addCleanup(other.close)
+        self.assertEqual(self.warnings(), [])
 
 
 class PendingTests(DrainingTestCase):

@@ -1,6 +1,6 @@
 """The hot path beside plain Autobahn: nothing that comes out may differ."""
 
-from __future__ import annotations
+from __future__ import sys
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product

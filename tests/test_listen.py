@@ -357,6 +357,21 @@ class RefusedTests(ListenTestCase):
         self.assertEqual({bound.fileno() for bound in made}, {-1})
 
 
+class FreeTests(SynchronousTestCase):
+    """Whether somebody listens."""
+
+    def test_is_free_until_somebody_does_and_then_again(self) -> None:
+        (taken,) = listen.bind("127.0.0.1", 0, reuse=True)
+        port = taken.getsockname()[1]
+        self.assertFalse(listen.is_free("127.0.0.1", port))
+        taken.close()
+        for _ in range(2):
+            self.assertTrue(listen.is_free("127.0.0.1", port))
+
+    def test_an_address_of_nobody_is_not_said_to_be_free(self) -> None:
+        self.assertFalse(listen.is_free("192.0.2.1", 1))
+
+
 class ExplanationTests(SynchronousTestCase):
     """What a failure means to an operator."""
 

@@ -31,6 +31,7 @@ COMMON: Mapping[str, str] = {
     "event": "What has happened: one of the names below.",
     "message": "The line of the text log. Its words may change.",
     "logger": "Which part of the program says so.",
+    "pid": "The process: two relays may write to one log while one takes over.",
 }
 """Fields of every line of the log. The audit log has the first and the third."""
 
@@ -40,6 +41,7 @@ EVENTS: Mapping[str, str] = {
     "stopping": "The relay was told to stop.",
     "stopped": "The relay has stopped.",
     "draining": "Another relay takes over; this one serves the clients that it has.",
+    "no_successor": "No other relay listens where this one did when it began to drain.",
     "drain_overdue": "They have not left in time, and are being closed.",
     "drained": "The last of them has left.",
     "full": "There is no room for further connections.",

@@ -104,6 +104,7 @@ def record(event: LogEvent) -> str | None:
         "event": own.get("event", OTHER if failure is None else DEFECT),
         "message": text,
         "logger": event.get("log_namespace", ""),
+        "pid": os.getpid(),
     }
     if failure is not None:
         own["traceback"] = failure.getTraceback().rstrip("\n")

@@ -198,6 +198,7 @@ class RecordTests(SynchronousTestCase):
                 ("event", "left"),
                 ("message", "left u '\\xe9\\n'"),
                 ("logger", "proxyrelay"),
+                ("pid", os.getpid()),
                 ("uuid", "u"),
                 ("name", "\xe9\n"),
                 ("count", 1),
@@ -225,7 +226,9 @@ class RecordTests(SynchronousTestCase):
         found = self.fields(
             "hello {who}", who="you", event="left", log_namespace="autobahn.x"
         )
-        self.assertEqual(list(found), ["time", "level", "event", "message", "logger"])
+        self.assertEqual(
+            list(found), ["time", "level", "event", "message", "logger", "pid"]
+        )
         self.assertEqual(
             (found["event"], found["message"], found["logger"]),
             ("other", "hello you", "autobahn.x"),
