@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxyrelay",),
     (
         *("errors", "addresses", "deadlines", "descriptors", "fastlane", "heap"),
+        "hello",
         *("pace", "timing"),
         *("auth.breaker", "auth.strangers", "auth.turns"),
         *("observe", "observe.records"),
