@@ -1,7 +1,8 @@
 """The hot path beside plain Autobahn: nothing that comes out may differ."""
 
-from __future__ import sys
+from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import Any
