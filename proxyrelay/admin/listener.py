@@ -302,8 +302,11 @@ class PrivateRequest(Request):
 
 
 class PrivateChannel(HTTPChannel):
-    """A connection that has a deadline at any time.
+    """A connection that has a deadline at any time, and one request.
 
+    Twisted answers all requests of a read in one go, and keeps the answers until they
+    are read: bytes enough for a few of them would be worth megabytes. So whoever sends
+    more before it has its answer, as no browser does, gets that one and is closed.
     Checked against Twisted 26.10.0.
     """
 
@@ -324,6 +327,10 @@ class PrivateChannel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """Answer a whole request. Twisted gives its readers for ever."""
+        # What came behind it: after a head the first has it, after a body the second.
+        if self._buffer or any(self._dataBuffer):
+            self.persistent = False
+            self.requests[-1].setHeader("Connection", "close")
         super().allContentReceived()
         if self.requests or not self.persistent:
             self.setTimeout(ANSWER)

@@ -121,7 +121,7 @@ class Root(Resource):
         events: The last things that happened.
         history: The last hour.
         reload: Reads the settings anew.
-        page: Folder with the page.
+        page: Folder with the page, which is read once.
     """
 
     isLeaf = True
@@ -144,7 +144,7 @@ class Root(Resource):
         self._events = events
         self._history = history
         self._reload = reload
-        self._page = page
+        self._files = files(page)
         self._routes = {
             "/": _Route(lambda request: self._send_file(request, INDEX), is_open=True),
             "/livez": _Route(lambda request: _text(request, "ok\n"), is_open=True),
@@ -221,11 +221,11 @@ class Root(Resource):
     # -- looking
 
     def _send_file(self, request: Request, name: str) -> bytes:
-        path = self._page / name
-        if not path.is_file() or name.startswith("."):
+        content = self._files.get(name)
+        if content is None:
             raise _Trouble(HTTPStatus.NOT_FOUND, "there is no such file")
-        request.setHeader("Content-Type", TYPES.get(path.suffix, TEXT))
-        return path.read_bytes()
+        request.setHeader("Content-Type", TYPES.get(Path(name).suffix, TEXT))
+        return content
 
     def _say_ready(self, request: Request) -> bytes:
         obstacles = self._view.obstacles()
@@ -317,6 +317,15 @@ class _Listing:
     def stopProducing(self) -> None:
         """The reader is gone."""
         self._batches = iter(())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The contents of the files in a folder that are not hidden, by their names."""
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 def _header(request: Request, name: str) -> str | None:

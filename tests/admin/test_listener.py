@@ -173,6 +173,63 @@ class BoundsTests(WatchedTestCase):
         self.assertIn(b" 400 ", caller.wire.value())
 
 
+class PipelineTests(WatchedTestCase):
+    """Requests that come before the answer to the one in front of them."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.serve()
+        self.caller = Caller(self.admin)
+
+    def answers(self) -> int:
+        sent: bytes = self.caller.wire.value()
+        return sent.count(b"HTTP/1.1 ")
+
+    def check_one(self) -> None:
+        self.assertEqual(self.answers(), 1)
+        self.assertIn(b"\r\nConnection: close\r\n", self.caller.wire.value())
+        self.assertTrue(self.caller.wire.disconnecting)
+
+    def test_many_in_one_read(self) -> None:
+        """They were all answered in one go, which took megabytes and seconds."""
+        one = b"GET /page/uPlot.iife.min.js HTTP/1.1\r\n\r\n"
+        self.caller.send(one * (64 * 1024 // len(one)))
+        self.check_one()
+
+    def test_behind_a_body(self) -> None:
+        one = b"POST /reload HTTP/1.1\r\nX-Proxyrelay: 1\r\nContent-Length: 2\r\n\r\n{}"
+        self.caller.send(one * 2)
+        self.check_one()
+
+    def test_behind_a_body_in_chunks(self) -> None:
+        one = (
+            b"POST /reload HTTP/1.1\r\nX-Proxyrelay: 1\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+        )
+        self.caller.send(one * 2)
+        self.check_one()
+
+    def test_part_of_one(self) -> None:
+        self.caller.send(b"GET /livez HTTP/1.1\r\n\r\nG")
+        self.check_one()
+
+    def test_one_after_the_other(self) -> None:
+        for _ in range(3):
+            self.caller.ask("/livez")
+            self.caller.ask("/reload", "POST", b"{}", X_Proxyrelay="1")
+            self.caller.ask(
+                "/reload",
+                "POST",
+                b"2\r\n{}\r\n0\r\n\r\n",
+                X_Proxyrelay="1",
+                Content_Length="",
+                Transfer_Encoding="chunked",
+            )
+        self.assertEqual(self.answers(), 9)
+        self.assertNotIn(b"Connection: close", self.caller.wire.value())
+        self.assertFalse(self.caller.wire.disconnecting)
+
+
 class LogTests(WatchedTestCase):
     """What is logged of callers: nothing."""
 

@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from proxyrelay import __version__
+from proxyrelay.admin.resources import files
 from proxyrelay.config import Config, Limits, Logging
 from proxyrelay.errors import Problem
 from proxyrelay.observe.report import Clients, Status
@@ -332,7 +333,7 @@ class PageTests(WatchedTestCase):
         self.serve(token=TOKEN)
         root = self.admin.site.resource
         self.folder = self.mktemp_folder()
-        root._page = self.folder
+        root._files = files(self.folder)
 
     def mktemp_folder(self) -> Any:
         folder = Path(self.mktemp()).absolute()
