@@ -206,8 +206,24 @@ class AdminService(Service):
         )
 
     def _take_sample(self) -> None:
+        self._keep_place()
         clients = len(self._relay.factory.relay.registry)
         self._history.take(self._reactor.seconds(), clients)
+
+    def _keep_place(self) -> None:
+        """Take the path back if the relay that has taken it over is gone."""
+        place = self._place
+        if not isinstance(place, Path) or self._file is None or not self._ports:
+            return
+        if sockets.identity(place) == self._file:
+            return
+        try:
+            taken = sockets.bind(place, shared=False)
+        except StartError:
+            return  # it is still there
+        self._retire()
+        self._file = sockets.identity(place)
+        self._ports = list(map(self._adopted, taken))
 
     def _sampling_failed(self, failure: Failure) -> None:
         self._log.failure("the history is no longer taken down", failure)
@@ -227,13 +243,17 @@ class AdminService(Service):
         """Accept nobody any more."""
         for bound in self._sockets:
             bound.close()
-        for port in self._ports:
-            listen.retire(port, self._inherits)
-        self._sockets, self._ports = [], []
+        self._retire()
+        self._sockets = []
         place = self._place
         # Another relay may have taken the path over.
         if isinstance(place, Path) and sockets.identity(place) == self._file:
             place.unlink(missing_ok=True)
+
+    def _retire(self) -> None:
+        for port in self._ports:
+            listen.retire(port, self._inherits)
+        self._ports = []
 
     def stopService(self) -> Deferred[Any]:
         """End when the relay has no connections any more.

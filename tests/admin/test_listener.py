@@ -292,10 +292,44 @@ class FileTests(TestCase):
         self.assertTrue(self.path.exists())
         other[0].close()
 
+    async def test_takes_its_place_back_when_another_one_is_gone(self) -> None:
+        admin = self.serve(shared=True)
+        (other,) = sockets.bind(self.path, True)
+        theirs = sockets.identity(self.path)
+        admin._take_sample()
+        self.assertEqual(sockets.identity(self.path), theirs)
+        self.path.unlink()
+        other.close()
+        admin._take_sample()
+        received = await deferToThread(self.call)
+        self.assertTrue(received.endswith(b"\r\n\r\nok\n"), received)
+        ours = sockets.identity(self.path)
+        admin._take_sample()
+        self.assertEqual(sockets.identity(self.path), ours)
+        await admin.stopService()
+        self.assertFalse(self.path.exists())
+
+    async def test_takes_its_place_back_from_one_that_crashed(self) -> None:
+        admin = self.serve(shared=True)
+        (other,) = sockets.bind(self.path, True)
+        other.close()
+        admin._take_sample()
+        received = await deferToThread(self.call)
+        self.assertTrue(received.endswith(b"\r\n\r\nok\n"), received)
+
+    async def test_takes_no_place_back_when_it_drains(self) -> None:
+        admin = self.serve(shared=True)
+        self.case.registered()
+        self.case.relay.drain()
+        admin._take_sample()
+        self.assertFalse(self.path.exists())
+
     async def test_leaves_one_that_was_handed_over_as_it_is(self) -> None:
         """It may be somebody else's, and the next relay listens on it, too."""
-        (held,) = sockets.bind(self.path, False)
+        held = socket.socket(socket.AF_UNIX)
         self.addCleanup(held.close)
+        held.bind(str(self.path))
+        held.listen()
         self.path.chmod(0o600)
         admin = self.serve(inherited=[held.dup().detach()])
         received = await deferToThread(self.call)
