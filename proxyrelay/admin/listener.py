@@ -48,7 +48,7 @@ GOODBYE = 1
 """Seconds in which what is written when the relay ends must be read."""
 
 BODY_CEILING = 16 * 1024
-"""Bytes of the longest body of a request. None is looked at."""
+"""Bytes of the longest body of a request."""
 
 
 class Watch:
@@ -104,7 +104,8 @@ class AdminService(Service):
         watch: Has been told of all that happens to the relay.
         reactor: Runs everything.
         shared: Whether relays take over from each other: then the new one listens at
-            the same place, and the old one gives it up when it drains.
+            the same place, the old one gives it up when it drains, and callers have to
+            say which one is to do so.
         inherited: Descriptors of listening sockets that the process was started with,
             in the place of own ones. They must be where the settings say.
         asked: Reads the settings when a caller wishes it; None for `reload` itself.
@@ -158,6 +159,7 @@ class AdminService(Service):
         root = Root(
             *(self._access, self._view, watch.events, self._history),
             reload if asked is None else asked,
+            shared or bool(inherited),
         )
         self.site = PrivateSite(root, reactor)
         reload.reloaded = self._reloaded

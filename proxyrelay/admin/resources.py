@@ -15,13 +15,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from msgspec import Struct
 from twisted.internet.interfaces import IPullProducer
 from twisted.logger import Logger
 from twisted.web.resource import Resource
@@ -81,6 +84,16 @@ _FILE = re.compile("/page/([A-Za-z0-9._-]+)")
 _encode = msgspec.json.Encoder().encode
 
 
+class _Meant(Struct):
+    """The body of a request to drain.
+
+    Attributes:
+        pid: The process of the relay that is to do so.
+    """
+
+    pid: int | None = None
+
+
 class _Trouble(Exception):
     """A request is answered with an error.
 
@@ -121,6 +134,8 @@ class Root(Resource):
         events: The last things that happened.
         history: The last hour.
         reload: Reads the settings anew.
+        shared: Whether callers may find another relay here: they have to say which one
+            they mean when they have it drain.
         page: Folder with the page, which is read once.
     """
 
@@ -135,6 +150,7 @@ class Root(Resource):
         events: Events,
         history: History,
         reload: Reloadable,
+        shared: bool = False,
         page: Path = PAGE,
     ) -> None:
         super().__init__()
@@ -144,6 +160,7 @@ class Root(Resource):
         self._events = events
         self._history = history
         self._reload = reload
+        self._shared = shared
         self._files = files(page)
         self._routes = {
             "/": _Route(lambda request: self._send_file(request, INDEX), is_open=True),
@@ -256,6 +273,17 @@ class Root(Resource):
     # -- acting
 
     def _drain(self, request: Request) -> bytes:
+        meant, own = _meant(request), os.getpid()
+        if meant is None and self._shared:
+            raise _Trouble(
+                HTTPStatus.CONFLICT,
+                "other relays may listen here, too: say which one is to drain; "
+                f'this one is {{"pid": {own}}}',
+            )
+        if meant not in {None, own}:
+            raise _Trouble(
+                HTTPStatus.CONFLICT, f"this is process {own}, and not {meant}"
+            )
         self._view.relay.drain()
         count = len(self._view.relay.factory.connections)
         return _done(request, f"draining; connections: {count}", HTTPStatus.ACCEPTED)
@@ -338,6 +366,18 @@ def _is_deliberate(request: Request) -> bool:
     """Whether it has a header that no form of another page can send."""
     kind = (_header(request, "content-type") or "").partition(";")[0].strip().lower()
     return kind == "application/json" or _header(request, "x-proxyrelay") == "1"
+
+
+def _meant(request: Request) -> int | None:
+    """The process that the body names; None if it names none."""
+    content: Any = request.content
+    body = content.read()
+    try:
+        return msgspec.json.decode(body, type=_Meant).pid if body else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise _Trouble(
+            HTTPStatus.BAD_REQUEST, 'the body must be like {"pid": 4711}, or empty'
+        ) from None
 
 
 def _number(request: Request, name: str) -> float:

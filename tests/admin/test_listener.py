@@ -332,6 +332,7 @@ class FileTests(TestCase):
         held.listen()
         self.path.chmod(0o600)
         admin = self.serve(inherited=[held.dup().detach()])
+        self.assertEqual(self.case.post("/drain").status, 409)
         received = await deferToThread(self.call)
         self.assertTrue(received.endswith(b"\r\n\r\nok\n"), received)
         await admin.stopService()

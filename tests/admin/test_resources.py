@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -215,6 +216,28 @@ class ActionTests(WatchedTestCase):
             detail = "draining; connections: 1"
             self.assertEqual(answer.json, {"ok": True, "detail": detail})
         self.assertTrue(self.relay.factory.draining)
+
+    def check_meant(self, *bodies: bytes) -> None:
+        own = os.getpid()
+        self.registered()
+        for body in (b'{"pid": %d}' % (own + 1), *bodies):
+            answer = self.post("/drain", body=body)
+            self.assertEqual(answer.status, 409, body)
+            self.assertIn(str(own), answer.json["error"])
+        for body in (b"?", b"[]", b'{"pid": "1"}', b"\xff"):
+            self.assertEqual(self.post("/drain", body=body).status, 400, body)
+        self.assertFalse(self.relay.factory.draining)
+        answer = self.post("/drain", body=b'{"pid": %d}' % own)
+        self.assertEqual(answer.status, 202)
+        self.assertTrue(self.relay.factory.draining)
+
+    def test_drains_nobody_else_than_who_is_meant(self) -> None:
+        self.serve()
+        self.check_meant()
+
+    def test_must_say_who_is_to_drain_if_another_may_answer(self) -> None:
+        self.serve(shared=True)
+        self.check_meant(b"", b"{}")
 
     def test_reload(self) -> None:
         self.serve()
