@@ -36,10 +36,13 @@ from proxyrelay.observe.view import Served, View
 from proxyrelay.reload import Reload, Reloadable, Reloaded
 
 CONNECTIONS = 64
-"""How many there may be at once; further ones are closed."""
+"""How many there may be at once. A further one takes the place of another."""
+
+FIRST = 5
+"""Seconds from a connection to a whole request."""
 
 REQUEST = 30
-"""Seconds from a connection, or from the last answer, to a whole request."""
+"""Seconds from an answer to the next whole request."""
 
 ANSWER = 60
 """Seconds in which the answer must be read."""
@@ -337,8 +340,9 @@ class PrivateChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         """Begin."""
-        self.site.open.add(self)
+        self.site.used(self)
         super().connectionMade()
+        self.setTimeout(FIRST)
 
     def resetTimeout(self) -> None:
         """Do not: each byte would bring another while."""
@@ -349,6 +353,8 @@ class PrivateChannel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """Answer a whole request. Twisted gives its readers for ever."""
+        self.site.used(self)
+        self.setTimeout(REQUEST)  # is what Twisted comes back to after the answer
         # What came behind it: after a head the first has it, after a body the second.
         if self._buffer or any(self._dataBuffer):
             self.persistent = False
@@ -371,7 +377,7 @@ class PrivateSite(Site):
         reactor: Runs the deadlines.
 
     Attributes:
-        open: All connections.
+        open: All connections, those first that have had no request for longest.
     """
 
     noisy = False
@@ -385,13 +391,21 @@ class PrivateSite(Site):
             reactor=reactor,
             parsePOSTFormSubmission=False,
         )
-        self.open: set[PrivateChannel] = set()
+        self.open: dict[PrivateChannel, None] = {}
         self._ended: Deferred[None] | None = None
         self._deadline: IDelayedCall | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Begin a connection, unless there are too many."""
-        return super().buildProtocol(addr) if len(self.open) < CONNECTIONS else None
+        """Begin a connection.
+
+        If there are too many, the one ends that has had no request for longest: those
+        who send none keep nobody out.
+        """
+        if len(self.open) >= CONNECTIONS:
+            idle = next(iter(self.open))
+            del self.open[idle]
+            idle.transport.abortConnection()
+        return super().buildProtocol(addr)
 
     def startFactory(self) -> None:
         """Open no log, and keep no time for it."""
@@ -399,9 +413,14 @@ class PrivateSite(Site):
     def log(self, request: object) -> None:
         """Write nothing."""
 
+    def used(self, channel: PrivateChannel) -> None:
+        """Remember that a connection has just begun, or has had a whole request."""
+        self.open.pop(channel, None)
+        self.open[channel] = None
+
     def lost(self, channel: PrivateChannel) -> None:
         """Forget a connection."""
-        self.open.discard(channel)
+        self.open.pop(channel, None)
         if self._ended is not None and not self.open:
             ended, self._ended = self._ended, None
             if self._deadline is not None:

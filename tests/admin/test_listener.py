@@ -105,28 +105,37 @@ class BoundsTests(WatchedTestCase):
         self.aborted += 1
 
     def test_connections(self) -> None:
-        callers = [self.caller() for _ in range(listener.CONNECTIONS)]
-        self.assertIsNone(self.caller().channel)
-        callers.pop().lose()
-        self.assertIsNotNone(self.caller().channel)
+        """Who asks for nothing keeps nobody out, and goes first."""
+        first, second, *_ = [self.caller() for _ in range(listener.CONNECTIONS)]
+        self.assertEqual(self.aborted, 0)
+        first.ask("/livez")
+        further = self.caller()
+        self.assertEqual(self.aborted, 1)
+        self.assertEqual(len(self.admin.site.open), listener.CONNECTIONS)
+        self.assertIn(first.channel, self.admin.site.open)
+        self.assertNotIn(second.channel, self.admin.site.open)
+        further.ask("/livez")
+        self.assertIn(b" 200 OK", further.wire.value())
+        second.lose()
+        self.assertEqual(len(self.admin.site.open), listener.CONNECTIONS)
 
     def test_silence(self) -> None:
         self.caller()
-        self.reactor.advance(listener.REQUEST - 1)
+        self.reactor.advance(listener.FIRST - 1)
         self.assertEqual(self.aborted, 0)
         self.reactor.advance(1)
         self.assertEqual(self.aborted, 1)
 
     def test_a_request_byte_by_byte(self) -> None:
         caller = self.caller()
-        for _ in range(listener.REQUEST):
+        for _ in range(listener.FIRST):
             caller.send(b"G")
             self.reactor.advance(1)
         self.assertEqual(self.aborted, 1)
 
     def test_a_connection_that_was_of_use_and_is_idle(self) -> None:
         caller = self.caller()
-        self.reactor.advance(listener.REQUEST - 1)
+        self.reactor.advance(listener.FIRST - 1)
         caller.ask("/livez")
         self.reactor.advance(listener.REQUEST - 1)
         self.assertEqual(self.aborted, 0)
@@ -241,7 +250,7 @@ class LogTests(WatchedTestCase):
             self.ask("/status?token=evil", Authorization=f"Bearer {given}")
             self.ask("/status", "HEAD", Authorization=f"Bearer {given}")
         caller = Caller(self.admin)
-        self.reactor.advance(listener.REQUEST)
+        self.reactor.advance(listener.FIRST)
         caller.lose()
         self.assertEqual([repr(e) for e in captured.events[before:]], [])
 
