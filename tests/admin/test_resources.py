@@ -201,7 +201,7 @@ class EventTests(WatchedTestCase):
         for _ in range(300):
             self.accept().dataReceived(b"?\r\n\r\n")
         found = self.ask("/events").json
-        self.assertEqual((len(found["events"]), found["last"]), (200, 300))
+        self.assertEqual((len(found["events"]), found["last"]), (100, 300))
 
 
 class ActionTests(WatchedTestCase):
