@@ -33,7 +33,7 @@ from proxyrelay.observe.events import Events
 from proxyrelay.observe.history import History
 from proxyrelay.observe.lag import Lag
 from proxyrelay.observe.view import Served, View
-from proxyrelay.reload import Reload, Reloadable, Reloaded
+from proxyrelay.reload import Outcome, Reload, Reloadable, Reloaded
 
 CONNECTIONS = 64
 """How many there may be at once. A further one takes the place of another."""
@@ -236,7 +236,8 @@ class AdminService(Service):
     def _reloaded(self, done: Reloaded) -> None:
         self._view.reloads[done.outcome] += 1
         self._access.change(self._relay.config.admin.allowed_hosts, done.token)
-        self._events.note("reload", f"{done.outcome.value}: {done.detail}")
+        refused = done.outcome is Outcome.REFUSED
+        self._events.note("reload", f"{'refused: ' * refused}{done.detail}")
 
     def _drained(self) -> None:
         count = len(self._relay.factory.connections)

@@ -187,6 +187,25 @@ class EventTests(WatchedTestCase):
             ["reload", "refused", "disconnected", "certificate", "drain"],
         )
 
+    def test_read_well_when_settings_are_read(self) -> None:
+        self.serve()
+        self.post("/reload")
+        self.found.config = msgspec.structs.replace(
+            self.found.config, max_message_bytes=1000
+        )
+        self.post("/reload")
+        self.found.problems += [Problem("port", "is wrong")]
+        self.post("/reload")
+        texts = [event["text"] for event in self.ask("/events").json["events"]]
+        self.assertEqual(
+            texts,
+            [
+                "nothing has changed",
+                "changed: max_message_bytes",
+                "refused: port: is wrong",
+            ],
+        )
+
     def test_tell_of_connections(self) -> None:
         limits = Limits(messages_per_client=1, registrations_per_client=1, burst=1)
         self.serve(Config(limits=limits))
