@@ -31,6 +31,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
+from proxyrelay import addresses
 from proxyrelay.admin.access import Access
 from proxyrelay.errors import Disconnected
 from proxyrelay.messages import canonical_uuid
@@ -205,6 +206,9 @@ class Root(Resource):
         if not (route is not None and route.is_open) and not self._access.admits(
             _header(request, "authorization")
         ):
+            if _header(request, "authorization") is not None:
+                journal = self._view.relay.factory.journal
+                journal.unauthorized(self._caller(request))
             raise _Trouble(
                 HTTPStatus.UNAUTHORIZED,
                 "bring the token of admin.token_file (Authorization: Bearer ...)",
@@ -272,6 +276,14 @@ class Root(Resource):
 
     # -- acting
 
+    def _caller(self, request: Request) -> str:
+        place = addresses.text(request.getClientAddress())
+        return self._view.relay.pseudonyms.address(place)
+
+    def _tell_of(self, request: Request, action: str, uuid: str | None = None) -> None:
+        journal = self._view.relay.factory.journal
+        journal.operator(action, self._caller(request), uuid)
+
     def _drain(self, request: Request) -> bytes:
         meant, own = _meant(request), os.getpid()
         if meant is None and self._shared:
@@ -284,11 +296,13 @@ class Root(Resource):
             raise _Trouble(
                 HTTPStatus.CONFLICT, f"this is process {own}, and not {meant}"
             )
+        self._tell_of(request, "drain")
         self._view.relay.drain()
         count = len(self._view.relay.factory.connections)
         return _done(request, f"draining; connections: {count}", HTTPStatus.ACCEPTED)
 
     def _read_settings(self, request: Request) -> bytes:
+        self._tell_of(request, "reload")
         done = self._reload.reload()
         if done.outcome is Outcome.REFUSED:
             raise _Trouble(HTTPStatus.CONFLICT, done.detail)
@@ -303,6 +317,7 @@ class Root(Resource):
         peer = rules.registry.get(uuid)
         if peer is None:
             raise _Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
+        self._tell_of(request, "disconnect", uuid)
         rules.refuse(peer, Disconnected())
         self._events.note("disconnected", f"{uuid} at {peer.address}")
         return _done(request, f"{uuid} is {ENDED}")

@@ -107,6 +107,11 @@ class Events(Quiet):
         """A client broke the WebSocket protocol and is closed with a code."""
         self.note("failed", f"{address} with {code}: {detail!a}")
 
+    def operator(self, action: str, address: str, uuid: str | None) -> None:
+        """A caller of the private listener has it do something."""
+        whom = f" of {uuid}" if uuid else ""
+        self.note("operator", f"{action}{whom} is asked for from {address}")
+
     def slowed(self, address: str) -> None:
         """A client sends faster than it may, and is read from more slowly."""
         self.note("slowed", f"{address} sends more than [limits] allows")

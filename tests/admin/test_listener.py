@@ -240,7 +240,7 @@ class PipelineTests(WatchedTestCase):
 
 
 class LogTests(WatchedTestCase):
-    """What is logged of callers: nothing."""
+    """What is logged of callers: that one is wrong, and nothing that it has sent."""
 
     def test_no_token_and_no_request(self) -> None:
         captured = Capture(self)
@@ -252,7 +252,10 @@ class LogTests(WatchedTestCase):
         caller = Caller(self.admin)
         self.reactor.advance(listener.FIRST)
         caller.lose()
-        self.assertEqual([repr(e) for e in captured.events[before:]], [])
+        events = captured.events[before:]
+        self.assertEqual([event["event"] for event in events], ["admin_unauthorized"])
+        for secret in ("0123456789abcdef", "wrong-wrong-wrong", "evil"):
+            self.assertNotIn(secret, repr(events))
 
 
 class FileTests(TestCase):

@@ -19,13 +19,24 @@ from proxyrelay.observe.report import Clients, Status
 from proxyrelay.observe.view import BATCH
 from proxyrelay.peer import Registration
 from tests.support.certificates import Authority
-from tests.support.recording import A, B, RecordingPeer, answer, offer, registration
+from tests.support.recording import (
+    A,
+    B,
+    RecordingJournal,
+    RecordingPeer,
+    answer,
+    offer,
+    registration,
+)
 from tests.support.served import HeaderAuthenticator
 from tests.support.watched import START, Answer, Caller, WatchedTestCase
 
 reactor: Any = _reactor
 
 TOKEN = "0123456789abcdef"
+
+CALLER = "192.168.1.1:54321"
+"""Where callers seem to be."""
 
 PATHS = ("/metrics", "/status", "/clients", "/history", "/events", "/nothing")
 
@@ -184,8 +195,36 @@ class EventTests(WatchedTestCase):
         self.post("/drain")
         self.assertEqual(
             self.kinds(),
-            ["reload", "refused", "disconnected", "certificate", "drain"],
+            [
+                *("operator", "reload"),
+                *("operator", "refused", "disconnected"),
+                "certificate",
+                *("operator", "drain"),
+            ],
         )
+        texts = [
+            event["text"]
+            for event in self.ask("/events").json["events"]
+            if event["kind"] == "operator"
+        ]
+        self.assertEqual(
+            texts,
+            [
+                f"reload is asked for from {CALLER}",
+                f"disconnect of {A} is asked for from {CALLER}",
+                f"drain is asked for from {CALLER}",
+            ],
+        )
+
+    def test_tell_of_no_action_that_is_not_done(self) -> None:
+        self.serve(token=TOKEN, shared=True)
+        bearer = f"Bearer {TOKEN}"
+        self.post("/reload")
+        self.post("/drain", Authorization=bearer)
+        self.post(f"/clients/{A}/disconnect", Authorization=bearer)
+        self.ask("/reload", "POST", Authorization=bearer)
+        found = self.ask("/events", Authorization=bearer).json
+        self.assertEqual(found["events"], [])
 
     def test_read_well_when_settings_are_read(self) -> None:
         self.serve()
@@ -196,7 +235,11 @@ class EventTests(WatchedTestCase):
         self.post("/reload")
         self.found.problems += [Problem("port", "is wrong")]
         self.post("/reload")
-        texts = [event["text"] for event in self.ask("/events").json["events"]]
+        texts = [
+            event["text"]
+            for event in self.ask("/events").json["events"]
+            if event["kind"] == "reload"
+        ]
         self.assertEqual(
             texts,
             [
@@ -336,6 +379,18 @@ class TokenTests(WatchedTestCase):
         self.serve(token=TOKEN)
         answer = self.ask("/status", Authorization=f"Bearer {TOKEN}")
         self.assertEqual(answer.status, 200)
+
+    def test_is_guessed_in_public(self) -> None:
+        """Not so who has brought none, as the page does before it asks for it."""
+        self.serve(token=TOKEN)
+        journal = RecordingJournal()
+        self.relay.factory.journal = journal
+        self.ask("/status")
+        self.ask("/livez", Authorization="Bearer wrong")
+        self.ask("/status", Authorization=f"Bearer {TOKEN}")
+        self.assertEqual(journal.events, [])
+        self.ask("/status", Authorization="Bearer wrong")
+        self.assertEqual(journal.events, [("unauthorized", CALLER)])
 
     def test_health_needs_none(self) -> None:
         self.serve(token=TOKEN)
