@@ -331,8 +331,7 @@ class FileTests(TestCase):
 
     async def test_takes_no_place_back_when_it_drains(self) -> None:
         admin = self.serve(shared=True)
-        self.case.registered()
-        self.case.relay.drain()
+        self.case.relay.drained()
         admin._take_sample()
         self.assertFalse(self.path.exists())
 
