@@ -338,7 +338,8 @@ def _with(settings: Any, path: tuple[str, ...], value: Any) -> Any:
 
 
 def _summary(changed: Iterable[str], waiting: Iterable[str]) -> str:
-    text = f"changed: {_listed(changed)}"
+    names = ", ".join(changed)
+    text = f"changed: {names}" if names else "nothing has changed"
     later = ", ".join(waiting)
     return f"{text}; only when it is started anew: {later}" if later else text
 

@@ -153,6 +153,18 @@ class ConnectionJournal(Journal, Protocol):
     def slowed(self, address: str) -> None:
         """A client sends faster than it may, and is read from more slowly."""
 
+    def operator(self, action: str, address: str, uuid: str | None) -> None:
+        """A caller of the private listener has it do something.
+
+        Args:
+            action: ``drain``, ``reload`` or ``disconnect``.
+            address: Where the caller is.
+            uuid: The client that it is done to, if it is one.
+        """
+
+    def unauthorized(self, address: str) -> None:
+        """A caller of the private listener has brought a wrong token."""
+
 
 @implementer(IHandshakeListener, IPushProducer)
 class RelayProtocol(FastLane):

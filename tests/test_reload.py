@@ -180,7 +180,8 @@ class TokenTests(ReloadTestCase):
         done = self.reload.reload()
         self.assertEqual(done.token, Secret("first"))
         self.assertEqual(
-            done.detail, "changed: nothing; only when it is started anew: admin.listen"
+            done.detail,
+            "nothing has changed; only when it is started anew: admin.listen",
         )
 
 

@@ -38,6 +38,8 @@ COMMON: Mapping[str, str] = {
 EVENTS: Mapping[str, str] = {
     "serving": "The relay accepts connections.",
     "admin_serving": "The private listener accepts connections.",
+    "admin_unauthorized": "A caller of the private listener has brought a wrong token.",
+    "operator": "A caller of the private listener has the relay do something.",
     "stopping": "The relay was told to stop.",
     "stopped": "The relay has stopped.",
     "draining": "Another relay takes over; this one serves the clients that it has.",
@@ -89,14 +91,16 @@ AUDIT_EVENTS: Mapping[str, str] = {
     "it has not shown who it is.",
     "failed": "A client broke the WebSocket protocol, and is closed.",
     "rejected": "A request was answered with an HTTP error.",
+    "operator": "A caller of the private listener has had the relay do something.",
     "offer": "What became of an offer of ``source`` to ``target``.",
     "answer": "What became of an answer, if it was not passed on.",
     "gap": "Lines are missing here, as they could not be written.",
 }
 
 FIELDS: Mapping[str, str] = {
-    "address": "Where the client is, or the sender: address and port. ``local`` if it "
-    "has no IP address.",
+    "action": "``drain``, ``reload`` or ``disconnect``.",
+    "address": "Where the client is, the sender or the caller: address and port. "
+    "``local`` if it has no IP address.",
     "code": "The close code: :doc:`close-codes`.",
     "count": "How many.",
     "deaf": "Whether it answers no offers since it came back.",
@@ -126,7 +130,8 @@ FIELDS: Mapping[str, str] = {
     "status": "The HTTP status.",
     "target": "UUID of the client that it is for.",
     "target_address": "Where that is, if it is connected.",
-    "untold": "How many such lines about this client were left out before.",
+    "untold": "How many such lines were left out before; those about other clients do "
+    "not count.",
     "traceback": "The traceback, in one text with ends of lines.",
     "trouble": "What happened, in a sentence.",
     "urls": "A list of what is served.",

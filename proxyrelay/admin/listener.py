@@ -33,13 +33,16 @@ from proxyrelay.observe.events import Events
 from proxyrelay.observe.history import History
 from proxyrelay.observe.lag import Lag
 from proxyrelay.observe.view import Served, View
-from proxyrelay.reload import Reload, Reloadable, Reloaded
+from proxyrelay.reload import Outcome, Reload, Reloadable, Reloaded
 
 CONNECTIONS = 64
-"""How many there may be at once; further ones are closed."""
+"""How many there may be at once. A further one takes the place of another."""
+
+FIRST = 5
+"""Seconds from a connection to a whole request."""
 
 REQUEST = 30
-"""Seconds from a connection, or from the last answer, to a whole request."""
+"""Seconds from an answer to the next whole request."""
 
 ANSWER = 60
 """Seconds in which the answer must be read."""
@@ -48,7 +51,7 @@ GOODBYE = 1
 """Seconds in which what is written when the relay ends must be read."""
 
 BODY_CEILING = 16 * 1024
-"""Bytes of the longest body of a request. None is looked at."""
+"""Bytes of the longest body of a request."""
 
 
 class Watch:
@@ -104,7 +107,8 @@ class AdminService(Service):
         watch: Has been told of all that happens to the relay.
         reactor: Runs everything.
         shared: Whether relays take over from each other: then the new one listens at
-            the same place, and the old one gives it up when it drains.
+            the same place, the old one gives it up when it drains, and callers have to
+            say which one is to do so.
         inherited: Descriptors of listening sockets that the process was started with,
             in the place of own ones. They must be where the settings say.
         asked: Reads the settings when a caller wishes it; None for `reload` itself.
@@ -158,6 +162,7 @@ class AdminService(Service):
         root = Root(
             *(self._access, self._view, watch.events, self._history),
             reload if asked is None else asked,
+            shared or bool(inherited),
         )
         self.site = PrivateSite(root, reactor)
         reload.reloaded = self._reloaded
@@ -206,8 +211,24 @@ class AdminService(Service):
         )
 
     def _take_sample(self) -> None:
+        self._keep_place()
         clients = len(self._relay.factory.relay.registry)
         self._history.take(self._reactor.seconds(), clients)
+
+    def _keep_place(self) -> None:
+        """Take the path back if the relay that has taken it over is gone."""
+        place = self._place
+        if not isinstance(place, Path) or self._file is None or not self._ports:
+            return
+        if sockets.identity(place) == self._file:
+            return
+        try:
+            taken = sockets.bind(place, shared=False)
+        except StartError:
+            return  # it is still there
+        self._retire()
+        self._file = sockets.identity(place)
+        self._ports = list(map(self._adopted, taken))
 
     def _sampling_failed(self, failure: Failure) -> None:
         self._log.failure("the history is no longer taken down", failure)
@@ -215,7 +236,8 @@ class AdminService(Service):
     def _reloaded(self, done: Reloaded) -> None:
         self._view.reloads[done.outcome] += 1
         self._access.change(self._relay.config.admin.allowed_hosts, done.token)
-        self._events.note("reload", f"{done.outcome.value}: {done.detail}")
+        refused = done.outcome is Outcome.REFUSED
+        self._events.note("reload", f"{'refused: ' * refused}{done.detail}")
 
     def _drained(self) -> None:
         count = len(self._relay.factory.connections)
@@ -227,13 +249,17 @@ class AdminService(Service):
         """Accept nobody any more."""
         for bound in self._sockets:
             bound.close()
-        for port in self._ports:
-            listen.retire(port, self._inherits)
-        self._sockets, self._ports = [], []
+        self._retire()
+        self._sockets = []
         place = self._place
         # Another relay may have taken the path over.
         if isinstance(place, Path) and sockets.identity(place) == self._file:
             place.unlink(missing_ok=True)
+
+    def _retire(self) -> None:
+        for port in self._ports:
+            listen.retire(port, self._inherits)
+        self._ports = []
 
     def stopService(self) -> Deferred[Any]:
         """End when the relay has no connections any more.
@@ -302,8 +328,11 @@ class PrivateRequest(Request):
 
 
 class PrivateChannel(HTTPChannel):
-    """A connection that has a deadline at any time.
+    """A connection that has a deadline at any time, and one request.
 
+    Twisted answers all requests of a read in one go, and keeps the answers until they
+    are read: bytes enough for a few of them would be worth megabytes. So whoever sends
+    more before it has its answer, as no browser does, gets that one and is closed.
     Checked against Twisted 26.10.0.
     """
 
@@ -312,8 +341,9 @@ class PrivateChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         """Begin."""
-        self.site.open.add(self)
+        self.site.used(self)
         super().connectionMade()
+        self.setTimeout(FIRST)
 
     def resetTimeout(self) -> None:
         """Do not: each byte would bring another while."""
@@ -324,6 +354,12 @@ class PrivateChannel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """Answer a whole request. Twisted gives its readers for ever."""
+        self.site.used(self)
+        self.setTimeout(REQUEST)  # is what Twisted comes back to after the answer
+        # What came behind it: after a head the first has it, after a body the second.
+        if self._buffer or any(self._dataBuffer):
+            self.persistent = False
+            self.requests[-1].setHeader("Connection", "close")
         super().allContentReceived()
         if self.requests or not self.persistent:
             self.setTimeout(ANSWER)
@@ -342,7 +378,7 @@ class PrivateSite(Site):
         reactor: Runs the deadlines.
 
     Attributes:
-        open: All connections.
+        open: All connections, those first that have had no request for longest.
     """
 
     noisy = False
@@ -356,13 +392,21 @@ class PrivateSite(Site):
             reactor=reactor,
             parsePOSTFormSubmission=False,
         )
-        self.open: set[PrivateChannel] = set()
+        self.open: dict[PrivateChannel, None] = {}
         self._ended: Deferred[None] | None = None
         self._deadline: IDelayedCall | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Begin a connection, unless there are too many."""
-        return super().buildProtocol(addr) if len(self.open) < CONNECTIONS else None
+        """Begin a connection.
+
+        If there are too many, the one ends that has had no request for longest: those
+        who send none keep nobody out.
+        """
+        if len(self.open) >= CONNECTIONS:
+            idle = next(iter(self.open))
+            del self.open[idle]
+            idle.transport.abortConnection()
+        return super().buildProtocol(addr)
 
     def startFactory(self) -> None:
         """Open no log, and keep no time for it."""
@@ -370,9 +414,14 @@ class PrivateSite(Site):
     def log(self, request: object) -> None:
         """Write nothing."""
 
+    def used(self, channel: PrivateChannel) -> None:
+        """Remember that a connection has just begun, or has had a whole request."""
+        self.open.pop(channel, None)
+        self.open[channel] = None
+
     def lost(self, channel: PrivateChannel) -> None:
         """Forget a connection."""
-        self.open.discard(channel)
+        self.open.pop(channel, None)
         if self._ended is not None and not self.open:
             ended, self._ended = self._ended, None
             if self._deadline is not None:

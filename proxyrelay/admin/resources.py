@@ -15,19 +15,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from msgspec import Struct
 from twisted.internet.interfaces import IPullProducer
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
+from proxyrelay import addresses
 from proxyrelay.admin.access import Access
 from proxyrelay.errors import Disconnected
 from proxyrelay.messages import canonical_uuid
@@ -81,6 +85,16 @@ _FILE = re.compile("/page/([A-Za-z0-9._-]+)")
 _encode = msgspec.json.Encoder().encode
 
 
+class _Meant(Struct):
+    """The body of a request to drain.
+
+    Attributes:
+        pid: The process of the relay that is to do so.
+    """
+
+    pid: int | None = None
+
+
 class _Trouble(Exception):
     """A request is answered with an error.
 
@@ -121,7 +135,9 @@ class Root(Resource):
         events: The last things that happened.
         history: The last hour.
         reload: Reads the settings anew.
-        page: Folder with the page.
+        shared: Whether callers may find another relay here: they have to say which one
+            they mean when they have it drain.
+        page: Folder with the page, which is read once.
     """
 
     isLeaf = True
@@ -135,6 +151,7 @@ class Root(Resource):
         events: Events,
         history: History,
         reload: Reloadable,
+        shared: bool = False,
         page: Path = PAGE,
     ) -> None:
         super().__init__()
@@ -144,7 +161,8 @@ class Root(Resource):
         self._events = events
         self._history = history
         self._reload = reload
-        self._page = page
+        self._shared = shared
+        self._files = files(page)
         self._routes = {
             "/": _Route(lambda request: self._send_file(request, INDEX), is_open=True),
             "/livez": _Route(lambda request: _text(request, "ok\n"), is_open=True),
@@ -188,6 +206,9 @@ class Root(Resource):
         if not (route is not None and route.is_open) and not self._access.admits(
             _header(request, "authorization")
         ):
+            if _header(request, "authorization") is not None:
+                journal = self._view.relay.factory.journal
+                journal.unauthorized(self._caller(request))
             raise _Trouble(
                 HTTPStatus.UNAUTHORIZED,
                 "bring the token of admin.token_file (Authorization: Bearer ...)",
@@ -221,11 +242,11 @@ class Root(Resource):
     # -- looking
 
     def _send_file(self, request: Request, name: str) -> bytes:
-        path = self._page / name
-        if not path.is_file() or name.startswith("."):
+        content = self._files.get(name)
+        if content is None:
             raise _Trouble(HTTPStatus.NOT_FOUND, "there is no such file")
-        request.setHeader("Content-Type", TYPES.get(path.suffix, TEXT))
-        return path.read_bytes()
+        request.setHeader("Content-Type", TYPES.get(Path(name).suffix, TEXT))
+        return content
 
     def _say_ready(self, request: Request) -> bytes:
         obstacles = self._view.obstacles()
@@ -255,12 +276,33 @@ class Root(Resource):
 
     # -- acting
 
+    def _caller(self, request: Request) -> str:
+        place = addresses.text(request.getClientAddress())
+        return self._view.relay.pseudonyms.address(place)
+
+    def _tell_of(self, request: Request, action: str, uuid: str | None = None) -> None:
+        journal = self._view.relay.factory.journal
+        journal.operator(action, self._caller(request), uuid)
+
     def _drain(self, request: Request) -> bytes:
+        meant, own = _meant(request), os.getpid()
+        if meant is None and self._shared:
+            raise _Trouble(
+                HTTPStatus.CONFLICT,
+                "other relays may listen here, too: say which one is to drain; "
+                f'this one is {{"pid": {own}}}',
+            )
+        if meant not in {None, own}:
+            raise _Trouble(
+                HTTPStatus.CONFLICT, f"this is process {own}, and not {meant}"
+            )
+        self._tell_of(request, "drain")
         self._view.relay.drain()
         count = len(self._view.relay.factory.connections)
         return _done(request, f"draining; connections: {count}", HTTPStatus.ACCEPTED)
 
     def _read_settings(self, request: Request) -> bytes:
+        self._tell_of(request, "reload")
         done = self._reload.reload()
         if done.outcome is Outcome.REFUSED:
             raise _Trouble(HTTPStatus.CONFLICT, done.detail)
@@ -275,6 +317,7 @@ class Root(Resource):
         peer = rules.registry.get(uuid)
         if peer is None:
             raise _Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
+        self._tell_of(request, "disconnect", uuid)
         rules.refuse(peer, Disconnected())
         self._events.note("disconnected", f"{uuid} at {peer.address}")
         return _done(request, f"{uuid} is {ENDED}")
@@ -319,6 +362,15 @@ class _Listing:
         self._batches = iter(())
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """The contents of the files in a folder that are not hidden, by their names."""
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
 def _header(request: Request, name: str) -> str | None:
     """A header field; as text it would have to be UTF-8."""
     value = request.getHeader(name.encode())
@@ -329,6 +381,18 @@ def _is_deliberate(request: Request) -> bool:
     """Whether it has a header that no form of another page can send."""
     kind = (_header(request, "content-type") or "").partition(";")[0].strip().lower()
     return kind == "application/json" or _header(request, "x-proxyrelay") == "1"
+
+
+def _meant(request: Request) -> int | None:
+    """The process that the body names; None if it names none."""
+    content: Any = request.content
+    body = content.read()
+    try:
+        return msgspec.json.decode(body, type=_Meant).pid if body else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise _Trouble(
+            HTTPStatus.BAD_REQUEST, 'the body must be like {"pid": 4711}, or empty'
+        ) from None
 
 
 def _number(request: Request, name: str) -> float:

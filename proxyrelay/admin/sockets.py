@@ -93,14 +93,8 @@ def _check_adopted(taken: socket.socket, place: tuple[str, int] | Path) -> None:
 def _at(path: Path, shared: bool) -> socket.socket:
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _clear(path, shared)
-        before = os.umask(0o777 & ~MODE)
-        try:
-            bound.bind(str(path))
-        finally:
-            os.umask(before)
-        bound.listen(BACKLOG)
-        bound.setblocking(False)
+        _check(path, shared)
+        _listen(bound, path)
     except OSError as error:
         bound.close()
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
@@ -108,8 +102,29 @@ def _at(path: Path, shared: bool) -> socket.socket:
     return bound
 
 
-def _clear(path: Path, shared: bool) -> None:
-    """Remove what another process has left behind.
+def _listen(bound: socket.socket, path: Path) -> None:
+    """Listen under another name, and take the place when that is so.
+
+    Thus callers find somebody at any time, the one from before or this one.
+    """
+    passing = path.with_name(f".{os.getpid()}")
+    passing.unlink(missing_ok=True)
+    before = os.umask(0o777 & ~MODE)
+    try:
+        bound.bind(str(passing))
+    finally:
+        os.umask(before)
+    try:
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+        passing.rename(path)
+    except OSError:
+        passing.unlink(missing_ok=True)
+        raise
+
+
+def _check(path: Path, shared: bool) -> None:
+    """Look whether the place may be taken.
 
     Raises:
         OSError: Something else is there, or somebody still listens.
@@ -120,7 +135,6 @@ def _clear(path: Path, shared: bool) -> None:
         raise OSError("something is there that is no socket")
     if not shared and _is_alive(path):
         raise OSError("another process listens there")
-    path.unlink()
 
 
 def _is_alive(path: Path) -> bool:

@@ -175,6 +175,10 @@ class AuditJournal(Quiet):
         """A line."""
         self._write("failed", address=address, code=code, detail=detail)
 
+    def operator(self, action: str, address: str, uuid: str | None) -> None:
+        """A line."""
+        self._write("operator", action=action, address=address, uuid=uuid)
+
     # -- who is connected to whom
 
     def forwarded(

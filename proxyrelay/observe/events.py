@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from heapq import merge
 from http import HTTPStatus
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -15,8 +17,11 @@ from proxyrelay.observe.journal import FIGHT
 from proxyrelay.observe.quiet import Quiet
 from proxyrelay.peer import Peer, Registration
 
-KEPT = 200
-"""How many are kept."""
+KEPT = 100
+"""How many are kept of those that strangers can cause, and of all others."""
+
+ROUTINE = frozenset({"refused", "rejected", "failed", "slowed", "shielded"})
+"""Kinds that strangers can cause as often as they like."""
 
 
 class Event(Struct, frozen=True):
@@ -38,6 +43,8 @@ class Event(Struct, frozen=True):
 class Events(Quiet):
     """A journal that keeps the last things that are worth a look.
 
+    However many of them strangers cause, all others are kept beside them.
+
     Args:
         clock: Gives the time in seconds.
 
@@ -47,17 +54,20 @@ class Events(Quiet):
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._kept: deque[Event] = deque(maxlen=KEPT)
+        self._routine: deque[Event] = deque(maxlen=KEPT)
+        self._grave: deque[Event] = deque(maxlen=KEPT)
         self.last = 0
 
     def note(self, kind: str, text: str) -> None:
         """Keep an event."""
         self.last += 1
-        self._kept.append(Event(self.last, self._clock(), kind, text))
+        kept = self._routine if kind in ROUTINE else self._grave
+        kept.append(Event(self.last, self._clock(), kind, text))
 
     def since(self, number: int) -> list[Event]:
         """The events behind one, the oldest first, as far as they are kept."""
-        return [event for event in self._kept if event.number > number]
+        both = merge(self._routine, self._grave, key=attrgetter("number"))
+        return [event for event in both if event.number > number]
 
     def replaced(self, old: Peer, new: Peer, uuid: str, rounds: int) -> None:
         """A newer connection of the same user took over a UUID."""
@@ -96,6 +106,11 @@ class Events(Quiet):
     def failed(self, address: str, code: int, detail: str) -> None:
         """A client broke the WebSocket protocol and is closed with a code."""
         self.note("failed", f"{address} with {code}: {detail!a}")
+
+    def operator(self, action: str, address: str, uuid: str | None) -> None:
+        """A caller of the private listener has it do something."""
+        whom = f" of {uuid}" if uuid else ""
+        self.note("operator", f"{action}{whom} is asked for from {address}")
 
     def slowed(self, address: str) -> None:
         """A client sends faster than it may, and is read from more slowly."""

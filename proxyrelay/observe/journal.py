@@ -29,6 +29,9 @@ FIGHT = 3
 RETURNS = Rate(per_second=1, burst=10)
 """How many lines tell of what goes back to one client."""
 
+GUESSES = Rate(per_second=1, burst=0)
+"""How many lines tell of wrong tokens."""
+
 
 class LogJournal:
     """Writes the journal to the log.
@@ -51,6 +54,8 @@ class LogJournal:
         self._clock = clock
         self.verbose = verbose
         self._pseudonyms = pseudonyms
+        self._told = 0.0
+        self._untold = 0
 
     def registered(self, peer: Peer, registration: Registration) -> None:
         """A peer holds a UUID from now on, or once more."""
@@ -266,6 +271,36 @@ class LogJournal:
             "slowed {address}: it sends more than [limits] allows",
             event="slowed",
             address=address,
+        )
+
+    def operator(self, action: str, address: str, uuid: str | None) -> None:
+        """A caller of the private listener has it do something."""
+        self.log.info(
+            "{action}{_whom} is asked for from {address}",
+            event="operator",
+            action=action,
+            uuid=uuid,
+            address=address,
+            _whom=f" of {uuid}" if uuid else "",
+        )
+
+    def unauthorized(self, address: str) -> None:
+        """A caller of the private listener has brought a wrong token.
+
+        There is one line in a second, which tells of those that were left out.
+        """
+        now = self._clock()
+        if GUESSES.over(self._told, now):
+            self._untold += 1
+            return
+        self._told = GUESSES.spend(self._told, now)
+        untold, self._untold = self._untold, 0
+        self.log.warn(
+            "a wrong token for the private listener came from {address}{_more}",
+            event="admin_unauthorized",
+            address=address,
+            untold=untold,
+            _more=f" (and {untold} more before)" if untold else "",
         )
 
     def clients(self, registry: Registry, limit: int) -> None:

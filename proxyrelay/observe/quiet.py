@@ -64,3 +64,9 @@ class Quiet:
 
     def slowed(self, address: str) -> None:
         """A client sends faster than it may, and is read from more slowly."""
+
+    def operator(self, action: str, address: str, uuid: str | None) -> None:
+        """A caller of the private listener has it do something."""
+
+    def unauthorized(self, address: str) -> None:
+        """A caller of the private listener has brought a wrong token."""

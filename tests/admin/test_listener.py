@@ -105,28 +105,37 @@ class BoundsTests(WatchedTestCase):
         self.aborted += 1
 
     def test_connections(self) -> None:
-        callers = [self.caller() for _ in range(listener.CONNECTIONS)]
-        self.assertIsNone(self.caller().channel)
-        callers.pop().lose()
-        self.assertIsNotNone(self.caller().channel)
+        """Who asks for nothing keeps nobody out, and goes first."""
+        first, second, *_ = [self.caller() for _ in range(listener.CONNECTIONS)]
+        self.assertEqual(self.aborted, 0)
+        first.ask("/livez")
+        further = self.caller()
+        self.assertEqual(self.aborted, 1)
+        self.assertEqual(len(self.admin.site.open), listener.CONNECTIONS)
+        self.assertIn(first.channel, self.admin.site.open)
+        self.assertNotIn(second.channel, self.admin.site.open)
+        further.ask("/livez")
+        self.assertIn(b" 200 OK", further.wire.value())
+        second.lose()
+        self.assertEqual(len(self.admin.site.open), listener.CONNECTIONS)
 
     def test_silence(self) -> None:
         self.caller()
-        self.reactor.advance(listener.REQUEST - 1)
+        self.reactor.advance(listener.FIRST - 1)
         self.assertEqual(self.aborted, 0)
         self.reactor.advance(1)
         self.assertEqual(self.aborted, 1)
 
     def test_a_request_byte_by_byte(self) -> None:
         caller = self.caller()
-        for _ in range(listener.REQUEST):
+        for _ in range(listener.FIRST):
             caller.send(b"G")
             self.reactor.advance(1)
         self.assertEqual(self.aborted, 1)
 
     def test_a_connection_that_was_of_use_and_is_idle(self) -> None:
         caller = self.caller()
-        self.reactor.advance(listener.REQUEST - 1)
+        self.reactor.advance(listener.FIRST - 1)
         caller.ask("/livez")
         self.reactor.advance(listener.REQUEST - 1)
         self.assertEqual(self.aborted, 0)
@@ -173,8 +182,65 @@ class BoundsTests(WatchedTestCase):
         self.assertIn(b" 400 ", caller.wire.value())
 
 
+class PipelineTests(WatchedTestCase):
+    """Requests that come before the answer to the one in front of them."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.serve()
+        self.caller = Caller(self.admin)
+
+    def answers(self) -> int:
+        sent: bytes = self.caller.wire.value()
+        return sent.count(b"HTTP/1.1 ")
+
+    def check_one(self) -> None:
+        self.assertEqual(self.answers(), 1)
+        self.assertIn(b"\r\nConnection: close\r\n", self.caller.wire.value())
+        self.assertTrue(self.caller.wire.disconnecting)
+
+    def test_many_in_one_read(self) -> None:
+        """They were all answered in one go, which took megabytes and seconds."""
+        one = b"GET /page/uPlot.iife.min.js HTTP/1.1\r\n\r\n"
+        self.caller.send(one * (64 * 1024 // len(one)))
+        self.check_one()
+
+    def test_behind_a_body(self) -> None:
+        one = b"POST /reload HTTP/1.1\r\nX-Proxyrelay: 1\r\nContent-Length: 2\r\n\r\n{}"
+        self.caller.send(one * 2)
+        self.check_one()
+
+    def test_behind_a_body_in_chunks(self) -> None:
+        one = (
+            b"POST /reload HTTP/1.1\r\nX-Proxyrelay: 1\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+        )
+        self.caller.send(one * 2)
+        self.check_one()
+
+    def test_part_of_one(self) -> None:
+        self.caller.send(b"GET /livez HTTP/1.1\r\n\r\nG")
+        self.check_one()
+
+    def test_one_after_the_other(self) -> None:
+        for _ in range(3):
+            self.caller.ask("/livez")
+            self.caller.ask("/reload", "POST", b"{}", X_Proxyrelay="1")
+            self.caller.ask(
+                "/reload",
+                "POST",
+                b"2\r\n{}\r\n0\r\n\r\n",
+                X_Proxyrelay="1",
+                Content_Length="",
+                Transfer_Encoding="chunked",
+            )
+        self.assertEqual(self.answers(), 9)
+        self.assertNotIn(b"Connection: close", self.caller.wire.value())
+        self.assertFalse(self.caller.wire.disconnecting)
+
+
 class LogTests(WatchedTestCase):
-    """What is logged of callers: nothing."""
+    """What is logged of callers: that one is wrong, and nothing that it has sent."""
 
     def test_no_token_and_no_request(self) -> None:
         captured = Capture(self)
@@ -184,9 +250,12 @@ class LogTests(WatchedTestCase):
             self.ask("/status?token=evil", Authorization=f"Bearer {given}")
             self.ask("/status", "HEAD", Authorization=f"Bearer {given}")
         caller = Caller(self.admin)
-        self.reactor.advance(listener.REQUEST)
+        self.reactor.advance(listener.FIRST)
         caller.lose()
-        self.assertEqual([repr(e) for e in captured.events[before:]], [])
+        events = captured.events[before:]
+        self.assertEqual([event["event"] for event in events], ["admin_unauthorized"])
+        for secret in ("0123456789abcdef", "wrong-wrong-wrong", "evil"):
+            self.assertNotIn(secret, repr(events))
 
 
 class FileTests(TestCase):
@@ -235,12 +304,46 @@ class FileTests(TestCase):
         self.assertTrue(self.path.exists())
         other[0].close()
 
+    async def test_takes_its_place_back_when_another_one_is_gone(self) -> None:
+        admin = self.serve(shared=True)
+        (other,) = sockets.bind(self.path, True)
+        theirs = sockets.identity(self.path)
+        admin._take_sample()
+        self.assertEqual(sockets.identity(self.path), theirs)
+        self.path.unlink()
+        other.close()
+        admin._take_sample()
+        received = await deferToThread(self.call)
+        self.assertTrue(received.endswith(b"\r\n\r\nok\n"), received)
+        ours = sockets.identity(self.path)
+        admin._take_sample()
+        self.assertEqual(sockets.identity(self.path), ours)
+        await admin.stopService()
+        self.assertFalse(self.path.exists())
+
+    async def test_takes_its_place_back_from_one_that_crashed(self) -> None:
+        admin = self.serve(shared=True)
+        (other,) = sockets.bind(self.path, True)
+        other.close()
+        admin._take_sample()
+        received = await deferToThread(self.call)
+        self.assertTrue(received.endswith(b"\r\n\r\nok\n"), received)
+
+    async def test_takes_no_place_back_when_it_drains(self) -> None:
+        admin = self.serve(shared=True)
+        self.case.relay.drained()
+        admin._take_sample()
+        self.assertFalse(self.path.exists())
+
     async def test_leaves_one_that_was_handed_over_as_it_is(self) -> None:
         """It may be somebody else's, and the next relay listens on it, too."""
-        (held,) = sockets.bind(self.path, False)
+        held = socket.socket(socket.AF_UNIX)
         self.addCleanup(held.close)
+        held.bind(str(self.path))
+        held.listen()
         self.path.chmod(0o600)
         admin = self.serve(inherited=[held.dup().detach()])
+        self.assertEqual(self.case.post("/drain").status, 409)
         received = await deferToThread(self.call)
         self.assertTrue(received.endswith(b"\r\n\r\nok\n"), received)
         await admin.stopService()

@@ -251,6 +251,23 @@ class PageTests(ProcessTestCase):
         self.until_figure("Refused", "1")
         self.assert_quiet()
 
+    def test_keeps_what_is_grave_beside_what_strangers_cause(self) -> None:
+        self.watched()
+        self.until_state("Ready")
+        kinds = self.browser.run(
+            "const { Events } = await import('/page/events.js');"
+            "const events = new Events();"
+            "const time = Date.now() / 1000;"
+            "const add = (kind, count) => events.add({"
+            "  events: Array.from({ length: count }, () => ({ kind, time, text: '' })),"
+            "  last: 1 });"
+            "for (const part of [['reload', 2], ['rejected', 300], ['drain', 1]])"
+            "  add(...part);"
+            "return Array.from(document.querySelectorAll('#events .tag'),"
+            "  (tag) => tag.textContent);"
+        )
+        self.assertEqual(kinds, ["drain", *["rejected"] * 197, "reload", "reload"])
+
     def test_fits_every_screen_and_keeps_nobody_out(self) -> None:
         relay = self.watched()
         self.client(relay, A, "an endpoint with a rather long name, as there are some")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,19 +12,31 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from proxyrelay import __version__
+from proxyrelay.admin.resources import files
 from proxyrelay.config import Config, Limits, Logging
 from proxyrelay.errors import Problem
 from proxyrelay.observe.report import Clients, Status
 from proxyrelay.observe.view import BATCH
 from proxyrelay.peer import Registration
 from tests.support.certificates import Authority
-from tests.support.recording import A, B, RecordingPeer, answer, offer, registration
+from tests.support.recording import (
+    A,
+    B,
+    RecordingJournal,
+    RecordingPeer,
+    answer,
+    offer,
+    registration,
+)
 from tests.support.served import HeaderAuthenticator
 from tests.support.watched import START, Answer, Caller, WatchedTestCase
 
 reactor: Any = _reactor
 
 TOKEN = "0123456789abcdef"
+
+CALLER = "192.168.1.1:54321"
+"""Where callers seem to be."""
 
 PATHS = ("/metrics", "/status", "/clients", "/history", "/events", "/nothing")
 
@@ -182,7 +195,58 @@ class EventTests(WatchedTestCase):
         self.post("/drain")
         self.assertEqual(
             self.kinds(),
-            ["reload", "refused", "disconnected", "certificate", "drain"],
+            [
+                *("operator", "reload"),
+                *("operator", "refused", "disconnected"),
+                "certificate",
+                *("operator", "drain"),
+            ],
+        )
+        texts = [
+            event["text"]
+            for event in self.ask("/events").json["events"]
+            if event["kind"] == "operator"
+        ]
+        self.assertEqual(
+            texts,
+            [
+                f"reload is asked for from {CALLER}",
+                f"disconnect of {A} is asked for from {CALLER}",
+                f"drain is asked for from {CALLER}",
+            ],
+        )
+
+    def test_tell_of_no_action_that_is_not_done(self) -> None:
+        self.serve(token=TOKEN, shared=True)
+        bearer = f"Bearer {TOKEN}"
+        self.post("/reload")
+        self.post("/drain", Authorization=bearer)
+        self.post(f"/clients/{A}/disconnect", Authorization=bearer)
+        self.ask("/reload", "POST", Authorization=bearer)
+        found = self.ask("/events", Authorization=bearer).json
+        self.assertEqual(found["events"], [])
+
+    def test_read_well_when_settings_are_read(self) -> None:
+        self.serve()
+        self.post("/reload")
+        self.found.config = msgspec.structs.replace(
+            self.found.config, max_message_bytes=1000
+        )
+        self.post("/reload")
+        self.found.problems += [Problem("port", "is wrong")]
+        self.post("/reload")
+        texts = [
+            event["text"]
+            for event in self.ask("/events").json["events"]
+            if event["kind"] == "reload"
+        ]
+        self.assertEqual(
+            texts,
+            [
+                "nothing has changed",
+                "changed: max_message_bytes",
+                "refused: port: is wrong",
+            ],
         )
 
     def test_tell_of_connections(self) -> None:
@@ -199,7 +263,7 @@ class EventTests(WatchedTestCase):
         for _ in range(300):
             self.accept().dataReceived(b"?\r\n\r\n")
         found = self.ask("/events").json
-        self.assertEqual((len(found["events"]), found["last"]), (200, 300))
+        self.assertEqual((len(found["events"]), found["last"]), (100, 300))
 
 
 class ActionTests(WatchedTestCase):
@@ -214,6 +278,28 @@ class ActionTests(WatchedTestCase):
             detail = "draining; connections: 1"
             self.assertEqual(answer.json, {"ok": True, "detail": detail})
         self.assertTrue(self.relay.factory.draining)
+
+    def check_meant(self, *bodies: bytes) -> None:
+        own = os.getpid()
+        self.registered()
+        for body in (b'{"pid": %d}' % (own + 1), *bodies):
+            answer = self.post("/drain", body=body)
+            self.assertEqual(answer.status, 409, body)
+            self.assertIn(str(own), answer.json["error"])
+        for body in (b"?", b"[]", b'{"pid": "1"}', b"\xff"):
+            self.assertEqual(self.post("/drain", body=body).status, 400, body)
+        self.assertFalse(self.relay.factory.draining)
+        answer = self.post("/drain", body=b'{"pid": %d}' % own)
+        self.assertEqual(answer.status, 202)
+        self.assertTrue(self.relay.factory.draining)
+
+    def test_drains_nobody_else_than_who_is_meant(self) -> None:
+        self.serve()
+        self.check_meant()
+
+    def test_must_say_who_is_to_drain_if_another_may_answer(self) -> None:
+        self.serve(shared=True)
+        self.check_meant(b"", b"{}")
 
     def test_reload(self) -> None:
         self.serve()
@@ -294,6 +380,18 @@ class TokenTests(WatchedTestCase):
         answer = self.ask("/status", Authorization=f"Bearer {TOKEN}")
         self.assertEqual(answer.status, 200)
 
+    def test_is_guessed_in_public(self) -> None:
+        """Not so who has brought none, as the page does before it asks for it."""
+        self.serve(token=TOKEN)
+        journal = RecordingJournal()
+        self.relay.factory.journal = journal
+        self.ask("/status")
+        self.ask("/livez", Authorization="Bearer wrong")
+        self.ask("/status", Authorization=f"Bearer {TOKEN}")
+        self.assertEqual(journal.events, [])
+        self.ask("/status", Authorization="Bearer wrong")
+        self.assertEqual(journal.events, [("unauthorized", CALLER)])
+
     def test_health_needs_none(self) -> None:
         self.serve(token=TOKEN)
         for path in ("/livez", "/readyz"):
@@ -332,7 +430,7 @@ class PageTests(WatchedTestCase):
         self.serve(token=TOKEN)
         root = self.admin.site.resource
         self.folder = self.mktemp_folder()
-        root._page = self.folder
+        root._files = files(self.folder)
 
     def mktemp_folder(self) -> Any:
         folder = Path(self.mktemp()).absolute()

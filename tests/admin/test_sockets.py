@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -66,6 +67,31 @@ class FileTests(SocketTestCase):
             second.accept()[0].close()
             with self.assertRaises(BlockingIOError):
                 first.accept()
+
+    def test_there_is_one_at_any_time(self) -> None:
+        first = self.bind()
+        seen = []
+
+        def rename(passing: Path, path: Path) -> None:
+            seen.append(sockets.identity(path))
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(str(passing))
+            passing.replace(path)
+
+        before = sockets.identity(self.path)
+        self.patch(Path, "rename", rename)
+        self.bind(shared=True)
+        self.assertEqual(seen, [before])
+        self.assertEqual(list(self.path.parent.iterdir()), [self.path])
+        first.close()
+
+    def test_leaves_nothing_behind_that_failed(self) -> None:
+        def rename(passing: Path, path: Path) -> None:
+            raise PermissionError(errno.EPERM, "no")
+
+        self.patch(Path, "rename", rename)
+        self.assertIn("operation not permitted", self.refused())
+        self.assertEqual(list(self.path.parent.iterdir()), [])
 
     def test_not_of_something_else(self) -> None:
         self.path.write_text("precious")

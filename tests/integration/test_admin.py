@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib  # trial reads a "suppress" of a module as its own
 import json
 import os
 import pty
@@ -117,6 +118,22 @@ class ListenerTests(AdminTestCase):
         self.assertEqual(relay.stop(), 0)
         self.assertEqual(relay.errors, [])
 
+    def test_answers_one_request_at_a_time(self) -> None:
+        relay = self.serve()
+        one = b"GET /page/uPlot.iife.min.js HTTP/1.1\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", self.admin)) as caller:
+            caller.settimeout(PATIENCE)
+            caller.sendall(one * (64 * 1024 // len(one)))
+            received = b""
+            with contextlib.suppress(
+                ConnectionResetError
+            ):  # what it has not read is lost
+                while piece := caller.recv(1 << 16):
+                    received += piece
+        self.assertLessEqual(received.count(b"HTTP/1.1 200"), 1)
+        self.assertEqual(self.ask("/livez"), (200, "ok\n"))
+        self.assertEqual(relay.stop(), 0)
+
     def test_says_what_the_logs_say_and_hides_what_they_hide(self) -> None:
         audit = self.folder / "audit.log"
         relay = self.serve(
@@ -141,10 +158,12 @@ class ListenerTests(AdminTestCase):
         relay = self.serve()
         one, other = self.meet(relay)
         status, found = self.ask("/reload", "POST")
-        self.assertEqual((status, found["detail"]), (200, "changed: nothing"))
+        self.assertEqual((status, found["detail"]), (200, "nothing has changed"))
         self.assertEqual(self.ask(f"/clients/{A}/disconnect", "POST")[0], 200)
         self.assert_closed(one, 4004)
         self.assertEqual(self.ask("/drain", "POST")[0], 202)
+        relay.wait_for(r"disconnect of .* is asked for from 127\.0\.0\.1")
+        relay.wait_for(r"drain is asked for from 127\.0\.0\.1")
         self.assertEqual(self.ask("/readyz"), (503, "draining\n"))
         other.close()
         self.assertEqual(relay.wait(), 0)
@@ -341,6 +360,9 @@ class TakeoverTests(AdminTestCase):
             self.registered(first.url)
             second = self.relay("--config", path, port=port)
             second.wait_for("the private listener is")
+            status, found = self.ask("/drain", "POST")
+            self.assertEqual(status, 409)
+            self.assertRegex(found["error"], f"{first.pid}|{second.pid}")
             first.send(signal.SIGUSR2)
             first.wait_for("draining: ")
             for _ in range(5):

@@ -192,6 +192,21 @@ class PresenceTests(AuditTestCase):
         self.assertIn("JSON", refused["detail"])
         self.assertEqual(left["reason"], "refused with 4000")
 
+    def test_what_operators_do_has_a_line(self) -> None:
+        self.audit.operator("disconnect", "192.0.2.1:1", A)
+        self.audit.operator("drain", "local", None)
+        one, other = self.lines()
+        self.assertEqual(
+            one,
+            {
+                "event": "operator",
+                "action": "disconnect",
+                "address": "192.0.2.1:1",
+                "uuid": A,
+            },
+        )
+        self.assertEqual((other["address"], other["uuid"]), ("local", None))
+
     def test_what_is_no_client_has_a_line(self) -> None:
         self.audit.rejected("192.0.2.1:1", HTTPStatus.FORBIDDEN, "an origin")
         self.audit.failed("192.0.2.1:1", 1002, "a frame")

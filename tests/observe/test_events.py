@@ -43,6 +43,22 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual(len(self.events.since(0)), KEPT)
         self.assertEqual(self.events.since(0)[0].number, 6)
 
+    def test_strangers_push_out_nothing_grave(self) -> None:
+        """Two hundred of them, refused in a second, pushed out all else."""
+        self.events.note("reload", "a")
+        for _ in range(KEPT * 3):
+            self.events.rejected("a", HTTPStatus.BAD_REQUEST, "b")
+            self.events.failed("a", 1002, "b")
+            self.events.slowed("a")
+            self.events.refused(RecordingPeer(), Forbidden("no"))
+        self.events.note("drain", "b")
+        kinds = [kind for kind, _ in self.texts()]
+        self.assertEqual((kinds[0], kinds[-1]), ("reload", "drain"))
+        self.assertEqual(len(kinds), KEPT + 2)
+        numbers = [event.number for event in self.events.since(0)]
+        self.assertEqual(numbers, sorted(numbers))
+        self.assertEqual(self.events.since(self.events.last - 1)[0].kind, "drain")
+
     def test_a_fight_is_one(self) -> None:
         for rounds in range(1, FIGHT + 3):
             self.events.replaced(RecordingPeer(), RecordingPeer(), A, rounds)

@@ -264,6 +264,31 @@ class LogJournalTests(JournalTestCase):
             [("info", "dropped 192.0.2.1:1: 'a\\nb'")],
         )
 
+    def test_operators(self) -> None:
+        self.assertEqual(
+            self.logged(self.journal.operator, "drain", "192.0.2.1:1", None),
+            [("info", "drain is asked for from 192.0.2.1:1")],
+        )
+        self.assertEqual(
+            self.logged(self.journal.operator, "disconnect", "local", A),
+            [("info", f"disconnect of {A} is asked for from local")],
+        )
+
+    def test_wrong_tokens_have_a_line_in_a_second(self) -> None:
+        line = "a wrong token for the private listener came from 192.0.2.1:1"
+        guess = self.journal.unauthorized
+        for more in ("", " (and 2 more before)", ""):
+            self.assertEqual(
+                self.logged(guess, "192.0.2.1:1"), [("warn", f"{line}{more}")]
+            )
+            if not more:
+                self.assertEqual(self.logged(guess, "192.0.2.1:1"), [])
+                self.clock.advance(0.9)
+                self.assertEqual(self.logged(guess, "192.0.2.1:1"), [])
+                self.clock.advance(0.1)
+            else:
+                self.clock.advance(1)
+
     def test_lines_for_debugging_are_not_composed(self) -> None:
         # Not even read: these have none of the fields that the line names.
         nothing: Any = object()

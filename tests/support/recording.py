@@ -142,6 +142,12 @@ class RecordingJournal:
     def slowed(self, address: str) -> None:
         self.events.append(("slowed", address))
 
+    def operator(self, action: str, address: str, uuid: str | None) -> None:
+        self.events.append(("operator", action, uuid))
+
+    def unauthorized(self, address: str) -> None:
+        self.events.append(("unauthorized", address))
+
 
 def answer(source: str = B, peer: str = A, **fields: Any) -> bytes:
     """What a client sends back for an offer; keywords replace or add fields."""

@@ -14,6 +14,9 @@ import { clock, legible, moment } from "./text.js";
 
 const MOST = 200;
 
+/** Kinds that strangers can cause as often as they like: they go first. */
+const ROUTINE = new Set(["refused", "rejected", "failed", "slowed", "shielded"]);
+
 /** Milliseconds between two sentences. */
 const QUIET = 15_000;
 
@@ -26,7 +29,8 @@ function item({ time, kind, text }) {
   at.dateTime = new Date(time * 1000).toISOString();
   at.title = moment(time);
   const tag = element("span", GRAVE.has(kind) ? "tag warn" : "tag", legible(kind));
-  return element("li", "", at, " ", tag, " ", element("bdi", "", legible(text)));
+  const order = ROUTINE.has(kind) ? "routine" : "";
+  return element("li", order, at, " ", tag, " ", element("bdi", "", legible(text)));
 }
 
 /** The list of events. */
@@ -49,10 +53,19 @@ export class Events {
     const first = this.last === 0;
     this.last = last;
     this.list.prepend(...events.map(item).reverse());
-    while (this.list.childElementCount > MOST) this.list.lastElementChild.remove();
+    this._trim();
     byId("quiet").hidden = this.list.childElementCount > 0;
     // What was there before the page was is no news.
     if (!first) this._say(events);
+  }
+
+  /** Keep the list short. */
+  _trim() {
+    const surplus = this.list.childElementCount - MOST;
+    if (surplus <= 0) return;
+    const routine = [...this.list.querySelectorAll(".routine")];
+    for (const old of routine.slice(-surplus)) old.remove();
+    while (this.list.childElementCount > MOST) this.list.lastElementChild.remove();
   }
 
   /** @param {Happening[]} events */
