@@ -827,7 +827,7 @@ class RelayProtocol(FastLane):
         rest, self._rest = self._rest, b""
         if rest:
             self.dataReceived(rest)
-        if not self._rest and self._slow is None:
+        if not self._rest and self._slow is None and self.state != self.STATE_CLOSED:
             self.transport.resumeProducing()
 
     def read_on(self) -> None:

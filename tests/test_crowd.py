@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import crowd
-from proxyrelay.crowd import AWAKE, NAP, Crowd
+from proxyrelay.crowd import AWAKE, BUDGET, NAP, Crowd
 from proxyrelay.pace import Pace
 from proxyrelay.transport import Outbox, PromptServer
 from tests.support.clock import EagerClock
@@ -227,6 +227,38 @@ class ReadingTests(CrowdTestCase):
         self.assertEqual(sum(len(c[1].heard) for c in clients), 4 * 3)
         # Some have sent more, and all have had their turn.
         self.assertTrue(all(c[1].heard for c in clients))
+
+    def test_for_so_long_in_one_turn(self) -> None:
+        clients = [self.client() for _ in range(4)]
+        for _, protocol, far in clients:
+            protocol.act = lambda _: self.reactor.advance(BUDGET * 0.6)
+            far.send(b"ping")
+        self.turn()
+        heard = [bool(protocol.heard) for _, protocol, _ in clients]
+        self.assertEqual((heard.count(True), self.outbox.behind), (2, True))
+        # Those who were heard speak again, but the others have their turn first.
+        for heard_of, (_, _, far) in zip(heard, clients, strict=True):
+            if heard_of:
+                far.send(b"again")
+        self.turn()
+        self.assertTrue(all(protocol.heard for _, protocol, _ in clients))
+        self.assertTrue(self.awake)
+        while self.outbox.behind:
+            self.turn()
+        self.turn()
+        self.assertFalse(self.outbox.behind)
+
+    def test_who_has_gone_before_its_turn_is_left_alone(self) -> None:
+        clients = [self.client() for _ in range(3)]
+        for _, protocol, far in clients:
+            protocol.act = lambda _: self.reactor.advance(BUDGET * 2)
+            far.send(b"ping")
+        self.turn()
+        left = [c for c in clients if not c[1].heard]
+        self.assertEqual(len(left), 2)
+        left[0][0].connectionLost(Failure(ConnectionDone()))
+        self.turn()
+        self.assertEqual([bool(c[1].heard) for c in left], [False, True])
 
     def test_nobody_rests_while_there_are_more(self) -> None:
         clients = [self.client() for _ in range(4)]

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.deadlines import LATE, Deadlines
+from proxyrelay.deadlines import LATE, PATIENCE, Deadlines
 from tests.support.clock import EagerClock
 
 SECONDS = 10
@@ -230,6 +230,19 @@ class DeadlinesTests(SynchronousTestCase):
         clock = self.held_up(LATE + 0.5)
         clock.turn(10 * LATE)
         self.assertEqual((self.met, self.timers), (["a", "b"], []))
+
+    def test_wait_until_what_has_come_was_read(self) -> None:
+        for turns, left in ((3, 0), (99, 1)):
+            clock, met = EagerClock(), list[str]()
+            busy = [False, *[True] * turns]
+            deadlines = Deadlines(clock, SECONDS, met.append, busy=busy.pop)
+            deadlines.begin("a")
+            clock.turn(SECONDS + LATE + 0.5)
+            for _ in range(3):
+                clock.turn(PATIENCE / 4)
+                self.assertEqual(met, [])
+            clock.turn(PATIENCE / 3)
+            self.assertEqual((met, bool(busy)), (["a"], bool(left)))
 
     def test_that_are_put_off_can_be_stopped_and_changed(self) -> None:
         self.held_up(LATE + 0.5)

@@ -7,7 +7,7 @@ from functools import partial
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.pace import Pace
+from proxyrelay.pace import MOMENT, Pace
 
 
 class PaceTests(SynchronousTestCase):
@@ -45,6 +45,26 @@ class PaceTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.do("c")
         self.assertEqual(self.done, ["a", "b", "c"])
+
+    def test_work_that_comes_back_by_itself_is_counted(self) -> None:
+        self.assertEqual([self.pace.take() for _ in range(3)], [True, True, False])
+        self.assertTrue(self.pace.full)
+        self.do("a")
+        self.assertEqual(self.done, [])
+        self.turn()
+        # Those that have a place go first.
+        self.assertEqual((self.done, self.pace.take()), (["a"], True))
+
+    def test_is_behind_for_a_moment_after_a_refusal(self) -> None:
+        self.pace.take()
+        self.pace.take()
+        self.assertFalse(self.pace.behind)
+        self.pace.take()
+        self.assertTrue(self.pace.behind)
+        self.clock.advance(MOMENT * 0.9)
+        self.assertTrue(self.pace.behind)
+        self.clock.advance(MOMENT * 0.2)
+        self.assertFalse(self.pace.behind)
 
     def test_goes_on_after_a_failure(self) -> None:
         def fail() -> None:

@@ -27,6 +27,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -350,6 +351,49 @@ class HandshakeTests(SecureTestCase):
             link.shake(size=1)
             link.say(b"one", size=1)
             self.assertEqual((link.told, link.protocol.text), (["shaken"], b"one"))
+
+    def test_comes_whole_before_openssl_is_asked(self) -> None:
+        link = self.link(pair=tcp_pair)
+        with self.assertRaises(ssl.SSLWantReadError):
+            link.client.do_handshake()
+        hello = link.taken()
+        near, asked = link.transport.socket, list[bytes]()
+        self.patch(
+            link.transport, "_shake_hands", lambda: asked.append(near.recv(9999))
+        )
+        for start, end in ((0, 100), (100, len(hello) - 1)):
+            link.far.sendall(hello[start:end])
+            for _ in range(9):
+                link.loop.turn()
+            self.assertEqual(asked, [])
+        # It is not told again of what it has seen.
+        self.assertFalse(link.loop.turn())
+        link.far.sendall(hello[-1:])
+        while not asked:
+            link.loop.turn()
+        self.assertEqual(asked, [hello])
+
+    def test_is_refused_in_too_many_pieces(self) -> None:
+        link = self.link()
+        with self.assertRaises(ssl.SSLWantReadError):
+            link.client.do_handshake()
+        hello = link.taken()
+        header, body = hello[:3], hello[5:]
+        link.put(b"".join(header + b"\0\1" + bytes([byte]) for byte in body))
+        self.assert_over(link, SSL.Error)
+        self.assertIn("too many records", str(link.reason()))
+
+    def test_waits_for_its_turn(self) -> None:
+        link = self.link()
+        full = Pace(Clock(), 1)
+        full.take()
+        link.transport._handshakes = full
+        with self.assertRaises(ssl.SSLWantReadError):
+            link.client.do_handshake()
+        sent(link.far, memoryview(link.taken()))
+        link.loop.turn()
+        link.fetch()
+        self.assertEqual((link.wire, full.behind), (b"", True))
 
     def test_comes_with_the_first_text_in_one_segment(self) -> None:
         for version in VERSIONS:
