@@ -67,6 +67,7 @@ class Crowd:
         self._ready: deque[tuple[int, PromptServer, int]] = deque()
         self._awake = 0.0
         self._nap: IDelayedCall | None = None
+        self._again: IDelayedCall | None = None
 
     # -- towards transports
 
@@ -147,7 +148,15 @@ class Crowd:
                 if self._reactor.seconds() > latest:
                     break
         self._outbox.behind = full or bool(ready)
+        if self._outbox.behind and self._again is None:
+            # Those that are left may go before their turn, and nobody else speak.
+            self._again = self._reactor.callLater(NAP, self._look_again)
         return some
+
+    def _look_again(self) -> None:
+        self._again = None
+        if self._outbox.behind:
+            self._look()
 
     def _read(self, reader: PromptServer, event: int) -> None:
         try:
@@ -166,9 +175,10 @@ class Crowd:
 
     def stop(self) -> None:
         """Be done, as all clients are gone. May be called again."""
-        if self._nap is not None:
-            self._nap.cancel()
-            self._nap = None
+        for call in (self._nap, self._again):
+            if call is not None:
+                call.cancel()
+        self._nap = self._again = None
         if not self._epoll.closed:
             self._reactor.removeReader(self)
             self._epoll.close()

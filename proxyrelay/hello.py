@@ -19,6 +19,10 @@ _HANDSHAKE = 22
 _CLIENT_HELLO = 1
 
 
+_CHANGE = b"\x14\x03\x03\x00\x01\x01"
+"""The record that clients put before what they say next (RFC 8446, appendix D.4)."""
+
+
 class StrangeHello(Exception):
     """No client that is to be served begins in such a way."""
 
@@ -34,7 +38,8 @@ def missing(data: bytes) -> int:
         if OpenSSL is to say what is wrong with it.
 
     Raises:
-        StrangeHello: It is too long, or in too many pieces.
+        StrangeHello: It is too long, in too many pieces, or something comes behind it
+            before it was answered.
     """
     position = length = 0
     message = b""
@@ -57,6 +62,31 @@ def missing(data: bytes) -> int:
             if whole > LONGEST:
                 raise StrangeHello("a ClientHello that is too long")
             if length >= whole:
-                return 0
+                return _alone(data, end)
         position = end
     raise StrangeHello("a ClientHello in too many records")
+
+
+def _alone(data: bytes, end: int) -> int:
+    if len(data) > end:
+        raise StrangeHello("something behind a ClientHello")
+    return 0
+
+
+def missing_next(data: bytes) -> int:
+    """The same of what comes after the first answer: it may be a ClientHello again.
+
+    A server may ask for another one (RFC 8446, section 4.1.4).
+
+    Args:
+        data: All that has come since.
+
+    Returns:
+        As `missing`.
+
+    Raises:
+        StrangeHello: As with `missing`.
+    """
+    if len(data) < len(_CHANGE) and _CHANGE.startswith(data):
+        return len(_CHANGE) - len(data)
+    return missing(data.removeprefix(_CHANGE))

@@ -19,12 +19,15 @@ from twisted.internet import main
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from zope.interface import implementer
 
-from proxyrelay.hello import LONGEST, StrangeHello, missing
+from proxyrelay.hello import LONGEST, StrangeHello, missing, missing_next
 from proxyrelay.pace import Pace
 from proxyrelay.transport import PromptServer
 
 RECORD = 16 * 1024
 """Bytes of the longest record (RFC 8446, section 5.1)."""
+
+HELLOS = 2
+"""How often a client may begin: a server may have it do so once more."""
 
 SHORT = 1024
 """Bytes that a shorter record counts for: to read it takes as long. Who sends a byte in
@@ -56,7 +59,7 @@ class SecureServer(PromptServer):
     """
 
     _seen = 0
-    _greeted = False
+    _flights = 0
     _established = False
     _read_on = False
     _held_up = False
@@ -83,9 +86,10 @@ class SecureServer(PromptServer):
     def _read(self) -> Exception | None:
         _forget_errors()
         if not self._established:
-            if not self._greeted:
+            if self._flights < HELLOS:
+                before = self._flights
                 over = self._await_hello()
-                if over is not None or not self._greeted:
+                if over is not None or self._flights == before:
                     return over
             over = self._shake_hands()
             if over is not None or not self._established:
@@ -108,7 +112,8 @@ class SecureServer(PromptServer):
             if not data:
                 return main.CONNECTION_LOST
             # Who is told again of what has been seen already is told of the end.
-            more = missing(data) if len(data) != self._seen else 0
+            look = missing_next if self._flights else missing
+            more = look(data) if len(data) != self._seen else 0
             if more or self._seen:
                 # Less is not told of: it would be, again and again.
                 wanted = len(data) + more if more else 1
@@ -120,7 +125,9 @@ class SecureServer(PromptServer):
             return main.CONNECTION_LOST
         except StrangeHello as error:
             return SSL.Error([("", "", str(error))])
-        self._greeted = not more and self._handshakes.take()
+        if not more and self._handshakes.take():
+            self._seen = 0
+            self._flights += 1
         return None
 
     def _shake_hands(self) -> Exception | None:
@@ -191,7 +198,7 @@ class SecureServer(PromptServer):
             self._read_on = False
             if not self._held_up:
                 self.startReading()
-                over = self.doRead()
+                over = self.doRead() if self._established else self._shake_hands()
                 if over is not None or self._read_on:
                     return over
         return cast(Exception | int | None, super().doWrite())

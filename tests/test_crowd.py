@@ -260,6 +260,20 @@ class ReadingTests(CrowdTestCase):
         self.turn()
         self.assertEqual([bool(c[1].heard) for c in left], [False, True])
 
+    def test_those_who_are_left_may_all_go(self) -> None:
+        clients = [self.client() for _ in range(2)]
+        for _, protocol, far in clients:
+            protocol.act = lambda _: self.reactor.advance(BUDGET * 2)
+            far.send(b"ping")
+        self.turn()
+        for transport, protocol, _ in clients:
+            if not protocol.heard:
+                transport.connectionLost(Failure(ConnectionDone()))
+        self.turn()
+        self.assertTrue(self.outbox.behind)
+        self.reactor.advance(NAP)
+        self.assertFalse(self.outbox.behind)
+
     def test_nobody_rests_while_there_are_more(self) -> None:
         clients = [self.client() for _ in range(4)]
         self.turn()

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.hello import LONGEST, RECORDS, StrangeHello, missing
+from proxyrelay.hello import (
+    LONGEST,
+    RECORDS,
+    StrangeHello,
+    missing,
+    missing_next,
+)
 
 HANDSHAKE, ALERT, CLIENT_HELLO = 22, 21, 1
 
@@ -126,10 +132,24 @@ class HelloTests(SynchronousTestCase):
         self.assertEqual(missing(b"GET / HTTP/1.1\r\n\r\n"), 0)
         self.assertEqual(missing(b"garbage"), 0)
 
-    def test_what_comes_behind_does_not_matter(self) -> None:
+    def test_nothing_may_come_behind_before_it_was_answered(self) -> None:
         whole = records(cut(hello(90), 2))
         for behind in (b"x", record(b"x" * 100), bytes(1000)):
-            self.assertEqual(missing(whole + behind), 0)
+            with self.assertRaisesRegex(StrangeHello, "behind"):
+                missing(whole + behind)
+
+    def test_comes_again_behind_a_change(self) -> None:
+        change = b"\x14\x03\x03\x00\x01\x01"
+        for end in range(len(change)):
+            self.assertEqual(missing_next(change[:end]), len(change) - end)
+        whole = change + record(hello(90))
+        self.assertEqual(missing_next(whole), 0)
+        self.assertEqual(missing_next(whole[:-1]), 1)
+        self.assertEqual(missing_next(record(hello(90))), 0)
+        # What is encrypted, as it is where no other hello is wanted.
+        self.assertEqual(missing_next(change + record(b"x" * 53, 23)), 0)
+        with self.assertRaises(StrangeHello):
+            missing_next(change + records(cut(hello(90), RECORDS + 1)))
 
     @given(st.data())
     def test_any_division_and_any_cut(self, data: st.DataObject) -> None:
