@@ -97,6 +97,9 @@ GOING_AWAY = 1001
 REPLACED = "Another relay takes over here."
 """What a client is told that connects while that happens."""
 
+UNREAD = 1.0
+"""Seconds for which a deadline is put off while more has come than could be read."""
+
 SLACK = 0.01
 """Share of a deadline by which it may be late."""
 
@@ -403,6 +406,7 @@ class RelayProtocol(FastLane):
         deadlines = self.factory.deadlines
         if self._phase is not Phase.GONE:
             deadlines[self._phase].end(self)
+            self.factory.unread.end(self)
         self._phase = phase
         self._heard = False
         if phase is not Phase.GONE:
@@ -411,7 +415,14 @@ class RelayProtocol(FastLane):
     def expired(self) -> None:
         """The deadline of the phase has come."""
         if self._may_be_unread():
-            self._enter(self._phase)
+            self.factory.unread.begin(self)
+        elif (
+            self._phase is Phase.AWAITING_PONG
+            and self._heard
+            and self._due > self.factory.clock.seconds()
+        ):
+            # Its pong may be behind what it was too fast to send.
+            self._enter(Phase.AWAITING_PONG)
         elif self._phase is Phase.READY and self._heard and not self._paused:
             # It has just pinged, as stock clients do, and reads what it is sent.
             self._enter(Phase.READY)
@@ -439,13 +450,9 @@ class RelayProtocol(FastLane):
 
     def _may_be_unread(self) -> bool:
         """Whether what was awaited may have come, and wait to be read."""
-        if self._phase is Phase.AWAITING_PONG:
-            # It may also be behind what the client was too fast to send.
-            late = self._heard and self._due > self.factory.clock.seconds()
-            return late or self.factory.outbox.behind
         if self._phase is Phase.TLS_HANDSHAKE and self.factory.tls_pace.behind:
             return True
-        return self._phase in _HANDSHAKES and self.factory.outbox.behind
+        return self._phase in _UNREAD and self.factory.outbox.behind
 
     def _drop(self, why: str) -> None:
         """End the connection without a close handshake."""
@@ -934,6 +941,8 @@ _WHEN = {
 
 _HANDSHAKES = frozenset({Phase.TLS_HANDSHAKE, Phase.OPENING})
 
+_UNREAD = _HANDSHAKES | {Phase.AWAITING_PONG}
+
 _LATE = {
     Phase.TLS_HANDSHAKE: "TLS handshake took too long",
     Phase.OPENING: "opening handshake took too long",
@@ -964,6 +973,7 @@ class RelayFactory(WebSocketServerFactory):
         limits: Knows who is too many or too fast.
         gate: Accepts while there is room.
         slow: Clients that are not read from now.
+        unread: Those whose deadline has come, but perhaps also what they had to send.
         origin_allowed: Tells whether a browser's ``Origin`` is let in.
         connections: All that are not yet lost, registered or not.
         stopping: Whether new connections are closed as soon as they are open.
@@ -1000,6 +1010,7 @@ class RelayFactory(WebSocketServerFactory):
         self.limits = Limits[RelayProtocol](config.limits)
         self.gate = Gate(self._room, clock)
         self.slow = Deadlines(clock, PAUSE, RelayProtocol.read_on)
+        self.unread = Deadlines(clock, UNREAD, RelayProtocol.expired)
         self._announced: AnnouncedFactory | None = None
         self.connections: set[RelayProtocol] = set()
         self.stopping = False
@@ -1137,6 +1148,7 @@ class RelayFactory(WebSocketServerFactory):
             for deadlines in self.deadlines.values():
                 deadlines.stop()
             self.slow.stop()
+            self.unread.stop()
             self.gate.stop()
             if self._announced is not None:
                 self._announced.waiting.stop()
