@@ -107,8 +107,7 @@ class Crowd:
         if self._outbox.stirred:
             self._outbox.stirred = False
             self._awake = now + AWAKE
-        # A clock that was set back must not keep it awake for longer.
-        elif not (self._outbox.behind or now < self._awake <= now + AWAKE):
+        elif not (self._outbox.behind or now < self._awake):
             self._reactor.removeReader(self)
             self._nap = self._reactor.callLater(NAP, self._wake)
 

@@ -1,7 +1,13 @@
-"""Many deadlines of one length, with one timer for all of them."""
+"""Many deadlines of one length, with one timer for all of them.
+
+A process may stand still, by SIGSTOP or while its machine is moved. Twisted runs timers
+before it reads sockets. So work that comes late waits until what came meanwhile was
+read: nobody is called late for what lies unread.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -9,14 +15,127 @@ from typing import Generic, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-PATIENCE = 5.0
-"""Seconds for which what has come meanwhile may take to be read."""
+CATCH_UP_SECONDS = 5.0
+"""Longest time that late work waits until what came meanwhile was read."""
 
-LATE = 1.0
-"""Seconds by which a look at the deadlines comes too late only if the process was held
-up: by SIGSTOP, by the move of its machine, or by work."""
+LATE_SECONDS = 1.0
+"""Lateness from which on the process was held up: by SIGSTOP, by the move of its
+machine, or by work."""
 
 T = TypeVar("T")
+
+
+def _never() -> bool:
+    return False
+
+
+class CatchUp:
+    """Does work now, or late work after what came meanwhile was read.
+
+    Args:
+        clock: Gives the time in seconds, and runs the next turn of the reactor.
+        busy: Tells whether more has come than was read so far.
+    """
+
+    def __init__(self, clock: IReactorTime, busy: Callable[[], bool] = _never) -> None:
+        self._clock = clock
+        self._busy = busy
+        self._call: IDelayedCall | None = None
+
+    def do(self, due: float, work: Callable[[], None]) -> None:
+        """Do work that was due at a time. Only one piece of work may wait.
+
+        Args:
+            due: The time, in seconds of the clock.
+            work: The work.
+        """
+        now = self._clock.seconds()
+        if now - due > LATE_SECONDS:
+            self._wait(now + CATCH_UP_SECONDS, work)
+        else:
+            work()
+
+    def stop(self) -> bool:
+        """Forget work that waits.
+
+        Returns:
+            Whether there was any.
+        """
+        if self._call is None:
+            return False
+        self._call.cancel()
+        self._call = None
+        return True
+
+    def _wait(self, latest: float, work: Callable[[], None]) -> None:
+        self._call = self._clock.callLater(0, self._look, latest, work)
+
+    def _look(self, latest: float, work: Callable[[], None]) -> None:
+        self._call = None
+        if self._busy() and self._clock.seconds() < latest:
+            self._wait(latest, work)
+        else:
+            work()
+
+
+class Heartbeat:
+    """Calls at an interval; after the process was held up, not before reading.
+
+    Args:
+        clock: Gives the time in seconds, and runs the timer.
+        seconds: Interval.
+        beat: Called each time.
+        busy: Tells whether more has come than was read so far.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        seconds: float,
+        beat: Callable[[], None],
+        busy: Callable[[], bool] = _never,
+    ) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._beat = beat
+        self._catch_up = CatchUp(clock, busy)
+        self._due: float | None = None
+        self._timer: IDelayedCall | None = None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the process was held up, and has not caught up yet."""
+        return (
+            self._due is not None and self._clock.seconds() - self._due > LATE_SECONDS
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        self._due = self._clock.seconds() + self._seconds
+        self._timer = self._clock.callLater(self._seconds, self._look, self._due)
+
+    def stop(self) -> None:
+        """End. May be called again."""
+        self._due = None
+        self._catch_up.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, due: float) -> None:
+        self._timer = None
+        self._catch_up.do(due, self._act)
+
+    def _act(self) -> None:
+        try:
+            self._beat()
+        except Exception:
+            # There is a next time.
+            self._log.failure("a regular look failed")
+        if self._due is not None:
+            self.start()
 
 
 class Deadlines(Generic[T]):
@@ -44,13 +163,13 @@ class Deadlines(Generic[T]):
         seconds: float,
         expired: Callable[[T], None],
         slack: float = 0.0,
-        busy: Callable[[], bool] = lambda: False,
+        busy: Callable[[], bool] = _never,
     ) -> None:
         self._clock = clock
+        self._catch_up = CatchUp(clock, busy)
         self._slack = slack
         self._seconds = seconds
         self._expired = expired
-        self._busy = busy
         self._ends: OrderedDict[T, float] = OrderedDict()
         self._timer: IDelayedCall | None = None
 
@@ -90,32 +209,23 @@ class Deadlines(Generic[T]):
     def stop(self) -> None:
         """Forget everything."""
         self._ends.clear()
-        if self._timer is not None and self._timer.active():
+        if self._catch_up.stop():
+            self._timer = None
+        elif self._timer is not None and self._timer.active():
             self._timer.cancel()
             self._timer = None
 
     def _look(self) -> None:
-        now = self._clock.seconds()
-        if self._timer is not None and now - self._timer.getTime() > LATE:
-            # Timers run before sockets are read. What has come while the process was
-            # held up is heard first.
-            self._timer = self._clock.callLater(0, self._act_when_heard, now + PATIENCE)
-        else:
-            self._act()
-
-    def _act_when_heard(self, latest: float) -> None:
-        if self._busy() and self._clock.seconds() < latest:
-            self._timer = self._clock.callLater(0, self._act_when_heard, latest)
-        else:
-            self._act()
+        # The timer stays, so that what begins meanwhile sets no other one.
+        due = math.inf if self._timer is None else self._timer.getTime()
+        self._catch_up.do(due, self._act)
 
     def _act(self) -> None:
         # What begins meanwhile sets no timer of its own: this one has not ended yet.
         while self._ends:
             now = self._clock.seconds()
             item, end = next(iter(self._ends.items()))
-            # A clock that was set back must not make anybody wait for longer.
-            if now < end <= now + self._seconds:
+            if now < end:
                 wait = max(end - now, self._slack)
                 self._timer = self._clock.callLater(wait, self._look)
                 return

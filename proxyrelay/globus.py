@@ -20,6 +20,7 @@ from twisted.internet.task import react
 from proxyrelay.auth import credentials, policy
 from proxyrelay.auth.credentials import Credentials, Missing
 from proxyrelay.auth.globus import Globus, GlobusError, NewScope
+from proxyrelay.clock import use_monotonic_time
 from proxyrelay.config import AuthArguments, Secret
 from proxyrelay.errors import ConfigError, Problem, Refusal
 from proxyrelay.identity import RELAY_SCOPE, SCOPES, Introspection, bearer_token, judge
@@ -74,6 +75,7 @@ def run(
             pass  # no status tells of it
 
     def start(reactor: Any) -> Deferred[None]:
+        use_monotonic_time(reactor)
         running = Deferred.fromCoroutine(main(reactor))
         # Twisted turns a signal into an ordinary end, which would look like trouble
         # with the network.

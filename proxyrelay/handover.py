@@ -70,7 +70,7 @@ class Successor:
     def missing(self) -> str:
         """Not that a peer is nowhere, as long as it may be connected to another one."""
         now = self._clock.seconds()
-        if self._looked is None or not self._looked <= now < self._looked + GLANCE:
+        if self._looked is None or now >= self._looked + GLANCE:
             self._looked, self._seen = now, self._look()
         return LEFT_BEHIND if self._seen else UNKNOWN
 

@@ -45,6 +45,6 @@ class Heap:
         self._most = max(self._most, count)
         if self._most < CROWD or count > self._most // 2:
             return
-        if self._last is None or not self._last <= now < self._last + QUIET:
+        if self._last is None or now >= self._last + QUIET:
             self._most, self._last = count, now
             self._trim()

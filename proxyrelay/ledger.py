@@ -235,13 +235,11 @@ def _pair(one: str, other: str) -> Pair:
 
 
 def _is_lately(when: float, now: float) -> bool:
-    # What seems to be still to come was noted before the clock was set back.
-    return now - ACQUAINTED < when <= now
+    return now - ACQUAINTED < when
 
 
 def _older(offers: Iterable[Offer], now: float, seconds: float) -> Iterator[Offer]:
     for offer in offers:
-        # A clock that was set back must not make anybody wait for longer.
-        if now - seconds < offer.since <= now:
+        if now - seconds < offer.since:
             return
         yield offer

@@ -44,7 +44,7 @@ class Rate:
     """How fast something may happen: so often in a second, and in bursts.
 
     What happened is kept as one number, the time at which it will be paid for; at first
-    it is 0. It is right also after the clock was set back.
+    it is 0.
 
     Args:
         per_second: How often in a second, in the long run.
@@ -76,7 +76,7 @@ class Rate:
 
     def over(self, due: float, now: float) -> bool:
         """Whether more has happened than may."""
-        return self._burst < due - now <= self._ceiling
+        return due - now > self._burst
 
 
 class Origin(Generic[T]):

@@ -38,7 +38,7 @@ class Pace:
     def behind(self) -> bool:
         """Whether work waits for the next turn, or did a moment ago."""
         ago = self._clock.seconds() - self._refused
-        return bool(self._waiting) or 0 <= ago < MOMENT
+        return bool(self._waiting) or ago < MOMENT
 
     @property
     def full(self) -> bool:

@@ -31,9 +31,10 @@ from twisted.python.usage import UsageError
 
 from proxyrelay import __version__, addresses, config, crowd, descriptors, listen, tls
 from proxyrelay.auth import Authenticator, authenticator
+from proxyrelay.clock import use_monotonic_time
 from proxyrelay.config import Config, Offers
 from proxyrelay.crowd import Crowd
-from proxyrelay.deadlines import Deadlines
+from proxyrelay.deadlines import Deadlines, Heartbeat
 from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
 from proxyrelay.handover import Drain, Successor
 from proxyrelay.heap import Heap
@@ -131,8 +132,8 @@ class RelayService(MultiService):
             self._crowd = Crowd(reactor, self.factory.outbox)
         self._census = LoopingCall(self._list_clients)
         self._census.clock = clock
-        self._sweep = LoopingCall(self._tick)
-        self._sweep.clock = clock
+        self._sweep = Heartbeat(clock, SWEEP, self._tick, self.factory.has_backlog)
+        self.factory.held_up = lambda: self._sweep.overdue
         self._heap = Heap()
         self._clock = clock
         self._draining: Drain | None = None
@@ -249,7 +250,7 @@ class RelayService(MultiService):
         if self._audit is not None:
             self._audit.started()
         self._take_census()
-        self._sweep.start(SWEEP, now=False)
+        self._sweep.start()
         self._reactor.callWhenRunning(self._announce)
         self._reactor.callWhenRunning(self.factory.authenticator.start)
 
@@ -267,11 +268,7 @@ class RelayService(MultiService):
         self.journal.clients(self.factory.relay.registry, limit)
 
     def _tick(self) -> None:
-        try:
-            self.factory.relay.tick()
-        except Exception:
-            # There is a next time.
-            log.failure("offers that wait have not been looked at")
+        self.factory.relay.tick()
         if not self.factory.pace.behind:
             self._heap.look(len(self.factory.connections), self._clock.seconds())
 
@@ -298,9 +295,9 @@ class RelayService(MultiService):
         self.factory.authenticator.stop()
         if self._draining is not None:
             self._draining.stop()
-        for repeated in (self._census, self._sweep):
-            if repeated.running:
-                repeated.stop()
+        self._sweep.stop()
+        if self._census.running:
+            self._census.stop()
         for bound in self._sockets:
             bound.close()
         self._sockets = []
@@ -518,6 +515,7 @@ def makeService(options: Options) -> Application:
             return Inspection(config.Config(), [problem])
         return inspected()
 
+    use_monotonic_time(reactor)
     found = inspected()
     limit = descriptors.raise_limit()
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -37,7 +37,7 @@ class Timing:
         self._new: list[float] = []
 
     def took(self, seconds: float) -> None:
-        """Note that it happened; less than nothing, after the clock was set, is 0."""
+        """Note that it happened."""
         self._new.append(seconds)
         if len(self._new) >= RECENT:
             self._look()
@@ -67,14 +67,14 @@ class Timing:
         """
         self._look()
         last = islice(reversed(self._recent), max(0, number))
-        return sorted(max(0.0, seconds) for seconds in last)
+        return sorted(last)
 
     def _look(self) -> None:
         new, self._new = self._new, []
         self._recent.extend(new)
         self._count += len(new)
         new.sort()
-        self._total += sum(new[bisect_left(new, 0.0) :])
+        self._total += sum(new)
         for place, bound in enumerate(self._bounds):
             self._within[place] += bisect_right(new, bound)
 

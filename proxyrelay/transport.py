@@ -243,7 +243,7 @@ class Gate:
         """Accept nobody until there is room."""
         self._wait()
         now = self._clock.seconds()
-        if self._told is None or not self._told <= now < self._told + QUIET:
+        if self._told is None or now >= self._told + QUIET:
             self._told = now
             self._log.warn(
                 "full: clients that connect now wait until others leave", event="full"

@@ -978,6 +978,8 @@ class RelayFactory(WebSocketServerFactory):
         connections: All that are not yet lost, registered or not.
         stopping: Whether new connections are closed as soon as they are open.
         draining: Whether they are asked to come back, as another relay takes over.
+        held_up: Tells whether the process stood still, and has not read yet what came
+            meanwhile. It may be set.
     """
 
     noisy = False
@@ -1019,6 +1021,7 @@ class RelayFactory(WebSocketServerFactory):
         self.tls_pace = Pace(clock, TLS_HANDSHAKES)
         self.rests = Pace(clock, RESTS)
         self.origin_allowed = origin_matcher(config.allowed_origins)
+        self.held_up: Callable[[], bool] = lambda: False
         self._arrivals = count()
         self._awaiting_end: list[Deferred[None]] = []
         self.setProtocolOptions(
@@ -1062,6 +1065,10 @@ class RelayFactory(WebSocketServerFactory):
     @property
     def behind(self) -> bool:
         """Whether the relay itself is late, so that nobody else is to be called so."""
+        return self.has_backlog() or self.held_up()
+
+    def has_backlog(self) -> bool:
+        """Tell whether more has come than could be read and acted upon yet."""
         return self.pace.behind or self.tls_pace.behind or self.outbox.behind
 
     def _is_behind(self) -> bool:

@@ -402,19 +402,6 @@ class NapTests(CrowdTestCase):
         self.reactor.advance(0)
         self.assertTrue(self.awake)
 
-    def test_a_clock_that_is_set_back(self) -> None:
-        self.reactor.rightNow -= 500
-        self.ping(self.far)
-        self.assertFalse(self.awake)
-        self.reactor.advance(NAP)
-        self.assertTrue(self.awake)
-        self.protocol.act = self.message
-        self.ping(self.far)
-        self.protocol.act = lambda data: None
-        self.reactor.advance(AWAKE * 0.9)
-        self.ping(self.far)
-        self.assertTrue(self.awake)
-
     def test_a_client_may_leave_meanwhile(self) -> None:
         transport, protocol, _ = self.client()
         self.turn()

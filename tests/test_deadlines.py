@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.deadlines import LATE, PATIENCE, Deadlines
+from proxyrelay.deadlines import CATCH_UP_SECONDS, LATE_SECONDS, Deadlines, Heartbeat
 from tests.support.clock import EagerClock
 
 SECONDS = 10
@@ -184,17 +184,6 @@ class DeadlinesTests(SynchronousTestCase):
         self.assertEqual((self.met, self.timers), (["a", "b"], [SECONDS + 2]))
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
-    def test_a_clock_that_was_set_back_makes_nobody_wait_for_longer(self) -> None:
-        self.deadlines.begin("a")
-        self.clock.rightNow = 1000
-        self.deadlines.begin("b")
-        self.clock.rightNow = 1
-        self.deadlines.begin("c")
-        self.clock.advance(SECONDS - 1)
-        self.assertEqual((self.met, self.timers), (["a", "b"], [SECONDS + 1]))
-        self.clock.advance(1)
-        self.assertEqual(self.met, ["a", "b", "c"])
-
     def test_a_clock_that_jumped_ahead_lets_all_come_at_once(self) -> None:
         for item in "ab":
             self.deadlines.begin(item)
@@ -212,7 +201,7 @@ class DeadlinesTests(SynchronousTestCase):
         return clock
 
     def test_do_not_come_before_who_was_heard_meanwhile(self) -> None:
-        clock = self.held_up(LATE + 0.5)
+        clock = self.held_up(LATE_SECONDS + 0.5)
         self.assertEqual((self.met, len(self.timers)), ([], 1))
         # Here sockets are read.
         self.deadlines.end("a")
@@ -223,12 +212,12 @@ class DeadlinesTests(SynchronousTestCase):
         self.assertEqual((self.met, self.timers), (["b", "c"], []))
 
     def test_come_at_once_if_they_are_hardly_late(self) -> None:
-        self.held_up(LATE)
+        self.held_up(LATE_SECONDS)
         self.assertEqual((self.met, self.timers), (["a", "b"], []))
 
     def test_are_put_off_once(self) -> None:
-        clock = self.held_up(LATE + 0.5)
-        clock.turn(10 * LATE)
+        clock = self.held_up(LATE_SECONDS + 0.5)
+        clock.turn(10 * LATE_SECONDS)
         self.assertEqual((self.met, self.timers), (["a", "b"], []))
 
     def test_wait_until_what_has_come_was_read(self) -> None:
@@ -237,18 +226,18 @@ class DeadlinesTests(SynchronousTestCase):
             busy = [False, *[True] * turns]
             deadlines = Deadlines(clock, SECONDS, met.append, busy=busy.pop)
             deadlines.begin("a")
-            clock.turn(SECONDS + LATE + 0.5)
+            clock.turn(SECONDS + LATE_SECONDS + 0.5)
             for _ in range(3):
-                clock.turn(PATIENCE / 4)
+                clock.turn(CATCH_UP_SECONDS / 4)
                 self.assertEqual(met, [])
-            clock.turn(PATIENCE / 3)
+            clock.turn(CATCH_UP_SECONDS / 3)
             self.assertEqual((met, bool(busy)), (["a"], bool(left)))
 
     def test_that_are_put_off_can_be_stopped_and_changed(self) -> None:
-        self.held_up(LATE + 0.5)
+        self.held_up(LATE_SECONDS + 0.5)
         self.deadlines.stop()
         self.assertEqual((self.met, self.timers), ([], []))
-        clock = self.held_up(LATE + 0.5)
+        clock = self.held_up(LATE_SECONDS + 0.5)
         self.deadlines.change(2 * SECONDS, 0.0)
         clock.turn()
         self.assertEqual((self.met, self.timers), (["a", "b"], []))
@@ -306,6 +295,68 @@ class DeadlinesTests(SynchronousTestCase):
 ITEMS = st.sampled_from("abcde")
 
 ACTIONS = ("nothing", "begin", "end", "stop", "fail")
+
+
+class HeartbeatTests(SynchronousTestCase):
+    """A look twice a second."""
+
+    def setUp(self) -> None:
+        self.clock = EagerClock()
+        self.beats: list[float] = []
+        self.busy = False
+        self.heart = Heartbeat(self.clock, 0.5, self.beat, lambda: self.busy)
+        self.heart.start()
+
+    def stop_it(self) -> None:
+        self.heart.stop()
+
+    def fail_to_beat(self) -> None:
+        raise IndexError
+
+    def beat(self) -> None:
+        self.beats.append(self.clock.seconds())
+
+    def test_heartbeat_in_time_beats_at_its_interval(self) -> None:
+        for _ in range(4):
+            self.clock.turn(0.25)
+        self.assertEqual(self.beats, [0.5, 1.0])
+        self.assertFalse(self.heart.overdue)
+
+    def test_heartbeat_after_a_standstill_waits_for_a_turn_of_reading(self) -> None:
+        self.clock.turn(30)
+        self.assertEqual((self.beats, self.heart.overdue), ([], True))
+        self.clock.turn()
+        self.assertEqual((self.beats, self.heart.overdue), ([30], False))
+        self.clock.turn(0.5)
+        self.assertEqual(self.beats, [30, 30.5])
+
+    def test_heartbeat_with_a_backlog_waits_within_a_bound(self) -> None:
+        self.busy = True
+        self.clock.turn(30)
+        for _ in range(3):
+            self.clock.turn(CATCH_UP_SECONDS / 4)
+            self.assertEqual((self.beats, self.heart.overdue), ([], True))
+        self.clock.turn(CATCH_UP_SECONDS / 4)
+        self.assertEqual(self.beats, [30 + CATCH_UP_SECONDS])
+
+    def test_heartbeat_after_a_failed_beat_goes_on(self) -> None:
+        self.heart.stop()
+        self.heart = Heartbeat(self.clock, 0.5, self.fail_to_beat)
+        self.heart.start()
+        self.clock.turn(0.5)
+        self.assertEqual(len(self.flushLoggedErrors(IndexError)), 1)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_heartbeat_stopped_at_any_moment_leaves_nothing(self) -> None:
+        self.clock.turn(30)
+        self.heart.stop()
+        self.heart.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertFalse(self.heart.overdue)
+        self.heart = Heartbeat(self.clock, 0.5, self.stop_it)
+        self.heart.start()
+        self.clock.turn(0.5)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class DeadlinesMachine(RuleBasedStateMachine):

@@ -39,7 +39,15 @@ FRAMEWORKS = ("twisted", "autobahn", "txaio", "zope")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxyrelay",),
     (
-        *("errors", "addresses", "deadlines", "descriptors", "fastlane", "heap"),
+        *(
+            "errors",
+            "addresses",
+            "clock",
+            "deadlines",
+            "descriptors",
+            "fastlane",
+            "heap",
+        ),
         "hello",
         *("pace", "timing"),
         *("auth.breaker", "auth.strangers", "auth.turns"),

@@ -115,19 +115,6 @@ class LedgerTests(SynchronousTestCase):
             self.assertTrue(ledger.hold(waiting(*pair, user=user), TERMS))
         self.assertFalse(ledger.hold(waiting(A, C, user=user), TERMS))
 
-    def test_a_clock_that_was_set_back_makes_nobody_wait(self) -> None:
-        ledger, offer = Ledger(), made(since=1000.0)
-        ledger.add(offer)
-        self.assertEqual(ledger.unanswered(1000.0, 20.0), [])
-        self.assertEqual(ledger.unanswered(10.0, 20.0), [offer])
-
-    def test_a_clock_that_was_set_back_makes_nobody_known_for_longer(self) -> None:
-        ledger = Ledger()
-        ledger.acquaint(A, B, 1000.0)
-        self.assertEqual(ledger.acquainted(A, B, 999.0), -math.inf)
-        ledger.forget(999.0)
-        self.assertEqual(ledger.acquainted(A, B, 1000.0), -math.inf)
-
     def test_bounds_who_has_found_each_other(self) -> None:
         ledger = Ledger()
         for number in range(ACQUAINTANCES):

@@ -64,23 +64,6 @@ class RateTests(SynchronousTestCase):
         self.assertTrue(rate.over(due, 100 + LONGEST - 0.01))
         self.assertFalse(rate.over(due, 100 + LONGEST))
 
-    @given(
-        st.floats(0.01, 1e6),
-        st.floats(1, 3600),
-        st.lists(st.tuples(st.floats(-1e9, 1e9), st.integers(1, 1 << 40))),
-    )
-    def test_nobody_waits_longer_whatever_the_clock_does(
-        self, per_second: float, burst: float, steps: list[tuple[float, int]]
-    ) -> None:
-        rate = Rate(per_second, burst)
-        due, now = 0.0, 1e9
-        for passed, count in steps:
-            now += passed
-            if rate.over(due, now):
-                self.assertFalse(rate.over(due, now + LONGEST + 0.001))
-            due = rate.spend(due, now, count)
-            self.assertFalse(rate.over(due, now - burst - LONGEST - 1))
-
     @given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=60))
     def test_no_more_than_the_burst_and_the_rate(
         self, steps: list[tuple[float, bool]]

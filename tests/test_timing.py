@@ -17,13 +17,6 @@ class TimingTests(SynchronousTestCase):
         self.assertEqual(list(timing.buckets()), [("1.0", 2), ("2.0", 3), ("+Inf", 4)])
         self.assertEqual((timing.count, timing.total), (4, 6.0))
 
-    def test_nothing_takes_less_than_nothing(self) -> None:
-        timing = Timing((1.0,))
-        timing.took(-5.0)
-        self.assertEqual((timing.count, timing.total), (1, 0.0))
-        self.assertEqual(timing.last(), [0.0])
-        self.assertEqual(list(timing.buckets()), [("1.0", 1), ("+Inf", 1)])
-
     def test_keeps_the_last_ones(self) -> None:
         timing = Timing((1.0,))
         for number in range(RECENT + 10):

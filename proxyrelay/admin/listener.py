@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
@@ -24,6 +25,7 @@ from proxyrelay import addresses, config, listen
 from proxyrelay.admin import sockets
 from proxyrelay.admin.access import Access
 from proxyrelay.admin.resources import Root
+from proxyrelay.clock import Clock
 from proxyrelay.config import Secret
 from proxyrelay.errors import StartError
 from proxyrelay.observe import history
@@ -59,17 +61,20 @@ class Watch:
 
     Args:
         reactor: Runs everything, and tells the time as it does to the relay.
+        wall: Gives the time in seconds since 1970, which is shown.
 
     Attributes:
         counts: How often everything happened.
         events: The last things that happened.
         kind: What connections must be for that.
+        wall: Gives the time in seconds since 1970.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, wall: Clock = time.time) -> None:
         self._reactor = reactor
+        self.wall = wall
         self.counts = Counts(reactor.seconds)
-        self.events = Events(reactor.seconds)
+        self.events = Events(wall)
         self.kind = counting(self.counts)
 
     @property
@@ -151,11 +156,12 @@ class AdminService(Service):
         self._relay = relay
         self._reactor = reactor
         self._shared = shared
+        self._wall = watch.wall
         self._ports: list[Any] = []
         self._lag = Lag(reactor)
         self._access = Access(place, settings.allowed_hosts, token)
         self._events = watch.events
-        self._view = View(relay, watch.counts, self._lag.timing, reactor)
+        self._view = View(relay, watch.counts, self._lag.timing, reactor, watch.wall)
         self._history = History(watch.counts, self._lag.timing, reactor.seconds())
         self._sampling = LoopingCall(self._take_sample)
         self._sampling.clock = reactor
@@ -213,7 +219,7 @@ class AdminService(Service):
     def _take_sample(self) -> None:
         self._keep_place()
         clients = len(self._relay.factory.relay.registry)
-        self._history.take(self._reactor.seconds(), clients)
+        self._history.take(self._reactor.seconds(), self._wall(), clients)
 
     def _keep_place(self) -> None:
         """Take the path back if the relay that has taken it over is gone."""

@@ -50,9 +50,7 @@ class Breaker:
         """
         if self.closed:
             return False
-        # A pause that seems longer than any was begun before the clock was set back.
-        waits = now < self._open_until <= now + LONGEST_PAUSE + SPREAD
-        return waits or self._probe is not None
+        return now < self._open_until or self._probe is not None
 
     def attempt(self) -> int:
         """An attempt begins, which is not blocked.

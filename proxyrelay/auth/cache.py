@@ -1,5 +1,7 @@
 """What the identity provider said of tokens, for a while. Pure.
 
+The age of an answer is measured on a monotonic clock, the end of a token on the wall's.
+
 Tokens themselves are not kept: only their SHA-256 is.
 """
 
@@ -8,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
-from math import inf
 
 from proxyrelay.identity import Introspection
 
@@ -31,6 +32,10 @@ class _Entry:
     fresh_until: float
     stale_until: float
 
+    def lasts(self, wall: float) -> bool:
+        """Whether the token has not ended yet."""
+        return self.answer.exp is None or wall < self.answer.exp
+
 
 class TokenCache:
     """Remembers answers, the most recently used ones.
@@ -52,47 +57,61 @@ class TokenCache:
     def __len__(self) -> int:
         return len(self._active) + len(self._inactive)
 
-    def fresh(self, key: bytes, now: float) -> Introspection | None:
-        """An answer that is as good as a new one, or None."""
+    def fresh(self, key: bytes, now: float, wall: float) -> Introspection | None:
+        """An answer that is as good as a new one, or None.
+
+        Args:
+            key: The token's fingerprint.
+            now: Time in seconds, of the clock by which answers are put.
+            wall: Time in seconds since 1970, which the end of a token is in.
+        """
         for entries in (self._active, self._inactive):
             entry = entries.get(key)
-            if entry is not None and _ahead(now, entry.fresh_until, self._ttl):
+            if entry is not None and now < entry.fresh_until and entry.lasts(wall):
                 entries.move_to_end(key)
                 return entry.answer
         return None
 
-    def stale(self, key: bytes, now: float) -> Introspection | None:
-        """An answer that serves while the provider cannot be asked, or None."""
+    def stale(self, key: bytes, now: float, wall: float) -> Introspection | None:
+        """An answer that serves while the provider cannot be asked, or None.
+
+        Args:
+            key: The token's fingerprint.
+            now: As for `fresh`.
+            wall: As for `fresh`.
+        """
         entry = self._active.get(key)
-        longest = self._ttl + self._stale_if_error
-        if entry is None or not _ahead(now, entry.stale_until, longest):
+        if entry is None or now >= entry.stale_until or not entry.lasts(wall):
             return None
         return entry.answer
 
-    def knows(self, key: bytes, now: float) -> bool:
-        """Whether the newest answer, however old, was that the token is active."""
+    def knows(self, key: bytes, wall: float) -> bool:
+        """Whether the newest answer, however old, was that the token is active.
+
+        Args:
+            key: The token's fingerprint.
+            wall: As for `fresh`.
+        """
         entry = self._active.get(key)
-        return entry is not None and (
-            entry.answer.exp is None or now < entry.answer.exp
-        )
+        return entry is not None and entry.lasts(wall)
 
     def put(self, key: bytes, answer: Introspection, now: float) -> None:
-        """Remember an answer; never beyond the end of the token."""
+        """Remember an answer.
+
+        Args:
+            key: The token's fingerprint.
+            answer: The answer.
+            now: Time in seconds.
+        """
         if answer.active:
-            end = inf if answer.exp is None else answer.exp
-            fresh = min(now + self._ttl, end)
-            stale = min(fresh + self._stale_if_error, end)
+            fresh = now + self._ttl
+            entry = _Entry(answer, fresh, fresh + self._stale_if_error)
             self._inactive.pop(key, None)
-            _keep(self._active, key, _Entry(answer, fresh, stale), self._size)
+            _keep(self._active, key, entry, self._size)
         else:
             until = now + min(self._ttl, INACTIVE_TTL)
             self._active.pop(key, None)
             _keep(self._inactive, key, _Entry(answer, until, until), INACTIVE_SIZE)
-
-
-def _ahead(now: float, end: float, longest: float) -> bool:
-    """Whether an end is to come. One too far ahead was set before the clock was."""
-    return now < end <= now + longest
 
 
 def _keep(

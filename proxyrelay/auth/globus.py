@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from email.utils import parsedate_to_datetime
@@ -35,6 +36,7 @@ from twisted.web.iweb import (
 from zope.interface import implementer
 
 from proxyrelay.auth.credentials import Credentials
+from proxyrelay.clock import Clock
 from proxyrelay.errors import ProxyRelayError
 from proxyrelay.identity import Introspection
 
@@ -338,6 +340,7 @@ class Globus:
         service_url: Where Globus Auth is, such as ``https://auth.globus.org``.
         clock: Runs the deadlines.
         pool: Keeps the connections that ``http`` uses, if it keeps any.
+        wall: Gives the time in seconds since 1970, for dates in answers.
     """
 
     def __init__(
@@ -347,12 +350,14 @@ class Globus:
         service_url: str,
         clock: IReactorTime,
         pool: HTTPConnectionPool | None = None,
+        wall: Clock = time.time,
     ) -> None:
         self._http = http
         self._pool = pool
         self._credentials = credentials
         self._url = service_url.rstrip("/")
         self._clock = clock
+        self._wall = wall
         secret = credentials.secret.reveal()
         pair = f"{credentials.client_id}:{secret}"
         self._secrets = (secret, b64encode(pair.encode()).decode())
@@ -528,7 +533,7 @@ class Globus:
             raise Unreachable(f"cannot be reached: {hide(_reason(error))}") from None
         body = _Body(response.code)
         response.deliverBody(body)
-        return _decoded(kind, response, await body.done, hide, self._clock.seconds())
+        return _decoded(kind, response, await body.done, hide, self._wall())
 
 
 def _late(failure: Failure, timeout: float) -> None:

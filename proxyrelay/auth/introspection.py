@@ -7,9 +7,11 @@ questions are under way at once; and none while Globus does not answer.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http import HTTPStatus
+from math import inf
 from traceback import format_tb
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -25,6 +27,7 @@ from proxyrelay.auth.globus import CONNECTIONS, Globus, GlobusError, Late, Unrea
 from proxyrelay.auth.strangers import Strangers
 from proxyrelay.auth.tally import Known, Outcome, Tally
 from proxyrelay.auth.turns import Turns
+from proxyrelay.clock import Clock
 from proxyrelay.errors import Refusal, TryAgainLater
 from proxyrelay.identity import Introspection, Policy, User, bearer_token, judge
 
@@ -72,7 +75,7 @@ class Introspector:
         self._strangers = Strangers()
         self.tally = Tally()
         self._trouble: object = None
-        self._told = 0.0
+        self._told = -inf
 
     @property
     def breaker(self) -> str:
@@ -222,7 +225,7 @@ class Introspector:
         if error is None:
             self._trouble = None
             self.log.info("Globus Auth answers again", event="globus_answers")
-        elif not 0 <= now - self._told < QUIET:
+        elif now - self._told >= QUIET:
             self._trouble = trouble
             self._told = now
             explained = self._globus.explained(error)
@@ -274,7 +277,8 @@ class GlobusAuthenticator:
         introspector: Asks about the tokens that are not known.
         cache: Remembers the others.
         policy: Which tokens are taken.
-        clock: Tells the time, in seconds since 1970.
+        clock: Gives the time in seconds, and runs what waits.
+        wall: Gives the time in seconds since 1970, which the end of a token is in.
     """
 
     log = Logger()
@@ -285,11 +289,13 @@ class GlobusAuthenticator:
         cache: TokenCache,
         policy: Policy,
         clock: IReactorTime,
+        wall: Clock = time.time,
     ) -> None:
         self._introspector = introspector
         self._cache = cache
         self._policy = policy
         self._clock = clock
+        self._wall = wall
         self._questions: dict[bytes, _Question] = {}
         self._lenient = False
         self._trying: Deferred[None] | None = None
@@ -314,6 +320,7 @@ class GlobusAuthenticator:
             self._cache if cache is None else cache,
             policy,
             self._clock,
+            self._wall,
         )
 
     @property
@@ -347,14 +354,14 @@ class GlobusAuthenticator:
         except Refusal as refusal:
             return fail(refusal)
         key = fingerprint(token)
-        known = self._cache.fresh(key, self._clock.seconds())
+        known = self._cache.fresh(key, self._clock.seconds(), self._wall())
         self.tally.known[Known.MISS if known is None else Known.HIT] += 1
         answer = self._wait(key, token, source) if known is None else succeed(known)
         return answer.addCallback(self._judge)
 
     def _judge(self, answer: Introspection) -> User:
         try:
-            return judge(answer, self._policy, self._clock.seconds())
+            return judge(answer, self._policy, self._wall())
         except Refusal as refusal:
             refusal.sub = answer.sub
             raise
@@ -375,7 +382,7 @@ class GlobusAuthenticator:
         waiter: Deferred[Introspection] = Deferred(leave)
         question.waiting.append(waiter)
         if first:
-            known = self._cache.knows(key, self._clock.seconds())
+            known = self._cache.knows(key, self._wall())
             asking = self._introspector.ask(token, source, known=known)
             question.asking = asking.addCallbacks(
                 partial(self._answered, key), partial(self._unanswered, key)
@@ -391,7 +398,7 @@ class GlobusAuthenticator:
     def _unanswered(self, key: bytes, failure: Failure) -> None:
         question = self._questions.pop(key)
         waiting = question.waiting
-        stale = self._cache.stale(key, self._clock.seconds())
+        stale = self._cache.stale(key, self._clock.seconds(), self._wall())
         if failure.check(Refusal):
             for waiter in question.left():
                 waiter.errback(failure.value)

@@ -51,5 +51,4 @@ class Strangers:
 
     def _of(self, source: str, now: float) -> float:
         spent, then = self._spent.get(source, (0.0, now))
-        # After a clock was set back nobody knows how long ago it was.
-        return max(0.0, spent - RECOVERY * (now - then)) if now >= then else 0.0
+        return max(0.0, spent - RECOVERY * (now - then))

@@ -6,12 +6,14 @@ offer, at any level, and no word about the relay's own state.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from twisted.internet.interfaces import IReactorTime
 
 from proxyrelay import __version__
+from proxyrelay.clock import Clock
 from proxyrelay.config import Logging
 from proxyrelay.errors import ConfigError, Problem, Refusal, UnknownMessage
 from proxyrelay.ledger import OUTSTANDING, Drop, Offer
@@ -61,10 +63,11 @@ class AuditJournal(Quiet):
 
     Args:
         file: What is written to.
-        clock: Gives the time in seconds since 1970, and ends turns.
+        clock: Gives the time in seconds, and ends turns.
         pseudonyms: What users are shown as.
         ceiling: How many offers without an outcome are remembered. The ledger has no
             more, unless the shield is off.
+        wall: Gives the time in seconds since 1970, which lines tell.
     """
 
     def __init__(
@@ -73,9 +76,11 @@ class AuditJournal(Quiet):
         clock: IReactorTime,
         pseudonyms: Clear,
         ceiling: int = OUTSTANDING,
+        wall: Clock = time.time,
     ) -> None:
         self._trail = Trail(file, self._gap, clock)
         self._clock = clock
+        self._wall = wall
         self._pseudonyms = pseudonyms
         self._clients: dict[str, _Client] = {}
         self._ceiling = ceiling
@@ -97,7 +102,7 @@ class AuditJournal(Quiet):
         self._trail.write(self._line(event, **fields))
 
     def _line(self, event: str, **fields: object) -> str:
-        return record(self._clock.seconds(), {"event": event, **fields})
+        return record(self._wall(), {"event": event, **fields})
 
     # -- who is here
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable
 from heapq import merge
 from http import HTTPStatus
 from operator import attrgetter
 
 from msgspec import Struct
 
+from proxyrelay.clock import Clock
 from proxyrelay.errors import Refusal
 from proxyrelay.ledger import Drop
 from proxyrelay.messages import PeerConnection
@@ -46,14 +47,14 @@ class Events(Quiet):
     However many of them strangers cause, all others are kept beside them.
 
     Args:
-        clock: Gives the time in seconds.
+        wall: Gives the time in seconds since 1970.
 
     Attributes:
         last: The number of the last event; 0 before the first.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, wall: Clock = time.time) -> None:
+        self._wall = wall
         self._routine: deque[Event] = deque(maxlen=KEPT)
         self._grave: deque[Event] = deque(maxlen=KEPT)
         self.last = 0
@@ -62,7 +63,7 @@ class Events(Quiet):
         """Keep an event."""
         self.last += 1
         kept = self._routine if kind in ROUTINE else self._grave
-        kept.append(Event(self.last, self._clock(), kind, text))
+        kept.append(Event(self.last, self._wall(), kind, text))
 
     def since(self, number: int) -> list[Event]:
         """The events behind one, the oldest first, as far as they are kept."""

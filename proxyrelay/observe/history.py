@@ -49,7 +49,7 @@ class History:
     Args:
         counts: What is looked at.
         lag: How late the event loop is.
-        now: When this begins, in seconds since 1970.
+        now: When this begins, in seconds of a monotonic clock.
     """
 
     def __init__(self, counts: Counts, lag: Timing, now: float) -> None:
@@ -60,24 +60,30 @@ class History:
         self._before = now, *self._totals()
         self._samples: deque[Sample] = deque(maxlen=KEPT)
 
-    def take(self, now: float, clients: int) -> None:
+    def take(self, now: float, wall: float, clients: int) -> None:
         """Take a sample.
 
+        Samples stand in the order of their times. So those that seem to be still to
+        come, since the wall clock was set back, are forgotten.
+
         Args:
-            now: The time, in seconds since 1970.
+            now: The time, in seconds of the clock that this has begun by.
+            wall: The time, in seconds since 1970.
             clients: How many are registered.
         """
         then, *before = self._before
         totals = self._totals()
         self._before = now, *totals
-        seconds = now - then if now > then else float(INTERVAL)
+        seconds = now - then or float(INTERVAL)
         rates = [
             (after - earlier) / seconds
             for earlier, after in zip(before, totals, strict=True)
         ]
+        while self._samples and (self._samples[-1][0] or 0.0) >= wall:
+            self._samples.pop()
         self._samples.append(
             (
-                now,
+                wall,
                 clients,
                 *rates,
                 *self._lag.quantiles(0.99),
@@ -87,7 +93,13 @@ class History:
         )
 
     def since(self, time: float) -> list[Sample]:
-        """The samples that are newer than a time, the oldest first."""
+        """The samples that are newer than a time, the oldest first.
+
+        They are all if the time is later than the last one: the wall clock was set
+        back.
+        """
+        if self._samples and (self._samples[-1][0] or 0.0) < time:
+            return list(self._samples)
         return [sample for sample in self._samples if (sample[0] or 0.0) > time]
 
     def _totals(self) -> tuple[float, ...]:

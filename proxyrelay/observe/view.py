@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
@@ -14,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from proxyrelay import __version__, tls
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.introspection import GlobusAuthenticator
+from proxyrelay.clock import Clock
 from proxyrelay.config import Config
 from proxyrelay.observe.counts import Counts
 from proxyrelay.observe.journal import FIGHT
@@ -74,7 +76,8 @@ class View:
         relay: It.
         counts: What has happened to it.
         lag: How late the event loop is.
-        clock: Tells the time, as it does to the relay.
+        clock: Gives the time in seconds, as it does to the relay.
+        wall: Gives the time in seconds since 1970.
 
     Attributes:
         relay: It.
@@ -84,13 +87,19 @@ class View:
     """
 
     def __init__(
-        self, relay: Served, counts: Counts, lag: Timing, clock: IReactorTime
+        self,
+        relay: Served,
+        counts: Counts,
+        lag: Timing,
+        clock: IReactorTime,
+        wall: Clock = time.time,
     ) -> None:
         self.relay = relay
         self.counts = counts
         self.lag = lag
         self.reloads: Counter[Outcome] = Counter()
         self._clock = clock
+        self._wall = wall
         self._started = clock.seconds()
 
     @property
@@ -119,7 +128,7 @@ class View:
         if globus is not None and globus.breaker != "closed":
             found.append("globus: Globus Auth does not answer")
         pair = self.relay.pair
-        now = datetime.fromtimestamp(self._clock.seconds(), timezone.utc)
+        now = datetime.fromtimestamp(self._wall(), timezone.utc)
         for certificate in () if pair is None else pair.chain:
             end = certificate.not_valid_after_utc
             if now > end:
@@ -129,14 +138,15 @@ class View:
     def status(self) -> Status:
         """The relay in one piece."""
         relay, counts, globus = self.relay, self.counts, self.globus
-        now, obstacles, expiry = self._clock.seconds(), self.obstacles(), self.expiry
+        uptime = self._clock.seconds() - self._started
+        obstacles, expiry = self.obstacles(), self.expiry
         lag, answering = self.lag.last(MINUTE), counts.answering.last()
         rules = relay.factory.relay
         return Status(
             version=__version__,
             pid=os.getpid(),
-            started=self._started,
-            uptime=now - self._started,
+            started=self._wall() - uptime,
+            uptime=uptime,
             listening=relay.urls,
             tls=relay.pair is not None,
             authentication=relay.config.auth.method or "none",
@@ -166,17 +176,22 @@ class View:
         peers = iter(list(self.relay.factory.relay.registry))
         while batch := list(islice(peers, BATCH)):
             served = cast(Iterable[RelayProtocol], batch)
-            yield list(_clients(served, self.relay.pseudonyms))
+            ahead = self._wall() - self._clock.seconds()
+            yield list(_clients(served, self.relay.pseudonyms, ahead))
 
 
 def _spelt(counts: dict[int, int]) -> dict[str, int]:
     return {str(code): count for code, count in counts.items()}
 
 
-def _clients(peers: Iterable[RelayProtocol], pseudonyms: Clear) -> Iterator[Client]:
+def _clients(
+    peers: Iterable[RelayProtocol], pseudonyms: Clear, ahead: float
+) -> Iterator[Client]:
+    """Describe peers; ``ahead`` is by how much wall time is ahead of the clock's."""
     for peer in peers:
         registration = peer.registration
         if registration is not None:
+            offered = registration.offered
             marks = {
                 "deaf": registration.deaf,
                 "fight": registration.rounds >= FIGHT,
@@ -188,8 +203,8 @@ def _clients(peers: Iterable[RelayProtocol], pseudonyms: Clear) -> Iterator[Clie
                 name=registration.name,
                 user=pseudonyms.user(peer.user.sub),
                 address=peer.address,
-                since=registration.since,
-                last_offer=registration.offered,
+                since=ahead + registration.since,
+                last_offer=None if offered is None else ahead + offered,
                 sent=registration.sent,
                 received=registration.received,
                 marks=[mark for mark, is_set in marks.items() if is_set],

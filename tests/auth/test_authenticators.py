@@ -150,6 +150,7 @@ class StartTests(SynchronousTestCase):
             TokenCache(1, 0, 0),
             Policy(CLIENT_ID),
             cast(Any, self.clock),
+            self.clock.seconds,
         )
         self.captured = Capture(self)
 

@@ -81,7 +81,7 @@ class RequestTests(SynchronousTestCase):
         self.asked: list[dict[bytes, list[bytes]]] = []
         http = cast(HTTPClient, StubTreq(StringStubbingResource(respond)))
         credentials = Credentials(CLIENT_ID, Secret(SECRET))
-        return Globus(http, credentials, SERVICE + "/", Clock())
+        return Globus(http, credentials, SERVICE + "/", Clock(), wall=lambda: 1000.0)
 
     def test_introspects(self) -> None:
         service = self.expect(

@@ -573,7 +573,8 @@ class AuthenticatorTests(GlobusTestCase):
         super().setUp()
         self.cache = TokenCache(100, 60, self.stale_if_error)
         self.auth = GlobusAuthenticator(
-            self.introspector, self.cache, Policy(CLIENT_ID), self.clock
+            *(self.introspector, self.cache, Policy(CLIENT_ID), self.clock),
+            wall=self.clock.seconds,
         )
 
     def nothing_is_left(self) -> None:

@@ -30,10 +30,6 @@ class StrangersTests(SynchronousTestCase):
         self.spend("a", 1e6)
         self.assertFalse(self.strangers.trusted("a", 1e6))
 
-    def test_a_clock_that_is_set_back_forgives(self) -> None:
-        self.spend("a", 100)
-        self.assertTrue(self.strangers.trusted("a", 50))
-
     def test_remembers_so_many_sources(self) -> None:
         self.spend("a", 0)
         for number in range(SOURCES):

@@ -63,7 +63,11 @@ class AuditTestCase(SynchronousTestCase):
         self.clock.advance(BEGIN)
         self.page = Page()
         self.audit = AuditJournal(
-            self.page, self.clock, self.pseudonyms, ceiling=self.ceiling
+            self.page,
+            self.clock,
+            self.pseudonyms,
+            self.ceiling,
+            self.clock.seconds,
         )
         self.relay = Relay(
             self.audit, self.clock.seconds, RecordingWaiting(), self.offers

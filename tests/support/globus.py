@@ -176,4 +176,5 @@ def globus(agent: IAgent, clock: Clock | IReactorTime) -> Globus:
         Credentials(CLIENT_ID, Secret(SECRET)),
         SERVICE,
         cast(Any, clock),
+        wall=clock.seconds,
     )

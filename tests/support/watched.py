@@ -166,7 +166,7 @@ class WatchedTestCase(SynchronousTestCase):
             port=0,
             admin=admin,
         )
-        self.watch = Watch(self.reactor)
+        self.watch = Watch(self.reactor, self.reactor.seconds)
         self.relay = RelayService(
             settings,
             authenticator or AnonymousAuthenticator(),

@@ -290,6 +290,8 @@ export class Plots {
   /** @param {{interval: number, samples: Sample[]}} history What is newer than the last sample. */
   add({ interval, samples }) {
     this.interval = interval;
+    // The clock of the relay was set back: it sends all that it has.
+    if (samples.length > 0 && Number(samples.at(-1)?.[0]) < this.last) this.samples = [];
     const { last } = this;
     this.samples.push(...samples.filter(([time]) => Number(time) > last));
     const oldest = this.last - HOUR;

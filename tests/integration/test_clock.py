@@ -1,0 +1,194 @@
+"""A relay whose wall clock is set while it serves: nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Coroutine
+from time import monotonic
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.integration.test_twistd import TwistdTestCase
+from tests.support import shifted
+from tests.support.certificates import Authority
+from tests.support.processes import PATIENCE, environment
+from tests.support.recording import A, B, answer, offer, registration
+
+STEPS = (-3600.0, -60.0, -1.5, 1.5, 60.0, 3600.0)
+"""Seconds by which the clock is set, one after the other."""
+
+DELAY_CEILING = 0.3
+"""Seconds by which a step may delay anything, beside the noise of the machine."""
+
+QUIET_SECONDS = 1.2
+"""Seconds with nothing but pings, after which the relay naps."""
+
+TURN_SECONDS = 0.05
+"""Seconds from one ping or connect to the next."""
+
+WATCHDOG_SECONDS = 0.2
+
+
+class SteppedClockTests(TwistdTestCase):
+    """Over ws."""
+
+    tls: ClassVar = False
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.file = self.folder / "shift"
+        library = shifted.build(self.folder)
+        name = f"proxyrelay.test.{os.getpid()}.{id(self)}"
+        self.supervisor = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(self.supervisor.close)
+        self.supervisor.bind(f"\0{name}")
+        self.supervisor.setblocking(False)
+        options: list[str] = []
+        self.context: ssl.SSLContext | None = None
+        if self.tls:
+            authority = Authority()
+            certfile, keyfile = authority.write(self.folder)
+            self.context = authority.client_context()
+            text = f"certfile = '{certfile}'\nkeyfile = '{keyfile}'\n"
+            options = ["--config", str(self.write_config(text))]
+        self.served = self.relay(
+            *options,
+            env=environment(
+                **shifted.environment(library, self.file),
+                NOTIFY_SOCKET=f"@{name}",
+                WATCHDOG_USEC=str(round(WATCHDOG_SECONDS * 1e6)),
+            ),
+        )
+        self.seconds = 0.0
+
+    def connecting(self) -> Any:
+        return connect(
+            self.served.url,
+            ssl=self.context,
+            compression=None,
+            ping_interval=None,
+            open_timeout=PATIENCE,
+        )
+
+    async def registered(self, uuid: str) -> ClientConnection:  # type: ignore[override]
+        client: ClientConnection = await self.connecting()
+        await client.send(registration(uuid).decode())
+        self.assertIn('"success": true', str(await client.recv()))
+        return client
+
+    def set_clock(self, step: float) -> None:
+        self.seconds += step
+        shifted.shift(self.file, self.seconds)
+
+    async def longest(self, work: Any, seconds: float) -> float:
+        """How long the slowest of a row of pieces of work takes, in seconds."""
+        end, slowest = monotonic() + seconds, 0.0
+        while (began := monotonic()) < end:
+            await asyncio.wait_for(work(), PATIENCE)
+            slowest = max(slowest, monotonic() - began)
+            await asyncio.sleep(TURN_SECONDS)
+        return slowest
+
+    async def longest_silence(self) -> float:
+        """The longest time without a sign of life, until this is cancelled."""
+        loop, last, longest = asyncio.get_running_loop(), monotonic(), 0.0
+        try:
+            while True:
+                heard = await loop.sock_recv(self.supervisor, 4096)
+                if b"WATCHDOG=1" in heard:
+                    longest, last = max(longest, monotonic() - last), monotonic()
+        except asyncio.CancelledError:
+            return max(longest, monotonic() - last)
+
+    def check(self, scenario: Coroutine[Any, Any, None]) -> None:
+        """Play, and see that nobody was called too fast or late, nor lost."""
+
+        async def watched() -> None:
+            watch = asyncio.create_task(self.longest_silence())
+            try:
+                await scenario
+            finally:
+                await asyncio.sleep(0)
+                watch.cancel()
+                silence = await watch
+            self.assertLess(silence, WATCHDOG_SECONDS + DELAY_CEILING)
+
+        self.play(watched())
+        self.assertEqual(self.served.stop(signal.SIGTERM), 0)
+        for word in ("slowed", "dropped", "took too long", "Traceback", "defect"):
+            self.assertNotIn(word, self.served.said)
+
+    def test_relay_under_idle_pings_answers_after_each_step(self) -> None:
+        async def scenario() -> None:
+            clients = [await self.registered(str(uuid4())) for _ in range(3)]
+
+            async def ping() -> None:
+                for client in clients:
+                    await (await client.ping())
+
+            noise = await self.longest(ping, QUIET_SECONDS)
+            for step in STEPS:
+                self.set_clock(step)
+                slowest = await self.longest(ping, 3 * DELAY_CEILING)
+                self.assertLess(slowest, noise + DELAY_CEILING, step)
+                await self.longest(ping, QUIET_SECONDS - 3 * DELAY_CEILING)
+            for client in clients:
+                await client.close()
+                self.assertEqual(client.close_code, 1000)
+
+        self.check(scenario())
+
+    def test_relay_under_connects_accepts_after_each_step(self) -> None:
+        async def come_and_go() -> None:
+            client = await self.registered(str(uuid4()))
+            await client.close()
+            self.assertEqual(client.close_code, 1000)
+
+        async def scenario() -> None:
+            noise = await self.longest(come_and_go, 2 * DELAY_CEILING)
+            for step in STEPS:
+                self.set_clock(step)
+                slowest = await self.longest(come_and_go, 2 * DELAY_CEILING)
+                self.assertLess(slowest, noise + DELAY_CEILING, step)
+
+        self.check(scenario())
+
+    def test_offer_under_way_is_answered_after_each_step(self) -> None:
+        async def scenario() -> None:
+            one, other = await self.registered(A), await self.registered(B)
+            half = socket.create_connection(("127.0.0.1", self.served.port))
+            with half:
+                # A request, or a ClientHello, of which the rest comes later.
+                half.sendall(b"\x16\x03\x01" if self.tls else b"GET / HTTP/1.1\r\n")
+                for step in STEPS:
+                    await one.send(offer(A, B).decode())
+                    await asyncio.wait_for(other.recv(), PATIENCE)
+                    waiting = await self.connecting()
+                    self.set_clock(step)
+                    # Long enough for each regular look of the relay.
+                    await asyncio.sleep(2 * DELAY_CEILING)
+                    await other.send(answer(B, A).decode())
+                    said = str(await asyncio.wait_for(one.recv(), PATIENCE))
+                    self.assertEqual(said, answer(B, A).decode(), step)
+                    await waiting.send(registration(str(uuid4())).decode())
+                    self.assertIn('"success": true', str(await waiting.recv()))
+                    await waiting.close()
+                half.setblocking(False)
+                with self.assertRaises(BlockingIOError):
+                    half.recv(1)
+            await asyncio.gather(one.close(), other.close())
+            self.assertEqual((one.close_code, other.close_code), (1000, 1000))
+
+        self.play(scenario())
+
+
+class SteppedClockOverTlsTests(SteppedClockTests):
+    """Over wss."""
+
+    tls: ClassVar = True
