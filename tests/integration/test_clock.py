@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from proxyrelay.deadlines import LATE_SECONDS
 from tests.integration.test_twistd import TwistdTestCase
 from tests.support import shifted
 from tests.support.certificates import Authority
@@ -192,3 +193,33 @@ class SteppedClockOverTlsTests(SteppedClockTests):
     """Over wss."""
 
     tls: ClassVar = True
+
+
+class StandstillTests(TwistdTestCase):
+    """The process stands still for longer than its deadlines."""
+
+    def test_answer_sent_during_a_standstill_reaches_its_offer(self) -> None:
+        text = "[offers]\nanswer_timeout = 1\n[timeouts]\nregistration = 1\n"
+        relay = self.relay("--config", self.write_config(text))
+
+        async def scenario() -> None:
+            async with (
+                connect(relay.url, compression=None) as one,
+                connect(relay.url, compression=None) as other,
+                connect(relay.url, compression=None) as late,
+            ):
+                for client, uuid in ((one, A), (other, B)):
+                    await client.send(registration(uuid).decode())
+                    await client.recv()
+                await one.send(offer(A, B).decode())
+                await other.recv()
+                relay.send(signal.SIGSTOP)
+                await other.send(answer(B, A).decode())
+                await late.send(registration(str(uuid4())).decode())
+                await asyncio.sleep(1 + 2 * LATE_SECONDS)
+                relay.send(signal.SIGCONT)
+                self.assertEqual(await one.recv(), answer(B, A).decode())
+                self.assertIn('"success": true', str(await late.recv()))
+
+        self.play(scenario())
+        self.assertEqual(relay.stop(), 0)
