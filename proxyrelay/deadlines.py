@@ -18,6 +18,9 @@ from twisted.logger import Logger
 CATCH_UP_SECONDS = 5.0
 """Longest time that late work waits until what came meanwhile was read."""
 
+BACKLOG_SECONDS = 0.02
+"""Time from one look at the backlog to the next."""
+
 LATE_SECONDS = 1.0
 """Lateness from which on the process was held up: by SIGSTOP, by the move of its
 machine, or by work."""
@@ -51,7 +54,8 @@ class CatchUp:
         """
         now = self._clock.seconds()
         if now - due > LATE_SECONDS:
-            self._wait(now + CATCH_UP_SECONDS, work)
+            # The next turn of the reactor begins with reading.
+            self._wait(0, now + CATCH_UP_SECONDS, work)
         else:
             work()
 
@@ -67,13 +71,13 @@ class CatchUp:
         self._call = None
         return True
 
-    def _wait(self, latest: float, work: Callable[[], None]) -> None:
-        self._call = self._clock.callLater(0, self._look, latest, work)
+    def _wait(self, wait: float, latest: float, work: Callable[[], None]) -> None:
+        self._call = self._clock.callLater(wait, self._look, latest, work)
 
     def _look(self, latest: float, work: Callable[[], None]) -> None:
         self._call = None
         if self._busy() and self._clock.seconds() < latest:
-            self._wait(latest, work)
+            self._wait(BACKLOG_SECONDS, latest, work)
         else:
             work()
 

@@ -116,5 +116,11 @@ class Peer(Protocol):
                 long as it answers pings.
         """
 
+    def follow(self, other: Peer) -> None:
+        """Send nothing before the connection of a replaced peer has ended.
+
+        What is sent meanwhile is kept, and sent then, or after a second.
+        """
+
     def close(self, code: int, reason: str) -> None:
         """Close the connection through the close handshake, if it is open."""

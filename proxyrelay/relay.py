@@ -322,6 +322,9 @@ class Relay:
         self._journal.replaced(holder, peer, uuid, rounds)
         self.leave(holder, REPLACED, Departure.REPLACED)
         holder.close(superseded.code, superseded.reason)
+        # Stock clients decide by the state of their old socket whether they were
+        # replaced. So that is closed before the new one hears of its success.
+        peer.follow(holder)
         return rounds
 
     def _is_recent(self, uuid: str, now: float) -> bool:

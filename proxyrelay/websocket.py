@@ -70,7 +70,7 @@ from proxyrelay.limits import Limits, Origin
 from proxyrelay.messages import MESSAGE_CEILING
 from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.pace import Pace
-from proxyrelay.peer import Departure, Registration
+from proxyrelay.peer import Departure, Peer, Registration
 from proxyrelay.relay import Journal, Relay
 from proxyrelay.transport import PAUSE, AnnouncedFactory, Gate, Outbox
 
@@ -99,6 +99,9 @@ REPLACED = "Another relay takes over here."
 
 UNREAD = 1.0
 """Seconds for which a deadline is put off while more has come than could be read."""
+
+FOLLOW_SECONDS = 1.0
+"""Longest time that a client waits for the end of the connection that it replaces."""
 
 SLACK = 0.01
 """Share of a deadline by which it may be late."""
@@ -197,6 +200,8 @@ class RelayProtocol(FastLane):
 
     _phase = Phase.GONE
     _held: list[bytes] | None = None
+    _follows = False
+    _follower: RelayProtocol | None = None
     _heard = False
     _checking: Deferred[None] | None = None
     _refusal: Refusal | None = None
@@ -280,6 +285,28 @@ class RelayProtocol(FastLane):
         if self._paused and self._unread + len(text) > limit:
             raise PeerBusy
         self._say(text)
+
+    def follow(self, other: Peer) -> None:
+        """Keep what is sent until a replaced connection has ended, or for a second."""
+        if (
+            not isinstance(other, RelayProtocol)
+            or other._phase is Phase.GONE
+            or self._follows
+        ):
+            return
+        self._follows = True
+        other._follower = self
+        self.pauseProducing()  # what is kept counts as unread
+        if self._held is None:
+            self._held = []
+        self.factory.followers.begin(self)
+
+    def stop_following(self) -> None:
+        """Send what was kept."""
+        if self._follows:
+            self._follows = self._paused = False
+            self.factory.followers.end(self)
+            self.send_held()
 
     def close(self, code: int, reason: str) -> None:
         """Start the close handshake, unless the connection is past it.
@@ -400,6 +427,10 @@ class RelayProtocol(FastLane):
             self._leave_origin()
             if self._slow is not None:
                 self.factory.slow.end(self)
+            if self._follows:
+                self.factory.followers.end(self)
+            if self._follower is not None:
+                self._follower.stop_following()
             self.factory.connection_lost(self)
 
     def _enter(self, phase: Phase) -> None:
@@ -488,6 +519,7 @@ class RelayProtocol(FastLane):
         Autobahn resets the connection after a clean close handshake, too; here
         that ends in an orderly way.
         """
+        self.stop_following()
         self.send_held()
         self._release(self.wasNotCleanReason or "closed")
         self._enter(Phase.DROPPING)
@@ -787,6 +819,7 @@ class RelayProtocol(FastLane):
         self.factory.relay.leave(self, why, cause)
         # The last word is not counted. Were the connection dropped for it, Autobahn
         # would set its state back from CLOSED to CLOSING.
+        self.stop_following()
         self._unread = 0
         super().sendCloseFrame(code, reasonUtf8, isReply)
         if self.state == self.STATE_CLOSING:
@@ -867,19 +900,20 @@ class RelayProtocol(FastLane):
                 self._drop("left too much unread")
                 return
         waiting = self.factory.outbox.waiting
-        if waiting is None:
+        if self._held is not None:
+            self._held.append(data)
+        elif waiting is None:
             self.transport.write(data)
-        elif self._held is None:
+        else:
             self._held = [data]
             waiting.append(self)
-        else:
-            self._held.append(data)
 
     def send_held(self) -> None:
         """Write what has come together, in one piece."""
-        if self._held is not None:
+        if self._held is not None and not self._follows:
             held, self._held = self._held, None
-            self.transport.write(held[0] if len(held) == 1 else b"".join(held))
+            if held:
+                self.transport.write(held[0] if len(held) == 1 else b"".join(held))
 
     def pauseProducing(self) -> None:
         """The transport's buffer is full: the client does not read.
@@ -974,6 +1008,7 @@ class RelayFactory(WebSocketServerFactory):
         gate: Accepts while there is room.
         slow: Clients that are not read from now.
         unread: Those whose deadline has come, but perhaps also what they had to send.
+        followers: Clients that wait for the end of the connection that they replace.
         origin_allowed: Tells whether a browser's ``Origin`` is let in.
         connections: All that are not yet lost, registered or not.
         stopping: Whether new connections are closed as soon as they are open.
@@ -1013,6 +1048,7 @@ class RelayFactory(WebSocketServerFactory):
         self.gate = Gate(self._room, clock)
         self.slow = Deadlines(clock, PAUSE, RelayProtocol.read_on)
         self.unread = Deadlines(clock, UNREAD, RelayProtocol.expired)
+        self.followers = Deadlines(clock, FOLLOW_SECONDS, RelayProtocol.stop_following)
         self._announced: AnnouncedFactory | None = None
         self.connections: set[RelayProtocol] = set()
         self.stopping = False
@@ -1156,6 +1192,7 @@ class RelayFactory(WebSocketServerFactory):
                 deadlines.stop()
             self.slow.stop()
             self.unread.stop()
+            self.followers.stop()
             self.gate.stop()
             if self._announced is not None:
                 self._announced.waiting.stop()

@@ -571,8 +571,8 @@ class FloodMixin(AdmissionMixin):
 
     @scenario
     def test_may_be_closed_meanwhile(self: Any) -> None:
-        flooding = self.flooding()
-        self.registered(A)
+        flooding, client = self.flooding(), self.connect()
+        client.send(registration(A).decode())
         self.assertIn(b"\x0f\xa4Relay received", flooding.recv(65536))
         flooding.sendall(frame(CLOSE, b"\x0f\xa4"))
         self.advance(LONGEST)

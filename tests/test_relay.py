@@ -157,6 +157,7 @@ class RelayTests(RelayTestCase):
         new = self.registered(A)
         self.relay.leave(old, "its socket is closed at last")
         self.assertIs(self.relay.registry.get(A), new)
+        self.assertIs(new.follows, old)
         self.assertEqual(
             self.journal.names, ["registered", "replaced", "left", "registered"]
         )

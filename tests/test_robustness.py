@@ -25,7 +25,12 @@ from proxyrelay.errors import Forbidden, Unauthorized
 from proxyrelay.handshake import HEAD_CEILING, HEADERS_CEILING
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.pace import Pace
-from proxyrelay.websocket import FRAMES_CEILING, Phase, RelayProtocol
+from proxyrelay.websocket import (
+    FOLLOW_SECONDS,
+    FRAMES_CEILING,
+    Phase,
+    RelayProtocol,
+)
 from tests.support.frames import CLOSE, CONTINUATION, PING, PONG, TEXT, frame, header
 from tests.support.recording import A, B, offer, registration
 from tests.support.served import (
@@ -449,6 +454,18 @@ class OpenMixin(SocketMixin):
             sender.send(text)
 
     @scenario
+    def test_new_socket_that_waits_for_the_old_one_keeps_little(self: Any) -> None:
+        old, waiting = self.ready(A), self.upgraded()
+        waiting.sendall(frame(TEXT, registration(A)))
+        self.until(lambda: len(self.service.factory.followers) == 1)
+        count = 2 * self.config.max_unread_bytes // 125
+        waiting.sendall(frame(PING, b"x" * 125) * (count + 1))
+        self.until(lambda: len(self.service.factory.connections) == 1)
+        self.assertEqual(len(self.service.factory.followers), 0)
+        old.close()
+        waiting.close()
+
+    @scenario
     def test_returns_what_would_pile_up_and_keeps_the_peer(self: Any) -> None:
         late = self.ready(A)
         (peer,) = self.connections()
@@ -703,12 +720,51 @@ class OpenMixin(SocketMixin):
     @scenario
     def test_a_new_socket_takes_over_from_a_dead_one(self: Any) -> None:
         self.ready(A)
-        self.registered(A)
+        client = self.connect()
+        client.send(registration(A).decode())
         # The dead one does not answer the close frame.
+        self.until(lambda: len(self.service.factory.followers) == 1)
         self.check()
         self.assertEqual(len(self.service.factory.relay.registry), 1)
+        self.advance(FOLLOW_SECONDS)
+        self.assertIn('"success": true', client.recv())
+        client.ping()
         self.advance(TIMEOUTS.close_handshake)
         self.until(lambda: len(self.service.factory.connections) == 1)
+
+    @scenario
+    def test_new_socket_hears_of_its_success_after_the_old_one_ended(self: Any) -> None:
+        old, client = self.ready(A), self.connect()
+        client.send(registration(A).decode())
+        self.until(lambda: len(self.service.factory.followers) == 1)
+        _, new = sorted(self.connections(), key=lambda peer: peer.arrival)
+        # An offer of a third client comes behind the acknowledgement.
+        other = self.registered(B)
+        other.send(offer(B, A).decode())
+        self.until(lambda: new.registration.received == 1)
+        old.sendall(frame(CLOSE, b"\x0f\xa4"))
+        self.assertEqual(self.close_code(self.read_to_end(old)), 4004)
+        old.close()
+        self.assertIn('"success": true', client.recv())
+        self.assertEqual(client.recv(), offer(B, A).decode())
+        self.assertEqual(len(self.service.factory.followers), 0)
+
+    @scenario
+    def test_new_socket_that_waits_for_the_old_one_may_be_replaced(self: Any) -> None:
+        old, second, third = self.ready(A), self.upgraded(), self.upgraded()
+        for connection, count in ((second, 1), (third, 1)):
+            connection.sendall(frame(TEXT, registration(A)))
+            self.until(lambda n=count: len(self.service.factory.followers) == n)
+        second.sendall(frame(CLOSE, b"\x0f\xa4"))
+        received = self.read_to_end(second)
+        second.close()
+        self.assertIn(b'"success": true', received)
+        self.assertEqual(self.close_code(received), 4004)
+        self.until(lambda: len(self.service.factory.followers) == 0)
+        self.assertIn(b'"success": true', third.recv(65536))
+        for connection in (old, third):
+            connection.close()
+        self.until(lambda: not self.service.factory.connections)
 
     @scenario
     def test_forgets_the_request_and_its_token(self: Any) -> None:

@@ -152,6 +152,31 @@ class RelayClientTests(RealTestCase):
         self.assertEqual(relay.said.count(f" registered {uuid} "), 2)
         self.assertEqual(relay.said.count(f" replaced {uuid}: "), 1)
 
+    def test_client_with_a_uuid_in_use_replaces_the_other_each_time(self) -> None:
+        """As with ``proxystore-relay``, the other one learns of it, and ends."""
+        authority = Authority()
+        for relay, context in (
+            (self.relay(), None),
+            (self.secure_relay(authority), authority.client_context()),
+        ):
+            self.play(self.replace_each_time(relay.url, context))
+            self.assertEqual(relay.stop(), 0)
+
+    async def replace_each_time(self, url: str, tls: ssl.SSLContext | None) -> None:
+        for _ in range(20):
+            old, new = (
+                RelayClient(
+                    url, client_uuid=uuid, reconnect_task=False, ssl_context=tls
+                )
+                for uuid in 2 * [uuid4()]
+            )
+            await old.connect()
+            await new.connect()
+            with self.assertRaises(RelayRegistrationError):
+                await old.connect()
+            self.assertEqual(new.websocket.state.name, "OPEN")
+            await new.close()
+
     def test_comes_back_by_itself_to_a_restarted_relay(self) -> None:
         port = self.reserve()
 

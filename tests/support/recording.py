@@ -45,6 +45,7 @@ class RecordingPeer:
     told: float = 0.0
     untold: int = 0
     hasty: bool = False
+    follows: RecordingPeer | None = None
 
     def registers(self) -> None:
         if self.hasty:
@@ -59,6 +60,10 @@ class RecordingPeer:
         if self.busy:
             raise PeerBusy
         self.answer(text)
+
+    def follow(self, other: Peer) -> None:
+        assert isinstance(other, RecordingPeer)
+        self.follows = other
 
     def close(self, code: int, reason: str) -> None:
         if self.closed is None:
