@@ -5,12 +5,14 @@ Only this module touches the global reactor.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from socket import socket
 from types import FrameType
@@ -214,6 +216,11 @@ class RelayService(MultiService):
             self._end,
         )
 
+    def reopen(self) -> None:
+        """Open the audit log anew, which may have another name now."""
+        if self._audit is not None:
+            self._audit.reopen()
+
     def _end(self) -> None:
         with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
             self._reactor.stop()
@@ -349,8 +356,8 @@ class Signals(Service):
     """What the process does when it is sent a signal.
 
     On SIGINT and SIGTERM it ends in order, with exit status 0. On SIGHUP it reads the
-    settings anew. On SIGUSR2 it leaves new clients to another relay, and ends when its
-    own have left.
+    settings anew. On SIGUSR1 it opens its log files anew. On SIGUSR2 it leaves new
+    clients to another relay, and ends when its own have left.
 
     Twisted's own handlers stop the reactor, too, but let twistd end by the
     signal, which a supervisor takes for a crash. It also spares the garbage
@@ -360,11 +367,24 @@ class Signals(Service):
         relay: Loses its connections at once when a signal to end comes twice.
         reload: Reads the settings.
         reactor: Is stopped.
+        reopen: Opens log files anew.
     """
 
-    def __init__(self, relay: RelayService, reload: Reloadable, reactor: Any) -> None:
+    def __init__(
+        self,
+        relay: RelayService,
+        reload: Reloadable,
+        reactor: Any,
+        reopen: Callable[[], None],
+    ) -> None:
         self._relay = relay
-        self._calls = {signal.SIGHUP: reload.reload, signal.SIGUSR2: relay.drain}
+        self._calls: dict[signal.Signals, Callable[[], object]] = {
+            signal.SIGHUP: reload.reload,
+            signal.SIGUSR1: self._reopen,
+            signal.SIGUSR2: relay.drain,
+        }
+        self._reopen_files = reopen
+        self._twistd_rotates: Any = None
         self._pending: set[int] = set()
         self._reactor = reactor
 
@@ -376,6 +396,7 @@ class Signals(Service):
     def _install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._caught)
+        self._twistd_rotates = signal.getsignal(signal.SIGUSR1)
         for number in self._calls:
             signal.signal(number, self._called)
         # What is there now stays. To look at all of it again, again and again, would
@@ -392,6 +413,11 @@ class Signals(Service):
     def _call(self, number: int) -> None:
         self._pending.discard(number)
         self._calls[signal.Signals(number)]()
+
+    def _reopen(self) -> None:
+        if callable(self._twistd_rotates):  # under its --logfile
+            self._twistd_rotates(signal.SIGUSR1, None)
+        self._reopen_files()
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -421,9 +447,17 @@ class Application(MultiService):
         observer: Where the log goes; None leaves that to twistd.
     """
 
-    def __init__(self, observer: ILogObserver | None) -> None:
+    def __init__(self, observer: logs.Log | None) -> None:
         super().__init__()
         self._observer = observer
+
+    def privilegedStartService(self) -> None:
+        """Have the log written: a daemon has forked by now, and has this process."""
+        if self._observer is not None:
+            self._observer.start()
+            # Twistd logs to the end.
+            atexit.register(self._observer.close)
+        super().privilegedStartService()
 
     def setServiceParent(self, parent: Any) -> None:
         """Join twistd's application, and give it the log."""
@@ -552,8 +586,10 @@ def makeService(options: Options) -> Application:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None
     application = Application(observer)
+
     # Signals first: who reads that the relay serves may stop it at once.
-    Signals(relay, asked, reactor).setServiceParent(application)
+    reopen = partial(_reopen, relay, observer)
+    Signals(relay, asked, reactor, reopen).setServiceParent(application)
     relay.setServiceParent(application)
     reload.setServiceParent(application)
     for listener in private:
@@ -601,19 +637,30 @@ def _observer(options: Options, settings: config.Logging) -> logs.Log | None:
         ConfigError: The log cannot be written, or two places are asked for.
     """
     twistd: Any = options.parent or {}
-    if twistd.get("logfile") or twistd.get("syslog"):
+    # A daemon has no standard output.
+    foreground = not options.parent or twistd.get("nodaemon")
+    elsewhere = twistd.get("logfile") and not (
+        foreground and twistd["logfile"] == "-"  # which is standard output
+    )
+    if elsewhere or twistd.get("syslog"):
         wrong = "excludes twistd's --logfile and --syslog"
         for name in ("log_dir", "format"):
             if getattr(settings, name) != getattr(config.Logging(), name):
                 raise ConfigError([Problem(f"logging.{name}", wrong)])
         return None
-    # A daemon has no standard output.
-    foreground = not options.parent or twistd.get("nodaemon")
     observer = logs.observer(settings, sys.stdout if foreground else None)
     if observer is None and settings.format != config.Logging().format:
         wrong = "needs log_dir beside it, as there is no standard output"
         raise ConfigError([Problem("logging.format", wrong)])
     return observer
+
+
+def _reopen(relay: RelayService, observer: logs.Log | None) -> None:
+    """Open all log files anew, which may have other names now."""
+    relay.reopen()
+    if observer is not None:
+        observer.reopen()
+    log.info("log files are opened anew", event="reopened")
 
 
 def _report(found: Inspection) -> None:
