@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from socket import socket
 from types import FrameType
@@ -80,6 +79,7 @@ class RelayService(MultiService):
             of those that the settings name.
         further: Journals beside the log.
         kind: What each connection is: a `RelayProtocol`, or one that tells of more.
+        observer: Writes the log; None if twistd does.
 
     Attributes:
         factory: Builds the connections, and knows those that there are.
@@ -102,8 +102,10 @@ class RelayService(MultiService):
         inherited: Sequence[socket] = (),
         further: Sequence[ConnectionJournal] = (),
         kind: type[RelayProtocol] = RelayProtocol,
+        observer: logs.Log | None = None,
     ) -> None:
         super().__init__()
+        self._observer = observer
         clock = clock or reactor
         self.config = settings
         self._reactor = reactor
@@ -216,10 +218,20 @@ class RelayService(MultiService):
             self._end,
         )
 
+    @property
+    def lost_lines(self) -> dict[str, int]:
+        """Lines of the log and of the audit log that could not be written."""
+        return {
+            "log": 0 if self._observer is None else self._observer.lost,
+            "audit": 0 if self._audit is None else self._audit.lost,
+        }
+
     def reopen(self) -> None:
-        """Open the audit log anew, which may have another name now."""
-        if self._audit is not None:
-            self._audit.reopen()
+        """Open log files anew, since they may have other names now."""
+        for each in (self._observer, self._audit):
+            if each is not None:
+                each.reopen()
+        log.info("log files are opened anew", event="reopened")
 
     def _end(self) -> None:
         with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
@@ -367,23 +379,15 @@ class Signals(Service):
         relay: Loses its connections at once when a signal to end comes twice.
         reload: Reads the settings.
         reactor: Is stopped.
-        reopen: Opens log files anew.
     """
 
-    def __init__(
-        self,
-        relay: RelayService,
-        reload: Reloadable,
-        reactor: Any,
-        reopen: Callable[[], None],
-    ) -> None:
+    def __init__(self, relay: RelayService, reload: Reloadable, reactor: Any) -> None:
         self._relay = relay
         self._calls: dict[signal.Signals, Callable[[], object]] = {
             signal.SIGHUP: reload.reload,
             signal.SIGUSR1: self._reopen,
             signal.SIGUSR2: relay.drain,
         }
-        self._reopen_files = reopen
         self._twistd_rotates: Any = None
         self._pending: set[int] = set()
         self._reactor = reactor
@@ -417,7 +421,7 @@ class Signals(Service):
     def _reopen(self) -> None:
         if callable(self._twistd_rotates):  # under its --logfile
             self._twistd_rotates(signal.SIGUSR1, None)
-        self._reopen_files()
+        self._relay.reopen()
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -569,6 +573,7 @@ def makeService(options: Options) -> Application:
             inherited=inherited,
             further=() if watch is None else watch.journals,
             kind=RelayProtocol if watch is None else watch.kind,
+            observer=observer,
         )
         reload = Reload(
             relay, found.credentials, inspected_again, observer, reactor, found.token
@@ -586,10 +591,8 @@ def makeService(options: Options) -> Application:
         lines = (f"proxyrelay: {line}" for line in str(error).splitlines())
         raise SystemExit("\n".join(lines)) from None
     application = Application(observer)
-
     # Signals first: who reads that the relay serves may stop it at once.
-    reopen = partial(_reopen, relay, observer)
-    Signals(relay, asked, reactor, reopen).setServiceParent(application)
+    Signals(relay, asked, reactor).setServiceParent(application)
     relay.setServiceParent(application)
     reload.setServiceParent(application)
     for listener in private:
@@ -653,14 +656,6 @@ def _observer(options: Options, settings: config.Logging) -> logs.Log | None:
         wrong = "needs log_dir beside it, as there is no standard output"
         raise ConfigError([Problem("logging.format", wrong)])
     return observer
-
-
-def _reopen(relay: RelayService, observer: logs.Log | None) -> None:
-    """Open all log files anew, which may have other names now."""
-    relay.reopen()
-    if observer is not None:
-        observer.reopen()
-    log.info("log files are opened anew", event="reopened")
 
 
 def _report(found: Inspection) -> None:

@@ -57,6 +57,10 @@ class _Client:
 class Lines(Protocol):
     """What the audit log is written to: a `Writer`."""
 
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written."""
+
     def start(self) -> None:
         """Begin to write."""
 
@@ -145,6 +149,11 @@ class AuditJournal(Quiet):
         """Nobody is here any more: write the last line, and let go of the file."""
         self._write("stopped")
         self._lines.close()
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written."""
+        return self._lines.lost
 
     def reopen(self) -> None:
         """Open the file anew, which may have another name now."""

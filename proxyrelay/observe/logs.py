@@ -171,6 +171,11 @@ class Log(FilteringLogObserver):
         for each in self.writers:
             each.start()
 
+    @property
+    def lost(self) -> int:
+        """Lines that a sink lacks."""
+        return sum(each.lost for each in self.writers)
+
     def reopen(self) -> None:
         """Open files anew, which may have other names now."""
         for each in self.writers:

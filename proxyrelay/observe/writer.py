@@ -170,7 +170,7 @@ class Writer:
                 self._put += len(line)
                 self._queue.put(line)
         if full:
-            self._tell("the lines before are not taken")
+            self._tell("earlier lines are still being written")
 
     def reopen(self) -> None:
         """Have the sink opened anew, since its file may have another name now."""
@@ -218,7 +218,8 @@ class Writer:
         if item is not None:
             time.sleep(GATHER_SECONDS)
         self._fill_gap(lines)
-        while item is not None:
+        more = True
+        while more and item is not None:
             if isinstance(item, str):
                 lines.append((item, 0))
                 size += len(item)
@@ -229,8 +230,10 @@ class Writer:
             try:
                 item = self._queue.get_nowait()
             except Empty:
-                self._see(self._dropped, lines)
-                break
+                more = False
+        else:
+            # There may be no line after the ones that were dropped last.
+            self._see(self._dropped, lines)
         self._taken += size
         return lines, item is None
 

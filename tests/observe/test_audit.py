@@ -42,10 +42,16 @@ class Page:
 
     def __init__(self) -> None:
         self.text = b""
-        self.closed = False
+        self.started = self.reopened = self.closed = False
 
-    def put(self, lines: bytes) -> None:
-        self.text += lines
+    def start(self) -> None:
+        self.started = True
+
+    def put(self, line: str) -> None:
+        self.text += line.encode()
+
+    def reopen(self) -> None:
+        self.reopened = True
 
     def close(self) -> None:
         self.closed = True
@@ -236,6 +242,7 @@ class PresenceTests(AuditTestCase):
             [json.loads(line)["event"] for line in text.splitlines()],
             ["started", "stopped"],
         )
+        self.assertTrue(self.page.started)
         self.assertTrue(self.page.closed)
 
 
