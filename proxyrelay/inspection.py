@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -285,6 +286,6 @@ def _unwritable(file: Path) -> str | None:
 def _is_descriptor(file: Path) -> bool:
     """Whether a path is that of an open file, such as ``/dev/stdout``."""
     paths = [file]
-    if os.path.islink(file):
-        paths.append(file.parent / os.readlink(file))
+    with suppress(OSError):  # it is no link
+        paths.append(file.parent / file.readlink())
     return any(os.path.realpath(path.parent).startswith("/proc/") for path in paths)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from io import StringIO
@@ -225,8 +226,9 @@ class MakeServiceTests(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
         self.path = self.folder / "relay.toml"
-        self.output = Path(self.mktemp()).open("w+")
-        self.addCleanup(self.output.close)
+        files = ExitStack()
+        self.addCleanup(files.close)
+        self.output = files.enter_context(Path(self.mktemp()).open("w+"))
         self.patch(sys, "stdout", self.output)
         built = logs.observer
 

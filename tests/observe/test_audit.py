@@ -40,6 +40,8 @@ BEGIN = 1700000000.0
 class Page:
     """What the lines are written to."""
 
+    lost = 3
+
     def __init__(self) -> None:
         self.text = b""
         self.started = self.reopened = self.closed = False

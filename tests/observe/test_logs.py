@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -303,8 +304,9 @@ class ObserverTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
-        self.stdout = Path(self.mktemp()).open("w+")
-        self.addCleanup(self.stdout.close)
+        self.files = ExitStack()
+        self.addCleanup(self.files.close)
+        self.stdout = self.files.enter_context(Path(self.mktemp()).open("w+"))
 
     def observer(self, settings: Logging, stdout: bool = True) -> logs.Log:
         observer = logs.observer(settings, self.stdout if stdout else None)
@@ -415,8 +417,8 @@ class ObserverTests(SynchronousTestCase):
         self.assertIn("größe 大", self.file(observer))
 
     def test_writes_to_standard_output_what_that_can_show(self) -> None:
-        self.stdout = Path(self.mktemp()).open("w+", encoding="latin-1")
-        self.addCleanup(self.stdout.close)
+        latin = Path(self.mktemp()).open("w+", encoding="latin-1")
+        self.stdout = self.files.enter_context(latin)
         observer = self.observer(Logging())
         observer(event("größe 大"))
         self.assertIn("größe \\u5927", self.written(observer))

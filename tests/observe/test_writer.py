@@ -175,7 +175,9 @@ class WriterTests(SynchronousTestCase):
             self.writer.put("x" * 49 + "\n")
         self.assertEqual(self.writer.lost, 3)
         self.place.open.set()
-        self.assertEqual(self.told.next()[1], "earlier lines are still being written")
+        self.assertEqual(
+            self.told.next(), ("a place", "earlier lines are still being written")
+        )
         self.assertEqual(self.told.next(), ("a place", 3))
         self.writer.put("y" * 200 + "\n")  # alone, it finds room
         self.assertEqual(self.written()[-2:], ["gap 3", "y" * 200])
