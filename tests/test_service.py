@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from io import StringIO
@@ -226,9 +225,8 @@ class MakeServiceTests(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
         self.path = self.folder / "relay.toml"
-        files = ExitStack()
-        self.addCleanup(files.close)
-        self.output = files.enter_context(Path(self.mktemp()).open("w+"))
+        self.output = Path(self.mktemp()).open("w+")  # noqa: SIM115
+        self.addCleanup(self.output.close)
         self.patch(sys, "stdout", self.output)
         built = logs.observer
 
@@ -398,6 +396,18 @@ class MakeServiceTests(SynchronousTestCase):
             made.setServiceParent(application)
             self.assertIs(application.getComponent(ILogObserver), before)
 
+    def test_writes_to_standard_output_if_twistd_is_asked_to(self) -> None:
+        self.path.write_text("host = '127.0.0.1'\nport = 0\n")
+        application = service.Application("proxyrelay")
+        options = parsed("-c", str(self.path))
+        options.parent = cast(Any, {"nodaemon": True, "logfile": "-"})
+        made = makeService(options)
+        self.addCleanup(made.stopService)
+        made.setServiceParent(application)
+        observer = application.getComponent(ILogObserver)
+        (writer,) = observer.writers
+        self.assertEqual(writer.name, "standard output")
+
     def test_refuses_a_second_place_for_the_log(self) -> None:
         self.path.write_text("host = '127.0.0.1'\nport = 0\n")
         options = parsed("-c", str(self.path), f"--log-dir={self.folder / 'logs'}")
@@ -426,6 +436,8 @@ class MakeServiceTests(SynchronousTestCase):
         made = self.make("host = '127.0.0.1'\nport = 0\nlogging.audit_log = 'a/b'\n")
         _, relay, _ = made
         relay.startService()
+        relay.reopen()
+        self.assertEqual(relay.lost_lines, {"log": 0, "audit": 0})
         self.successResultOf(relay.stopService())
         lines = (self.folder / "a" / "b").read_text().splitlines()
         self.assertEqual(

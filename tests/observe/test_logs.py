@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TextIO, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -304,9 +303,13 @@ class ObserverTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
-        self.files = ExitStack()
-        self.addCleanup(self.files.close)
-        self.stdout = self.files.enter_context(Path(self.mktemp()).open("w+"))
+        self.stdout = self.output("utf-8")
+
+    def output(self, encoding: str) -> TextIO:
+        """What stands for standard output: a file."""
+        file = Path(self.mktemp()).open("w+", encoding=encoding)  # noqa: SIM115
+        self.addCleanup(file.close)
+        return file
 
     def observer(self, settings: Logging, stdout: bool = True) -> logs.Log:
         observer = logs.observer(settings, self.stdout if stdout else None)
@@ -417,8 +420,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertIn("größe 大", self.file(observer))
 
     def test_writes_to_standard_output_what_that_can_show(self) -> None:
-        latin = Path(self.mktemp()).open("w+", encoding="latin-1")
-        self.stdout = self.files.enter_context(latin)
+        self.stdout = self.output("latin-1")
         observer = self.observer(Logging())
         observer(event("größe 大"))
         self.assertIn("größe \\u5927", self.written(observer))
