@@ -215,7 +215,7 @@ class Writer:
         lines: list[tuple[str, int]] = []
         size = 0
         item = self._queue.get()
-        if item is not None:
+        if item is not None and self._queue.empty():
             time.sleep(GATHER_SECONDS)
         self._fill_gap(lines)
         more = True
@@ -360,7 +360,7 @@ class File:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = str(path)
         self.torn = False
-        self._path = path
+        self._path = path.absolute()  # twistd may go to another folder
         self._clock = clock
         self._descriptor = -1
         self._size = 0

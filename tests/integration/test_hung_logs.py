@@ -134,6 +134,16 @@ LOGS = "[logging]\nlog_dir = 'logs'\n"
 
 FEW = "writer.QUEUED_LINES, writer.STOP_SECONDS = 200, 1"
 
+HANG = """
+write = writer.File.write
+def write_or_hang(self, data):
+    while self.name.endswith(NAME):
+        time.sleep(1)
+    return write(self, data)
+writer.File.write = write_or_hang
+"""
+"""Statements that have the write to a file never return."""
+
 MANY = 500
 """More lines than there is room for in a pipe and in the queue."""
 
@@ -318,16 +328,13 @@ class FileTests(HungTestCase):
 
     def test_a_file_system_that_hangs(self) -> None:
         """A file whose write does not return stands for it."""
-        for name, kept in (("log", "stdout"), ("audit", "logs/proxyrelay.log")):
-            hang = (
-                "write = writer.File.write\n"
-                "def hang(self, data):\n"
-                f"    if {name!r} in self.name.rpartition('/')[2].split('.')[0]:\n"
-                "        time.sleep(1000)\n"
-                "    return write(self, data)\n"
-                "writer.File.write = hang\n" + FEW
-            ).replace("'log' in", "'proxyrelay' in")
-            relay, url = self.begin(f"{LOGS}audit_log = 'audit.log'\n", hang)
+        for name, kept in (
+            ("/proxyrelay.log", "stdout"),
+            ("/audit.log", "logs/proxyrelay.log"),
+        ):
+            relay, url = self.begin(
+                f"{LOGS}audit_log = 'audit.log'\n", f"{FEW}\nNAME = {name!r}\n{HANG}"
+            )
             self.request(url, MANY)
             self.assert_serves(url)
             self.wait_for_text(

@@ -484,6 +484,18 @@ class FileTests(SynchronousTestCase):
         self.put(file, "a\n")
         self.assertEqual(self.path.read_text(), "a\n")
 
+    def test_stays_where_it_is_when_the_process_goes_elsewhere(self) -> None:
+        self.path = Path(self.mktemp())
+        file = self.file()
+        where = self.path.absolute()
+        self.addCleanup(os.chdir, Path.cwd())
+        elsewhere = Path(self.mktemp()).absolute()
+        elsewhere.mkdir()
+        os.chdir(elsewhere)
+        file.close()
+        self.put(file, "a\n")
+        self.assertEqual(where.read_text(), "a\n")
+
     def test_is_opened_anew(self) -> None:
         file = self.file()
         self.path.rename(self.path.parent / "old")
