@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -270,6 +271,8 @@ def _unwritable(file: Path) -> str | None:
     """Why a log cannot be written to a file, or None."""
     folder = file.parent
     # os.path, for pathlib raises where a folder on the way may not be entered.
+    if _is_descriptor(file):
+        return f"{file} is an open file of a process: it could not be put aside"
     if os.path.exists(file) and not (os.path.isfile(file) and os.access(file, os.W_OK)):
         return f"{file} is no file that can be written"
     for place in (folder, *folder.parents):
@@ -278,3 +281,11 @@ def _unwritable(file: Path) -> str | None:
                 return f"{folder} is no folder that can be written or made"
             break
     return None
+
+
+def _is_descriptor(file: Path) -> bool:
+    """Whether a path is that of an open file, such as ``/dev/stdout``."""
+    paths = [file]
+    with suppress(OSError):  # it is no link
+        paths.append(file.parent / file.readlink())
+    return any(os.path.realpath(path.parent).startswith("/proc/") for path in paths)

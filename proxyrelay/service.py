@@ -5,6 +5,7 @@ Only this module touches the global reactor.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -79,6 +80,7 @@ class RelayService(MultiService):
             of those that the settings name.
         further: Journals beside the log.
         kind: What each connection is: a `RelayProtocol`, or one that tells of more.
+        observer: Writes the log; None if twistd does.
 
     Attributes:
         factory: Builds the connections, and knows those that there are.
@@ -101,8 +103,10 @@ class RelayService(MultiService):
         inherited: Sequence[socket] = (),
         further: Sequence[ConnectionJournal] = (),
         kind: type[RelayProtocol] = RelayProtocol,
+        observer: logs.Log | None = None,
     ) -> None:
         super().__init__()
+        self._observer = observer
         clock = clock or reactor
         self.config = settings
         self._reactor = reactor
@@ -214,6 +218,21 @@ class RelayService(MultiService):
             self.config.drain_max,
             self._end,
         )
+
+    @property
+    def lost_lines(self) -> dict[str, int]:
+        """Lines of the log and of the audit log that could not be written."""
+        return {
+            "log": 0 if self._observer is None else self._observer.lost,
+            "audit": 0 if self._audit is None else self._audit.lost,
+        }
+
+    def reopen(self) -> None:
+        """Open log files anew, since they may have other names now."""
+        for each in (self._observer, self._audit):
+            if each is not None:
+                each.reopen()
+        log.info("log files are opened anew", event="reopened")
 
     def _end(self) -> None:
         with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
@@ -346,8 +365,8 @@ class Signals(Service):
     """What the process does when it is sent a signal.
 
     On SIGINT and SIGTERM it ends in order, with exit status 0. On SIGHUP it reads the
-    settings anew. On SIGUSR2 it leaves new clients to another relay, and ends when its
-    own have left.
+    settings anew. On SIGUSR1 it opens its log files anew. On SIGUSR2 it leaves new
+    clients to another relay, and ends when its own have left.
 
     Twisted's own handlers stop the reactor, too, but let twistd end by the
     signal, which a supervisor takes for a crash. It also spares the garbage
@@ -361,7 +380,12 @@ class Signals(Service):
 
     def __init__(self, relay: RelayService, reload: Reloadable, reactor: Any) -> None:
         self._relay = relay
-        self._calls = {signal.SIGHUP: reload.reload, signal.SIGUSR2: relay.drain}
+        self._calls: dict[signal.Signals, Callable[[], object]] = {
+            signal.SIGHUP: reload.reload,
+            signal.SIGUSR1: self._reopen,
+            signal.SIGUSR2: relay.drain,
+        }
+        self._twistd_rotates: Any = None
         self._pending: set[int] = set()
         self._reactor = reactor
 
@@ -373,6 +397,7 @@ class Signals(Service):
     def _install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._caught)
+        self._twistd_rotates = signal.getsignal(signal.SIGUSR1)
         for number in self._calls:
             signal.signal(number, self._called)
         # What is there now stays. To look at all of it again, again and again, would
@@ -389,6 +414,11 @@ class Signals(Service):
     def _call(self, number: int) -> None:
         self._pending.discard(number)
         self._calls[signal.Signals(number)]()
+
+    def _reopen(self) -> None:
+        if callable(self._twistd_rotates):  # under its --logfile
+            self._twistd_rotates(signal.SIGUSR1, None)
+        self._relay.reopen()
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -418,9 +448,17 @@ class Application(MultiService):
         observer: Where the log goes; None leaves that to twistd.
     """
 
-    def __init__(self, observer: ILogObserver | None) -> None:
+    def __init__(self, observer: logs.Log | None) -> None:
         super().__init__()
         self._observer = observer
+
+    def privilegedStartService(self) -> None:
+        """Have the log written: a daemon has forked by now, and has this process."""
+        if self._observer is not None:
+            self._observer.start()
+            # Twistd logs to the end.
+            atexit.register(self._observer.close)
+        super().privilegedStartService()
 
     def setServiceParent(self, parent: Any) -> None:
         """Join twistd's application, and give it the log."""
@@ -533,6 +571,7 @@ def makeService(options: Options) -> Application:
             inherited=inherited,
             further=() if watch is None else watch.journals,
             kind=RelayProtocol if watch is None else watch.kind,
+            observer=observer,
         )
         reload = Reload(
             relay, found.credentials, inspected_again, observer, reactor, found.token
@@ -599,14 +638,17 @@ def _observer(options: Options, settings: config.Logging) -> logs.Log | None:
         ConfigError: The log cannot be written, or two places are asked for.
     """
     twistd: Any = options.parent or {}
-    if twistd.get("logfile") or twistd.get("syslog"):
+    # A daemon has no standard output.
+    foreground = not options.parent or twistd.get("nodaemon")
+    elsewhere = twistd.get("logfile") and not (
+        foreground and twistd["logfile"] == "-"  # which is standard output
+    )
+    if elsewhere or twistd.get("syslog"):
         wrong = "excludes twistd's --logfile and --syslog"
         for name in ("log_dir", "format"):
             if getattr(settings, name) != getattr(config.Logging(), name):
                 raise ConfigError([Problem(f"logging.{name}", wrong)])
         return None
-    # A daemon has no standard output.
-    foreground = not options.parent or twistd.get("nodaemon")
     observer = logs.observer(settings, sys.stdout if foreground else None)
     if observer is None and settings.format != config.Logging().format:
         wrong = "needs log_dir beside it, as there is no standard output"

@@ -341,8 +341,10 @@ class InspectionTests(SynchronousTestCase):
 
     def test_the_audit_log_must_be_a_file(self) -> None:
         (self.folder / "logs").mkdir()
+        os.mkfifo(self.folder / "fifo")
         for name, text in (
             ("logs", "is no file that can be written"),
+            ("fifo", "is no file that can be written"),
             ("relay.toml/a.log", "is no folder that can be written or made"),
             ("/dev/null", "is no file that can be written"),
         ):
@@ -350,6 +352,20 @@ class InspectionTests(SynchronousTestCase):
             (problem,) = found.problems
             self.assertEqual((problem.key, problem.line), ("logging.audit_log", 2))
             self.assertIn(text, problem.message)
+
+    def test_the_audit_log_is_no_open_file_of_a_process(self) -> None:
+        """Also where that is a regular file: it would lose its name when it is long."""
+        with (self.folder / "out").open("w") as out:
+            (self.folder / "link").symlink_to(f"/dev/fd/{out.fileno()}")
+            (self.folder / "file").symlink_to("out")
+            number = out.fileno()
+            for name in (f"/dev/fd/{number}", f"/proc/self/fd/{number}", "link"):
+                found = self.inspect(HOST + f"logging.audit_log = '{name}'\n")
+                (problem,) = found.problems
+                self.assertEqual(problem.key, "logging.audit_log")
+                self.assertIn("is an open file of a process", problem.message)
+        found = self.inspect(HOST + "logging.audit_log = 'file'\n")
+        self.assertEqual(found.problems, [])
 
     def test_the_audit_log_is_not_the_log(self) -> None:
         for name in ("logs/proxyrelay.log", "logs/../logs/proxyrelay.log"):

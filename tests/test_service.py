@@ -54,7 +54,6 @@ from proxyrelay.service import (
 )
 from proxyrelay.websocket import Phase
 from tests.support.certificates import Authority
-from tests.support.logfile import KeptLogFile
 from tests.support.recording import A, RecordingPeer, offer
 
 reactor: Any = _reactor
@@ -226,10 +225,18 @@ class MakeServiceTests(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
         self.path = self.folder / "relay.toml"
-        self.output = StringIO()
+        self.output = Path(self.mktemp()).open("w+")  # noqa: SIM115
+        self.addCleanup(self.output.close)
         self.patch(sys, "stdout", self.output)
-        self.patch(logs, "SharedLogFile", KeptLogFile)
-        self.addCleanup(KeptLogFile.close_all)
+        built = logs.observer
+
+        def observer(*arguments: Any) -> logs.Log | None:
+            found = built(*arguments)
+            if found is not None:
+                self.addCleanup(found.close)
+            return found
+
+        self.patch(logs, "observer", observer)
 
     def make(self, text: str, *arguments: str, daemon: bool = False) -> Application:
         self.path.write_text(text)
@@ -290,7 +297,8 @@ class MakeServiceTests(SynchronousTestCase):
         )
         _, relay, _ = made
         self.assertIsInstance(relay.factory.authenticator, GlobusAuthenticator)
-        self.assertNotIn("hunter2", self.output.getvalue())
+        self.output.seek(0)
+        self.assertNotIn("hunter2", self.output.read())
 
     def test_names_a_file_that_is_not_there(self) -> None:
         with self.assertRaises(SystemExit) as caught:
@@ -343,9 +351,9 @@ class MakeServiceTests(SynchronousTestCase):
                 "log_time": 0.0,
             }
         )
-        self.assertTrue(
-            self.output.getvalue().endswith(" INFO     hello 'w\\xf6rld'\n")
-        )
+        observer.close()
+        self.output.seek(0)
+        self.assertTrue(self.output.read().endswith(" INFO     hello 'w\\xf6rld'\n"))
 
     def test_a_daemon_logs_to_its_folder(self) -> None:
         application = service.Application("proxyrelay")
@@ -362,9 +370,11 @@ class MakeServiceTests(SynchronousTestCase):
                 "log_time": 0.0,
             }
         )
+        observer.close()
         text = (self.folder / "logs" / "proxyrelay.log").read_text()
         self.assertTrue(text.endswith(" hello\n"), text)
-        self.assertEqual(self.output.getvalue(), "")
+        self.output.seek(0)
+        self.assertEqual(self.output.read(), "")
 
     def test_a_daemon_without_a_folder_leaves_the_log_to_twistd(self) -> None:
         application = service.Application("proxyrelay")
@@ -385,6 +395,18 @@ class MakeServiceTests(SynchronousTestCase):
             self.addCleanup(made.stopService)
             made.setServiceParent(application)
             self.assertIs(application.getComponent(ILogObserver), before)
+
+    def test_writes_to_standard_output_if_twistd_is_asked_to(self) -> None:
+        self.path.write_text("host = '127.0.0.1'\nport = 0\n")
+        application = service.Application("proxyrelay")
+        options = parsed("-c", str(self.path))
+        options.parent = cast(Any, {"nodaemon": True, "logfile": "-"})
+        made = makeService(options)
+        self.addCleanup(made.stopService)
+        made.setServiceParent(application)
+        observer = application.getComponent(ILogObserver)
+        (writer,) = observer.writers
+        self.assertEqual(writer.name, "standard output")
 
     def test_refuses_a_second_place_for_the_log(self) -> None:
         self.path.write_text("host = '127.0.0.1'\nport = 0\n")
@@ -414,6 +436,8 @@ class MakeServiceTests(SynchronousTestCase):
         made = self.make("host = '127.0.0.1'\nport = 0\nlogging.audit_log = 'a/b'\n")
         _, relay, _ = made
         relay.startService()
+        relay.reopen()
+        self.assertEqual(relay.lost_lines, {"log": 0, "audit": 0})
         self.successResultOf(relay.stopService())
         lines = (self.folder / "a" / "b").read_text().splitlines()
         self.assertEqual(
@@ -825,7 +849,8 @@ class SignalsTests(SynchronousTestCase):
 
     def handlers(self) -> dict[signal.Signals, Any]:
         """What happens on each signal, and will again after the test."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+        ends = (signal.SIGINT, signal.SIGTERM)
+        numbers = (*ends, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         handlers = {number: signal.getsignal(number) for number in numbers}
         for number, handler in handlers.items():
             self.addCleanup(signal.signal, number, handler)
@@ -838,6 +863,7 @@ class SignalsTests(SynchronousTestCase):
             start()
         for number, call in (
             (signal.SIGHUP, self.reloads.reload),
+            (signal.SIGUSR1, self.signals._reopen),
             (signal.SIGUSR2, self.relay.drain),
         ):
             caught = signal.getsignal(number)
@@ -855,13 +881,29 @@ class SignalsTests(SynchronousTestCase):
             self.assertEqual(len(called), 2)
         self.assertEqual(self.reactor.stops, 0)
 
+    def test_opens_log_files_anew_at_a_signal(self) -> None:
+        self.handlers()
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        self.signals._install()
+        self.signals._reopen()
+        self.assertEqual(self.captured.lines(), ["log files are opened anew"])
+
+    def test_leaves_the_file_of_twistd_to_its_own_handler(self) -> None:
+        self.handlers()
+        called: list[int] = []
+        signal.signal(signal.SIGUSR1, lambda number, _: called.append(number))
+        self.signals._install()
+        self.signals._reopen()
+        self.assertEqual(called, [signal.SIGUSR1])
+        self.assertEqual(self.captured.lines(), ["log files are opened anew"])
+
     def test_takes_the_signals_when_the_reactor_runs(self) -> None:
         before = self.handlers()
         self.signals.startService()
         self.assertEqual(before, {n: signal.getsignal(n) for n in before})
         for start in self.reactor.started:
             start()
-        del before[signal.SIGHUP], before[signal.SIGUSR2]
+        del before[signal.SIGHUP], before[signal.SIGUSR1], before[signal.SIGUSR2]
         for number, handler in before.items():
             caught = signal.getsignal(number)
             assert callable(caught)

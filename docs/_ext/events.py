@@ -59,6 +59,10 @@ EVENTS: Mapping[str, str] = {
     "globus_fails": "It cannot be asked about tokens.",
     "globus_stale": "It cannot; clients that it knew are let in on an older answer.",
     "globus_answers": "It can again.",
+    "log_fails": "The log cannot be written to one of its places.",
+    "log_resumed": "It can again. The line ``gap`` there says what it lacks.",
+    "gap": "Lines are missing here, as they could not be written.",
+    "reopened": "Log files are opened anew, after a SIGUSR1.",
     "audit_fails": "The audit log cannot be written.",
     "audit_resumed": "It can again, and says itself what it lacks.",
     "defect": "An error of the relay's own, which it has survived.",
@@ -118,6 +122,7 @@ FIELDS: Mapping[str, str] = {
     "its sender left before there was an answer; ``forwarded``: it was passed on, and "
     "there are too many to follow what becomes of it (only without "
     ":confval:`offers.shield`).",
+    "outlet": "Where lines go: ``standard output``, or the path of a file.",
     "problem": "The setting, and what is wrong with it.",
     "reason": "Why, in the words that the log or the client gets.",
     "received": "Messages of others that reached the client.",

@@ -171,6 +171,9 @@ def _found_secret(
 
 def _read(setting: str, path: Path) -> str:
     try:
+        # To read a pipe would wait for ever.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise _problem(setting, f"{path} is not a regular file")
         with path.open("rb") as file:
             data = file.read(SECRET_CEILING + 1)
         if len(data) > SECRET_CEILING:

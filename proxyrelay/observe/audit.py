@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from proxyrelay import __version__
 from proxyrelay.clock import Clock
@@ -21,7 +23,7 @@ from proxyrelay.messages import PeerConnection
 from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.observe.quiet import Quiet
 from proxyrelay.observe.records import record
-from proxyrelay.observe.trail import Lines, Trail, opened
+from proxyrelay.observe.writer import File, Writer
 from proxyrelay.peer import Departure, Peer, Registration
 from proxyrelay.relay import Return
 
@@ -54,6 +56,63 @@ class _Client:
     offers: dict[str, _Offer] = field(default_factory=dict)
 
 
+class Lines(Protocol):
+    """What the audit log is written to: a `Writer`."""
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written."""
+
+    def start(self) -> None:
+        """Begin to write."""
+
+    def put(self, line: str) -> None:
+        """Have a line written."""
+
+    def reopen(self) -> None:
+        """Have the file opened anew."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class AuditOwner:
+    """Says in the audit log what it lacks, and in the log why.
+
+    Args:
+        wall: Gives the time in seconds since 1970.
+    """
+
+    _log = Logger()
+
+    def __init__(self, wall: Clock = time.time) -> None:
+        self._wall = wall
+
+    def _line(self, event: str, **fields: object) -> str:
+        return record(self._wall(), {"event": event, **fields})
+
+    def gap(self, count: int) -> str:
+        """The line that stands for missing ones."""
+        return self._line("gap", count=count)
+
+    def fails(self, writer: Writer, trouble: str) -> None:  # noqa: ARG002
+        """Tell the log that lines are lost."""
+        self._log.error(
+            "the audit log cannot be written: {trouble}; the relay serves on, and "
+            "lines are lost until it can",
+            event="audit_fails",
+            trouble=trouble,
+        )
+
+    def resumes(self, writer: Writer, count: int) -> None:  # noqa: ARG002
+        """Tell the log that no more lines are lost."""
+        self._log.warn(
+            "the audit log is written again; lines that it lacks: {count}",
+            event="audit_resumed",
+            count=count,
+        )
+
+
 class AuditJournal(Quiet):
     """Writes the journal to the audit log.
 
@@ -62,8 +121,8 @@ class AuditJournal(Quiet):
     concerns nobody else.
 
     Args:
-        file: What is written to.
-        clock: Gives the time in seconds, and ends turns.
+        lines: Write what happens.
+        clock: Gives the time in seconds.
         pseudonyms: What users are shown as.
         ceiling: How many offers without an outcome are remembered. The ledger has no
             more, unless the shield is off.
@@ -72,13 +131,13 @@ class AuditJournal(Quiet):
 
     def __init__(
         self,
-        file: Lines,
+        lines: Lines,
         clock: IReactorTime,
         pseudonyms: Clear,
         ceiling: int = OUTSTANDING,
         wall: Clock = time.time,
     ) -> None:
-        self._trail = Trail(file, self._gap, clock)
+        self._lines = lines
         self._clock = clock
         self._wall = wall
         self._pseudonyms = pseudonyms
@@ -88,21 +147,25 @@ class AuditJournal(Quiet):
 
     def started(self) -> None:
         """The relay serves. Whoever is said to be here from before is not."""
+        self._lines.start()
         self._write("started", version=__version__)
 
     def stopped(self) -> None:
         """Nobody is here any more: write the last line, and let go of the file."""
         self._write("stopped")
-        self._trail.close()
+        self._lines.close()
 
-    def _gap(self, count: int) -> str:
-        return self._line("gap", count=count)
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written."""
+        return self._lines.lost
+
+    def reopen(self) -> None:
+        """Open the file anew, which may have another name now."""
+        self._lines.reopen()
 
     def _write(self, event: str, **fields: object) -> None:
-        self._trail.write(self._line(event, **fields))
-
-    def _line(self, event: str, **fields: object) -> str:
-        return record(self._wall(), {"event": event, **fields})
+        self._lines.put(record(self._wall(), {"event": event, **fields}))
 
     # -- who is here
 
@@ -311,7 +374,8 @@ def audit(
     if path is None:
         return None
     try:
-        return AuditJournal(opened(path), clock, pseudonyms)
+        file = File(path)
     except OSError as error:
         problem = f"{path} cannot be written: {error.strerror}"
         raise ConfigError([Problem(SETTING, problem)]) from None
+    return AuditJournal(Writer(file, AuditOwner()), clock, pseudonyms)

@@ -5,40 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from fcntl import F_GETFL, F_SETFL, fcntl
 from functools import lru_cache
-from pathlib import Path
 from textwrap import indent
-from typing import IO, TextIO, TypeVar, cast
+from typing import TextIO, cast
 
 from twisted.logger import (
-    FileLogObserver,
     FilteringLogObserver,
     ILogFilterPredicate,
+    ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
-    LogPublisher,
     formatEvent,
     formatTime,
 )
-from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
 from proxyrelay.config import Level, Logging
 from proxyrelay.errors import ConfigError, Problem
-from proxyrelay.observe import records
+from proxyrelay.observe import records, writer
+from proxyrelay.observe.writer import File, Sink, Stream, Writer
 
 FILE_NAME = "proxyrelay.log"
-
-ROTATE_BYTES = 10 * 1024 * 1024
-"""Length at which a log file is put aside."""
-
-ROTATED_FILES = 10
-"""How many old log files are kept."""
-
-MODE = 0o640
-"""Who may read a log file, which tells of users and addresses: its owner and group."""
 
 _LEVELS = {
     "DEBUG": LogLevel.debug,
@@ -151,26 +140,94 @@ def _printable(text: str) -> str:
 
 
 class Log(FilteringLogObserver):
-    """What all log events go through.
+    """What all log events go through, from any thread.
+
+    An event is formatted at once, since its fields may change. Each sink has a thread
+    of its own: one that hangs does not keep lines from the others.
 
     Args:
-        files: Get the line of each event that passes the levels.
+        sinks: Get the line of each event that passes the levels.
         settings: The levels, and how the lines look.
+
+    Attributes:
+        writers: Write the lines, one for each sink.
     """
 
-    def __init__(self, files: Iterable[IO[str]], settings: Logging) -> None:
+    _log = Logger()
+
+    def __init__(self, sinks: Iterable[Sink], settings: Logging) -> None:
+        self.writers = [Writer(sink, self) for sink in sinks]
         self._levels = Remembering(levels(settings))
         self._format = FORMATS[settings.format]
-        outlets = [FileLogObserver(file, self._line) for file in files]
-        super().__init__(LogPublisher(*outlets), [self._levels])
+        super().__init__(cast(ILogObserver, self._put), [self._levels])
 
     def change(self, settings: Logging) -> None:
         """Let events of other levels through, or in another format, from now on."""
         self._levels.ask(levels(settings))
         self._format = FORMATS[settings.format]
 
-    def _line(self, event: LogEvent) -> str | None:
-        return self._format(event)
+    def start(self) -> None:
+        """Begin to write. A process that forks must do so before."""
+        for each in self.writers:
+            each.start()
+
+    @property
+    def lost(self) -> int:
+        """Lines that a sink lacks."""
+        return sum(each.lost for each in self.writers)
+
+    def reopen(self) -> None:
+        """Open files anew, which may have other names now."""
+        for each in self.writers:
+            each.reopen()
+
+    def close(self) -> None:
+        """Write what is left, within `proxyrelay.observe.writer.STOP_SECONDS`."""
+        writer.close(self.writers)
+
+    def _put(self, event: LogEvent) -> None:
+        text = self._format(event)
+        if text:
+            about = event.get("_about")
+            for each in self.writers:
+                if each is not about:
+                    each.put(text)
+
+    def gap(self, count: int) -> str:
+        """The line that stands for missing ones."""
+        lines: list[str] = []
+
+        def keep(event: LogEvent) -> None:
+            lines.append(self._format(event) or "")
+
+        log = Logger(__name__, observer=cast(ILogObserver, keep))
+        log.warn(
+            "lines are missing here, since they could not be written: {count}",
+            event="gap",
+            count=count,
+        )
+        return "".join(lines)
+
+    def fails(self, writer: Writer, trouble: str) -> None:
+        """Tell all sinks but the one that lines are lost at."""
+        self._log.error(
+            "the log to {outlet} cannot be written: {trouble}; the relay serves on, "
+            "and lines are lost until it can",
+            event="log_fails",
+            outlet=writer.name,
+            trouble=trouble,
+            _about=writer,
+        )
+
+    def resumes(self, writer: Writer, count: int) -> None:
+        """Tell all sinks but the one that has a line about it."""
+        self._log.warn(
+            "the log to {outlet} is written again; lines that it lacks: {count}",
+            event="log_resumed",
+            outlet=writer.name,
+            count=count,
+            _about=writer,
+        )
 
 
 def observer(settings: Logging, stdout: TextIO | None) -> Log | None:
@@ -186,10 +243,15 @@ def observer(settings: Logging, stdout: TextIO | None) -> Log | None:
     Raises:
         ConfigError: The folder or the file cannot be written.
     """
-    files: list[IO[str]] = [] if stdout is None else [stdout]
-    if settings.log_dir is not None:
-        files.append(cast(IO[str], _file(settings.log_dir)))
-    return Log(files, settings) if files else None
+    sinks: list[Sink] = [] if stdout is None else [Stream(stdout)]
+    folder = settings.log_dir
+    if folder is not None:
+        try:
+            sinks.append(File(folder / FILE_NAME))
+        except OSError as error:
+            problem = f"{folder} cannot be written: {error.strerror}"
+            raise ConfigError([Problem("logging.log_dir", problem)]) from None
+    return Log(sinks, settings) if sinks else None
 
 
 @implementer(ILogFilterPredicate)
@@ -238,48 +300,3 @@ def levels(settings: Logging) -> ILogFilterPredicate:
 def _severer(one: Level, other: Level) -> Level:
     order = list(_LEVELS)
     return one if order.index(one) > order.index(other) else other
-
-
-class SharedLogFile(LogFile):
-    """A log file that two relays may have, while one takes over from the other.
-
-    Twisted's is written to where the last line of this very process ends. Checked
-    against Twisted 26.10.0.
-    """
-
-    def _openFile(self) -> None:  # noqa: N802
-        super()._openFile()
-        descriptor = self._file.fileno()
-        flags = fcntl(descriptor, F_GETFL) | os.O_APPEND
-        fcntl(descriptor, F_SETFL, flags)
-
-
-def _file(folder: Path) -> LogFile:
-    try:
-        return rotated(SharedLogFile, folder / FILE_NAME)
-    except OSError as error:
-        problem = f"{folder} cannot be written: {error.strerror}"
-        raise ConfigError([Problem("logging.log_dir", problem)]) from None
-
-
-File = TypeVar("File", bound=SharedLogFile)
-
-
-def rotated(kind: type[File], path: Path) -> File:
-    """Open a log file that is put aside when it is long, and has the mode `MODE`.
-
-    Args:
-        kind: What it becomes.
-        path: Where it is; its folder is made if it is missing.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return kind(
-        path.name,
-        str(path.parent),
-        rotateLength=ROTATE_BYTES,
-        defaultMode=MODE,
-        maxRotatedFiles=ROTATED_FILES,
-    )

@@ -353,6 +353,14 @@ METRICS = (
         lambda view: view.expiry,
     ),
     Metric(
+        "log_lines_lost_total",
+        "counter",
+        "Lines that could not be written, by the log: the usual one or the audit log.",
+        lambda view: {(log,): n for log, n in view.relay.lost_lines.items()},
+        ("log",),
+        ("log", "audit"),
+    ),
+    Metric(
         "reloads_total",
         "counter",
         "Reloads of the settings, by what came of them.",

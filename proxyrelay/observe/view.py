@@ -58,6 +58,10 @@ class Served(Protocol):
         """Where it listens."""
 
     @property
+    def lost_lines(self) -> dict[str, int]:
+        """Lines of the log and of the audit log that could not be written."""
+
+    @property
     def pair(self) -> tls.KeyPair | None:
         """Certificate and key."""
 

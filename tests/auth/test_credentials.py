@@ -113,6 +113,8 @@ class FindTests(SynchronousTestCase):
 
     def test_a_file_that_cannot_be_used(self) -> None:
         (self.folder / "folder").mkdir()
+        fifo = self.folder / "fifo"
+        os.mkfifo(fifo)  # to read it would wait for ever
         for path, word in (
             (self.folder / "missing", "No such file"),
             (self.folder / "folder", "Is a directory"),
@@ -121,7 +123,8 @@ class FindTests(SynchronousTestCase):
             (self.written(b"hunter2 # ours", "comment"), "has spaces or other"),
             (self.written(b"hunter2\xff", "binary"), "it is not UTF-8"),
             (self.written(b"h" * (SECRET_CEILING + 1), "long"), "expected a secret"),
-            (Path("/dev/zero"), "expected a secret"),
+            (Path("/dev/zero"), "is not a regular file"),
+            (fifo, "is not a regular file"),
         ):
             arguments = AuthArguments(client_id=CLIENT_ID, client_secret_file=path)
             (message,) = self.problems(arguments, ENVIRONMENT).values()

@@ -40,12 +40,20 @@ BEGIN = 1700000000.0
 class Page:
     """What the lines are written to."""
 
+    lost = 3
+
     def __init__(self) -> None:
         self.text = b""
-        self.closed = False
+        self.started = self.reopened = self.closed = False
 
-    def put(self, lines: bytes) -> None:
-        self.text += lines
+    def start(self) -> None:
+        self.started = True
+
+    def put(self, line: str) -> None:
+        self.text += line.encode()
+
+    def reopen(self) -> None:
+        self.reopened = True
 
     def close(self) -> None:
         self.closed = True
@@ -240,6 +248,7 @@ class PresenceTests(AuditTestCase):
             [json.loads(line)["event"] for line in text.splitlines()],
             ["started", "stopped"],
         )
+        self.assertTrue(self.page.started)
         self.assertTrue(self.page.closed)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -429,15 +429,17 @@ class EvilTests(JournalTestCase):
 
     def written(self, call: Callable[..., None], *args: Any) -> str:
         """What stands in the log after a call."""
-        output = io.StringIO()
-        observer = logs.observer(Logging(default_level="DEBUG"), output)
-        assert observer is not None
-        globalLogPublisher.addObserver(observer)
-        try:
-            call(*args)
-        finally:
-            globalLogPublisher.removeObserver(observer)
-        return output.getvalue()
+        with Path(self.mktemp()).open("w+") as output:
+            observer = logs.observer(Logging(default_level="DEBUG"), output)
+            assert observer is not None
+            globalLogPublisher.addObserver(observer)
+            try:
+                call(*args)
+            finally:
+                globalLogPublisher.removeObserver(observer)
+            observer.close()
+            output.seek(0)
+            return output.read()
 
     def test_no_line_is_forged(self) -> None:
         client = peer(user=EVIL)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import stat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +22,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay.config import Level, Logging
 from proxyrelay.errors import ConfigError
 from proxyrelay.observe import logs
-from tests.support.logfile import KeptLogFile
 from tests.support.recording import RecordingPeer
 
 LEVELS: tuple[tuple[Level, Any], ...] = (
@@ -306,14 +303,30 @@ class ObserverTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
-        self.stdout = io.StringIO()
-        self.patch(logs, "SharedLogFile", KeptLogFile)
-        self.addCleanup(KeptLogFile.close_all)
+        self.stdout = self.output("utf-8")
+
+    def output(self, encoding: str) -> TextIO:
+        """What stands for standard output: a file."""
+        file = Path(self.mktemp()).open("w+", encoding=encoding)  # noqa: SIM115
+        self.addCleanup(file.close)
+        return file
 
     def observer(self, settings: Logging, stdout: bool = True) -> logs.Log:
         observer = logs.observer(settings, self.stdout if stdout else None)
         assert observer is not None
+        self.addCleanup(observer.close)
         return observer
+
+    def written(self, observer: logs.Log) -> str:
+        """What is on standard output at the end."""
+        observer.close()
+        self.stdout.seek(0)
+        return self.stdout.read()
+
+    def file(self, observer: logs.Log) -> str:
+        """What is in the file at the end."""
+        observer.close()
+        return (self.folder / "proxyrelay.log").read_text(encoding="utf-8")
 
     def refused(self, folder: Path) -> str:
         with self.assertRaises(ConfigError) as caught:
@@ -326,9 +339,11 @@ class ObserverTests(SynchronousTestCase):
         self.assertIsNone(logs.observer(Logging(), None))
 
     def test_writes_to_standard_output(self) -> None:
-        self.observer(Logging())(event("hello"))
-        self.assertTrue(self.stdout.getvalue().endswith(" INFO     hello\n"))
-        self.assertEqual(self.stdout.getvalue().count("\n"), 1)
+        observer = self.observer(Logging())
+        observer(event("hello"))
+        text = self.written(observer)
+        self.assertTrue(text.endswith(" INFO     hello\n"))
+        self.assertEqual(text.count("\n"), 1)
 
     def test_filters_by_level(self) -> None:
         observer = self.observer(Logging(default_level="ERROR"))
@@ -336,10 +351,8 @@ class ObserverTests(SynchronousTestCase):
         observer(event("loud", log_level=LogLevel.error))
         observer(event("quiet", log_namespace="autobahn"))
         observer(event("loud", log_namespace="autobahn", log_level=LogLevel.warn))
-        self.assertEqual(
-            [line.split()[-1] for line in self.stdout.getvalue().splitlines()],
-            ["loud", "loud"],
-        )
+        lines = self.written(observer).splitlines()
+        self.assertEqual([line.split()[-1] for line in lines], ["loud", "loud"])
 
     def test_takes_on_other_levels(self) -> None:
         observer = self.observer(Logging())
@@ -348,16 +361,14 @@ class ObserverTests(SynchronousTestCase):
             observer(event("before"))
             observer.change(Logging(default_level=level))
             observer(event("after"))
-        self.assertEqual(
-            [line.split()[-1] for line in self.stdout.getvalue().splitlines()],
-            ["before", "after"],
-        )
+        lines = self.written(observer).splitlines()
+        self.assertEqual([line.split()[-1] for line in lines], ["before", "after"])
 
     def test_writes_for_machines_in_both_places(self) -> None:
         observer = self.observer(Logging(log_dir=self.folder, format="json"))
         observer(event("hello", event="greeting"))
-        text = (self.folder / "proxyrelay.log").read_text()
-        self.assertEqual(self.stdout.getvalue(), text)
+        text = self.written(observer)
+        self.assertEqual(self.file(observer), text)
         self.assertEqual(json.loads(text)["event"], "greeting")
 
     def test_takes_on_another_format(self) -> None:
@@ -367,58 +378,81 @@ class ObserverTests(SynchronousTestCase):
             observer(event("hello"))
             observer.change(Logging(format=each))
         observer(event("hello"))
-        starts = [line[0] for line in self.stdout.getvalue().splitlines()]
+        starts = [line[0] for line in self.written(observer).splitlines()]
         self.assertEqual(starts, ["2", "{", "2"])
 
+    def test_formats_an_event_before_its_fields_change(self) -> None:
+        observer = self.observer(Logging())
+        names = ["before"]
+        observer(event("{names}", names=names))
+        names[:] = ["after"]
+        self.assertIn("['before']", self.written(observer))
+
     def test_two_relays_may_write_to_a_file(self) -> None:
-        one, other = (
-            self.observer(Logging(log_dir=self.folder), stdout=False) for _ in "ab"
-        )
-        for observer, word in ((one, "long " * 9), (other, "b"), (one, "c")):
+        settings = Logging(log_dir=self.folder)
+        one, other, third = (self.observer(settings, stdout=False) for _ in "abc")
+        for observer, word in ((one, "long " * 9), (other, "b"), (third, "c")):
             observer(event("{word}", word=word))
-        lines = (self.folder / "proxyrelay.log").read_text().splitlines()
+            observer.close()
+        lines = self.file(one).splitlines()
         self.assertEqual([line.split()[-1] for line in lines], ["long", "b", "c"])
 
     def test_writes_to_a_folder_that_it_makes(self) -> None:
         folder = self.folder / "a" / "b"
         for stdout in (True, False):
-            self.observer(Logging(log_dir=folder), stdout)(event("hello"))
+            observer = self.observer(Logging(log_dir=folder), stdout)
+            observer(event("hello"))
+            observer.close()
         lines = (folder / "proxyrelay.log").read_text().splitlines()
         self.assertEqual(len(lines), 2)
-        self.assertEqual(self.stdout.getvalue(), lines[0] + "\n")
-
-    def test_only_its_owner_and_group_read_it(self) -> None:
-        self.addCleanup(os.umask, os.umask(0o022))
-        self.patch(logs, "ROTATE_BYTES", 1)
-        observer = self.observer(Logging(log_dir=self.folder), stdout=False)
-        for _ in range(3):
-            observer(event("hello"))
-        modes = [stat.S_IMODE(path.stat().st_mode) for path in self.folder.iterdir()]
-        self.assertEqual(modes, [0o640] * 3)
+        self.assertEqual(self.written(observer), lines[0] + "\n")
 
     def test_continues_the_file_that_is_there(self) -> None:
         (self.folder / "proxyrelay.log").write_text("before\n")
-        self.observer(Logging(log_dir=self.folder))(event("hello"))
-        lines = (self.folder / "proxyrelay.log").read_text().splitlines()
+        observer = self.observer(Logging(log_dir=self.folder))
+        observer(event("hello"))
+        lines = self.file(observer).splitlines()
         self.assertEqual((len(lines), lines[0]), (2, "before"))
 
-    def test_writes_utf_8(self) -> None:
-        self.observer(Logging(log_dir=self.folder))(event("größe 大"))
-        data = (self.folder / "proxyrelay.log").read_bytes()
-        self.assertIn("größe 大".encode(), data)
+    def test_writes_utf_8_to_its_file(self) -> None:
+        observer = self.observer(Logging(log_dir=self.folder))
+        observer(event("größe 大"))
+        self.assertIn("größe 大", self.file(observer))
 
-    def test_puts_long_files_aside(self) -> None:
-        self.patch(logs, "ROTATE_BYTES", 100)
-        self.patch(logs, "ROTATED_FILES", 2)
-        observer = self.observer(Logging(log_dir=self.folder), stdout=False)
-        for number in range(9):
-            observer(event("{number} {text}", number=number, text="x" * 100))
-        files = sorted(path.name for path in self.folder.iterdir())
-        self.assertEqual(
-            files, ["proxyrelay.log", "proxyrelay.log.1", "proxyrelay.log.2"]
-        )
-        for name, number in zip(files, (8, 7, 6), strict=True):
-            self.assertIn(f" {number} xxx", (self.folder / name).read_text())
+    def test_writes_to_standard_output_what_that_can_show(self) -> None:
+        self.stdout = self.output("latin-1")
+        observer = self.observer(Logging())
+        observer(event("größe 大"))
+        self.assertIn("größe \\u5927", self.written(observer))
+
+    def test_opens_its_file_anew(self) -> None:
+        observer = self.observer(Logging(log_dir=self.folder))
+        path = self.folder / "proxyrelay.log"
+        path.rename(self.folder / "old")
+        observer.reopen()
+        self.assertEqual(self.file(observer), "")
+
+    def test_says_in_their_place_how_many_lines_are_missing(self) -> None:
+        for each, words in (
+            ("text", " WARNING  lines are missing here.*: 3\n$"),
+            ("json", '"event":"gap",.*,"count":3}\n$'),
+        ):
+            settings = Logging(format=cast(Any, each), default_level="CRITICAL")
+            gap = self.observer(settings).gap(3)
+            self.assertRegex(gap, words)
+            self.assertEqual(gap.count("\n"), 1)
+
+    def test_tells_the_other_places_of_trouble_at_one(self) -> None:
+        observer = self.observer(Logging(log_dir=self.folder))
+        self.patch(observer, "_log", Logger("proxyrelay", observer=observer))
+        _, file = observer.writers
+        observer.fails(file, "No space left on device")
+        observer.resumes(file, 7)
+        self.assertEqual(self.file(observer), "")
+        first, second = self.written(observer).splitlines()
+        self.assertRegex(first, f"ERROR .*{file.name} .*: No space left on device; ")
+        self.assertRegex(second, f"WARNING .*{file.name} is written again; .*: 7$")
+        self.assertEqual(observer.lost, 0)
 
     def test_a_folder_that_is_a_file(self) -> None:
         path = self.folder / "file"
@@ -450,7 +484,9 @@ class ObserverTests(SynchronousTestCase):
         observer = self.observer(Logging(default_level="DEBUG"))
         peer = RecordingPeer()
         log = Logger(namespace="proxyrelay", source=peer, observer=observer)
-        for name in ("{log_source}", "{name.__class__}", "\x1b]0;x\x07\n{", "{0!r}"):
+        names = ("{log_source}", "{name.__class__}", "\x1b]0;x\x07\n{", "{0!r}")
+        for name in names:
             log.info("registered name={name!a}", name=name)
-            line = self.stdout.getvalue().splitlines()[-1]
+        lines = self.written(observer).splitlines()
+        for name, line in zip(names, lines, strict=True):
             self.assertTrue(line.endswith(f"registered name={name!a}"), line)

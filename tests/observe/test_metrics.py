@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 from prometheus_client.openmetrics.parser import (
@@ -16,10 +17,11 @@ from proxyrelay import tls
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.cache import TokenCache
 from proxyrelay.auth.introspection import GlobusAuthenticator, Introspector
-from proxyrelay.config import Config, Limits
+from proxyrelay.config import Config, Limits, Logging
 from proxyrelay.errors import Problem, Refusal
 from proxyrelay.handshake import plain_upgrade
 from proxyrelay.identity import Policy
+from proxyrelay.observe import logs
 from proxyrelay.observe.metrics import METRICS, PREFIX
 from proxyrelay.peer import Departure
 from proxyrelay.relay import Return
@@ -216,6 +218,13 @@ class MetricsTestCase(WatchedTestCase):
         self.found.pair = Authority(end=tls.now() + timedelta(days=9)).pair()
         self.reload.reload()
 
+    def a_lost_line(self) -> None:
+        self.serve()
+        self.look()
+        log = logs.Log([], Logging())
+        log.writers.append(cast(Any, SimpleNamespace(lost=1)))
+        self.relay._observer = log
+
     def a_reload(self) -> None:
         self.serve()
         self.look()
@@ -256,6 +265,7 @@ MOVED: Mapping[str, Callable[[Any], None]] = {
     "introspection_breaker_open": MetricsTestCase.an_outage,
     "event_loop_lag_seconds": MetricsTestCase.a_late_turn,
     "certificate_expiry_timestamp_seconds": MetricsTestCase.a_new_certificate,
+    "log_lines_lost_total": MetricsTestCase.a_lost_line,
     "reloads_total": MetricsTestCase.a_reload,
 }
 """What moves each metric from where it was just before."""

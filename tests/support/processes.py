@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 PATIENCE = 30.0
 """Seconds after which a wait for a process fails: a failure, not a pace."""
+
+PAUSE = threading.Event()
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 """Where the commands of the environment are that runs the tests."""
@@ -241,6 +244,26 @@ class ProcessTestCase(SynchronousTestCase):
         relay = RelayProcess([*where, *options], self.folder, **more)
         self.addCleanup(relay.end)
         return relay
+
+    def wait_for_text(self, name: str, pattern: str) -> re.Match[str]:
+        """Wait for a line of a file in the test's folder that a pattern is found in.
+
+        Returns:
+            The first match.
+
+        Raises:
+            AssertionError: None comes.
+        """
+        path = self.folder / name
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            found = re.search(pattern, text, re.MULTILINE)
+            if found is not None:
+                return found
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{name} has no {pattern!r}:\n{text}")
+            PAUSE.wait(0.01)
 
     def reserve(self) -> int:
         """A port that stays free until the test ends, for whoever asks for it.

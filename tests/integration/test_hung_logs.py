@@ -1,0 +1,384 @@
+"""Logs that nobody reads, that hang, or whose disk is full: the relay serves on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from resource import RLIMIT_FSIZE, prlimit
+from typing import Any
+
+from tests.integration.test_twistd import TwistdTestCase
+from tests.support.processes import PATIENCE, PAUSE, SCRIPTS, SERVES
+from tests.support.recording import B
+
+RUN = """
+import sys, time
+from proxyrelay.observe import writer
+exec(sys.argv.pop(1))
+from twisted.scripts.twistd import run
+run()
+"""
+"""Runs twistd with other bounds of the writer."""
+
+
+class Relay:
+    """A relay whose standard output is read only when a test reads it.
+
+    Args:
+        folder: Its working directory.
+        bounds: Python statements that run before it.
+        stdout: Its standard output.
+        reader: The other end of that; None if there is none.
+        options: The options of ``proxyrelay``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        bounds: str,
+        stdout: int,
+        reader: int | None,
+        *options: str | Path,
+    ) -> None:
+        self.said = ""
+        self._reader = reader
+        command = [sys.executable, "-c", RUN, bounds, "-n", "--pidfile=", "proxyrelay"]
+        self.child = subprocess.Popen(
+            [*command, *map(str, options)],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+
+    def read_to(self, pattern: str) -> re.Match[str]:
+        """Read standard output until a pattern is found in it, and no further."""
+        while not (found := re.search(pattern, self.said)):
+            self._read()
+        return found
+
+    def _read(self) -> None:
+        assert self._reader is not None
+        if not select.select([self._reader], [], [], PATIENCE)[0]:
+            raise AssertionError(f"nothing more comes:\n{self.said}")
+        data = os.read(self._reader, 65536)
+        self.said += data.decode().replace("\r", "")
+
+    def stop(self) -> int:
+        """Send a SIGTERM and wait for the end."""
+        self.child.send_signal(signal.SIGTERM)
+        return self.child.wait(PATIENCE)
+
+    def end(self) -> str:
+        """Kill whatever is left; returns what is on standard error."""
+        self.child.kill()
+        return self.child.communicate(timeout=PATIENCE)[1]
+
+
+class HungTestCase(TwistdTestCase):
+    """Starts relays, and has them write lines."""
+
+    bounds = ""
+
+    def pipe(self) -> tuple[int, int]:
+        """The ends of a pipe with little room, for a reader and a writer."""
+        ends = os.pipe()
+        for end in ends:
+            self.addCleanup(os.close, end)
+        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
+        return ends
+
+    def serve(
+        self, text: str, stdout: int, reader: int | None, bounds: str = ""
+    ) -> Relay:
+        """Run a relay on the loopback interface."""
+        where = "host = '127.0.0.1'\nport = 0\n"
+        path = self.write_config(where + text)
+        relay = Relay(self.folder, bounds, stdout, reader, "--config", path)
+        self.addCleanup(relay.end)
+        return relay
+
+    def request(self, url: str, count: int) -> None:
+        """Send bad requests, each of which has a line in the log."""
+        port = int(url.rpartition(":")[2])
+        for _ in range(count):
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                self.assertIn(b" 426 ", client.recv(4096))
+
+    def assert_serves(self, url: str) -> None:
+        """New clients come in, and pings are answered."""
+        client = self.registered(url, uuid=B)
+        client.ping()
+        client.close()
+
+    def lines(self, name: str = "logs/proxyrelay.log") -> list[str]:
+        """The lines of a file in the test's folder."""
+        return (self.folder / name).read_text().splitlines()
+
+
+LOGS = "[logging]\nlog_dir = 'logs'\n"
+
+FEW = "writer.QUEUED_LINES, writer.STOP_SECONDS = 200, 1"
+
+HANG = """
+write = writer.File.write
+def write_or_hang(self, data):
+    while self.name.endswith(NAME):
+        time.sleep(1)
+    return write(self, data)
+writer.File.write = write_or_hang
+"""
+"""Statements that have the write to a file never return."""
+
+MANY = 500
+"""More lines than there is room for in a pipe and in the queue."""
+
+
+class StandardOutputTests(HungTestCase):
+    """Standard output that nobody reads."""
+
+    def held(self, stdout: int, reader: int, text: str = LOGS) -> tuple[Relay, str]:
+        relay = self.serve(text, stdout, reader, FEW)
+        return relay, relay.read_to(SERVES)[1]
+
+    def assert_tells_once(self) -> None:
+        """The file has a line about standard output, and no traceback."""
+        text = "\n".join(self.lines())
+        self.assertEqual(text.count("the log to standard output cannot be"), 1)
+        self.assertNotIn("Traceback", text)
+
+    def test_a_pipe_that_is_not_read(self) -> None:
+        reader, stdout = self.pipe()
+        relay, url = self.held(stdout, reader)
+        self.request(url, MANY)
+        self.assert_serves(url)
+        self.assertEqual(relay.stop(), 0)
+        self.assertEqual(relay.end(), "")
+        self.assert_tells_once()
+        lines = self.lines()
+        self.assertEqual(sum(" rejected " in line for line in lines), MANY)
+        self.assertRegex(lines[-1], " stopped$")
+
+    def test_a_pipe_that_is_not_read_and_nothing_else(self) -> None:
+        reader, stdout = self.pipe()
+        relay, url = self.held(stdout, reader, "")
+        self.request(url, MANY)
+        self.assert_serves(url)
+        self.assertEqual(relay.stop(), 0)
+        self.assertEqual(relay.end(), "")
+
+    def test_a_terminal_that_is_held(self) -> None:
+        master, terminal = pty.openpty()
+        for end in (master, terminal):
+            self.addCleanup(os.close, end)
+        relay, url = self.held(terminal, master)
+        termios.tcflow(terminal, termios.TCOOFF)  # as Ctrl-S does
+        self.request(url, MANY)
+        self.assert_serves(url)
+        self.wait_for_text(
+            "logs/proxyrelay.log", "the log to standard output cannot be"
+        )
+        self.assertEqual(relay.stop(), 0)
+        self.assertEqual(relay.end(), "")
+        self.assert_tells_once()
+        self.assertRegex(self.lines()[-1], " stopped$")
+
+    def test_says_what_is_missing_when_it_is_read_again(self) -> None:
+        reader, stdout = self.pipe()
+        relay, url = self.held(stdout, reader)
+        self.request(url, MANY)
+        self.wait_for_text(
+            "logs/proxyrelay.log", "the log to standard output cannot be"
+        )
+        relay.read_to("lines are missing here")
+        missing = int(
+            self.wait_for_text(
+                "logs/proxyrelay.log",
+                r" WARNING .*standard output is written again; .*lacks: (\d+)$",
+            )[1]
+        )
+        self.request(url, 1)
+        self.assertEqual(relay.stop(), 0)
+        relay.read_to(" stopped\n")
+        lines = relay.said.splitlines()
+        gaps = [line for line in lines if "lines are missing here" in line]
+        self.assertEqual(len(gaps), 1, gaps)
+        self.assertRegex(gaps[0], f" WARNING .*: {missing}$")
+        # All others are in both places, in the same order.
+        lines.remove(gaps[0])
+        file = [line for line in self.lines() if "the log to standard" not in line]
+        self.assertEqual(len(lines) + missing, len(file))
+        self.assertEqual([line for line in file if line in lines], lines)
+
+    def test_one_that_nobody_can_read_any_more(self) -> None:
+        reader, stdout = os.pipe()
+        self.addCleanup(os.close, stdout)
+        relay = self.serve(LOGS, stdout, reader)
+        url = relay.read_to(SERVES)[1]
+        # The relay has the only end of it now, but for this test's own.
+        os.close(reader)
+        self.request(url, 50)
+        self.wait_for_text("logs/proxyrelay.log", "cannot be written: Broken pipe; ")
+        self.assertEqual(relay.stop(), 0)
+        self.assertEqual(relay.end(), "")
+        self.assert_tells_once()
+
+    def test_a_full_disk(self) -> None:
+        full = os.open("/dev/full", os.O_WRONLY)
+        self.addCleanup(os.close, full)
+        relay = self.serve(LOGS, full, None)
+        url = self.wait_for_text("logs/proxyrelay.log", SERVES)[1]
+        self.request(url, MANY)
+        self.assertEqual(relay.stop(), 0)
+        self.assertEqual(relay.end(), "")
+        self.assert_tells_once()
+        self.wait_for_text("logs/proxyrelay.log", "written: No space left on device; ")
+
+
+class FileTests(HungTestCase):
+    """Files that cannot be written, or have other names."""
+
+    def begin(self, text: str, bounds: str = "") -> tuple[Relay, str]:
+        """Run a relay whose standard output goes to a file."""
+        with (self.folder / "stdout").open("w") as stdout:
+            relay = self.serve(text, stdout.fileno(), None, bounds)
+        return relay, self.wait_for_text("stdout", SERVES)[1]
+
+    def assert_ends(self, relay: Relay) -> None:
+        """It ends in order, and there is no traceback."""
+        self.assertEqual(relay.stop(), 0)
+        self.assertEqual(relay.end(), "")
+        self.assertNotIn("Traceback", (self.folder / "stdout").read_text())
+        self.wait_for_text("stdout", r" stopped$")
+
+    def test_a_full_disk(self) -> None:
+        relay = self.relay("--config", self.write_config(LOGS))
+        self.wait_for_text("logs/proxyrelay.log", SERVES)
+        size = (self.folder / "logs/proxyrelay.log").stat().st_size
+        soft, hard = prlimit(relay.pid, RLIMIT_FSIZE)
+        prlimit(relay.pid, RLIMIT_FSIZE, (size + 10, hard))
+        self.request(relay.url, MANY)
+        relay.wait_for("ERROR .*proxyrelay.log cannot be written: File too large; ")
+        self.assert_serves(relay.url)
+        prlimit(relay.pid, RLIMIT_FSIZE, (soft, hard))
+        self.request(relay.url, 1)
+        found = relay.wait_for(
+            "WARNING .*proxyrelay.log is written again; .*: ([0-9]+)$"
+        )
+        missing = int(found[1])
+        self.assertEqual(relay.stop(), 0)
+        lines = self.lines()
+        gaps = [line for line in lines if "lines are missing here" in line]
+        self.assertEqual(len(gaps), 1)
+        self.assertRegex(gaps[0], f": {missing}$")
+        self.assertEqual(len(lines[1]), 10)  # cut where the disk was full
+        # Standard output has all but the gap, and tells of the trouble.
+        self.assertEqual(len(relay.output) - 2, len(lines) - 2 + missing)
+        self.assertNotIn("Traceback", relay.said)
+
+    def test_a_folder_that_was_removed(self) -> None:
+        relay, url = self.begin(
+            f"{LOGS}audit_log = 'audit/audit.log'\n", "writer.LOOK_SECONDS = 0"
+        )
+        self.wait_for_text("logs/proxyrelay.log", SERVES)
+        self.wait_for_text("audit/audit.log", "started")
+        for folder in ("logs", "audit"):
+            shutil.rmtree(self.folder / folder)
+        self.request(url, 1)
+        self.wait_for_text("logs/proxyrelay.log", " rejected ")
+        self.wait_for_text("audit/audit.log", "rejected")
+        self.assert_ends(relay)
+        self.assertRegex(self.lines()[-1], " stopped$")
+
+    def test_files_that_were_renamed_are_opened_anew_at_a_signal(self) -> None:
+        relay, url = self.begin(f"{LOGS}audit_log = 'audit.log'\n")
+        names = ("logs/proxyrelay.log", "audit.log")
+        self.wait_for_text(names[0], SERVES)
+        self.wait_for_text(names[1], "started")
+        for name in names:
+            (self.folder / name).rename(self.folder / f"{name}-old")
+        relay.child.send_signal(signal.SIGUSR1)
+        self.wait_for_text(names[0], r" INFO +log files are opened anew$")
+        self.wait_for_text(names[1], "")
+        self.request(url, 1)
+        self.assert_serves(url)
+        self.assert_ends(relay)
+        for name, begin, end in (
+            (names[0], "opened anew", "stopped"),
+            (names[1], '"rejected"', '"stopped"'),
+        ):
+            lines = self.lines(name)
+            self.assertIn(begin, lines[0])
+            self.assertIn(end, lines[-1])
+            self.assertEqual(len(self.lines(f"{name}-old")), 1)
+
+    def test_a_file_system_that_hangs(self) -> None:
+        """A file whose write does not return stands for it."""
+        for name, kept in (
+            ("/proxyrelay.log", "stdout"),
+            ("/audit.log", "logs/proxyrelay.log"),
+        ):
+            relay, url = self.begin(
+                f"{LOGS}audit_log = 'audit.log'\n", f"{FEW}\nNAME = {name!r}\n{HANG}"
+            )
+            self.request(url, MANY)
+            self.assert_serves(url)
+            self.wait_for_text(
+                kept, r" ERROR .* earlier lines are still being written; "
+            )
+            self.assert_ends(relay)
+            shutil.rmtree(self.folder / "logs")
+
+    def test_an_audit_log_that_is_no_file_keeps_it_from_starting(self) -> None:
+        os.mkfifo(self.folder / "fifo")  # nobody reads it
+        for name in ("fifo", "/dev/stdout"):
+            path = self.write_config(f"port = 0\n[logging]\naudit_log = '{name}'\n")
+            for command in (
+                ("twistd", "-n", "--pidfile=", "proxyrelay", "--config", path),
+                ("proxyrelay", "check", "--config", path),
+            ):
+                process = self.start(SCRIPTS / command[0], *command[1:])
+                self.assertEqual(process.wait(), 1)
+                self.assertIn(f"{path}:3: logging.audit_log: ", process.said)
+
+    def test_a_daemon_writes_its_files_from_start_to_stop(self) -> None:
+        path = self.write_config(
+            f"host = '127.0.0.1'\nport = 0\n{LOGS}audit_log = 'audit.log'\n"
+        )
+        started = self.start(SCRIPTS / "twistd", "proxyrelay", "--config", path)
+        self.assertEqual(started.wait(), 0, started.said)
+        pid = int((self.folder / "twistd.pid").read_text())
+        try:
+            url = self.wait_for_text("logs/proxyrelay.log", SERVES)[1]
+            self.assert_serves(url)
+        finally:
+            os.kill(pid, signal.SIGTERM)
+        self.wait_for_text("logs/proxyrelay.log", r" stopped$")
+        events = [json.loads(line)["event"] for line in self.lines("audit.log")]
+        self.assertEqual(events, ["started", "registered", "left", "stopped"])
+        self.wait_until_gone(pid)
+
+    def wait_until_gone(self, pid: int) -> None:
+        """Wait for a process that is nobody's child here."""
+        deadline = time.monotonic() + PATIENCE
+        while Path(f"/proc/{pid}/stat").exists():
+            state: Any = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+            if state.split()[0] == "Z":
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError("it does not end")
+            PAUSE.wait(0.01)
