@@ -35,6 +35,8 @@ class RecordingPeer:
 
     user: User = ANONYMOUS
     address: str = "192.0.2.1:4711"
+    source: str = "192.0.2.1"
+    limited: bool = True
     arrival: int = field(default_factory=lambda: next(_arrivals))
     registration: Registration | None = None
     sent: list[bytes] = field(default_factory=list)
@@ -160,14 +162,15 @@ def registration(uuid: str | UUID = A, name: str = "a", legacy: bool = False) ->
     return json.dumps({"name": name, "uuid": str(uuid), "message_type": kind}).encode()
 
 
-def offer(source: str = A, peer: str = B, **fields: Any) -> bytes:
+def offer(source: str = A, peer: str = B, sdp: str = "v=0", **fields: Any) -> bytes:
     """What a client sends to reach a peer; keywords replace or add fields."""
+    kind = fields.get("description_type", "offer")
     message: dict[str, Any] = {
         "source_uuid": source,
         "source_name": "a",
         "peer_uuid": peer,
-        "description_type": "offer",
-        "description": "v=0",
+        "description_type": kind,
+        "description": json.dumps({"sdp": sdp, "type": kind}),
         "error": None,
         "message_type": "peer_connection",
     }
