@@ -364,12 +364,26 @@ class Relay:
         elif message.error is not None:
             self._drop(peer, registration, message, Drop.ERROR)
         elif not messages.is_described(message):
-            # No error either: no stock client sends this.
-            self._drop(peer, registration, message, Drop.DESCRIPTION)
+            self._forward_undescribed(peer, registration, message)
         elif message.description_type == "answer":
             self._forward_answer(peer, registration, message, text)
         else:
             self._forward_offer(peer, registration, message, text)
+
+    def _forward_undescribed(
+        self, peer: Peer, registration: Registration, message: PeerConnection
+    ) -> None:
+        """Keep a message from a receiver that would end on its description.
+
+        Its sender is no stock client. An offer to nobody comes back all the same: a
+        client can ask that way whether its peer is there.
+        """
+        uuid = message.peer_uuid
+        target = self.registry.get(uuid) or self.directory.find(uuid)
+        if target is None and message.description_type == "offer":
+            self._return(peer, message, self.directory.missing)
+        else:
+            self._drop(peer, registration, message, Drop.DESCRIPTION)
 
     def _forward_offer(
         self,

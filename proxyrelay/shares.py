@@ -28,17 +28,26 @@ class Shares(Generic[T]):
 
     def add(self, holder: str, item: T) -> None:
         """Give a new item to a holder."""
-        items = self._items.setdefault(holder, {})
+        items = self._items.get(holder)
+        if items is None:
+            self._items[holder] = {item: None}
+            self._enter(holder, 1)
+            return
+        size = len(items)
         items[item] = None
-        self._move(holder, len(items) - 1, len(items))
+        self._leave(holder, size)
+        self._enter(holder, size + 1)
 
     def remove(self, holder: str, item: T) -> None:
         """Take an item from its holder."""
         items = self._items[holder]
+        size = len(items)
         del items[item]
-        if not items:
+        if size == 1:
             del self._items[holder]
-        self._move(holder, len(items) + 1, len(items))
+        else:
+            self._enter(holder, size - 1)
+        self._leave(holder, size)
 
     def oldest(self) -> T:
         """The oldest item of the largest holder; there must be an item."""
@@ -54,14 +63,20 @@ class Shares(Generic[T]):
         """
         return self.oldest() if self.size(holder) < self._largest else None
 
-    def _move(self, holder: str, old: int, new: int) -> None:
-        if new:
-            self._holders.setdefault(new, {})[holder] = None
-        if old:
-            holders = self._holders[old]
+    def _enter(self, holder: str, size: int) -> None:
+        holders = self._holders.get(size)
+        if holders is None:
+            self._holders[size] = {holder: None}
+            self._largest = max(self._largest, size)
+        else:
+            holders[holder] = None
+
+    def _leave(self, holder: str, size: int) -> None:
+        holders = self._holders[size]
+        if len(holders) > 1:
             del holders[holder]
-            if not holders:
-                del self._holders[old]
-        # A size changes by one, so the next largest size is at hand.
-        if new > self._largest or self._largest not in self._holders:
-            self._largest = new
+            return
+        del self._holders[size]
+        if size == self._largest:
+            # A size changes by one, so the next largest size is at hand.
+            self._largest = size - 1

@@ -334,7 +334,8 @@ class ShieldTests(RelayTestCase):
             (one, answer(A, B), Drop.UNASKED),
             (one, offer(A, B, error="x"), Drop.ERROR),
             (other, answer(B, A, error="x"), Drop.ERROR),
-            (one, offer(A, C, description="junk"), Drop.DESCRIPTION),
+            (one, offer(A, B, description="junk"), Drop.DESCRIPTION),
+            (one, answer(A, C, description="junk"), Drop.DESCRIPTION),
             (other, answer(B, A, description="{}"), Drop.DESCRIPTION),
         ):
             self.relay.receive(sender, text)
@@ -345,7 +346,18 @@ class ShieldTests(RelayTestCase):
         self.assertEqual((one.sent, other.sent), ([answer(B, A)], [offer(A, B)]))
         self.assertEqual(self.relay.drops[Drop.UNASKED], 2)
         assert one.registration is not None
-        self.assertEqual(one.registration.dropped, 4)
+        self.assertEqual(one.registration.dropped, 5)
+
+    def test_returns_an_offer_to_nobody_whatever_its_description(self) -> None:
+        one = self.registered(A)
+        self.relay.receive(one, offer(A, B, description="junk"))
+        # It is not held: its peer would end on it.
+        self.assertEqual(self.errors(one), [UNKNOWN.format(B)])
+        self.assertEqual(len(self.relay.ledger), 0)
+        self.relay.directory = Elsewhere(elsewhere := RecordingPeer())
+        self.relay.receive(one, offer(A, B, description="junk"))
+        self.assertEqual((one.sent, elsewhere.sent), ([], []))
+        self.assertEqual(self.relay.drops, {Drop.DESCRIPTION: 1})
 
     def test_returns_an_offer_that_is_not_answered(self) -> None:
         one, other = self.registered(A), self.registered(B)
