@@ -175,3 +175,20 @@ def offer(source: str = A, peer: str = B, sdp: str = "v=0", **fields: Any) -> by
         "message_type": "peer_connection",
     }
     return json.dumps(message | fields).encode()
+
+
+def wrong_descriptions(kind: str = "offer") -> list[str]:
+    """Descriptions of an offer or answer on which stock clients end."""
+    good = json.dumps({"sdp": "v=0", "type": kind})
+    other = "answer" if kind == "offer" else "offer"
+    return [
+        *("", "junk", "v=0", "{}", "[]", "1", "null", '"s"', "true", "NaN"),
+        *(json.dumps(good), f"[{good}]", good + good, good[:-1], "\ufeff" + good),
+        *("[" * 100_000, '{"sdp":' * 100_000, "[" * 100_000 + "]" * 100_000),
+        *('{"sdp": "v=0"}', json.dumps({"type": kind})),
+        *(good.replace(kind, no) for no in (other, kind.upper(), "bye", "pranswer")),
+        *(good.replace('"v=0"', sdp) for sdp in ("1", "null", "[]", "{}", "NaN")),
+        *(good.replace("v=0", sdp) for sdp in ("\t", "\0", "\\x", "\\u12g4")),
+        *(good[:-1] + more for more in (', "x": 1}', ', "type": "x"}', ",}")),
+        good[:-1] + ', "sdp": 1}',
+    ]
