@@ -508,6 +508,19 @@ class ShieldTests(RelayTestCase):
             self.relay.receive(many, offer(C, str(UUID(int=4 + number))))
         self.assertEqual(self.errors(many), [FULL.format(UUID(int=5))])
 
+    def test_an_address_without_limits_has_no_share_of_its_own(self) -> None:
+        self.patch(ledger, "OUTSTANDING_OF_USER", 1)
+        for uuid, limited, expected in ((A, False, []), (B, True, [FULL.format(C)])):
+            peer = self.registered(uuid, limited=limited, source=uuid)
+            self.relay.receive(peer, offer(uuid, str(UUID(int=1))))
+            self.relay.receive(peer, offer(uuid, C))
+            self.assertEqual(self.errors(peer), expected)
+        # A user is limited wherever it comes from.
+        peer = self.registered(str(UUID(int=2)), user=User("me"), limited=False)
+        for target in (str(UUID(int=1)), C):
+            self.relay.receive(peer, offer(str(UUID(int=2)), target))
+        self.assertEqual(self.errors(peer), [FULL.format(C)])
+
     def test_users_have_their_shares_wherever_they_are(self) -> None:
         me, them = User("me"), User("them")
         self.patch(ledger, "OUTSTANDING_OF_USER", 2)
