@@ -6,6 +6,7 @@ one with fewer items. Each step costs the same, whatever the size of the table.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -16,9 +17,10 @@ class Shares(Generic[T]):
     """The items of each holder, the oldest first."""
 
     def __init__(self) -> None:
-        self._items: dict[str, dict[T, None]] = {}
+        # A plain dict looks for its first key ever longer while keys go from its front.
+        self._items: dict[str, OrderedDict[T, None]] = {}
         # The holders of each size, and the largest size.
-        self._holders: dict[int, dict[str, None]] = {}
+        self._holders: dict[int, OrderedDict[str, None]] = {}
         self._largest = 0
 
     def size(self, holder: str) -> int:
@@ -30,12 +32,11 @@ class Shares(Generic[T]):
         """Give a new item to a holder."""
         items = self._items.get(holder)
         if items is None:
-            self._items[holder] = {item: None}
-            self._enter(holder, 1)
-            return
+            items = self._items[holder] = OrderedDict()
         size = len(items)
         items[item] = None
-        self._leave(holder, size)
+        if size:
+            self._leave(holder, size)
         self._enter(holder, size + 1)
 
     def remove(self, holder: str, item: T) -> None:
@@ -66,10 +67,9 @@ class Shares(Generic[T]):
     def _enter(self, holder: str, size: int) -> None:
         holders = self._holders.get(size)
         if holders is None:
-            self._holders[size] = {holder: None}
+            holders = self._holders[size] = OrderedDict()
             self._largest = max(self._largest, size)
-        else:
-            holders[holder] = None
+        holders[holder] = None
 
     def _leave(self, holder: str, size: int) -> None:
         holders = self._holders[size]
