@@ -132,7 +132,7 @@ def is_described(message: PeerConnection) -> bool:
     """
     try:
         description = _description_decoder.decode(message.description)
-    except (msgspec.MsgspecError, RecursionError):
+    except msgspec.MsgspecError:
         return False
     return description.type == message.description_type
 
