@@ -174,10 +174,10 @@ async def talk(port: int, ready: Connection, stop: Event, limit: float) -> list[
         peer = await Client.connect(port, upgrade(port, token("peer")))
         await peer.register(joining(uuid))
         peers.append(peer)
-    description = "v=0\r\n" * 250  # about as long as a real one
+    session = "v=0\r\n" * 200  # about as long as a real one
     frames = [
-        frame(TEXT, offer(*pair, description_type=kind, description=description))
-        for pair, kind in (((uuids[0], uuids[1]), "offer"), (uuids[::-1], "answer"))
+        frame(TEXT, offer(one, other, session, description_type=kind))
+        for one, other, kind in ((*uuids, "offer"), (*uuids[::-1], "answer"))
     ]
 
     async def leg(number: int) -> float:

@@ -132,13 +132,12 @@ def backoff() -> Iterator[float]:
 
 def text_of(kind: str, source: str, target: str, number: int) -> bytes:
     """The message of an exchange: an offer, or an answer."""
-    description = f"{number} {SESSION}"
-    return offer(source, target, description_type=kind, description=description)
+    return offer(source, target, f"{number} {SESSION}", description_type=kind)
 
 
 def number_of(message: dict[str, str]) -> int:
     """The number of the exchange that a message is of."""
-    return int(message["description"].split(maxsplit=1)[0])
+    return int(json.loads(message["description"])["sdp"].split(maxsplit=1)[0])
 
 
 class Crowd:

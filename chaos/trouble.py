@@ -199,7 +199,7 @@ async def no_registration(scene: Scene) -> str:
 async def half_frame(scene: Scene) -> str:
     """Stop in the middle of a message, and be deaf to pings for that."""
     line = await scene.registered()
-    whole = text(offer(scene.uuid(), scene.uuid(), description="x" * 4000))
+    whole = text(offer(scene.uuid(), scene.uuid(), sdp="x" * 4000))
     await line.send(whole[: scene.chance.randint(1, len(whole) - 1)])
     return await line.drained()
 
@@ -273,7 +273,7 @@ async def offers_to_nobody(scene: Scene) -> str:
     """Make offers to whoever is not there."""
     uuid = scene.uuid()
     line = await scene.registered(uuid)
-    made = [text(offer(uuid, scene.uuid(), description="x" * 1000)) for _ in range(20)]
+    made = [text(offer(uuid, scene.uuid(), sdp="x" * 1000)) for _ in range(20)]
     return await _flood(line, b"".join(made), reads=True)
 
 

@@ -265,10 +265,13 @@ class Offers(Struct, frozen=True):
             an answer, offers between the two do not wait for 10 s, as long as neither
             registers anew.
         held_per_user: How many offers of a user wait, at most. Without authentication
-            everybody is one, for whom this does not hold.
-        held_total: The same for all users.
+            it holds for each address, but for this machine's own and trusted proxies.
+        held_total: The same for all. When so many wait, the user or address with the
+            most makes room.
         close_deaf: Whether clients that came back and answer no offers since are closed
             with 4004, which ends their processes: a supervisor can start them anew.
+            Offers from three addresses must have stayed unanswered in a row, so that
+            one stranger cannot have a client closed.
     """
 
     shield: bool = True

@@ -171,6 +171,11 @@ def status_lines(status: Status) -> Iterator[str]:
     yield f"returned: {_counts(status.returned)}"
     yield f"dropped: {_counts(status.dropped)}"
     yield f"held: {status.held}"
+    unanswered = status.unanswered
+    yield (
+        f"unanswered: {unanswered.clients} clients, at most {unanswered.most} offers "
+        "in a row"
+    )
     yield f"refused: {_counts(status.refused)}"
     yield f"rejected: {_counts(status.rejected)}"
     answering, lag = status.offer_to_answer, status.lag
@@ -216,8 +221,8 @@ def client_lines(listed: Clients, now: float) -> Iterator[str]:
         yield (
             f"{_plain(client.uuid)} name={client.name!a} user={client.user!a} from "
             f"{_plain(client.address)} for {_duration(now - client.since)} (messages: "
-            f"{client.sent} sent, {client.received} received; last offer: {offered})"
-            f"{marks}"
+            f"{client.sent} sent, {client.received} received; last offer: {offered}; "
+            f"unanswered: {client.unanswered}){marks}"
         )
 
 

@@ -7,12 +7,14 @@ old, and what has no place beside these is not passed on.
 
 Nothing is kept of a description, unless an offer waits for its peer to come back, or
 for an offer that crosses it: clients do not read that of one that is returned to them.
+
+Each table is shared out between holders: users, or addresses without authentication.
+A full table takes room from its largest holder.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from itertools import takewhile
@@ -20,7 +22,7 @@ from itertools import takewhile
 import msgspec
 
 from proxyrelay.config import Offers
-from proxyrelay.identity import ANONYMOUS
+from proxyrelay.shares import Shares
 
 OUTSTANDING_OF_ONE = 1024
 """Outstanding offers that one client may have a part in, on either side."""
@@ -29,8 +31,7 @@ OUTSTANDING = 65_536
 """Outstanding offers of all clients, at some 0.4 kB each."""
 
 OUTSTANDING_OF_USER = OUTSTANDING // 8
-"""Outstanding offers of one user, so that others have room. Without authentication
-everybody is one, for whom this does not hold."""
+"""Outstanding offers of one user, or of one address without authentication."""
 
 HELD_CEILING = 16 * 1024
 """Bytes of the longest offer that is held. Those of stock clients have 1 to 2 kB."""
@@ -50,6 +51,7 @@ class Drop(Enum):
     ERROR = "it carries an error, which only the relay may set"
     DUPLICATE = "an offer of the same client to the same peer is not answered yet"
     CROSSING = "an offer the other way is not answered yet"
+    DESCRIPTION = "its description is no session description of its type"
     UNASKED = "it answers no offer, or one that was answered or is too old"
 
 
@@ -63,6 +65,9 @@ class Offer(msgspec.Struct, eq=False, gc=False):
         since: When it came, in seconds of the relay's clock.
         text: The message, as long as it waits; None once it was passed on.
         user: Whose it is.
+        place: The address of the client.
+        holder: Whose share it takes: its user's, or its address's.
+        capped: Whether the limits of one holder apply.
     """
 
     source: str
@@ -71,6 +76,9 @@ class Offer(msgspec.Struct, eq=False, gc=False):
     since: float
     text: bytes | None = None
     user: str = ""
+    place: str = ""
+    holder: str = ""
+    capped: bool = True
 
 
 Pair = tuple[str, str]
@@ -84,8 +92,10 @@ class Ledger:
         self._open: dict[Pair, Offer] = {}
         self._held: dict[Pair, Offer] = {}
         self._with: dict[str, dict[Pair, Offer]] = {}
-        self._held_by: Counter[str] = Counter()
-        self._of_user: Counter[str] = Counter()
+        self._shares: Shares[Offer] = Shares()
+        self._held_shares: Shares[Offer] = Shares()
+        # The shares in the offers of one client, kept only while it has many.
+        self._crowds: dict[str, Shares[Offer]] = {}
         # When, the oldest first; the same for both directions.
         self._answered: dict[Pair, float] = {}
 
@@ -109,55 +119,83 @@ class Ledger:
             return Drop.CROSSING
         return None
 
-    def has_room(self, source: str, target: str, user: str = "") -> bool:
-        """Whether one more offer of a client to another may be outstanding."""
-        return (
-            len(self._open) < OUTSTANDING
-            and (user == ANONYMOUS.sub or self._of_user[user] < OUTSTANDING_OF_USER)
-            and len(self._with.get(source, ())) < OUTSTANDING_OF_ONE
-            and len(self._with.get(target, ())) < OUTSTANDING_OF_ONE
-        )
+    def allows(self, offer: Offer) -> bool:
+        """Whether its holder may have one more outstanding offer."""
+        return not offer.capped or self._shares.size(offer.holder) < OUTSTANDING_OF_USER
+
+    def full(self, offer: Offer) -> Shares[Offer] | None:
+        """The shares in a table without room for one more offer, or None."""
+        if len(self._open) >= OUTSTANDING:
+            return self._shares
+        for uuid in (offer.source, offer.target):
+            if len(self._with.get(uuid, ())) >= OUTSTANDING_OF_ONE:
+                return self._crowd(uuid)
+        return None
+
+    def _crowd(self, uuid: str) -> Shares[Offer]:
+        crowd = self._crowds.get(uuid)
+        if crowd is None:
+            crowd = self._crowds[uuid] = Shares()
+            for offer in self._with[uuid].values():
+                crowd.add(offer.holder, offer)
+        return crowd
 
     def add(self, offer: Offer) -> None:
         """Write down an offer that was passed on; there is none of this pair yet."""
         pair = offer.source, offer.target
         self._open[pair] = offer
-        self._of_user[offer.user] += 1
+        self._shares.add(offer.holder, offer)
         for uuid in pair:
             offers = self._with.get(uuid)
             if offers is None:
                 self._with[uuid] = {pair: offer}
-            else:
+            elif pair not in offers:
                 offers[pair] = offer
+                if uuid in self._crowds:
+                    self._crowds[uuid].add(offer.holder, offer)
 
     def hold(self, offer: Offer, terms: Offers) -> bool:
         """Write down an offer that waits, if it may.
 
         Args:
-            offer: With its text and user.
+            offer: With its text and holder.
             terms: How many may.
 
         Returns:
             Whether it does.
         """
-        if len(offer.text or b"") > HELD_CEILING:
-            return False
-        if len(self._held) >= terms.held_total:
-            return False
-        everybody = offer.user == ANONYMOUS.sub
-        if not everybody and self._held_by[offer.user] >= terms.held_per_user:
+        if not self._may_wait(offer, terms) or len(self._held) >= terms.held_total:
             return False
         self.add(offer)
         self._held[offer.source, offer.target] = offer
-        self._held_by[offer.user] += 1
+        self._held_shares.add(offer.holder, offer)
         return True
+
+    def displaced(self, offer: Offer, terms: Offers) -> Offer | None:
+        """The offer that must wait no longer, so that another one may.
+
+        Args:
+            offer: The other one, with its text and holder.
+            terms: How many may.
+
+        Returns:
+            The oldest of the largest holder; None if no offer has to go, or if the
+            other one may not wait.
+        """
+        if len(self._held) < terms.held_total or not self._may_wait(offer, terms):
+            return None
+        return self._held_shares.displaced(offer.holder)
+
+    def _may_wait(self, offer: Offer, terms: Offers) -> bool:
+        return len(offer.text or b"") <= HELD_CEILING and (
+            not offer.capped
+            or self._held_shares.size(offer.holder) < terms.held_per_user
+        )
 
     def pass_on(self, offer: Offer) -> None:
         """Let an offer that waits do so no longer, but for its answer."""
         del self._held[offer.source, offer.target]
-        self._held_by[offer.user] -= 1
-        if not self._held_by[offer.user]:
-            del self._held_by[offer.user]
+        self._held_shares.remove(offer.holder, offer)
         offer.text = None
 
     def close(self, offer: Offer) -> bool:
@@ -170,19 +208,24 @@ class Ledger:
         if self._open.get(pair) is not offer:
             return False
         del self._open[pair]
-        self._of_user[offer.user] -= 1
-        if not self._of_user[offer.user]:
-            del self._of_user[offer.user]
+        self._shares.remove(offer.holder, offer)
         if offer.text is not None:
             self.pass_on(offer)
         for uuid in pair:
             # Both may be the same.
             offers = self._with.get(uuid)
-            if offers is not None:
-                offers.pop(pair, None)
+            if offers is not None and offers.pop(pair, None) is not None:
+                if uuid in self._crowds:
+                    self._shrink(uuid, offer)
                 if not offers:
                     del self._with[uuid]
         return True
+
+    def _shrink(self, uuid: str, offer: Offer) -> None:
+        if len(self._with[uuid]) < OUTSTANDING_OF_ONE // 2:
+            del self._crowds[uuid]
+        else:
+            self._crowds[uuid].remove(offer.holder, offer)
 
     def of(self, uuid: str) -> list[Offer]:
         """The offers that a client has a part in, the oldest first."""

@@ -101,10 +101,40 @@ class PeerConnection(
         self.peer_uuid = canonical_uuid(self.peer_uuid)
 
 
+class Description(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What stock clients read from the ``description``, which is JSON in a text.
+
+    Attributes:
+        sdp: The session description (RFC 8866), opaque to the relay.
+        type: ``offer`` or ``answer``.
+    """
+
+    sdp: str
+    type: str
+
+
 ClientMessage = RegistrationRequest | LegacyRegistrationRequest | PeerConnection
 """What a client may send."""
 
 _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
+
+_description_decoder: msgspec.json.Decoder[Description] = msgspec.json.Decoder(
+    Description
+)
+
+
+def is_described(message: PeerConnection) -> bool:
+    """Check the shape of a session description.
+
+    Stock clients end on any other shape, in every release: on text that is no JSON
+    object, on a missing, mistyped or further field, and on a type that differs from
+    ``description_type``.
+    """
+    try:
+        description = _description_decoder.decode(message.description)
+    except msgspec.MsgspecError:
+        return False
+    return description.type == message.description_type
 
 
 def decode(payload: bytes, *, binary: bool = False) -> ClientMessage:

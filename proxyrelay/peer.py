@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from proxyrelay.identity import User
+from proxyrelay.identity import ANONYMOUS, User
 
 NAME_LENGTH = 128
 """Characters of a client's name that the relay keeps. It is only ever logged."""
@@ -52,8 +52,9 @@ class Registration:
         dropped: Messages of this client that would have harmed their peer.
         rounds: How many times in a row the UUID was taken over, each time shortly after
             the one before.
-        again: Whether another connection held the UUID shortly before.
+        again: Whether another connection is known to have held the UUID shortly before.
         unanswered: Offers in a row to this client that it let go unanswered.
+        unheard: The addresses of these offers, the first few.
         deaf: Whether it seems to read nothing of what it is sent.
         offered: When it last made an offer that was passed on, in seconds of the
             relay's clock, if anybody has written that down.
@@ -69,6 +70,7 @@ class Registration:
     rounds: int = 0
     again: bool = False
     unanswered: int = 0
+    unheard: frozenset[str] = frozenset()
     deaf: bool = False
     offered: float | None = None
 
@@ -92,6 +94,14 @@ class Peer(Protocol):
     registration: Registration | None
     told: float
     untold: int
+
+    @property
+    def source(self) -> str:
+        """The address that limits count it for: with IPv6 its network of 64 bits."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether the limits of one address apply to it."""
 
     def registers(self) -> None:
         """Be told that this peer registers, for the first time or once more.
@@ -124,3 +134,12 @@ class Peer(Protocol):
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection through the close handshake, if it is open."""
+
+
+def share_of(peer: Peer) -> str:
+    """Whose share of a table a peer takes.
+
+    Without authentication all peers are one user, so each address has its share.
+    """
+    sub = peer.user.sub
+    return peer.source if sub == ANONYMOUS.sub else sub

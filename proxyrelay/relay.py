@@ -25,17 +25,29 @@ from proxyrelay.errors import (
     Superseded,
     UnknownMessage,
 )
+from proxyrelay.identity import ANONYMOUS
 from proxyrelay.ledger import Drop, Ledger, Offer
 from proxyrelay.messages import (
     LegacyRegistrationRequest,
     PeerConnection,
     RegistrationRequest,
 )
-from proxyrelay.peer import NAME_LENGTH, REPLACED, Departure, Peer, Registration
+from proxyrelay.peer import (
+    NAME_LENGTH,
+    REPLACED,
+    Departure,
+    Peer,
+    Registration,
+    share_of,
+)
 from proxyrelay.registry import Registry
 
 SILENCES = 2
 """Offers in a row that a client which came back does not answer if it is deaf."""
+
+WITNESSES = 3
+"""Addresses that must have made such offers before the client is closed for it. One
+stranger cannot bring that about."""
 
 ROUND = 60.0
 """Seconds within which a UUID that is taken over again may be fought over."""
@@ -226,8 +238,12 @@ class Relay:
         registration = peer.registration
         if registration is not None:
             peer.registration = None
-            self.registry.remove(registration.uuid, peer, self._clock())
+            moved = cause is Departure.MOVED
+            now = None if moved else self._clock()
+            self.registry.remove(registration.uuid, peer, now)
             self._journal.left(peer, registration, why, cause)
+            if moved:
+                self._forget_offers_of(registration.uuid)
             self._abandon(registration.uuid)
 
     def tick(self) -> None:
@@ -277,7 +293,8 @@ class Relay:
         now = self._clock()
         holder = self.registry.get(request.uuid)
         rounds = 0
-        again = self._is_recent(request.uuid, now)
+        since = now - self.offers.recent
+        again = self.registry.left(request.uuid, since) is not None
         if holder is not None and holder is not peer:
             rounds = self._take_over(holder, peer, request.uuid, now)
             again = True
@@ -327,11 +344,6 @@ class Relay:
         peer.follow(holder)
         return rounds
 
-    def _is_recent(self, uuid: str, now: float) -> bool:
-        """Whether somebody may have held a UUID a moment ago, as far as is known."""
-        since = now - self.offers.recent
-        return self.registry.left(uuid, since) is not None or self._began > since
-
     # -- forwarding
 
     def _forward(self, peer: Peer, message: PeerConnection, text: bytes) -> None:
@@ -354,10 +366,27 @@ class Relay:
                 self._return(peer, message, error)
         elif message.error is not None:
             self._drop(peer, registration, message, Drop.ERROR)
+        elif not messages.is_described(message):
+            self._forward_undescribed(peer, registration, message)
         elif message.description_type == "answer":
             self._forward_answer(peer, registration, message, text)
         else:
             self._forward_offer(peer, registration, message, text)
+
+    def _forward_undescribed(
+        self, peer: Peer, registration: Registration, message: PeerConnection
+    ) -> None:
+        """Keep a message from a receiver that would end on its description.
+
+        Its sender is no stock client. An offer to nobody comes back all the same: a
+        client can ask that way whether its peer is there.
+        """
+        uuid = message.peer_uuid
+        target = self.registry.get(uuid) or self.directory.find(uuid)
+        if target is None and message.description_type == "offer":
+            self._return(peer, message, self.directory.missing)
+        else:
+            self._drop(peer, registration, message, Drop.DESCRIPTION)
 
     def _forward_offer(
         self,
@@ -378,16 +407,21 @@ class Relay:
             # No error either: to the client, all offers of the two are for one
             # connection, which would end for it although another offer may succeed.
             self._drop(peer, registration, message, forbidden)
-        elif not ledger.has_room(source, target, peer.user.sub):
-            self._return(peer, message, FULL)
         else:
+            anonymous = peer.user.sub == ANONYMOUS.sub
             offer = Offer(
                 source,
                 target,
                 message.source_name,
                 self._clock(),
                 user=peer.user.sub,
+                place=peer.source,
+                holder=share_of(peer),
+                capped=peer.limited or not anonymous,
             )
+            if not self._make_room(offer):
+                self._return(peer, message, FULL)
+                return
             if self.offers.crossing and self._delay(peer, registration, offer, text):
                 return
             error = self._deliver(peer, message, text, offer)
@@ -398,6 +432,21 @@ class Relay:
             else:
                 self._return(peer, message, error)
 
+    def _make_room(self, offer: Offer) -> bool:
+        """Whether an offer may be outstanding, perhaps instead of another one.
+
+        A full table takes room from its largest holder. That offer comes back, since
+        its answer would no longer be passed on.
+        """
+        if not self.ledger.allows(offer):
+            return False
+        while (full := self.ledger.full(offer)) is not None:
+            other = full.displaced(offer.holder)
+            if other is None:
+                return False
+            self._bounce(other, FULL)
+        return True
+
     def _forward_answer(
         self,
         peer: Peer,
@@ -406,6 +455,7 @@ class Relay:
         text: bytes,
     ) -> None:
         registration.unanswered = 0
+        registration.unheard = frozenset()
         registration.deaf = False
         offer = self.ledger.find(message.peer_uuid, message.source_uuid)
         if offer is None:
@@ -492,6 +542,15 @@ class Relay:
         if self.offers.hold == 0 or not likely:
             return False
         offer.text = text
+        return self._keep(offer)
+
+    def _keep(self, offer: Offer) -> bool:
+        """Let an offer wait if it may, perhaps instead of another one."""
+        other = self.ledger.displaced(offer, self.offers)
+        if other is not None:
+            self.pass_on(other)
+            if other.text is not None:
+                self._bounce(other, self.directory.missing)
         return self.ledger.hold(offer, self.offers)
 
     def _delay(
@@ -512,7 +571,7 @@ class Relay:
         if found > max(registration.since, target.registration.since):
             return False
         offer.text = text
-        if not self.ledger.hold(offer, self.offers):
+        if not self._keep(offer):
             offer.text = None
             return False
         self._waiting.begin(offer)
@@ -554,8 +613,9 @@ class Relay:
     def _abandon(self, uuid: str) -> None:
         """Return the offers that a client which has left can no longer answer.
 
-        Its own that wait vanish. Those that were passed on stay: the answer will come
-        back to the peer, whom that tells to let go.
+        Its own that wait vanish. Those that were passed on stay, as the client may come
+        back: the answer goes back to the peer, which lets go of its half of the
+        connection. Otherwise the next offer of the client finds that half, and fails.
         """
         for offer in self.ledger.of(uuid):
             if offer.text is None and offer.target == uuid:
@@ -581,12 +641,21 @@ class Relay:
             self._bounce(offer, SILENT)
         else:
             registration.unanswered += 1
-            found = registration.again and registration.unanswered == SILENCES
-            if found:
+            if len(registration.unheard) < WITNESSES:
+                registration.unheard |= {offer.place}
+            if (
+                registration.again
+                and registration.unanswered >= SILENCES
+                and not registration.deaf
+            ):
                 registration.deaf = True
                 self._journal.deaf(target, registration)
             self._bounce(offer, DEAF if registration.deaf else SILENT)
-            if found and self.offers.close_deaf:
+            if (
+                registration.deaf
+                and self.offers.close_deaf
+                and len(registration.unheard) >= WITNESSES
+            ):
                 self.refuse(target, Deaf())
 
     def _put_down(self) -> None:

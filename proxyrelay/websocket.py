@@ -187,7 +187,6 @@ class RelayProtocol(FastLane):
     told = 0.0
     untold = 0
     address: str
-    source: str
     arrival: int
     _place: IAddress
     _origin: Origin[RelayProtocol]
@@ -236,6 +235,16 @@ class RelayProtocol(FastLane):
         return Utf8Validator()
 
     # -- the peer, as the rules see it
+
+    @property
+    def source(self) -> str:
+        """The address that limits count it for."""
+        return self._origin.name
+
+    @property
+    def limited(self) -> bool:
+        """Whether the limits of one address apply to it."""
+        return self._origin.limited
 
     def registers(self) -> None:
         """Be counted for it.
@@ -371,9 +380,9 @@ class RelayProtocol(FastLane):
         limits = self.factory.limits
         trusted = limits.proxies.trust(getattr(self._place, "host", ""))
         limited = not (trusted or addresses.is_loopback(self._place))
-        self.source = addresses.source(self._place, alone=not limited)
+        source = addresses.source(self._place, alone=not limited)
         now = self.factory.clock.seconds()
-        self._origin = limits.arrive(self, self.source, limited, now)
+        self._origin = limits.arrive(self, source, limited, now)
         # While the relay itself is late, nobody else is.
         surplus = None
         if not self.factory.behind:
@@ -956,7 +965,6 @@ _HANDSHAKE_LEFTOVERS = frozenset(
         "http_request_uri",
         "http_response_data",
         "http_status_line",
-        "source",
         "websocket_extensions",
         "websocket_extensions_in_use",
         "websocket_origin",

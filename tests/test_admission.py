@@ -658,8 +658,12 @@ class ProxyTests(ServedMixin, SynchronousTestCase):
         self.assertIs(proxy._origin, again._origin)
         self.assertIs(stranger._origin, other._origin)
         self.assertEqual(
-            [peer._origin.limited for peer in (proxy, stranger, here)],
+            [peer.limited for peer in (proxy, stranger, here)],
             [False, True, False],
+        )
+        self.assertEqual(
+            [peer.source for peer in (proxy, stranger, other, here)],
+            ["2001:db8::1", "2001:db8::/64", "2001:db8::/64", "::1"],
         )
         self.assertEqual(len(factory.limits), 3)
         # So only strangers are one too many.

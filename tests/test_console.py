@@ -23,6 +23,7 @@ from proxyrelay.observe.report import (
     Forwarded,
     GlobusAuth,
     Lateness,
+    Silence,
     Status,
 )
 from tests.support.recording import A, B
@@ -50,6 +51,7 @@ STATUS = Status(
     returned={"unknown": 2, "busy": 1},
     dropped={},
     held=6,
+    unanswered=Silence(2, 3),
     refused={"4000": 7},
     rejected={},
     certificate=Certificate(NOW),
@@ -76,6 +78,7 @@ class WordsTests(SynchronousTestCase):
                 "returned: busy 1, unknown 2",
                 "dropped: none",
                 "held: 6",
+                "unanswered: 2 clients, at most 3 offers in a row",
                 "refused: 4000 7",
                 "rejected: none",
                 "offer to answer: median unknown, 99 % within unknown",
@@ -116,6 +119,7 @@ class WordsTests(SynchronousTestCase):
             "last_offer": None,
             "sent": 1,
             "received": 2,
+            "unanswered": 0,
             "marks": [],
         }
         return Client(**usual | fields)
@@ -126,7 +130,11 @@ class WordsTests(SynchronousTestCase):
             [
                 self.client(),
                 self.client(
-                    uuid=B, since=NOW - 3600, last_offer=NOW, marks=["deaf", "legacy"]
+                    uuid=B,
+                    since=NOW - 3600,
+                    last_offer=NOW,
+                    unanswered=2,
+                    marks=["deaf", "legacy"],
                 ),
             ],
         )
@@ -135,9 +143,9 @@ class WordsTests(SynchronousTestCase):
             [
                 "clients: 2",
                 f"{B} name='a' user='jo' from 192.0.2.1:1 for 1 h 0 min (messages: "
-                "1 sent, 2 received; last offer: 0 s ago): deaf, legacy",
+                "1 sent, 2 received; last offer: 0 s ago; unanswered: 2): deaf, legacy",
                 f"{A} name='a' user='jo' from 192.0.2.1:1 for 1 min 1 s (messages: "
-                "1 sent, 2 received; last offer: never)",
+                "1 sent, 2 received; last offer: never; unanswered: 0)",
             ],
         )
 

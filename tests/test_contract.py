@@ -171,7 +171,8 @@ class ContractMixin:
         text = (
             f'{{ "message_type":"peer_connection",  "peer_uuid": "{B}",'
             f'"source_uuid": "{A}", "source_name": "\\u00e9\u00e9", '
-            '"description": "v=0\\r\\n", "description_type": "offer"}'
+            '"description": " {\\"type\\":\\"offer\\", \\"sdp\\":\\"v=0\\\\r\\"}\\n",'
+            '"description_type": "offer"}'
         )
         one.send(text)
         self.assertEqual(other.recv(), text)
@@ -270,7 +271,7 @@ class ContractMixin:
     @scenario
     def test_refuses_a_message_over_the_setting(self: Any) -> None:
         client = self.registered(A)
-        client.send(offer(A, A, description="x" * 200_000).decode())
+        client.send(offer(A, A, sdp="x" * 200_000).decode())
         self.assertEqual(self.closed(client), (4003, "Message length exceeds limit."))
 
     @scenario
@@ -282,16 +283,16 @@ class ContractMixin:
     @scenario
     def test_takes_a_message_of_just_the_setting(self: Any) -> None:
         client, other = self.registered(A), self.registered(B)
-        room = 200_000 - len(offer(A, B, description=""))
-        text = offer(A, B, description="x" * room).decode()
+        room = 200_000 - len(offer(A, B, sdp=""))
+        text = offer(A, B, sdp="x" * room).decode()
         client.send(text)
         self.assertEqual(other.recv(), text)
 
     @scenario
     def test_returns_what_grows_over_the_setting(self: Any) -> None:
         client = self.registered(A)
-        room = 200_000 - len(offer(A, B, description=""))
-        client.send(offer(A, B, description="x" * room).decode())
+        room = 200_000 - len(offer(A, B, sdp=""))
+        client.send(offer(A, B, sdp="x" * room).decode())
         self.assertEqual(json.loads(client.recv())["error"], UNKNOWN_PEER.format(B))
 
     @scenario
@@ -352,9 +353,11 @@ class OfferMixin:
     @scenario
     def test_drops_what_would_end_a_client(self: Any) -> None:
         one, other = self.registered(A), self.registered(B)
-        for message in (offer(A, B, error="x"), offer(A, B), offer(A, B)):
+        junk = offer(A, B, description="junk")
+        for message in (offer(A, B, error="x"), junk, offer(A, B), offer(A, B)):
             one.send(message.decode())
         other.send(offer(B, A).decode())
+        other.send(answer(B, A, description="[]").decode())
         other.send(answer(B, A).decode())
         other.send(answer(B, A).decode())
         self.assertEqual(one.recv(), answer(B, A).decode())
@@ -367,7 +370,11 @@ class OfferMixin:
         drops = self.in_reactor(lambda: self.service.factory.relay.drops)
         self.assertEqual(
             drops,
-            {Drop.ERROR: 1, Drop.DUPLICATE: 1, Drop.CROSSING: 1, Drop.UNASKED: 1},
+            {
+                **dict.fromkeys((Drop.ERROR, Drop.DUPLICATE, Drop.CROSSING), 1),
+                Drop.UNASKED: 1,
+                Drop.DESCRIPTION: 2,
+            },
         )
 
     @scenario

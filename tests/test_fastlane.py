@@ -271,7 +271,7 @@ MESSAGES = [
     offer(B, A),
     offer(A, A),
     offer(A, C),
-    offer(A, B, description="\u20ac"),
+    offer(A, B, sdp="\u20ac"),
     b'{"message_type": "strange"}',
 ]
 
@@ -464,7 +464,7 @@ class BesideAutobahnTests(SynchronousTestCase):
         )
 
     def test_what_a_client_says_while_it_does_not_read(self) -> None:
-        text = offer(A, B, description="x" * 1000)
+        text = offer(A, B, sdp="x" * 1000)
         talk: Step = (0, frame(TEXT, text) * 100, [5000])
         pings: Step = (1, frame(PING, b"x" * 100) * 1500, [5000])
         deaf: Step = (1, b"", [1])

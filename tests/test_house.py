@@ -21,7 +21,7 @@ LOGGING_METHODS = {"debug", "info", "warn", "error", "critical", "failure", "emi
 
 RULES = (
     *("errors", "messages", "identity", "peer"),
-    *("directory", "registry", "ledger", "relay"),
+    *("directory", "registry", "ledger", "relay", "shares"),
 )
 """What decides who is let in and what is passed on."""
 
@@ -49,7 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "heap",
         ),
         "hello",
-        *("pace", "timing"),
+        *("pace", "shares", "timing"),
         *("auth.breaker", "auth.strangers", "auth.turns"),
         *("observe", "observe.records", "observe.writer"),
     ),

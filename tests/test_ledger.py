@@ -15,7 +15,6 @@ from hypothesis.stateful import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Offers
-from proxyrelay.identity import ANONYMOUS
 from proxyrelay.ledger import (
     ACQUAINTANCES,
     ACQUAINTED,
@@ -31,20 +30,22 @@ from tests.support.recording import A, B, C
 TERMS = Offers(held_per_user=2, held_total=3)
 
 
-def made(source: str = A, target: str = B, since: float = 0.0) -> Offer:
+def made(
+    source: str = A, target: str = B, since: float = 0.0, holder: str = "me"
+) -> Offer:
     """An offer that can be passed on."""
-    return Offer(source, target, "a", since)
+    return Offer(source, target, "a", since, holder=holder)
 
 
 def waiting(
     source: str = A,
     target: str = B,
     since: float = 0.0,
-    user: str = "me",
+    holder: str = "me",
     length: int = 1,
 ) -> Offer:
     """An offer that can wait."""
-    return Offer(source, target, "a", since, b"x" * length, user)
+    return Offer(source, target, "a", since, b"x" * length, holder=holder)
 
 
 class LedgerTests(SynchronousTestCase):
@@ -69,51 +70,100 @@ class LedgerTests(SynchronousTestCase):
     def test_bounds_the_offers_of_a_client_on_both_sides(self) -> None:
         ledger = Ledger()
         for number in range(OUTSTANDING_OF_ONE):
-            self.assertTrue(ledger.has_room(A, B))
+            self.assertIsNone(ledger.full(made(A, B)))
             pair = (A, str(number)) if number % 2 else (str(number), A)
             ledger.add(made(*pair))
-        self.assertFalse(ledger.has_room(A, B))
-        self.assertFalse(ledger.has_room(B, A))
-        self.assertTrue(ledger.has_room(B, C))
+        self.assertIsNotNone(ledger.full(made(A, B)))
+        self.assertIsNotNone(ledger.full(made(B, A)))
+        self.assertIsNone(ledger.full(made(B, C)))
         ledger.close(ledger.of(A)[0])
-        self.assertTrue(ledger.has_room(A, B))
+        self.assertIsNone(ledger.full(made(A, B)))
+
+    def test_a_full_client_takes_room_from_the_largest_holder(self) -> None:
+        ledger = Ledger()
+        for number in range(OUTSTANDING_OF_ONE):
+            ledger.add(made(str(number), A, holder="few" if number < 24 else "many"))
+        # It has more elsewhere, which does not count here.
+        for number in range(OUTSTANDING_OF_ONE):
+            ledger.add(made(str(number), str(-number - 1), holder="few"))
+        for number in range(24, 520):
+            one = made(C, A, holder="few" if number < 500 else "new")
+            full = ledger.full(one)
+            assert full is not None
+            gone = full.displaced(one.holder)
+            assert gone is not None
+            self.assertEqual((gone.source, gone.holder), (str(number), "many"))
+            ledger.close(gone)
+            ledger.add(made(f"+{number}", A, holder=one.holder))
+        full = ledger.full(made(C, A))
+        assert full is not None
+        self.assertEqual([full.size(one) for one in ("few", "many")], [500, 504])
+        self.assertIsNone(full.displaced("many"))
+        self.assertIsNone(ledger.full(made(C, B)))
+        for offer in ledger.of(A)[: OUTSTANDING_OF_ONE // 2 + 1]:
+            self.assertIn(A, ledger._crowds)
+            ledger.close(offer)
+        self.assertEqual(ledger._crowds, {})
 
     def test_bounds_the_offers_of_all(self) -> None:
         ledger = Ledger()
         for number in range(OUTSTANDING):
-            offer = made(str(number), str(-number - 1))
-            offer.user = str(number % 16)
-            ledger.add(offer)
-        self.assertFalse(ledger.has_room(A, B, "me"))
-        ledger.close(ledger.of("0")[0])
-        self.assertTrue(ledger.has_room(A, B, "me"))
+            holder = "few" if number < 9 else str(number % 16)
+            ledger.add(made(str(number), str(-number - 1), holder=holder))
+        for holder in ("few", "me"):
+            full = ledger.full(made(holder=holder))
+            assert full is not None
+            gone = full.displaced(holder)
+            assert gone is not None
+            self.assertNotEqual(gone.holder, "few")
+            ledger.close(gone)
+            self.assertIsNone(ledger.full(made(holder=holder)))
+            ledger.add(made(holder, B))
 
-    def test_bounds_those_of_one_user(self) -> None:
+    def test_bounds_those_of_one_holder(self) -> None:
         ledger = Ledger()
         for number in range(OUTSTANDING_OF_USER):
-            offer = made(str(number), str(-number - 1))
-            offer.user = "me"
-            ledger.add(offer)
-        self.assertFalse(ledger.has_room(A, B, "me"))
-        self.assertTrue(ledger.has_room(A, B, "you"))
+            ledger.add(made(str(number), str(-number - 1)))
+        one = made()
+        self.assertFalse(ledger.allows(one))
+        self.assertTrue(ledger.allows(made(holder="you")))
         ledger.close(ledger.of("0")[0])
-        self.assertTrue(ledger.has_room(A, B, "me"))
+        self.assertTrue(ledger.allows(one))
+
+    def test_an_address_without_limits_has_no_bound_of_its_own(self) -> None:
+        ledger = Ledger()
+        for number in range(OUTSTANDING_OF_USER):
+            ledger.add(made(str(number), str(-number - 1)))
+        one = made()
+        one.capped = False
+        self.assertTrue(ledger.allows(one))
+        for pair in ((A, B), (B, C), (C, A), (A, C)):
+            one = waiting(*pair)
+            one.capped = False
+            self.assertEqual(ledger.hold(one, TERMS), pair != (A, C))
+            # Nobody has more than this one.
+            self.assertIsNone(ledger.displaced(one, TERMS))
 
     def test_bounds_what_waits(self) -> None:
         ledger = Ledger()
         self.assertFalse(ledger.hold(waiting(length=HELD_CEILING + 1), TERMS))
-        self.assertTrue(ledger.hold(waiting(A, B, length=HELD_CEILING), TERMS))
+        first = waiting(A, B, length=HELD_CEILING)
+        self.assertTrue(ledger.hold(first, TERMS))
         self.assertTrue(ledger.hold(waiting(A, C), TERMS))
         self.assertFalse(ledger.hold(waiting(B, C), TERMS))
-        self.assertTrue(ledger.hold(waiting(B, C, user="they"), TERMS))
-        self.assertFalse(ledger.hold(waiting(C, B, user="others"), TERMS))
+        self.assertIsNone(ledger.displaced(waiting(B, C, holder="they"), TERMS))
+        self.assertTrue(ledger.hold(waiting(B, C, holder="they"), TERMS))
         self.assertEqual((ledger.held, len(ledger)), (3, 3))
-
-    def test_everybody_is_no_user(self) -> None:
-        ledger, user = Ledger(), ANONYMOUS.sub
-        for pair in ((A, B), (B, C), (C, A)):
-            self.assertTrue(ledger.hold(waiting(*pair, user=user), TERMS))
-        self.assertFalse(ledger.hold(waiting(A, C, user=user), TERMS))
+        # Who has the most makes room.
+        other = waiting(C, B, holder="others")
+        self.assertFalse(ledger.hold(other, TERMS))
+        self.assertIs(ledger.displaced(other, TERMS), first)
+        self.assertIsNone(ledger.displaced(waiting(C, B), TERMS))
+        long = waiting(C, B, holder="others", length=HELD_CEILING + 1)
+        self.assertIsNone(ledger.displaced(long, TERMS))
+        ledger.pass_on(first)
+        self.assertTrue(ledger.hold(other, TERMS))
+        self.assertIsNone(ledger.displaced(waiting(C, A, holder="others"), TERMS))
 
     def test_bounds_who_has_found_each_other(self) -> None:
         ledger = Ledger()
@@ -132,7 +182,7 @@ class LedgerTests(SynchronousTestCase):
 
 
 UUIDS = st.sampled_from([A, B, C])
-USERS = st.sampled_from(["me", "they"])
+HOLDERS = st.sampled_from(["me", "they"])
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -151,25 +201,25 @@ class LedgerMachine(RuleBasedStateMachine):
                 return offer
         return None
 
-    def held(self, user: str | None = None) -> list[Offer]:
+    def held(self, holder: str | None = None) -> list[Offer]:
         return [
             offer
             for offer in self.model
-            if offer.text is not None and user in {None, offer.user}
+            if offer.text is not None and holder in {None, offer.holder}
         ]
 
-    @rule(source=UUIDS, peer=UUIDS)
-    def add(self, source: str, peer: str) -> None:
+    @rule(source=UUIDS, peer=UUIDS, holder=HOLDERS)
+    def add(self, source: str, peer: str, holder: str) -> None:
         if self.found(source, peer) is None:
-            offer = made(source, peer, self.now)
+            offer = made(source, peer, self.now, holder)
             self.ledger.add(offer)
             self.model.append(offer)
 
-    @rule(source=UUIDS, peer=UUIDS, user=USERS)
-    def hold(self, source: str, peer: str, user: str) -> None:
+    @rule(source=UUIDS, peer=UUIDS, holder=HOLDERS)
+    def hold(self, source: str, peer: str, holder: str) -> None:
         if self.found(source, peer) is None:
-            offer = waiting(source, peer, self.now, user)
-            room = len(self.held()) < 3 and len(self.held(user)) < 2
+            offer = waiting(source, peer, self.now, holder)
+            room = len(self.held()) < 3 and len(self.held(holder)) < 2
             assert self.ledger.hold(offer, TERMS) == room
             if room:
                 self.model.append(offer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
+from typing import Literal
 
 import msgspec
 from hypothesis import given
@@ -22,8 +23,9 @@ from proxyrelay.messages import (
     canonical_uuid,
     decode,
     echo,
+    is_described,
 )
-from tests.support.recording import A, B, offer, registration
+from tests.support.recording import A, B, offer, registration, wrong_descriptions
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -67,7 +69,7 @@ class DecodeTests(SynchronousTestCase):
         del fields["error"]
         self.assertEqual(
             decode(json.dumps(fields).encode()),
-            PeerConnection(A, "a", B, "offer", "v=0"),
+            PeerConnection(A, "a", B, "offer", '{"sdp": "v=0", "type": "offer"}'),
         )
 
     def test_says_nothing_of_the_content_in_an_error(self) -> None:
@@ -119,6 +121,72 @@ class DecodeTests(SynchronousTestCase):
             (message.source_name, message.description), (name, description)
         )
         payload.decode("utf-8")
+
+
+KINDS = st.sampled_from(["offer", "answer"])
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT | KINDS,
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.sampled_from(["sdp", "type", "a"]) | TEXT, inner)
+    ),
+    max_leaves=8,
+)
+
+
+class DescriptionTests(SynchronousTestCase):
+    """The shape of session descriptions, beside that of Python's JSON reader."""
+
+    def agree(self, text: str, kind: Literal["offer", "answer"]) -> bool:
+        """Whether a description passes. What passes is what clients can read."""
+        found = is_described(PeerConnection(A, "a", B, kind, text))
+        if found:
+            read = json.loads(text)
+            self.assertEqual(sorted(read), ["sdp", "type"])
+            self.assertIsInstance(read["sdp"], str)
+            self.assertEqual(read["type"], kind)
+        return found
+
+    @given(TEXT, KINDS, st.booleans(), st.sampled_from([None, 1]))
+    def test_any_session_description_passes(
+        self, sdp: str, kind: Literal["offer", "answer"], is_ascii: bool, indent: int
+    ) -> None:
+        """Whatever a JSON writer makes of it."""
+        fields = {"type": kind, "sdp": sdp}
+        for each in (fields, dict(reversed(fields.items()))):
+            text = json.dumps(each, ensure_ascii=is_ascii, indent=indent)
+            self.assertTrue(self.agree(text, kind))
+
+    @given(JSON, KINDS)
+    def test_other_json_does_not(
+        self, value: object, kind: Literal["offer", "answer"]
+    ) -> None:
+        """Both agree on any value."""
+        passes = (
+            isinstance(value, dict)
+            and value.keys() == {"sdp", "type"}
+            and isinstance(value["sdp"], str)
+            and value["type"] == kind
+        )
+        self.assertEqual(self.agree(json.dumps(value), kind), passes)
+
+    @given(TEXT, st.integers(0, 40), st.characters(exclude_categories=["Cs"]))
+    def test_text_that_is_nearly_one(self, sdp: str, place: int, other: str) -> None:
+        """A character more, or another one, or none."""
+        text = json.dumps({"sdp": sdp, "type": "offer"}, ensure_ascii=False)
+        for end in (place, place + 1):
+            self.agree(text[:place] + other + text[end:], "offer")
+            self.agree(text[-place:] + other + text[:-end], "offer")
+        self.agree(text[:place] + text[place + 1 :], "offer")
+
+    def test_text_that_is_none(self) -> None:
+        kinds: tuple[Literal["offer", "answer"], ...] = ("offer", "answer")
+        for kind in kinds:
+            good = json.dumps({"sdp": "v=0", "type": kind})
+            self.assertEqual([self.agree(good, one) for one in kinds].count(True), 1)
+            for text in wrong_descriptions(kind):
+                self.assertFalse(self.agree(text, kind), text[:99])
 
 
 class EncodeTests(SynchronousTestCase):

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from proxyrelay import ledger
 from proxyrelay import relay as rules
 from proxyrelay.config import Offers
 from proxyrelay.deadlines import Deadlines
@@ -334,6 +335,9 @@ class ShieldTests(RelayTestCase):
             (one, answer(A, B), Drop.UNASKED),
             (one, offer(A, B, error="x"), Drop.ERROR),
             (other, answer(B, A, error="x"), Drop.ERROR),
+            (one, offer(A, B, description="junk"), Drop.DESCRIPTION),
+            (one, answer(A, C, description="junk"), Drop.DESCRIPTION),
+            (other, answer(B, A, description="{}"), Drop.DESCRIPTION),
         ):
             self.relay.receive(sender, text)
             self.assertEqual(self.journal.events[-1], ("shielded", sender, why))
@@ -343,7 +347,18 @@ class ShieldTests(RelayTestCase):
         self.assertEqual((one.sent, other.sent), ([answer(B, A)], [offer(A, B)]))
         self.assertEqual(self.relay.drops[Drop.UNASKED], 2)
         assert one.registration is not None
-        self.assertEqual(one.registration.dropped, 3)
+        self.assertEqual(one.registration.dropped, 5)
+
+    def test_returns_an_offer_to_nobody_whatever_its_description(self) -> None:
+        one = self.registered(A)
+        self.relay.receive(one, offer(A, B, description="junk"))
+        # It is not held: its peer would end on it.
+        self.assertEqual(self.errors(one), [UNKNOWN.format(B)])
+        self.assertEqual(len(self.relay.ledger), 0)
+        self.relay.directory = Elsewhere(elsewhere := RecordingPeer())
+        self.relay.receive(one, offer(A, B, description="junk"))
+        self.assertEqual((one.sent, elsewhere.sent), ([], []))
+        self.assertEqual(self.relay.drops, {Drop.DESCRIPTION: 1})
 
     def test_returns_an_offer_that_is_not_answered(self) -> None:
         one, other = self.registered(A), self.registered(B)
@@ -400,10 +415,26 @@ class ShieldTests(RelayTestCase):
         self.relay.receive(other, answer(B, A))
         self.assertEqual(one.sent, [answer(B, A)])
 
+    def test_a_client_that_moves_gives_its_offers_up(self) -> None:
+        one, other = self.registered(A), self.registered(B)
+        self.relay.receive(one, offer(A, B))
+        self.relay.leave(self.registered(C), "gone")
+        self.relay.receive(one, offer(A, C))
+        self.assertEqual((len(self.relay.ledger), self.relay.ledger.held), (2, 1))
+        self.relay.receive(one, registration(str(UUID(int=1))))
+        self.assertEqual((len(self.relay.ledger), self.relay.ledger.held), (0, 0))
+        # Nobody waits for it to come back.
+        self.assertIsNone(self.relay.registry.left(A, -1.0))
+        self.relay.receive(other, answer(B, A))
+        self.assertEqual(self.journal.events[-1], ("shielded", other, Drop.UNASKED))
+
     def test_returns_what_there_is_no_room_for(self) -> None:
         one = self.registered(A)
         self.registered(B)
-        others = [Offer(str(n), B, "", 0.0) for n in range(OUTSTANDING_OF_ONE)]
+        others = [
+            Offer(str(n), B, "", 0.0, holder=one.source)
+            for n in range(OUTSTANDING_OF_ONE)
+        ]
         for other in others:
             self.relay.ledger.add(other)
         self.relay.receive(one, offer(A, B))
@@ -411,6 +442,100 @@ class ShieldTests(RelayTestCase):
         self.relay.ledger.close(others[0])
         self.relay.receive(one, offer(A, B))
         self.assertEqual(self.journal.names[-1], "forwarded")
+
+    def test_a_full_client_is_full_only_for_who_filled_it(self) -> None:
+        other, one = self.registered(B), self.registered(A)
+        strangers = [
+            self.registered(str(UUID(int=number)), source="198.51.100.1")
+            for number in range(OUTSTANDING_OF_ONE + 1)
+        ]
+        for number, stranger in enumerate(strangers):
+            self.relay.receive(stranger, offer(str(UUID(int=number)), B))
+        self.assertEqual(self.errors(strangers[-1]), [FULL.format(B)])
+        self.relay.receive(one, offer(A, B))
+        # Their oldest one comes back, and is not answered any more.
+        self.assertEqual(self.errors(strangers[0]), [FULL.format(B)])
+        self.relay.receive(other, answer(B, str(UUID(int=0))))
+        self.assertEqual(self.journal.events[-1], ("shielded", other, Drop.UNASKED))
+        self.relay.receive(other, answer(B, A))
+        self.assertEqual((one.sent, strangers[0].sent), ([answer(B, A)], []))
+
+    def test_one_address_keeps_nobody_from_exchanging_offers(self) -> None:
+        one, other = self.registered(A), self.registered(B)
+        strangers = [
+            self.registered(str(UUID(int=number)), source="198.51.100.1")
+            for number in range(64)
+        ]
+        numbers = iter(range(64, 10_000_000))
+        for _ in range(3):
+            for stranger in strangers:
+                for _ in range(110):
+                    assert stranger.registration is not None
+                    mine = stranger.registration.uuid
+                    made = offer(mine, str(UUID(int=next(numbers))))
+                    self.relay.receive(stranger, made)
+                self.relay.receive(stranger, registration(str(UUID(int=next(numbers)))))
+                self.relay.receive(one, offer(A, B))
+                self.assertEqual(other.sent.pop(), offer(A, B))
+                self.relay.receive(other, answer(B, A))
+                self.assertEqual(one.sent.pop(), answer(B, A))
+        self.assertEqual(len(self.relay.ledger), 0)
+        # Nor do those of it that do not move, but leave and come back.
+        for number in range(80):
+            stranger = self.registered(str(UUID(int=number)), source="198.51.100.1")
+            for count in range(110):
+                to = str(UUID(int=1_000_000 + number * 110 + count))
+                self.relay.ledger.add(
+                    Offer(str(UUID(int=number)), to, "", 0.0, holder=stranger.source)
+                )
+        self.relay.receive(stranger, offer(str(UUID(int=79)), B))
+        self.assertEqual(stranger.take()["error"], FULL.format(B))
+        self.relay.receive(one, offer(A, B))
+        self.assertEqual(other.sent.pop(), offer(A, B))
+
+    def test_a_full_table_takes_from_who_has_most(self) -> None:
+        one, other = self.registered(A), self.registered(B)
+        self.patch(ledger, "OUTSTANDING", 4)
+        many = self.registered(C, source="198.51.100.1")
+        for number in range(4):
+            self.relay.receive(many, offer(C, str(UUID(int=number))))
+        for _ in range(2):
+            self.relay.receive(one, offer(A, B))
+            self.assertEqual(other.sent.pop(), offer(A, B))
+            self.relay.receive(other, answer(B, A))
+        self.assertEqual(one.sent, [answer(B, A)] * 2)
+        self.assertEqual(self.errors(many), [FULL.format(UUID(int=0))])
+        for number in range(2):
+            self.relay.receive(many, offer(C, str(UUID(int=4 + number))))
+        self.assertEqual(self.errors(many), [FULL.format(UUID(int=5))])
+
+    def test_an_address_without_limits_has_no_share_of_its_own(self) -> None:
+        self.patch(ledger, "OUTSTANDING_OF_USER", 1)
+        for uuid, limited, expected in ((A, False, []), (B, True, [FULL.format(C)])):
+            peer = self.registered(uuid, limited=limited, source=uuid)
+            self.relay.receive(peer, offer(uuid, str(UUID(int=1))))
+            self.relay.receive(peer, offer(uuid, C))
+            self.assertEqual(self.errors(peer), expected)
+        # A user is limited wherever it comes from.
+        peer = self.registered(str(UUID(int=2)), user=User("me"), limited=False)
+        for target in (str(UUID(int=1)), C):
+            self.relay.receive(peer, offer(str(UUID(int=2)), target))
+        self.assertEqual(self.errors(peer), [FULL.format(C)])
+
+    def test_users_have_their_shares_wherever_they_are(self) -> None:
+        me, them = User("me"), User("them")
+        self.patch(ledger, "OUTSTANDING_OF_USER", 2)
+        numbers = iter(range(100))
+        sources = [
+            self.registered(uuid, user=user, source=source)
+            for uuid, user, source in ((A, me, "x"), (B, me, "y"), (C, them, "y"))
+        ]
+        for uuid, peer in zip((A, B, C), sources, strict=True):
+            self.relay.receive(peer, offer(uuid, str(UUID(int=next(numbers)))))
+        self.relay.receive(sources[1], offer(B, str(UUID(int=9))))
+        self.assertEqual(self.errors(sources[1]), [FULL.format(UUID(int=9))])
+        self.relay.receive(sources[2], offer(C, str(UUID(int=9))))
+        self.assertEqual(self.errors(sources[2]), [])
 
     def test_many_that_turn_out_to_be_gone_at_once(self) -> None:
         uuids = [str(UUID(int=number)) for number in range(2000)]
@@ -521,13 +646,37 @@ class ShieldTests(RelayTestCase):
         self.wait(20.0)
         self.assertEqual(self.errors(one), [SILENT.format(B)])
 
+    def test_waits_for_others_however_many_wait_of_one_address(self) -> None:
+        self.relay.offers = Offers(held_total=3, crossing=0)
+        one = self.registered(A)
+        many = self.registered(C, source="198.51.100.1")
+        targets = [str(UUID(int=number)) for number in range(4)]
+        for target in targets:
+            self.relay.receive(many, offer(C, target))
+        self.assertEqual(self.errors(many), [UNKNOWN.format(targets[3])])
+        self.relay.receive(one, offer(A, B))
+        # The oldest of the others waits no longer.
+        self.assertEqual(self.errors(many), [UNKNOWN.format(targets[0])])
+        other = RecordingPeer()
+        self.relay.receive(other, registration(B))
+        self.assertEqual(other.sent, [ACCEPTED, offer(A, B)])
+
     def test_remembers_only_so_many_that_have_left(self) -> None:
         registry, peer = Registry(), RecordingPeer()
+        first, other = RecordingPeer(source="198.51.100.1"), RecordingPeer()
+        registry.add(A, first)
+        registry.remove(A, first, 1.0)
         for number in range(REMEMBERED + 1):
             registry.add(str(number), peer)
             registry.remove(str(number), peer, 1.0)
-        self.assertIsNone(registry.left("0", 0.0))
-        self.assertEqual(registry.left("1", 0.0), peer.user)
+        # They make room for each other, not the one of another address.
+        self.assertIsNone(registry.left("1", 0.0))
+        self.assertEqual(registry.left("2", 0.0), peer.user)
+        self.assertEqual(registry.left(A, 0.0), peer.user)
+        registry.add(A, other)
+        self.assertIsNone(registry.left(A, 0.0))
+        registry.forget(1.0)
+        self.assertIsNone(registry.left("2", 0.0))
 
     # -- without the shield
 
@@ -612,25 +761,45 @@ class ShieldTests(RelayTestCase):
             self.assertEqual(self.unanswered(one), [SILENT.format(B)])
         self.assertNotIn("deaf", self.journal.names)
 
-    def test_who_comes_back_to_a_relay_that_has_just_started_may_be_deaf(self) -> None:
-        one = self.registered(A)
-        self.registered(B)
-        for _ in range(2):
-            self.unanswered(one)
-        self.assertIn("deaf", self.journal.names)
+    def test_who_comes_to_a_relay_that_has_just_started_did_not_come_back(self) -> None:
+        one, other = self.registered(A), self.registered(B)
+        for _ in range(3):
+            self.assertEqual(self.unanswered(one), [SILENT.format(B)])
+        self.assertNotIn("deaf", self.journal.names)
+        assert other.registration is not None
+        self.assertEqual(other.registration.unanswered, 3)
 
     def test_closes_who_is_deaf_if_it_is_told_to(self) -> None:
         self.relay.offers = Offers(close_deaf=True, crossing=0)
         one, other = self.registered(A), self.returned()
-        self.unanswered(one)
-        self.registered(C)
-        self.relay.receive(one, offer(A, B))
-        self.wait(20.0)
-        self.assertEqual(self.errors(one), [DEAF.format(B)])
+        third = str(UUID(int=3))
+        # However often, one address or two are not enough.
+        for _ in range(3):
+            self.unanswered(one)
+        for uuid, source in ((C, "198.51.100.1"), (third, "198.51.100.2")):
+            self.assertIsNone(other.closed)
+            peer = self.registered(uuid, source=source)
+            self.relay.receive(peer, offer(uuid, B))
+            self.wait(20.0)
+            self.assertEqual(self.errors(peer), [DEAF.format(B)])
         assert other.closed is not None
         self.assertEqual(other.closed[0], 4004)
         self.assertLessEqual(len(other.closed[1].encode()), 123)
         self.assertIsNone(self.relay.registry.get(B))
+        self.assertEqual(self.journal.names.count("deaf"), 1)
+
+    def test_an_answer_clears_the_witnesses_against_a_client(self) -> None:
+        self.relay.offers = Offers(close_deaf=True, crossing=0)
+        one, other = self.registered(A), self.returned()
+        for number in range(6):
+            uuid = str(UUID(int=number))
+            peer = self.registered(uuid, source=f"198.51.100.{number}")
+            self.relay.receive(peer, offer(uuid, B))
+            self.wait(20.0)
+            if number % 2:
+                self.relay.receive(one, offer(A, B))
+                self.relay.receive(other, answer(B, A))
+        self.assertIsNone(other.closed)
 
     # -- fights over a UUID
 
@@ -922,9 +1091,12 @@ class ShieldMachine(RuleBasedStateMachine):
     def is_recent(self, uuid: str) -> bool:
         return self.now - max(self.left.get(uuid, 0.0), self.began) < 120
 
+    def came_back(self, uuid: str) -> bool:
+        return uuid in self.peers or self.now - self.left.get(uuid, 0.0) < 120
+
     @rule(uuid=UUIDS)
     def register(self, uuid: str) -> None:
-        back = uuid in self.peers or self.is_recent(uuid)
+        back = self.came_back(uuid)
         self.silences[uuid] = 0 if back else -math.inf
         if uuid in self.peers:
             self.gone(uuid)
@@ -950,7 +1122,7 @@ class ShieldMachine(RuleBasedStateMachine):
     def offer(self, source: str, peer: str, name: str, error: bool) -> None:
         if source not in self.peers:
             return
-        text = offer(source, peer, description=name, error="x" if error else None)
+        text = offer(source, peer, sdp=name, error="x" if error else None)
         self.relay.receive(self.peers[source], text)
         if error or self.pending(source, peer):
             return
@@ -971,7 +1143,7 @@ class ShieldMachine(RuleBasedStateMachine):
                 self.pass_on(found)
         else:
             self.told[source].append(
-                offer(source, peer, description=name, error=why.format(peer))
+                offer(source, peer, sdp=name, error=why.format(peer))
             )
 
     @rule(source=UUIDS, peer=UUIDS, error=st.booleans())
@@ -1077,6 +1249,8 @@ class StockClient(RecordingPeer):
             return
         peer = message["source_uuid"]
         assert message["error"] is None, "an error of another client"
+        described = json.loads(message["description"])
+        assert described["type"] == message["description_type"], "another shape"
         if message["description_type"] == "offer":
             assert peer not in self.asked, "an offer that crosses its own"
             self.to_answer.append(peer)
@@ -1140,14 +1314,16 @@ class StockMachine(RuleBasedStateMachine):
     @rule(
         peer=UUIDS,
         make=st.sampled_from([offer, answer]),
-        error=st.sampled_from([None, "x"]),
+        fields=st.sampled_from([{}, {"error": "x"}, {"description": "junk"}]),
     )
-    def disturb(self, peer: str, make: Callable[..., bytes], error: str | None) -> None:
+    def disturb(
+        self, peer: str, make: Callable[..., bytes], fields: dict[str, str]
+    ) -> None:
         if self.rogue.registration is None:
             self.rogue = RecordingPeer()
             self.relay.receive(self.rogue, registration(C))
         if peer != C:
-            self.relay.receive(self.rogue, make(C, peer, error=error))
+            self.relay.receive(self.rogue, make(C, peer, **fields))
 
     @rule(seconds=st.sampled_from([0.125, 0.5, 3.0, 11.0]))
     def wait(self, seconds: float) -> None:

@@ -449,7 +449,7 @@ class OpenMixin(SocketMixin):
 
     def busy(self: Any, peer: RelayProtocol, sender: Client) -> None:
         """Send to a peer that does not read until the relay holds data for it."""
-        text = offer(B, A, description="x" * 10_000).decode()
+        text = offer(B, A, sdp="x" * 10_000).decode()
         while not self.in_reactor(lambda: peer._paused):
             sender.send(text)
 
@@ -470,7 +470,7 @@ class OpenMixin(SocketMixin):
         late = self.ready(A)
         (peer,) = self.connections()
         sender = self.registered(B)
-        text = offer(B, A, description="x" * 10_000)
+        text = offer(B, A, sdp="x" * 10_000)
         back: list[object] = []
         self.service.factory.journal.returned = lambda *about: back.append(about)
         while not back:

@@ -135,6 +135,7 @@ FIELDS: Mapping[str, str] = {
     "status": "The HTTP status.",
     "target": "UUID of the client that it is for.",
     "target_address": "Where that is, if it is connected.",
+    "unanswered": "Offers in a row that the client left unanswered.",
     "untold": "How many such lines were left out before; those about other clients do "
     "not count.",
     "traceback": "The traceback, in one text with ends of lines.",

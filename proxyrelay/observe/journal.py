@@ -320,8 +320,8 @@ class LogJournal:
             if registration is not None:
                 self.log.info(
                     "connected {uuid} name={name!a} user={user!a} from {address} "
-                    "for {seconds:.0f} s (messages: {sent} sent, {received} received)"
-                    "{_deaf}",
+                    "for {seconds:.0f} s (messages: {sent} sent, {received} received; "
+                    "unanswered: {unanswered}){_deaf}",
                     event="client",
                     uuid=registration.uuid,
                     name=registration.name,
@@ -330,6 +330,7 @@ class LogJournal:
                     seconds=self._clock() - registration.since,
                     sent=registration.sent,
                     received=registration.received,
+                    unanswered=registration.unanswered,
                     deaf=registration.deaf,
                     _deaf=": deaf, restart it" if registration.deaf else "",
                 )

@@ -187,6 +187,18 @@ METRICS = (
         _deaf,
     ),
     Metric(
+        "unanswered_clients",
+        "gauge",
+        "Registered clients that left the last offer to them unanswered.",
+        lambda view: view.unanswered().clients,
+    ),
+    Metric(
+        "unanswered_offers_max",
+        "gauge",
+        "The most offers in a row that a registered client left unanswered.",
+        lambda view: view.unanswered().most,
+    ),
+    Metric(
         "accepted_connections_total",
         "counter",
         "Accepted connections.",

@@ -33,6 +33,18 @@ class Answering(Struct):
     p99: float | None
 
 
+class Silence(Struct):
+    """Clients that left the last offers to them unanswered.
+
+    Attributes:
+        clients: How many such clients there are.
+        most: The most offers in a row that one of them left unanswered.
+    """
+
+    clients: int
+    most: int
+
+
 class GlobusAuth(Struct):
     """Whether Globus Auth is asked: ``closed`` if so, ``open`` or ``half-open``."""
 
@@ -60,6 +72,7 @@ class Status(Struct):
     returned: dict[str, int]
     dropped: dict[str, int]
     held: int
+    unanswered: Silence
     refused: dict[str, int]
     rejected: dict[str, int]
     certificate: Certificate | None
@@ -79,6 +92,7 @@ class Client(Struct):
     last_offer: float | None
     sent: int
     received: int
+    unanswered: int
     marks: list[str]
 
 

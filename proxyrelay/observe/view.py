@@ -28,6 +28,7 @@ from proxyrelay.observe.report import (
     Forwarded,
     GlobusAuth,
     Lateness,
+    Silence,
     Status,
 )
 from proxyrelay.reload import Outcome
@@ -165,6 +166,7 @@ class View:
             returned={why.value: count for why, count in counts.returns.items()},
             dropped={why.name.lower(): count for why, count in rules.drops.items()},
             held=counts.holds,
+            unanswered=self.unanswered(),
             refused=_spelt(counts.refusals),
             rejected=_spelt(counts.rejections),
             certificate=None if expiry is None else Certificate(expiry),
@@ -174,6 +176,12 @@ class View:
             ),
             globus=None if globus is None else GlobusAuth(globus.breaker),
         )
+
+    def unanswered(self) -> Silence:
+        """Which offers clients have left unanswered."""
+        found = (peer.registration for peer in self.relay.factory.relay.registry)
+        some = [one.unanswered for one in found if one is not None and one.unanswered]
+        return Silence(len(some), max(some, default=0))
 
     def clients(self) -> Iterator[list[Client]]:
         """All clients that are registered now and when it is their turn, in batches."""
@@ -211,5 +219,6 @@ def _clients(
                 last_offer=None if offered is None else ahead + offered,
                 sent=registration.sent,
                 received=registration.received,
+                unanswered=registration.unanswered,
                 marks=[mark for mark, is_set in marks.items() if is_set],
             )

@@ -13,9 +13,9 @@ from twisted.trial.unittest import TestCase
 
 from proxyrelay import __version__
 from proxyrelay.admin.resources import files
-from proxyrelay.config import Config, Limits, Logging
+from proxyrelay.config import Config, Limits, Logging, Offers
 from proxyrelay.errors import Problem
-from proxyrelay.observe.report import Clients, Status
+from proxyrelay.observe.report import Clients, Silence, Status
 from proxyrelay.observe.view import BATCH
 from proxyrelay.peer import Registration
 from tests.support.certificates import Authority
@@ -538,6 +538,26 @@ class ClientsTests(WatchedTestCase, TestCase):
         self.assertEqual((first.last_offer, second.last_offer), (START + 1, None))
         self.assertEqual((first.sent, first.received), (1, 1))
         self.assertEqual((first.marks, second.marks), ([], ["legacy"]))
+        self.assertEqual((first.unanswered, second.unanswered), (0, 0))
+
+    async def test_tell_of_offers_that_are_left_unanswered(self) -> None:
+        self.serve(Config(offers=Offers(answer_timeout=1)))
+        one, other = self.registered(A), self.registered(B)
+        self.reactor.advance(1)
+        for _ in range(2):
+            self.send(one, offer())
+            self.reactor.pump([0.5] * 4)
+        found = await self.listed()
+        # It was there from the start, so it is not called deaf.
+        self.assertEqual([c.unanswered for c in found.clients], [0, 2])
+        self.assertEqual([c.marks for c in found.clients], [[], []])
+        status = msgspec.json.decode(self.ask("/status").body, type=Status)
+        self.assertEqual(status.unanswered, Silence(1, 2))
+        self.send(one, offer())
+        self.reactor.advance(1)
+        self.send(other, answer())
+        status = msgspec.json.decode(self.ask("/status").body, type=Status)
+        self.assertEqual(status.unanswered, Silence(0, 0))
 
     async def test_have_marks(self) -> None:
         limits = Limits(messages_per_client=1, registrations_per_client=1, burst=1)

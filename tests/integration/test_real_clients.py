@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import signal
 import ssl
@@ -47,12 +48,13 @@ def request(
 ) -> PeerConnectionRequest:
     """An offer or answer that says nothing about how to connect."""
     assert kind in {"offer", "answer"}
+    described = {"sdp": f"{kind} of {source.name}", "type": kind}
     return PeerConnectionRequest(
         source_uuid=source.uuid,
         source_name=source.name,
         peer_uuid=target.uuid,
         description_type="offer" if kind == "offer" else "answer",
-        description=f"{kind} of {source.name}",
+        description=json.dumps(described),
     )
 
 

@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from aiortc import RTCSessionDescription
+from aiortc.contrib.signaling import object_from_string
 from proxystore.connectors.endpoint import (
     EndpointConnector,
     EndpointConnectorError,
     EndpointKey,
 )
+from twisted.trial.unittest import SynchronousTestCase
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from tests.integration.test_real_clients import EndpointTestCase, need_addresses
 from tests.support.processes import Process
-from tests.support.recording import offer, registration
+from tests.support.recording import (
+    answer,
+    offer,
+    registration,
+    wrong_descriptions,
+)
 
 
 def ask(connector: EndpointConnector, endpoint: UUID) -> None:
     """Ask for an object of another endpoint, whether there is one or not."""
     connector.exists(EndpointKey("0", str(endpoint)))
+
+
+class DescriptionTests(SynchronousTestCase):
+    """What the library of stock clients makes of descriptions."""
+
+    def test_reads_none_that_the_relay_drops(self) -> None:
+        for kind in ("offer", "answer"):
+            for text in wrong_descriptions(kind):
+                found: object = None
+                with contextlib.suppress(
+                    AssertionError, KeyError, RecursionError, TypeError, ValueError
+                ):
+                    found = object_from_string(text)
+                if isinstance(found, RTCSessionDescription):
+                    is_text = isinstance(found.sdp, str)
+                    self.assertFalse(is_text and found.type == kind, text)
 
 
 class ShieldTests(EndpointTestCase):
@@ -128,28 +154,91 @@ class ShieldTests(EndpointTestCase):
         self.exchange(far, near)
         self.finish(process, peer)
 
-    def test_an_endpoint_that_comes_back_and_reads_nothing(self) -> None:
-        config = self.folder / "relay.toml"
-        config.write_text("[offers]\nanswer_timeout = 3\nclose_deaf = true\n")
-        options = ("--log-level", "DEBUG", "--config", config)
-        port = self.reserve()
-        self.server = self.relay(*options, port=port)
-        two, home_of_two, peer = self.endpoint("two", self.server)
-        self.assertEqual(self.server.stop(), 0)
-        self.server = self.relay(*options, port=port)
-        self.server.wait_for(f"registered {two} ")
+    def test_descriptions_that_are_none(self) -> None:
         one, home, process = self.endpoint("one", self.server)
+        two, home_of_two, peer = self.endpoint("two", self.server)
         asking = self.connector(one, home)
-        for _ in range(2):
-            with self.assertRaises(EndpointConnectorError):
-                ask(asking, two)
-        self.server.wait_for(f"deaf {two} .*; restart this endpoint")
-        # It ends, so that a supervisor starts it anew.
-        self.assertNotEqual(peer.wait(), 0)
-        self.server.wait_for(f"left {two} .* refused with 4004")
-        peer = self.serve("two", home_of_two, self.server)
+        rogue = str(uuid4())
+
+        async def scenario() -> None:
+            async with connect(self.server.url, proxy=None) as client:
+                await client.send(registration(rogue).decode())
+                await client.recv()
+                asked = self.threads.submit(ask, asking, UUID(rogue))
+                await client.recv()
+                for text in wrong_descriptions("answer"):
+                    await client.send(
+                        answer(rogue, str(one), description=text).decode()
+                    )
+                for text in wrong_descriptions("offer"):
+                    made = offer(rogue, str(two), description=text)
+                    await client.send(made.decode())
+                # It leaves when all of this has arrived.
+                await (await client.ping())
+            self.assertIsNotNone(await asyncio.to_thread(asked.exception))
+
+        self.play(scenario())
+        self.server.wait_for("shielded .* is no session description of its type")
         self.exchange(self.connector(two, home_of_two), asking)
         self.finish(process, peer)
+
+    def test_an_endpoint_that_comes_back_and_reads_nothing(self) -> None:
+        config = self.folder / "relay.toml"
+        config.write_text("[offers]\nanswer_timeout = 1\nclose_deaf = true\n")
+        self.server = self.relay("--log-level", "DEBUG", "--config", config)
+        clients: list[ServerConnection] = []
+
+        async def detour(client: ServerConnection) -> None:
+            """Pass on what is said, and how it ends."""
+            clients.append(client)
+            async with connect(self.server.url, proxy=None) as relay:
+
+                async def back() -> None:
+                    with contextlib.suppress(ConnectionClosed):
+                        async for message in relay:
+                            await client.send(message)
+                    await client.close(relay.close_code or 1001)
+
+                returning = asyncio.create_task(back())
+                with contextlib.suppress(ConnectionClosed):
+                    async for message in client:
+                        await relay.send(message)
+                returning.cancel()
+
+        async def ask_from(address: str, two: UUID) -> str | None:
+            """What comes of an offer."""
+            uuid = str(uuid4())
+            where = (address, 0)
+            async with connect(self.server.url, proxy=None, local_addr=where) as client:
+                await client.send(registration(uuid).decode())
+                await client.recv()
+                await client.send(offer(uuid, str(two)).decode())
+                error: str | None = json.loads(await client.recv())["error"]
+                return error
+
+        async def scenario() -> None:
+            async with serve(detour, "127.0.0.1", 0) as server:
+                port = server.sockets[0].getsockname()[1]
+                url = f"ws://127.0.0.1:{port}"
+                two, home, peer = await asyncio.to_thread(
+                    self.endpoint, "two", self.server, url
+                )
+                await clients[0].close(1001)
+                await asyncio.to_thread(self.server.wait_for_next, f"registered {two} ")
+                # Two addresses are not enough to close it.
+                for address in ("127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.4"):
+                    self.assertIsNone(clients[1].close_code)
+                    error = await ask_from(address, two)
+                    self.assertIn("did not answer in time", str(error))
+                # It ends, so that a supervisor starts it anew.
+                self.assertNotEqual(await asyncio.to_thread(peer.wait), 0)
+                self.server.wait_for(f"deaf {two} .*; restart this endpoint")
+                self.server.wait_for(f"left {two} .* refused with 4004")
+                peer = await asyncio.to_thread(self.serve, "two", home, self.server)
+                self.assertIsNone(await ask_from("127.0.0.2", two))
+                await asyncio.to_thread(self.finish, peer)
+
+        self.play(scenario())
 
     def test_messages_that_come_twice(self) -> None:
         one, home, process = self.endpoint("one", self.server)

@@ -373,7 +373,7 @@ class ClientsTests(JournalTestCase):
             "info",
             f"connected {uuid} name='name {number}' user='user {number}' from "
             f"192.0.2.{number}:4711 for {seconds} s (messages: {number} sent, "
-            f"{number + 1} received)",
+            f"{number + 1} received; unanswered: 0)",
         )
 
     def test_nobody(self) -> None:
@@ -407,7 +407,9 @@ class ClientsTests(JournalTestCase):
         for client in registry:
             assert client.registration is not None
             client.registration.deaf = client.registration.uuid == B
+            client.registration.unanswered = 2 * client.registration.deaf
         level, text = self.client(2, B, 0)
+        text = text.replace("unanswered: 0", "unanswered: 2")
         self.assertEqual(
             self.logged(self.journal.clients, registry, 32)[1:],
             [self.client(1, A, 0), (level, f"{text}: deaf, restart it")],

@@ -240,6 +240,8 @@ MOVED: Mapping[str, Callable[[Any], None]] = {
     "users": MetricsTestCase.a_user,
     "unregistered": MetricsTestCase.a_connection,
     "deaf_clients": MetricsTestCase.a_silence,
+    "unanswered_clients": MetricsTestCase.a_silence,
+    "unanswered_offers_max": MetricsTestCase.a_silence,
     "accepted_connections_total": MetricsTestCase.a_connection,
     "registrations_total": MetricsTestCase.a_registration,
     "departures_total": MetricsTestCase.a_loss,

@@ -35,6 +35,8 @@ class RecordingPeer:
 
     user: User = ANONYMOUS
     address: str = "192.0.2.1:4711"
+    source: str = "192.0.2.1"
+    limited: bool = True
     arrival: int = field(default_factory=lambda: next(_arrivals))
     registration: Registration | None = None
     sent: list[bytes] = field(default_factory=list)
@@ -165,15 +167,33 @@ def registration(uuid: str | UUID = A, name: str = "a", legacy: bool = False) ->
     return json.dumps({"name": name, "uuid": str(uuid), "message_type": kind}).encode()
 
 
-def offer(source: str = A, peer: str = B, **fields: Any) -> bytes:
+def offer(source: str = A, peer: str = B, sdp: str = "v=0", **fields: Any) -> bytes:
     """What a client sends to reach a peer; keywords replace or add fields."""
+    kind = fields.get("description_type", "offer")
     message: dict[str, Any] = {
         "source_uuid": source,
         "source_name": "a",
         "peer_uuid": peer,
-        "description_type": "offer",
-        "description": "v=0",
+        "description_type": kind,
+        "description": json.dumps({"sdp": sdp, "type": kind}),
         "error": None,
         "message_type": "peer_connection",
     }
     return json.dumps(message | fields).encode()
+
+
+def wrong_descriptions(kind: str = "offer") -> list[str]:
+    """Descriptions of an offer or answer on which stock clients end."""
+    good = json.dumps({"sdp": "v=0", "type": kind})
+    other = "answer" if kind == "offer" else "offer"
+    return [
+        *("", "junk", "v=0", "{}", "[]", "1", "null", '"s"', "true", "NaN"),
+        *(json.dumps(good), f"[{good}]", good + good, good[:-1], "\ufeff" + good),
+        *("[" * 100_000, '{"sdp":' * 100_000, "[" * 100_000 + "]" * 100_000),
+        *('{"sdp": "v=0"}', json.dumps({"type": kind})),
+        *(good.replace(kind, no) for no in (other, kind.upper(), "bye", "pranswer")),
+        *(good.replace('"v=0"', sdp) for sdp in ("1", "null", "[]", "{}", "NaN")),
+        *(good.replace("v=0", sdp) for sdp in ("\t", "\0", "\\x", "\\u12g4")),
+        *(good[:-1] + more for more in (', "x": 1}', ', "type": "x"}', ",}")),
+        good[:-1] + ', "sdp": 1}',
+    ]

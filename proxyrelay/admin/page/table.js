@@ -13,6 +13,7 @@ import { count, duration, legible, moment, NONE } from "./text.js";
  * @property {number | null} last_offer Unix seconds.
  * @property {number} sent
  * @property {number} received
+ * @property {number} unanswered Offers in a row to this client.
  * @property {string[]} marks
  *
  * @typedef {keyof Client} Column
@@ -35,8 +36,9 @@ const COLUMNS = [
   "last_offer",
   "sent",
   "received",
+  "unanswered",
 ];
-const NUMBERS = new Set(["since", "last_offer", "sent", "received"]);
+const NUMBERS = new Set(["since", "last_offer", "sent", "received", "unanswered"]);
 
 /** Columns that show how long ago something was: the youngest is the least. */
 const AGES = new Set(["since", "last_offer"]);
@@ -109,7 +111,7 @@ class Row {
 
   /** @param {Client} client @param {number} now Of the relay, in Unix seconds. */
   update(client, now) {
-    const [name, marks, uuid, user, address, since, offer, sent, received] = this.texts;
+    const [name, marks, uuid, user, address, since, offer, sent, received, unanswered] = this.texts;
     this._write(name, legible(client.name));
     this._write(uuid, legible(client.uuid));
     this._write(user, legible(client.user));
@@ -118,6 +120,7 @@ class Row {
     this._age(offer, client.last_offer, now, " ago");
     write(sent, count(client.sent));
     write(received, count(client.received));
+    write(unanswered, count(client.unanswered));
     this._mark(marks, client.marks);
   }
 

@@ -1,0 +1,82 @@
+"""Fair shares of a bounded table. Pure.
+
+A full table takes room from its largest holder. One holder cannot keep out another
+one with fewer items. Each step costs the same, whatever the size of the table.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Shares(Generic[T]):
+    """The items of each holder, the oldest first."""
+
+    def __init__(self) -> None:
+        # A plain dict looks for its first key ever longer while keys go from its front.
+        self._items: dict[str, OrderedDict[T, None]] = {}
+        # The holders of each size, and the largest size.
+        self._holders: dict[int, OrderedDict[str, None]] = {}
+        self._largest = 0
+
+    def size(self, holder: str) -> int:
+        """How many items a holder has."""
+        items = self._items.get(holder)
+        return 0 if items is None else len(items)
+
+    def add(self, holder: str, item: T) -> None:
+        """Give a new item to a holder."""
+        items = self._items.get(holder)
+        if items is None:
+            items = self._items[holder] = OrderedDict()
+        size = len(items)
+        items[item] = None
+        if size:
+            self._leave(holder, size)
+        self._enter(holder, size + 1)
+
+    def remove(self, holder: str, item: T) -> None:
+        """Take an item from its holder."""
+        items = self._items[holder]
+        size = len(items)
+        del items[item]
+        if size == 1:
+            del self._items[holder]
+        else:
+            self._enter(holder, size - 1)
+        self._leave(holder, size)
+
+    def oldest(self) -> T:
+        """The oldest item of the largest holder; there must be an item."""
+        largest = next(iter(self._holders[self._largest]))
+        return next(iter(self._items[largest]))
+
+    def displaced(self, holder: str) -> T | None:
+        """The item that makes room for one more of a holder.
+
+        Returns:
+            The oldest item of the largest holder; None if no holder has more items
+            than this one.
+        """
+        return self.oldest() if self.size(holder) < self._largest else None
+
+    def _enter(self, holder: str, size: int) -> None:
+        holders = self._holders.get(size)
+        if holders is None:
+            holders = self._holders[size] = OrderedDict()
+            self._largest = max(self._largest, size)
+        holders[holder] = None
+
+    def _leave(self, holder: str, size: int) -> None:
+        holders = self._holders[size]
+        if len(holders) > 1:
+            del holders[holder]
+            return
+        del self._holders[size]
+        if size == self._largest:
+            # A size changes by one, so the next largest size is at hand.
+            self._largest = size - 1
