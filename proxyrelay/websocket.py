@@ -11,7 +11,7 @@ Checked against Autobahn 26.10.2. Each override says what it changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import cached_property
 from http import HTTPStatus
@@ -59,11 +59,12 @@ from proxyrelay.errors import (
 from proxyrelay.fastlane import PING, PONG, TEXT, FastLane, header
 from proxyrelay.handshake import (
     acceptance,
+    autobahn_head,
     head_complete,
+    header_fields,
     origin_matcher,
     origins,
     plain_upgrade,
-    without_offers,
 )
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.limits import Limits, Origin
@@ -188,6 +189,7 @@ class RelayProtocol(FastLane):
     arrival: int
     _place: IAddress
     _origin: Origin[RelayProtocol]
+    _fields: dict[str, str]
 
     # Not "log": that is the name of Autobahn's, which writes requests as they are.
     _log = Logger()
@@ -506,7 +508,7 @@ class RelayProtocol(FastLane):
         try:
             whole = head_complete(self.data, self._seen)
         except BadRequest as error:
-            self.failHandshake(str(error), error.status)
+            self._reject(str(error), error.status)
             return
         self._seen = len(self.data)
         if whole:
@@ -520,7 +522,8 @@ class RelayProtocol(FastLane):
             return
         upgrade = plain_upgrade(self.data)
         if upgrade is None:
-            self.data = without_offers(self.data)
+            self._fields = header_fields(self.data)
+            self.data = autobahn_head(self.data)
             super().processHandshake()
         else:
             self.data = b""
@@ -535,10 +538,11 @@ class RelayProtocol(FastLane):
         self._drop("the handshake failed")
 
     def onConnect(  # type: ignore[override]  # Autobahn awaits it
-        self, request: ConnectionRequest
+        self,
+        request: ConnectionRequest,  # noqa: ARG002 - holds only what Autobahn has seen
     ) -> Deferred[None]:
-        """Find out whose request it is that Autobahn has parsed."""
-        return self._identify(request.headers)
+        """Find out whose request it is that Autobahn has checked."""
+        return self._identify(self._fields)
 
     def _identify(self, headers: dict[str, str]) -> Deferred[None]:
         """Find out who the client is. No frame is read before that is known.
@@ -650,11 +654,19 @@ class RelayProtocol(FastLane):
             code: The HTTP status.
             responseHeaders: Header fields that belong to the status.
         """
-        status = HTTPStatus(code)
         # Where Autobahn quotes the request, it may quote a secret.
-        detail = re.split("[\"']", reason, maxsplit=1)[0].strip()
+        detail = re.sub('"[^"]*"', "...", reason)
+        self._reject(detail, HTTPStatus(code), responseHeaders or ())
+
+    def _reject(
+        self,
+        detail: str,
+        status: HTTPStatus,
+        own_headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Answer with an HTTP error, and log the detail."""
         self.factory.journal.rejected(self.address, status, detail)
-        headers = [*(responseHeaders or ()), ("Content-Length", "0")]
+        headers = [*own_headers, ("Content-Length", "0")]
         if status is HTTPStatus.UPGRADE_REQUIRED:
             headers += [("Upgrade", "websocket"), ("Connection", "upgrade, close")]
         else:
@@ -910,6 +922,7 @@ def _tls(reason: Failure) -> str:
 _HANDSHAKE_LEFTOVERS = frozenset(
     {
         "_checking",
+        "_fields",
         "_perMessageCompress",
         "_place",
         "_seen",
