@@ -37,6 +37,7 @@ COMMON: Mapping[str, str] = {
 
 EVENTS: Mapping[str, str] = {
     "serving": "The relay accepts connections.",
+    "address_skipped": "A host name stands for an address that this machine lacks.",
     "admin_serving": "The private listener accepts connections.",
     "admin_unauthorized": "A caller of the private listener has brought a wrong token.",
     "operator": "A caller of the private listener has the relay do something.",
