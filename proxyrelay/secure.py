@@ -56,8 +56,12 @@ class SecureServer(PromptServer):
         begin: Makes OpenSSL's part of it, for a socket.
         handshakes: Spreads these.
         arguments: As for `PromptServer`.
+
+    Attributes:
+        silent: Whether no byte of the client has been seen.
     """
 
+    silent = True
     _seen = 0
     _flights = 0
     _established = False
@@ -111,6 +115,7 @@ class SecureServer(PromptServer):
             data = self.socket.recv(LONGEST + RECORD, MSG_PEEK)
             if not data:
                 return main.CONNECTION_LOST
+            self.silent = False
             # Who is told again of what has been seen already is told of the end.
             look = missing_next if self._flights else missing
             more = look(data) if len(data) != self._seen else 0

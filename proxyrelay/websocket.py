@@ -154,6 +154,9 @@ class ConnectionJournal(Journal, Protocol):
     def dropped(self, address: str, why: str) -> None:
         """A connection that holds no UUID ended without a close handshake."""
 
+    def probed(self, address: str) -> None:
+        """A connection ended that has sent nothing: a load balancer's probe."""
+
     def slowed(self, address: str) -> None:
         """A client sends faster than it may, and is read from more slowly."""
 
@@ -394,7 +397,9 @@ class RelayProtocol(FastLane):
         self.state = self.STATE_CLOSED
         self.factory.countConnections -= 1
         try:
-            if vanished:
+            if vanished and self._sent_nothing():
+                self.factory.journal.probed(self.address)
+            elif vanished:
                 when = _WHEN.get(self._phase, "")
                 self._release(f"connection lost{when}{_tls(reason)}")
         finally:
@@ -403,6 +408,12 @@ class RelayProtocol(FastLane):
             if self._slow is not None:
                 self.factory.slow.end(self)
             self.factory.connection_lost(self)
+
+    def _sent_nothing(self) -> bool:
+        """Whether no byte has come, not even of TLS."""
+        if ISSLTransport.providedBy(self.transport):
+            return bool(self._phase is Phase.TLS_HANDSHAKE and self.transport.silent)
+        return self._phase is Phase.OPENING and not self.data
 
     def _enter(self, phase: Phase) -> None:
         deadlines = self.factory.deadlines
@@ -1105,10 +1116,14 @@ class RelayFactory(WebSocketServerFactory):
             self, self.limits.announced, self._dropped, self.clock, seconds
         )
         self._announced.lost = self._tell_if_all_gone
+        self._announced.probed = self._probed
         return self._announced
 
     def _dropped(self, address: str, why: str) -> None:
         self.journal.dropped(self.pseudonyms.address(address), why)
+
+    def _probed(self, address: str) -> None:
+        self.journal.probed(self.pseudonyms.address(address))
 
     def stop(self, seconds: float) -> Deferred[None]:
         """Close every connection with 1001, and abort what is left in the end.

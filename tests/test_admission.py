@@ -734,6 +734,24 @@ class AnnouncedMixin(AdmissionMixin):
             self.assertTrue(self.connections()[-1].address.startswith("127.0.0.1:"))
 
     @scenario
+    def test_a_probe_of_the_proxy_is_no_loss(self: Any) -> None:
+        told: list[str] = []
+        journal = self.service.factory.journal
+        journal.probed = told.append
+        journal.dropped = lambda *about: told.append("dropped")
+        for count, header in enumerate(
+            (b"", b"PROXY UNKNOWN\r\n", SIGNATURE + b"\x20\0\0\0", self.LINE), 1
+        ):
+            connection = self.raw(secure=False)
+            connection.sendall(header)
+            connection.close()
+            self.until(lambda count=count: len(told) == count)
+        self.assertEqual(
+            [address.rpartition(":")[0] for address in told],
+            ["127.0.0.1"] * 3 + ["192.0.2.7"],
+        )
+
+    @scenario
     def test_may_come_in_pieces(self: Any) -> None:
         self.announced(*(bytes([byte]) for byte in self.LINE))
         self.assertEqual(self.connections()[-1].address, "192.0.2.7:4711")

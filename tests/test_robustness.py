@@ -209,6 +209,44 @@ class HandshakeMixin(SocketMixin):
         self.until_gone()
 
     @scenario
+    def test_a_probe_is_no_loss(self: Any) -> None:
+        """A load balancer looks whether a connection is accepted."""
+        told: list[str] = []
+        journal = self.service.factory.journal
+        journal.probed = lambda _: told.append("probed")
+        journal.dropped = lambda *_: told.append("dropped")
+        for count, (words, reset, expected) in enumerate(
+            (
+                *((b"", False, "probed"), (b"", True, "probed")),
+                *((b"G", False, "dropped"), (b"GET /", False, "dropped")),
+            ),
+            1,
+        ):
+            connection = self.raw(secure=False)
+            connection.sendall(words)
+            self.until(lambda: len(self.service.factory.connections) == 1)
+            if reset:
+                linger = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.close()
+            self.until(lambda count=count: len(told) == count)
+            self.until_gone()
+            self.assertEqual(told[-1], expected)
+
+    @scenario
+    def test_a_silent_connection_that_is_late_is_no_probe(self: Any) -> None:
+        told: list[str] = []
+        journal = self.service.factory.journal
+        journal.probed = lambda _: told.append("probed")
+        journal.dropped = lambda *_: told.append("dropped")
+        connection = self.raw(secure=False)
+        self.until(lambda: len(self.service.factory.connections) == 1)
+        self.advance(max(TIMEOUTS.opening_handshake, TIMEOUTS.tls_handshake))
+        self.assertEqual(self.read_to_end(connection), b"")
+        self.until_gone()
+        self.assertEqual(told, ["dropped"])
+
+    @scenario
     def test_closes_a_client_that_does_not_register(self: Any) -> None:
         connection = self.upgraded()
         self.advance(TIMEOUTS.registration)
@@ -272,6 +310,16 @@ class TlsHandshakeTests(HandshakeMixin, RelayTestCase):
         self.until_phase(Phase.TLS_HANDSHAKE)
         (peer,) = self.connections()
         self.assertTrue(self.in_reactor(peer.transport.getTcpNoDelay))
+
+    @scenario
+    def test_a_client_that_leaves_after_tls_is_no_probe(self) -> None:
+        told: list[str] = []
+        self.service.factory.journal.dropped = lambda _, why: told.append(why)
+        connection = self.raw()
+        self.until_phase(Phase.OPENING)
+        connection.close()
+        self.until_gone()
+        self.assertEqual(told, ["connection lost before a whole request"])
 
     @scenario
     def test_ends_a_peer_that_never_says_goodbye(self) -> None:

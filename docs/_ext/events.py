@@ -71,6 +71,7 @@ EVENTS: Mapping[str, str] = {
     "failed": "A client broke the WebSocket protocol, and is closed.",
     "rejected": "A request was answered with an HTTP error.",
     "dropped": "A connection that held no UUID has ended without a close handshake.",
+    "probed": "A connection was closed by its client, which had sent nothing.",
     "slowed": "A client sends faster than it may, and is read from more slowly.",
     "deaf": "A client came back, and answers no offers since.",
     "forwarded": "An offer or answer was handed to its receiver.",

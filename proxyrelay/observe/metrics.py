@@ -234,6 +234,12 @@ METRICS = (
         lambda view: view.counts.dropped_connections,
     ),
     Metric(
+        "probes_total",
+        "counter",
+        "Connections that their clients have closed before they sent a byte.",
+        lambda view: view.counts.probes,
+    ),
+    Metric(
         "closes_total",
         "counter",
         "Close handshakes, by the code and by who has begun them.",

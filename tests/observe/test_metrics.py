@@ -130,7 +130,14 @@ class MetricsTestCase(WatchedTestCase):
         self.look()
         client.dataReceived(frame(3))
 
-    def a_call_without_words(self) -> None:
+    def a_call_that_breaks_off(self) -> None:
+        self.serve()
+        client = self.accept()
+        client.dataReceived(b"GET")
+        self.look()
+        self.lose(client)
+
+    def a_probe(self) -> None:
         self.serve()
         client = self.accept()
         self.look()
@@ -237,7 +244,8 @@ MOVED: Mapping[str, Callable[[Any], None]] = {
     "refusals_total": MetricsTestCase.a_strange_text,
     "rejections_total": MetricsTestCase.a_strange_request,
     "failures_total": MetricsTestCase.a_strange_frame,
-    "dropped_connections_total": MetricsTestCase.a_call_without_words,
+    "dropped_connections_total": MetricsTestCase.a_call_that_breaks_off,
+    "probes_total": MetricsTestCase.a_probe,
     "closes_total": MetricsTestCase.a_goodbye,
     "slowed_total": MetricsTestCase.a_flood,
     "messages_forwarded_total": MetricsTestCase.an_offer,
@@ -403,7 +411,7 @@ class ValueTests(MetricsTestCase):
         self.serve()
         client = self.accept()
         self.reactor.advance(0.5)
-        request = upgrade().replace(b"GET / ", b"GET /?strange ")
+        request = upgrade().replace(b"Connection: ", b"Connection: keep-alive, ")
         self.assertIsNone(plain_upgrade(request))
         client.dataReceived(request)
         self.assertEqual(self.value("handshake_seconds_sum"), 0.5)
