@@ -47,8 +47,9 @@ CURVES = ("secp256r1", "secp384r1", "secp521r1")
 SHORTEST_RSA = 2048
 """Bits of the shortest RSA key that current clients accept."""
 
-EXPIRES_SOON = timedelta(days=14)
-"""How long before its end a certificate is worth a warning."""
+SHORT_LIFETIME = timedelta(days=10)
+"""Below this lifetime a certificate is due for renewal when half of it is left. Others
+are when a third is left."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,13 @@ class KeyPair:
         except (x509.ExtensionNotFound, ValueError):  # none, or a malformed one
             return []
         return [str(name.value) for name in names.value]
+
+    @property
+    def renewal(self) -> datetime:
+        """When the certificate is due for renewal: from then on it expires soon."""
+        start = self.chain[0].not_valid_before_utc
+        end = self.chain[0].not_valid_after_utc
+        return end - (end - start) / (2 if end - start < SHORT_LIFETIME else 3)
 
     def problems(self, now: datetime) -> Iterator[Problem]:
         """Why clients that verify will refuse it.
@@ -118,7 +126,7 @@ class KeyPair:
             now: The time, aware of its zone.
         """
         end = self.chain[0].not_valid_after_utc
-        if now <= end < now + EXPIRES_SOON:
+        if self.renewal < now <= end:
             yield Problem("certfile", f"expires soon, on {_day(end)}: renew it")
         if not self.names():
             yield Problem(

@@ -549,12 +549,23 @@ class WarningsTests(SynchronousTestCase):
 
     def test_a_certificate_that_expires_soon(self) -> None:
         root = Issued("root")
-        pair = Issued("leaf", root, hosts=self.HOSTS, end=NOW + 14 * DAY).pair(root)
-        self.assertEqual(self.warnings(pair, NOW), [])
-        later = NOW + timedelta(seconds=1)
-        for now in (later, NOW + 14 * DAY):
-            (warning,) = self.warnings(pair, now)
-            self.assertIn("expires soon, on 2026-06-15: renew it", warning)
+        for lifetime, left in (
+            (90 * DAY, 30 * DAY),
+            (10 * DAY, 10 * DAY / 3),
+            (9 * DAY, 4.5 * DAY),
+            (6 * DAY, 3 * DAY),
+            (DAY, DAY / 2),
+        ):
+            end = NOW + left
+            pair = Issued(
+                "leaf", root, hosts=self.HOSTS, start=end - lifetime, end=end
+            ).pair(root)
+            # Certificates count in seconds.
+            for now in (end - lifetime, NOW - timedelta(seconds=1)):
+                self.assertEqual(self.warnings(pair, now), [], lifetime)
+            for now in (NOW + timedelta(seconds=1), end - timedelta(seconds=1)):
+                (warning,) = self.warnings(pair, now)
+                self.assertIn(f"expires soon, on {end.date()}: renew it", warning)
 
     def test_what_has_expired_does_not_expire_soon(self) -> None:
         root = Issued("root")

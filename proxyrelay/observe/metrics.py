@@ -359,6 +359,13 @@ METRICS = (
         lambda view: view.expiry,
     ),
     Metric(
+        "certificate_renewal_timestamp_seconds",
+        "gauge",
+        "From when it is due for renewal: a third of its lifetime is left, or half of "
+        "one below ten days.",
+        lambda view: view.renewal,
+    ),
+    Metric(
         "reloads_total",
         "counter",
         "Reloads of the settings, by what came of them.",

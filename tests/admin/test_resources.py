@@ -134,7 +134,10 @@ class StatusTests(WatchedTestCase):
         status = self.ask("/status").json
         self.assertTrue(status["tls"])
         end = pair.chain[0].not_valid_after_utc.timestamp()
-        self.assertEqual(status["certificate"], {"expires": end})
+        self.assertEqual(
+            status["certificate"],
+            {"expires": end, "renewal": pair.renewal.timestamp()},
+        )
 
 
 class HistoryTests(WatchedTestCase):

@@ -264,6 +264,7 @@ MOVED: Mapping[str, Callable[[Any], None]] = {
     "introspection_breaker_open": MetricsTestCase.an_outage,
     "event_loop_lag_seconds": MetricsTestCase.a_late_turn,
     "certificate_expiry_timestamp_seconds": MetricsTestCase.a_new_certificate,
+    "certificate_renewal_timestamp_seconds": MetricsTestCase.a_new_certificate,
     "reloads_total": MetricsTestCase.a_reload,
 }
 """What moves each metric from where it was just before."""
