@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from socket import MSG_PEEK, SO_RCVLOWAT, SOL_SOCKET, socket
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL, crypto
@@ -39,6 +39,17 @@ _forget_errors = _lib.ERR_clear_error
 """OpenSSL has one list of errors for all connections. pyOpenSSL leaves what a socket's
 error adds there, and the next connection would end for it, or for another reason than
 its own (SSL_get_error(3); with OpenSSL 4 only the latter)."""
+
+
+@runtime_checkable
+class RecordListener(Protocol):
+    """A protocol that counts reads without data."""
+
+    def record_without_data(self) -> None:
+        """One read has brought no data, but a change of keys or a part of a record.
+
+        OpenSSL stops after each change of keys (RFC 8446, section 4.6.3).
+        """
 
 
 @implementer(ISSLTransport)
@@ -104,6 +115,8 @@ class SecureServer(PromptServer):
             self.protocol.dataReceived(
                 records[0] if len(records) == 1 else b"".join(records)
             )
+        elif not records and over is None and isinstance(self.protocol, RecordListener):
+            self.protocol.record_without_data()
         return over
 
     def _await_hello(self) -> Exception | None:

@@ -84,6 +84,9 @@ REASON_CEILING = 123
 EARLY = 64
 """Pings and pongs of a client that has not registered. Stock clients send none."""
 
+RECORDS_CEILING = 1024
+"""Changes of TLS keys, and parts of records, before the upgrade. Clients send few."""
+
 AFTER = 128
 """Frames that may have been under way when the relay closed a connection."""
 
@@ -218,6 +221,7 @@ class RelayProtocol(FastLane):
     _rest = b""
     _early = 0
     _after = 0
+    _records = 0
 
     def __init__(self) -> None:
         """Start with what `_served_class` has put into the class.
@@ -817,6 +821,15 @@ class RelayProtocol(FastLane):
 
     # -- how fast the client is
 
+    def record_without_data(self) -> None:
+        """Count a change of TLS keys, or a part of a record, as a piece of a frame."""
+        if self.state != self.STATE_CONNECTING:
+            self.counted(1)
+            return
+        self._records += 1
+        if self._records > RECORDS_CEILING:
+            self._drop("too many TLS records without data")
+
     def counted(self, count: int) -> None:
         """Read on later from a client that is too fast. Nothing is lost by that.
 
@@ -936,6 +949,7 @@ _HANDSHAKE_LEFTOVERS = frozenset(
         "_fields",
         "_perMessageCompress",
         "_place",
+        "_records",
         "_seen",
         "_wskey",
         "http_headers",

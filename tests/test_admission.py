@@ -9,6 +9,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from contextlib import suppress as suppressed
 from ipaddress import ip_address
 from typing import Any
 
@@ -24,8 +25,14 @@ from proxyrelay.config import Config, Limits, Offers, Timeouts
 from proxyrelay.identity import User
 from proxyrelay.limits import LONGEST, MOMENT, RESERVE
 from proxyrelay.transport import PAUSE, Announced, AnnouncedFactory
-from proxyrelay.websocket import Phase, RelayFactory, RelayProtocol
+from proxyrelay.websocket import (
+    RECORDS_CEILING,
+    Phase,
+    RelayFactory,
+    RelayProtocol,
+)
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
+from tests.support.keyupdate import KeyUpdater
 from tests.support.processes import ProcessTestCase, RelayProcess
 from tests.support.recording import A, B, C, RecordingJournal, offer, registration
 from tests.support.served import (
@@ -589,6 +596,51 @@ class TlsFloodTests(FloodMixin, RelayTestCase):
     """Over TLS."""
 
     secure = True
+
+
+class KeyUpdateFloodTests(AdmissionMixin, RelayTestCase):
+    """A client that changes its TLS keys again and again."""
+
+    secure = True
+    config = FloodMixin.config
+
+    def updater(self) -> KeyUpdater:
+        client = KeyUpdater(self.raw(secure=False))
+        self.addCleanup(client.free)
+        return client
+
+    @scenario
+    def test_is_slowed_down_as_for_frames(self) -> None:
+        client = self.updater()
+        client.send(upgrade())
+        self.assertTrue(client.recv().startswith(b"HTTP/1.1 101 "))
+        (peer,) = self.connections()
+        self.assertFalse(peer.slowed)
+        client.change_keys(40)
+        self.until(lambda: peer.slowed)
+        client.send(frame(TEXT, registration(A)))
+        while peer.registration is None:
+            self.advance(1)
+        self.assertIn(b'"success": true', client.recv())
+
+    @scenario
+    def test_is_dropped_before_the_upgrade(self) -> None:
+        client = self.updater()
+        told: list[str] = []
+        self.service.factory.journal.dropped = lambda _, why: told.append(why)
+        with suppressed(ConnectionError):
+            client.change_keys(2 * RECORDS_CEILING)
+        self.until(lambda: told)
+        self.assertEqual(told, ["too many TLS records without data"])
+
+    @scenario
+    def test_some_are_of_no_consequence(self) -> None:
+        client = self.updater()
+        client.change_keys(2)
+        client.send(upgrade()[:9])
+        client.change_keys(2)
+        client.send(upgrade()[9:])
+        self.assertTrue(client.recv().startswith(b"HTTP/1.1 101 "))
 
 
 class AddressFloodTests(AdmissionMixin, RelayTestCase):
