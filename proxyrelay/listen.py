@@ -148,12 +148,12 @@ def bind(
             bound.close()
         setting = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
         raise StartError(_explain(host, port, error, reuse), setting) from None
-    for unusable, error in skipped if accepting else ():
+    for unusable, why in skipped if accepting else ():
         _log.info(
             "not listening on {address}, an address of {_host}: {reason}",
             event="address_skipped",
             address=unusable,
-            reason=os.strerror(error.errno or 0).lower(),
+            reason=os.strerror(why.errno or 0).lower(),
             _host=host or "all interfaces",
         )
     return sockets

@@ -415,8 +415,9 @@ class RelayProtocol(FastLane):
 
     def _sent_nothing(self) -> bool:
         """Whether no byte has come, not even of TLS."""
+        transport = self.transport
         if ISSLTransport.providedBy(self.transport):
-            return bool(self._phase is Phase.TLS_HANDSHAKE and self.transport.silent)
+            return bool(self._phase is Phase.TLS_HANDSHAKE and transport.silent)
         return self._phase is Phase.OPENING and not self.data
 
     def _enter(self, phase: Phase) -> None:

@@ -624,7 +624,7 @@ class KeyUpdateFloodTests(AdmissionMixin, RelayTestCase):
         self.assertIn(b'"success": true', client.recv())
 
     @scenario
-    def test_is_dropped_before_the_upgrade(self) -> None:
+    def test_is_dropped_before_the_upgrade(self: Any) -> None:
         client = self.updater()
         told: list[str] = []
         self.service.factory.journal.dropped = lambda _, why: told.append(why)

@@ -269,6 +269,7 @@ EXTRAS = st.one_of(
             ),
             *("origin:", "Origin: https://bad.example", "Sec-WebSocket-Origin: //x"),
             *("Authorization: Bearer x", "AUTHORIZATION: no", "authorization:"),
+            *("X-City: Orl\xe9ans", "X-A: b\x85Host: h", "Cookie:\xa0\xc2\x85\xa0"),
             *("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",),
             *("Sec-WebSocket-Extensions: x;;,y=", "Sec-WebSocket-Extensions: a"),
             *("Sec-WebSocket-Protocol: a, a", "Sec-WebSocket-Protocol: a"),
@@ -311,7 +312,7 @@ def requests(draw: st.DrawFn) -> bytes:
     if draw(st.booleans()):
         lines = draw(st.permutations(lines))
     line = draw(LINES)
-    return "\r\n".join([line, *lines, "", ""]).encode("ascii")
+    return "\r\n".join([line, *lines, "", ""]).encode("latin-1")
 
 
 class Asked:

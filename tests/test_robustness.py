@@ -312,7 +312,7 @@ class TlsHandshakeTests(HandshakeMixin, RelayTestCase):
         self.assertTrue(self.in_reactor(peer.transport.getTcpNoDelay))
 
     @scenario
-    def test_a_client_that_leaves_after_tls_is_no_probe(self) -> None:
+    def test_a_client_that_leaves_after_tls_is_no_probe(self: Any) -> None:
         told: list[str] = []
         self.service.factory.journal.dropped = lambda _, why: told.append(why)
         connection = self.raw()
