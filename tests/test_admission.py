@@ -619,8 +619,13 @@ class KeyUpdateFloodTests(AdmissionMixin, RelayTestCase):
         client.change_keys(40)
         self.until(lambda: peer.slowed)
         client.send(frame(TEXT, registration(A)))
-        while peer.registration is None:
-            self.advance(1)
+
+        def registers() -> bool:
+            if peer._slow is not None:
+                self.clock.advance(1)
+            return peer.registration is not None
+
+        self.until(registers)
         self.assertIn(b'"success": true', client.recv())
 
     @scenario

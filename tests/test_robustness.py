@@ -224,7 +224,8 @@ class HandshakeMixin(SocketMixin):
         ):
             connection = self.raw(secure=False)
             connection.sendall(words)
-            self.until(lambda: len(self.service.factory.connections) == 1)
+            if not words:
+                self.until(lambda: len(self.service.factory.connections) == 1)
             if reset:
                 linger = struct.pack("ii", 1, 0)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
