@@ -224,7 +224,8 @@ class Limits(Struct, frozen=True):
         messages_per_client: The same for each connection, where what is answered, such
             as an offer that comes back with an error, counts as ten. A client over it
             is read from once a second at most, but what one read brings is acted upon,
-            so this bounds small messages only roughly.
+            so this bounds small messages only roughly. A change of TLS keys counts as a
+            message.
         burst: How many seconds' worth of all these may come at once.
         trusted_proxies: Networks of proxies that are believed when they say where a
             client comes from, with ``X-Forwarded-For`` or the PROXY protocol.

@@ -132,7 +132,7 @@ class Console:
 def _decoded(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Unanswered("what answers there is no relay of this version") from None
 
 
@@ -148,7 +148,7 @@ def plain_json(body: bytes, indent: int | None = 2) -> str:
     """
     try:
         return json.dumps(json.loads(body), indent=indent)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Unanswered("what answers there is no relay") from None
 
 

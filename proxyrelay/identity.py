@@ -52,10 +52,10 @@ def bearer_token(headers: Mapping[str, str]) -> str:
     value = headers.get("authorization")
     if value is None:
         raise Unauthorized("The request has no Authorization header.")
-    scheme, _, token = value.strip().partition(" ")
+    scheme, _, token = value.strip(" \t").partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthorized("The Authorization header holds no bearer token.")
-    token = token.strip()
+    token = token.strip(" \t")
     if len(token) > TOKEN_CEILING or not _TOKEN.fullmatch(token):
         raise Unauthorized("The bearer token is malformed.")
     return token

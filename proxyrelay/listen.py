@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from proxyrelay.errors import StartError
@@ -38,6 +39,14 @@ FIRST_HANDED_OVER = 3
 ADMIN = "admin"
 """Name of a socket that is handed over for the relay's operator, and not for clients
 (``FileDescriptorName=admin`` in the unit of systemd)."""
+
+
+UNUSABLE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""Errors of an address that this machine does not have. A name may stand for one:
+``localhost`` for ``::1`` where IPv6 is turned off."""
+
+
+_log = Logger()
 
 
 def handed_over(given: Path = Path("/proc/self/environ")) -> dict[int, str]:
@@ -110,27 +119,43 @@ def bind(
             address can be had.
 
     Returns:
-        One socket for each address that the host stands for.
+        One socket for each address that the host stands for, and this machine has.
 
     Raises:
-        StartError: The port is taken, privileged, or not of this machine.
+        StartError: The port is taken or privileged, or the machine has no such address.
     """
     # A kernel without IPv6 still resolves names to it.
     found = [info for info in _resolved(host, port) if _available(info[0])]
     if not found:
         raise _no_host(host, "no address that this machine can use")
     sockets: list[socket.socket] = []
+    skipped: list[tuple[object, OSError]] = []
     try:
         for family, _, _, _, address in dict.fromkeys(found):
-            sockets.append(
-                _bound(family, (address[0], port, *address[2:]), reuse, accepting)
-            )
-            port = sockets[0].getsockname()[1]
+            place = (address[0], port, *address[2:])
+            try:
+                sockets.append(_bound(family, place, reuse, accepting))
+            except OSError as error:
+                if error.errno not in UNUSABLE:
+                    raise
+                skipped.append((address[0], error))
+            else:
+                port = sockets[0].getsockname()[1]
+        if not sockets:
+            raise skipped[0][1]
     except OSError as error:
         for bound in sockets:
             bound.close()
         setting = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
         raise StartError(_explain(host, port, error, reuse), setting) from None
+    for unusable, why in skipped if accepting else ():
+        _log.info(
+            "not listening on {address}, an address of {_host}: {reason}",
+            event="address_skipped",
+            address=unusable,
+            reason=os.strerror(why.errno or 0).lower(),
+            _host=host or "all interfaces",
+        )
     return sockets
 
 

@@ -190,7 +190,7 @@ class Proxies:
         """
         if forwarded is not None and self.trust(host):
             for entry in reversed(forwarded.rsplit(",", HOPS)[-HOPS:]):
-                before = _host(entry.strip())
+                before = _host(entry.strip(" \t"))
                 if before is None:
                     break
                 host = before

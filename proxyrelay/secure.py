@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from socket import MSG_PEEK, SO_RCVLOWAT, SOL_SOCKET, socket
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL, crypto
@@ -41,6 +41,17 @@ error adds there, and the next connection would end for it, or for another reaso
 its own (SSL_get_error(3); with OpenSSL 4 only the latter)."""
 
 
+@runtime_checkable
+class RecordListener(Protocol):
+    """A protocol that counts reads without data."""
+
+    def record_without_data(self) -> None:
+        """One read has brought no data, but a change of keys or a part of a record.
+
+        OpenSSL stops after each change of keys (RFC 8446, section 4.6.3).
+        """
+
+
 @implementer(ISSLTransport)
 class SecureServer(PromptServer):
     """A client's connection, over TLS.
@@ -56,8 +67,12 @@ class SecureServer(PromptServer):
         begin: Makes OpenSSL's part of it, for a socket.
         handshakes: Spreads these.
         arguments: As for `PromptServer`.
+
+    Attributes:
+        silent: Whether no byte of the client has been seen.
     """
 
+    silent = True
     _seen = 0
     _flights = 0
     _established = False
@@ -100,6 +115,8 @@ class SecureServer(PromptServer):
             self.protocol.dataReceived(
                 records[0] if len(records) == 1 else b"".join(records)
             )
+        elif not records and over is None and isinstance(self.protocol, RecordListener):
+            self.protocol.record_without_data()
         return over
 
     def _await_hello(self) -> Exception | None:
@@ -111,6 +128,7 @@ class SecureServer(PromptServer):
             data = self.socket.recv(LONGEST + RECORD, MSG_PEEK)
             if not data:
                 return main.CONNECTION_LOST
+            self.silent = False
             # Who is told again of what has been seen already is told of the end.
             look = missing_next if self._flights else missing
             more = look(data) if len(data) != self._seen else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,8 +48,18 @@ CURVES = ("secp256r1", "secp384r1", "secp521r1")
 SHORTEST_RSA = 2048
 """Bits of the shortest RSA key that current clients accept."""
 
-EXPIRES_SOON = timedelta(days=14)
-"""How long before its end a certificate is worth a warning."""
+SHORT_LIFETIME = timedelta(days=10)
+"""Below this lifetime a certificate is due for renewal when half of it is left. Others
+are when a third is left."""
+
+
+LABELS_SHOWN = 5
+"""PEM labels of a file that an error names."""
+
+_LABEL = re.compile(rb"^-----BEGIN ([A-Z0-9 ]{1,40})-----", re.MULTILINE)
+
+_RSA_PSS = 912
+"""``EVP_PKEY_RSA_PSS`` of OpenSSL."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,13 @@ class KeyPair:
         except (x509.ExtensionNotFound, ValueError):  # none, or a malformed one
             return []
         return [str(name.value) for name in names.value]
+
+    @property
+    def renewal(self) -> datetime:
+        """When the certificate is due for renewal: from then on it expires soon."""
+        start = self.chain[0].not_valid_before_utc
+        end = self.chain[0].not_valid_after_utc
+        return end - (end - start) / (2 if end - start < SHORT_LIFETIME else 3)
 
     def problems(self, now: datetime) -> Iterator[Problem]:
         """Why clients that verify will refuse it.
@@ -118,7 +136,7 @@ class KeyPair:
             now: The time, aware of its zone.
         """
         end = self.chain[0].not_valid_after_utc
-        if now <= end < now + EXPIRES_SOON:
+        if self.renewal < now <= end:
             yield Problem("certfile", f"expires soon, on {_day(end)}: renew it")
         if not self.names():
             yield Problem(
@@ -294,12 +312,24 @@ def _read(setting: str, path: Path) -> bytes:
 
 def _load_chain(path: Path) -> tuple[x509.Certificate, ...]:
     pem = _read("certfile", path)
-    try:
-        return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError:
-        raise _wrong(
-            "certfile", f"{path} holds no PEM certificate (-----BEGIN CERTIFICATE-----)"
-        ) from None
+    # The library passes over a certificate with another label.
+    if b"TRUSTED CERTIFICATE" not in _LABEL.findall(pem):
+        with contextlib.suppress(ValueError):
+            return tuple(x509.load_pem_x509_certificates(pem))
+    raise _wrong(
+        "certfile",
+        f"{path} holds no PEM certificate (-----BEGIN CERTIFICATE-----) that can be "
+        f"read{_found(pem)}",
+    )
+
+
+def _found(pem: bytes) -> str:
+    """The PEM labels of a file, for an error."""
+    labels = dict.fromkeys(_LABEL.findall(pem))
+    if not labels:
+        return ""
+    shown = ", ".join(label.decode("ascii") for label in list(labels)[:LABELS_SHOWN])
+    return f"; found in it: {shown}"
 
 
 def _look_through(chain: Iterable[x509.Certificate], path: Path) -> None:
@@ -339,9 +369,14 @@ def _load_key(
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise _wrong(
-            setting, f"{path} holds no PEM private key (-----BEGIN PRIVATE KEY-----)"
+            setting,
+            f"{path} holds no PEM private key (-----BEGIN PRIVATE KEY-----) that can "
+            f"be read{_found(pem)}",
         ) from None
-    if isinstance(key, rsa.RSAPrivateKey):
+    kind = type(key).__name__.removesuffix("PrivateKey")
+    if isinstance(key, rsa.RSAPrivateKey) and _is_pss(pem):
+        kind = "RSA-PSS"
+    elif isinstance(key, rsa.RSAPrivateKey):
         if key.key_size < SHORTEST_RSA:
             raise _wrong(
                 setting,
@@ -357,7 +392,15 @@ def _load_key(
                 f"want one of {', '.join(CURVES)}",
             )
         return key
-    raise _wrong(setting, f"the key in {path} is neither an ECDSA nor an RSA key")
+    raise _wrong(
+        setting,
+        f"the key in {path} is of the type {kind}: neither an ECDSA nor an RSA key",
+    )
+
+
+def _is_pss(pem: bytes) -> bool:
+    """Whether a key may only sign with RSA-PSS. The library calls it an RSA key."""
+    return crypto.load_privatekey(crypto.FILETYPE_PEM, pem).type() == _RSA_PSS
 
 
 def _public(key: object) -> bytes:

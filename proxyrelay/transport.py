@@ -12,6 +12,7 @@ from socket import MSG_PEEK
 from typing import Any, Protocol
 
 from twisted.internet import main, protocol
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -348,9 +349,11 @@ class Announced(protocol.Protocol):
         self.transport.protocol = other
         other.makeConnection(self.transport)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Wait no longer."""
         self.factory.waiting.end(self)
+        if not self._data and not reason.check(ConnectionAborted):
+            self.factory.probed(addresses.text(self._place))
         self.factory.lost()
 
     def expired(self) -> None:
@@ -377,6 +380,9 @@ class AnnouncedFactory(protocol.Factory):
 
     lost: Callable[[], object] = staticmethod(lambda: None)
     """Called when a connection has ended before its header was whole."""
+
+    probed: Callable[[str], object] = staticmethod(lambda _: None)
+    """Told of the address of a proxy that has closed a connection and sent nothing."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ Checked against Autobahn 26.10.2. Each override says what it changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import cached_property
 from http import HTTPStatus
@@ -59,11 +59,12 @@ from proxyrelay.errors import (
 from proxyrelay.fastlane import PING, PONG, TEXT, FastLane, header
 from proxyrelay.handshake import (
     acceptance,
+    autobahn_head,
     head_complete,
+    header_fields,
     origin_matcher,
     origins,
     plain_upgrade,
-    without_offers,
 )
 from proxyrelay.identity import ANONYMOUS, User
 from proxyrelay.limits import Limits, Origin
@@ -82,6 +83,9 @@ REASON_CEILING = 123
 
 EARLY = 64
 """Pings and pongs of a client that has not registered. Stock clients send none."""
+
+RECORDS_CEILING = 1024
+"""Changes of TLS keys, and parts of records, before the upgrade. Clients send few."""
 
 AFTER = 128
 """Frames that may have been under way when the relay closed a connection."""
@@ -156,6 +160,9 @@ class ConnectionJournal(Journal, Protocol):
     def dropped(self, address: str, why: str) -> None:
         """A connection that holds no UUID ended without a close handshake."""
 
+    def probed(self, address: str) -> None:
+        """A connection ended that has sent nothing: a load balancer's probe."""
+
     def slowed(self, address: str) -> None:
         """A client sends faster than it may, and is read from more slowly."""
 
@@ -190,6 +197,7 @@ class RelayProtocol(FastLane):
     arrival: int
     _place: IAddress
     _origin: Origin[RelayProtocol]
+    _fields: dict[str, str]
 
     # Not "log": that is the name of Autobahn's, which writes requests as they are.
     _log = Logger()
@@ -217,6 +225,7 @@ class RelayProtocol(FastLane):
     _rest = b""
     _early = 0
     _after = 0
+    _records = 0
 
     def __init__(self) -> None:
         """Start with what `_served_class` has put into the class.
@@ -428,7 +437,9 @@ class RelayProtocol(FastLane):
         self.state = self.STATE_CLOSED
         self.factory.countConnections -= 1
         try:
-            if vanished:
+            if vanished and self._sent_nothing():
+                self.factory.journal.probed(self.address)
+            elif vanished:
                 when = _WHEN.get(self._phase, "")
                 self._release(f"connection lost{when}{_tls(reason)}")
         finally:
@@ -441,6 +452,13 @@ class RelayProtocol(FastLane):
             if self._follower is not None:
                 self._follower.stop_following()
             self.factory.connection_lost(self)
+
+    def _sent_nothing(self) -> bool:
+        """Whether no byte has come, not even of TLS."""
+        transport = self.transport
+        if ISSLTransport.providedBy(self.transport):
+            return bool(self._phase is Phase.TLS_HANDSHAKE and transport.silent)
+        return self._phase is Phase.OPENING and not self.data
 
     def _enter(self, phase: Phase) -> None:
         deadlines = self.factory.deadlines
@@ -547,7 +565,7 @@ class RelayProtocol(FastLane):
         try:
             whole = head_complete(self.data, self._seen)
         except BadRequest as error:
-            self.failHandshake(str(error), error.status)
+            self._reject(str(error), error.status)
             return
         self._seen = len(self.data)
         if whole:
@@ -561,7 +579,8 @@ class RelayProtocol(FastLane):
             return
         upgrade = plain_upgrade(self.data)
         if upgrade is None:
-            self.data = without_offers(self.data)
+            self._fields = header_fields(self.data)
+            self.data = autobahn_head(self.data)
             super().processHandshake()
         else:
             self.data = b""
@@ -576,10 +595,11 @@ class RelayProtocol(FastLane):
         self._drop("the handshake failed")
 
     def onConnect(  # type: ignore[override]  # Autobahn awaits it
-        self, request: ConnectionRequest
+        self,
+        request: ConnectionRequest,  # noqa: ARG002 - holds only what Autobahn has seen
     ) -> Deferred[None]:
-        """Find out whose request it is that Autobahn has parsed."""
-        return self._identify(request.headers)
+        """Find out whose request it is that Autobahn has checked."""
+        return self._identify(self._fields)
 
     def _identify(self, headers: dict[str, str]) -> Deferred[None]:
         """Find out who the client is. No frame is read before that is known.
@@ -691,11 +711,19 @@ class RelayProtocol(FastLane):
             code: The HTTP status.
             responseHeaders: Header fields that belong to the status.
         """
-        status = HTTPStatus(code)
         # Where Autobahn quotes the request, it may quote a secret.
-        detail = re.split("[\"']", reason, maxsplit=1)[0].strip()
+        detail = re.sub('"[^"]*"', "...", reason)
+        self._reject(detail, HTTPStatus(code), responseHeaders or ())
+
+    def _reject(
+        self,
+        detail: str,
+        status: HTTPStatus,
+        own_headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Answer with an HTTP error, and log the detail."""
         self.factory.journal.rejected(self.address, status, detail)
-        headers = [*(responseHeaders or ()), ("Content-Length", "0")]
+        headers = [*own_headers, ("Content-Length", "0")]
         if status is HTTPStatus.UPGRADE_REQUIRED:
             headers += [("Upgrade", "websocket"), ("Connection", "upgrade, close")]
         else:
@@ -836,6 +864,15 @@ class RelayProtocol(FastLane):
 
     # -- how fast the client is
 
+    def record_without_data(self) -> None:
+        """Count a change of TLS keys, or a part of a record, as a piece of a frame."""
+        if self.state != self.STATE_CONNECTING:
+            self.counted(1)
+            return
+        self._records += 1
+        if self._records > RECORDS_CEILING:
+            self._drop("too many TLS records without data")
+
     def counted(self, count: int) -> None:
         """Read on later from a client that is too fast. Nothing is lost by that.
 
@@ -953,8 +990,10 @@ def _tls(reason: Failure) -> str:
 _HANDSHAKE_LEFTOVERS = frozenset(
     {
         "_checking",
+        "_fields",
         "_perMessageCompress",
         "_place",
+        "_records",
         "_seen",
         "_wskey",
         "http_headers",
@@ -1143,10 +1182,14 @@ class RelayFactory(WebSocketServerFactory):
             self, self.limits.announced, self._dropped, self.clock, seconds
         )
         self._announced.lost = self._tell_if_all_gone
+        self._announced.probed = self._probed
         return self._announced
 
     def _dropped(self, address: str, why: str) -> None:
         self.journal.dropped(self.pseudonyms.address(address), why)
+
+    def _probed(self, address: str) -> None:
+        self.journal.probed(self.pseudonyms.address(address))
 
     def stop(self, seconds: float) -> Deferred[None]:
         """Close every connection with 1001, and abort what is left in the end.

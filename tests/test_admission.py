@@ -9,6 +9,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from contextlib import suppress as suppressed
 from ipaddress import ip_address
 from typing import Any
 
@@ -24,8 +25,14 @@ from proxyrelay.config import Config, Limits, Offers, Timeouts
 from proxyrelay.identity import User
 from proxyrelay.limits import LONGEST, MOMENT, RESERVE
 from proxyrelay.transport import PAUSE, Announced, AnnouncedFactory
-from proxyrelay.websocket import Phase, RelayFactory, RelayProtocol
+from proxyrelay.websocket import (
+    RECORDS_CEILING,
+    Phase,
+    RelayFactory,
+    RelayProtocol,
+)
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
+from tests.support.keyupdate import KeyUpdater
 from tests.support.processes import ProcessTestCase, RelayProcess
 from tests.support.recording import A, B, C, RecordingJournal, offer, registration
 from tests.support.served import (
@@ -591,6 +598,56 @@ class TlsFloodTests(FloodMixin, RelayTestCase):
     secure = True
 
 
+class KeyUpdateFloodTests(AdmissionMixin, RelayTestCase):
+    """A client that changes its TLS keys again and again."""
+
+    secure = True
+    config = FloodMixin.config
+
+    def updater(self) -> KeyUpdater:
+        client = KeyUpdater(self.raw(secure=False))
+        self.addCleanup(client.free)
+        return client
+
+    @scenario
+    def test_is_slowed_down_as_for_frames(self) -> None:
+        client = self.updater()
+        client.send(upgrade())
+        self.assertTrue(client.recv().startswith(b"HTTP/1.1 101 "))
+        (peer,) = self.connections()
+        self.assertFalse(peer.slowed)
+        client.change_keys(40)
+        self.until(lambda: peer.slowed)
+        client.send(frame(TEXT, registration(A)))
+
+        def registers() -> bool:
+            if peer._slow is not None:
+                self.clock.advance(1)
+            return peer.registration is not None
+
+        self.until(registers)
+        self.assertIn(b'"success": true', client.recv())
+
+    @scenario
+    def test_is_dropped_before_the_upgrade(self: Any) -> None:
+        client = self.updater()
+        told: list[str] = []
+        self.service.factory.journal.dropped = lambda _, why: told.append(why)
+        with suppressed(ConnectionError):
+            client.change_keys(2 * RECORDS_CEILING)
+        self.until(lambda: told)
+        self.assertEqual(told, ["too many TLS records without data"])
+
+    @scenario
+    def test_some_are_of_no_consequence(self) -> None:
+        client = self.updater()
+        client.change_keys(2)
+        client.send(upgrade()[:9])
+        client.change_keys(2)
+        client.send(upgrade()[9:])
+        self.assertTrue(client.recv().startswith(b"HTTP/1.1 101 "))
+
+
 class AddressFloodTests(AdmissionMixin, RelayTestCase):
     """Clients of one address that send too much together."""
 
@@ -736,6 +793,24 @@ class AnnouncedMixin(AdmissionMixin):
         for header in (b"PROXY UNKNOWN\r\n", SIGNATURE + b"\x20\0\0\0"):
             self.announced(header)
             self.assertTrue(self.connections()[-1].address.startswith("127.0.0.1:"))
+
+    @scenario
+    def test_a_probe_of_the_proxy_is_no_loss(self: Any) -> None:
+        told: list[str] = []
+        journal = self.service.factory.journal
+        journal.probed = told.append
+        journal.dropped = lambda *about: told.append("dropped")
+        for count, header in enumerate(
+            (b"", b"PROXY UNKNOWN\r\n", SIGNATURE + b"\x20\0\0\0", self.LINE), 1
+        ):
+            connection = self.raw(secure=False)
+            connection.sendall(header)
+            connection.close()
+            self.until(lambda count=count: len(told) == count)
+        self.assertEqual(
+            [address.rpartition(":")[0] for address in told],
+            ["127.0.0.1"] * 3 + ["192.0.2.7"],
+        )
 
     @scenario
     def test_may_come_in_pieces(self: Any) -> None:

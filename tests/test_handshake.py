@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress as suppressed
 from http import HTTPStatus
 from typing import Any
 from unittest import mock
@@ -21,8 +22,11 @@ from proxyrelay.errors import BadRequest, Unauthorized
 from proxyrelay.handshake import (
     HEAD_CEILING,
     HEADERS_CEILING,
+    NAME_SHOWN,
     acceptance,
+    autobahn_head,
     head_complete,
+    header_fields,
     origin_matcher,
     plain_upgrade,
 )
@@ -59,7 +63,7 @@ class HeadTests(SynchronousTestCase):
         head = upgrade("X-A: b")
         for seen in range(len(head)):
             self.assertTrue(head_complete(head, seen))
-        self.assertEqual(self.refused(head[:-4] + b"\x85\r\n\r\n"), 400)
+        self.assertEqual(self.refused(head[:-4] + b"\x0b\r\n\r\n"), 400)
 
     def test_counts_headers(self) -> None:
         room = HEADERS_CEILING - upgrade().count(b"\r\n") + 2
@@ -73,19 +77,59 @@ class HeadTests(SynchronousTestCase):
         self.assertFalse(head_complete(b"G" * (HEAD_CEILING - 1)))
         self.assertEqual(self.refused(b"G" * HEAD_CEILING), 431)
 
-    @given(st.binary(min_size=1).filter(lambda b: b.strip(bytes(range(32, 127)))))
-    def test_no_other_byte_passes(self, strange: bytes) -> None:
-        """Whatever is added to a header, it stays one header or is refused."""
+    @given(st.binary(min_size=1))
+    def test_whatever_is_added_to_a_header_stays_in_it(self, strange: bytes) -> None:
         head = upgrade("X-A: ").replace(b"X-A: ", b"X-A: " + strange)
         try:
             whole = head_complete(head)
         except BadRequest:
             return
-        self.assertTrue(whole)
-        self.assertEqual(
-            head.decode("latin-1").splitlines(),
-            head.decode("latin-1").split("\r\n")[:-1],
-        )
+        fields = header_fields(head)
+        if whole and strange.count(b"\r\n") == 0:
+            self.assertEqual(fields.keys(), header_fields(upgrade("X-A: ")).keys())
+            self.assertEqual(fields["x-a"].encode("latin-1"), strange.strip(b" \t"))
+
+    @given(st.binary(max_size=200))
+    def test_any_bytes_are_a_head_or_refused(self, data: bytes) -> None:
+        for head in (data, data + b"\r\n\r\n", upgrade()[:-2] + data + b"\r\n\r\n"):
+            with suppressed(BadRequest):
+                head_complete(head)
+
+    def test_a_refusal_names_the_header_and_not_its_value(self) -> None:
+        long = "N" * (NAME_SHOWN + 1)
+        for lines, detail in (
+            (("A: b", "X-A: s3cret\0"), "header X-A: byte 0x00"),
+            (("X-\0A: s3cret",), "header X-\0A: byte 0x00"),
+            (("X-A: s3cret\nB: c",), "header X-A: malformed"),
+            (("X-A: s3cret\rB: c",), "header X-A: malformed"),
+            (("X-\xe9: s3cret",), "header X-\xe9: malformed"),
+            (("X-A : s3cret",), "header X-A: malformed"),
+            (("X-A s3cret: s3cret",), "header X-A: malformed"),
+            (("X-A: b", " s3cret: s3cret"), "a header line without a name: malformed"),
+            (("X-A: b", "s3cret"), "a header line without a name: malformed"),
+            (("\r: s3cret",), "a header line without a name: malformed"),
+            (("s3cret\0",), "a header line without a name: byte 0x00"),
+            ((f"{long}\xe9: s3cret",), f"header {long[:-1]}...: malformed"),
+            (("TE: x", "Transfer-Encoding: s3cret"), "header Transfer-Encoding: "),
+            (("transfer-encoding:",), "header transfer-encoding: no body is taken"),
+            (("Content-Length: 5",), "header Content-Length: no body is taken"),
+            (("Content-Length: 0, 0",), "header Content-Length: no body is taken"),
+        ):
+            error: BadRequest = self.assertRaises(
+                BadRequest, head_complete, upgrade(*lines)
+            )
+            self.assertIn(detail, str(error))
+            self.assertNotIn("s3cret", str(error))
+            self.assertEqual(error.status, 400)
+        for line in (b"GET /\xe9 HTTP/1.1", b"GET /\0 HTTP/1.1", b"GET / s3cret x"):
+            head = upgrade().replace(b"GET / HTTP/1.1", line)
+            error = self.assertRaises(BadRequest, head_complete, head)
+            self.assertIn("the request line: ", str(error))
+            self.assertNotIn("s3cret", str(error))
+
+    def test_an_empty_body_may_be_announced(self) -> None:
+        for line in ("Content-Length: 0", "content-length:0\t", "X-Content-Length: 5"):
+            self.assertTrue(head_complete(upgrade(line)))
 
     def test_counts_authorization_in_any_case(self) -> None:
         self.assertEqual(
@@ -94,6 +138,45 @@ class HeadTests(SynchronousTestCase):
         self.assertTrue(
             head_complete(upgrade("Proxy-Authorization: a", "authorization:"))
         )
+
+
+class FieldTests(SynchronousTestCase):
+    """Reading the header fields, and copying them for Autobahn."""
+
+    def test_only_crlf_ends_a_value(self) -> None:
+        breaks = "\x85\xa0\xe2\x80\xa8\xe2\x80\xa9"
+        head = upgrade(f"X-A: 1{breaks}Authorization: Bearer x")
+        self.assertEqual(
+            header_fields(head)["x-a"], f"1{breaks}Authorization: Bearer x"
+        )
+        self.assertNotIn("authorization", header_fields(head))
+
+    def test_only_spaces_and_tabs_are_cut_off(self) -> None:
+        self.assertEqual(
+            header_fields(upgrade("X-A: \t\xa0b\x85 "))["x-a"], "\xa0b\x85"
+        )
+
+    def test_values_of_one_name_are_joined(self) -> None:
+        self.assertEqual(header_fields(upgrade("X-A: b", "x-a:c"))["x-a"], "b, c")
+
+    def test_the_copy_holds_what_autobahn_checks_and_nothing_else(self) -> None:
+        head = upgrade("Authorization: x", "Origin: y", "X-A: \x85Upgrade: z")
+        head = head.replace(b"GET /", b"GET //[::1/relay#f")
+        self.assertEqual(autobahn_head(head), upgrade().replace(b"Host", b"host"))
+
+    def test_the_copy_is_plain_text_without_quotes(self) -> None:
+        head = upgrade('Upgrade: "s\x85\xe9"').replace(b"GET", b'"GET"')
+        copy = autobahn_head(head)
+        self.assertIn(b"\r\nUpgrade: ?s???\r\n", copy)
+        self.assertTrue(copy.startswith(b"?GET? / HTTP/1.1\r\n"))
+
+    def test_an_empty_port_is_left_out(self) -> None:
+        for host, copied in (
+            *(("h:", "h"), ("h: ", "h"), ("[::1]:", "[::1]"), ("h:80", "h:80")),
+            *(("h::", "h:"), ("h", "h"), ("", "")),
+        ):
+            head = upgrade().replace(b"relay.example", host.encode())
+            self.assertIn(f"\r\nhost: {copied}\r\n".encode(), autobahn_head(head))
 
 
 class OriginTests(SynchronousTestCase):
@@ -186,6 +269,7 @@ EXTRAS = st.one_of(
             ),
             *("origin:", "Origin: https://bad.example", "Sec-WebSocket-Origin: //x"),
             *("Authorization: Bearer x", "AUTHORIZATION: no", "authorization:"),
+            *("X-City: Orl\xe9ans", "X-A: b\x85Host: h", "Cookie:\xa0\xc2\x85\xa0"),
             *("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",),
             *("Sec-WebSocket-Extensions: x;;,y=", "Sec-WebSocket-Extensions: a"),
             *("Sec-WebSocket-Protocol: a, a", "Sec-WebSocket-Protocol: a"),
@@ -206,6 +290,10 @@ EXTRAS = st.one_of(
 )
 
 
+VALUE_BYTES = [0x09, *range(0x20, 0x7F), *range(0x80, 0x100)]
+"""Bytes that the value of a header may have (RFC 9110, section 5.5)."""
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
     """Heads of requests: most of them good but for something."""
@@ -224,7 +312,7 @@ def requests(draw: st.DrawFn) -> bytes:
     if draw(st.booleans()):
         lines = draw(st.permutations(lines))
     line = draw(LINES)
-    return "\r\n".join([line, *lines, "", ""]).encode("ascii")
+    return "\r\n".join([line, *lines, "", ""]).encode("latin-1")
 
 
 class Asked:
@@ -255,13 +343,19 @@ class Answer:
         WebSocketServerProtocol.succeedHandshake(served, res)
 
 
-def outcome(request: bytes, *mixins: type, lane: bool) -> dict[str, object]:
+def outcome(
+    request: bytes,
+    *mixins: type,
+    lane: bool,
+    origins_allowed: tuple[str, ...] = ("https://good.example", "junk"),
+) -> dict[str, object]:
     """All that comes of a request.
 
     Args:
         request: Its head.
         mixins: Put before the class that is served.
         lane: Whether the relay may read it by itself; else Autobahn does.
+        origins_allowed: The setting ``allowed_origins``.
     """
     clock, journal, asked = EagerClock(), RecordingJournal(), Asked()
     factory = RelayFactory(
@@ -270,7 +364,7 @@ def outcome(request: bytes, *mixins: type, lane: bool) -> dict[str, object]:
         journal,
         clock,
         Config(
-            allowed_origins=("https://good.example", "junk"),
+            allowed_origins=origins_allowed,
             limits=Limits(trusted_proxies=(PROXY,)),
         ),
     )
@@ -318,6 +412,67 @@ class LaneTests(SynchronousTestCase):
         expected = outcome(request, lane=False)
         self.assertEqual(outcome(request, lane=True), expected)
         self.assertEqual(outcome(request, Answer, lane=False), expected)
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.lists(st.sampled_from(VALUE_BYTES), max_size=40).map(bytes),
+        st.sampled_from(["X-A", "Cookie", "User-Agent", "Origin", "Authorization"]),
+        st.booleans(),
+    )
+    @example(b"1\x85Authorization: Bearer x\x85Host: h", "X-A", True)
+    @example(b"\xe2\x80\xa8Authorization: no", "X-A", False)
+    @example(b"\xa0\xc2\x85", "X-A", False)
+    def test_any_value_is_taken_and_adds_no_header(
+        self, value: bytes, name: str, odd: bool
+    ) -> None:
+        """RFC 9110, section 5.5."""
+        request = upgrade(f"{name}: ")
+        request = request[:-4] + value + b"\r\n\r\n"
+        if odd:
+            request = request.replace(b"Connection: ", b"Connection: keep-alive, ")
+        found = outcome(request, lane=not odd, origins_allowed=("*",))
+        answer, shown = found["answer"], found["shown"]
+        assert isinstance(answer, bytes)
+        assert isinstance(shown, list)
+        self.assertTrue(answer.startswith(b"HTTP/1.1 101 "), answer)
+        [(headers, _)] = shown
+        expected = header_fields(upgrade(f"{name}: ")).keys() - set(OFFERS)
+        self.assertEqual(headers.keys(), expected)
+        if name != "Origin":
+            self.assertEqual(
+                headers[name.lower()], value.decode("latin-1").strip(" \t")
+            )
+
+    def test_whatever_the_reference_lets_in_is_opened(self) -> None:
+        """Any other status than 101 ends a stock endpoint."""
+        for odd in (
+            *(upgrade().replace(b"relay.example", b"h:"),),
+            *(upgrade().replace(b"relay.example", b"[::1]:"),),
+            *(
+                upgrade().replace(b"GET /", b"GET " + target)
+                for target in (
+                    *(b"//[::1/relay", b"/#f", b"/a?b#c", b"http://[::1/", b"//["),
+                    *(
+                        b"*",
+                        b"[",
+                        b"a",
+                        b"http://h:x/",
+                        b"/\\",
+                        b"/%zz",
+                        b"/[]",
+                        b"#",
+                        b'"',
+                    ),
+                )
+            ),
+            upgrade("X-Cert: " + "x" * 18 * 1024),
+            upgrade(*["X-A: b"] * 100),
+            upgrade("Content-Length: 0"),
+        ):
+            for lane in (False, True):
+                answer = outcome(odd, lane=lane)["answer"]
+                assert isinstance(answer, bytes)
+                self.assertTrue(answer.startswith(b"HTTP/1.1 101 "), (odd, answer))
 
     @settings(max_examples=200, deadline=None)
     @given(requests())

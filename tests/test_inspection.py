@@ -131,7 +131,7 @@ class InspectionTests(SynchronousTestCase):
         self.assertIsNotNone(found.pair)
 
     def test_a_certificate_that_expires_soon_is_a_warning(self) -> None:
-        found = self.inspect(self.certificates(end=NOW + DAY))
+        found = self.inspect(self.certificates(NOW - 2 * DAY, NOW + DAY))
         self.assertEqual((found.problems, found.faults), ([], []))
         (warning,) = found.warnings
         self.assertEqual((warning.key, warning.line), ("certfile", 2))

@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet import reactor as _reactor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -158,6 +159,44 @@ class BoundTests(ListenTestCase):
         self.patch(socket, "socket", FourOnly)
         (bound,) = self.bind("localhost")
         self.assertEqual(bound.family, socket.AF_INET)
+
+    def test_an_address_of_a_name_that_this_machine_lacks_is_skipped(self) -> None:
+        for absent in (
+            (socket.AF_INET, "192.0.2.1"),
+            (socket.AF_INET6, "2001:db8::1"),
+        ):
+            for addresses in (
+                (absent, (socket.AF_INET, "127.0.0.1")),
+                ((socket.AF_INET, "127.0.0.1"), absent),
+            ):
+                with capturedLogs() as logged:
+                    self.resolve(*addresses)
+                    (bound,) = self.bind("localhost")
+                self.assertEqual(bound.getsockname()[0], "127.0.0.1")
+                if NO_IPV6 is None or absent[0] == socket.AF_INET:
+                    (event,) = logged
+                    self.assertEqual(event["event"], "address_skipped")
+                    self.assertIn(absent[1], formatEvent(event))
+
+    def test_nothing_is_logged_of_a_trial(self) -> None:
+        self.resolve((socket.AF_INET, "192.0.2.1"), (socket.AF_INET, "127.0.0.1"))
+        with capturedLogs() as logged:
+            for bound in listen.bind("localhost", 0, accepting=False):
+                bound.close()
+        self.assertEqual(logged, [])
+
+    def test_a_name_of_which_no_address_is_here_is_refused(self) -> None:
+        self.resolve((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+        self.assertIn("cannot assign requested address", self.refused("localhost"))
+
+    def test_a_taken_port_of_a_name_is_refused_beside_an_absent_address(self) -> None:
+        (taken,) = self.bind("127.0.0.1")
+        port = taken.getsockname()[1]
+        made = self.count_sockets()
+        for addresses in (("192.0.2.1", "127.0.0.1"), ("127.0.0.2", "127.0.0.1")):
+            self.resolve(*((socket.AF_INET, address) for address in addresses))
+            self.assertIn("already in use", self.refused("localhost", port))
+        self.assertEqual({bound.fileno() for bound in made}, {-1})
 
     def test_a_name_without_a_usable_address_is_refused(self) -> None:
         self.resolve()

@@ -103,8 +103,15 @@ class HandshakeMixin(SocketMixin):
     @scenario
     def test_refuses_malformed_requests(self: Any) -> None:
         heads = {
-            "a next line": upgrade("X-A: 1\x85Authorization: Bearer x"),
             "a line separator": upgrade("X-A: 1\x1cAuthorization: Bearer x"),
+            "a vertical tab": upgrade("X-A: 1\x0bAuthorization: Bearer x"),
+            "a form feed": upgrade("X-A: 1\x0cAuthorization: Bearer x"),
+            "a delete": upgrade("X-A: \x7f"),
+            "a name that is not ASCII": upgrade("X-\xe9: b"),
+            "a target that is not ASCII": upgrade().replace(b"GET /", b"GET /\xe9"),
+            "a method that is not ASCII": upgrade().replace(b"GET", b"G\xc9T"),
+            "a body in chunks": upgrade("Transfer-Encoding: chunked"),
+            "a body": upgrade("Content-Length: 5"),
             "a lone line feed": upgrade("X-A: 1\nAuthorization: Bearer x"),
             "a lone carriage return": upgrade("X-A: 1\rAuthorization: Bearer x"),
             "a null": upgrade("X-A: \0"),
@@ -124,6 +131,53 @@ class HandshakeMixin(SocketMixin):
             self.assertTrue(
                 answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), (what, answer)
             )
+
+    @scenario
+    def test_takes_what_proxies_and_stock_clients_send(self: Any) -> None:
+        heads = {
+            "a city in Latin-1": upgrade("X-City: Orl\xe9ans"),
+            "a city in UTF-8": upgrade("X-City: Orl\xc3\xa9ans"),
+            "a next line": upgrade("X-A: 1\x85Authorization: Bearer x"),
+            "a paragraph separator": upgrade("X-A: 1\xe2\x80\xa9Connection: close"),
+            "every byte from 0x80 on": upgrade(
+                "X-A: " + "".join(map(chr, range(0x80, 0x100)))
+            ),
+            "an odd request with such bytes": upgrade("X-A: \x85", "x-a: \xff"),
+            "an origin with such bytes": upgrade("Origin: http://\xe9"),
+            "an empty port": upgrade().replace(b"relay.example", b"relay.example:"),
+            "a fragment": upgrade().replace(b"GET /", b"GET /relay#part"),
+            "a broken authority": upgrade().replace(b"GET /", b"GET //[::1/relay"),
+            "a long head": upgrade("X-Cert: " + "a" * 18 * 1024),
+            "the longest head": upgrade(
+                "X-A: " + "a" * (HEAD_CEILING - len(upgrade("X-A: ")))
+            ),
+            "many lines": upgrade(*["X-A: b"] * (HEADERS_CEILING - 5)),
+        }
+        for what, head in heads.items():
+            connection = self.raw()
+            connection.sendall(head)
+            answer = connection.recv(65536)
+            self.assertTrue(answer.startswith(b"HTTP/1.1 101 "), (what, answer))
+
+    @scenario
+    def test_the_log_names_a_refused_header(self: Any) -> None:
+        told: list[str] = []
+        self.service.factory.journal.rejected = lambda *about: told.append(about[-1])
+        for head in (
+            upgrade("X-A: s3cret\0"),
+            upgrade("X-\xe9: s3cret"),
+            upgrade("Transfer-Encoding: s3cret"),
+            upgrade().replace(b"relay.example", b's3"c"ret:s3"cret'),
+            upgrade().replace(b"Upgrade: websocket", b"Upgrade: s3cret'\""),
+        ):
+            connection = self.raw()
+            connection.sendall(head)
+            self.read_to_end(connection)
+        self.assertNotIn("cret", "".join(told))
+        for name, detail in zip(
+            ("X-A", "X-\xe9", "Transfer-Encoding", "Host", "Upgrade"), told, strict=True
+        ):
+            self.assertIn(name, detail)
 
     @scenario
     def test_repeats_nothing_of_a_refused_request(self: Any) -> None:
@@ -160,6 +214,45 @@ class HandshakeMixin(SocketMixin):
         self.until_gone()
 
     @scenario
+    def test_a_probe_is_no_loss(self: Any) -> None:
+        """A load balancer looks whether a connection is accepted."""
+        told: list[str] = []
+        journal = self.service.factory.journal
+        journal.probed = lambda _: told.append("probed")
+        journal.dropped = lambda *_: told.append("dropped")
+        for count, (words, reset, expected) in enumerate(
+            (
+                *((b"", False, "probed"), (b"", True, "probed")),
+                *((b"G", False, "dropped"), (b"GET /", False, "dropped")),
+            ),
+            1,
+        ):
+            connection = self.raw(secure=False)
+            connection.sendall(words)
+            if not words:
+                self.until(lambda: len(self.service.factory.connections) == 1)
+            if reset:
+                linger = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.close()
+            self.until(lambda count=count: len(told) == count)
+            self.until_gone()
+            self.assertEqual(told[-1], expected)
+
+    @scenario
+    def test_a_silent_connection_that_is_late_is_no_probe(self: Any) -> None:
+        told: list[str] = []
+        journal = self.service.factory.journal
+        journal.probed = lambda _: told.append("probed")
+        journal.dropped = lambda *_: told.append("dropped")
+        connection = self.raw(secure=False)
+        self.until(lambda: len(self.service.factory.connections) == 1)
+        self.advance(max(TIMEOUTS.opening_handshake, TIMEOUTS.tls_handshake))
+        self.assertEqual(self.read_to_end(connection), b"")
+        self.until_gone()
+        self.assertEqual(told, ["dropped"])
+
+    @scenario
     def test_closes_a_client_that_does_not_register(self: Any) -> None:
         connection = self.upgraded()
         self.advance(TIMEOUTS.registration)
@@ -189,7 +282,7 @@ class HandshakeMixin(SocketMixin):
         self.service.factory.journal.rejected = lambda *about: told.append(repr(about))
         for head in (
             upgrade().replace(b"GET", b"S3CRET"),
-            upgrade().replace(b"GET /", b"GET /?s3cret=1#s3cret"),
+            upgrade().replace(b"GET /", b"PUT /?s3cret=1#s3cret"),
             upgrade().replace(b"Upgrade: websocket", b"Upgrade: s3cret"),
             upgrade().replace(b"dGhl", b"s3cret!"),
         ):
@@ -223,6 +316,16 @@ class TlsHandshakeTests(HandshakeMixin, RelayTestCase):
         self.until_phase(Phase.TLS_HANDSHAKE)
         (peer,) = self.connections()
         self.assertTrue(self.in_reactor(peer.transport.getTcpNoDelay))
+
+    @scenario
+    def test_a_client_that_leaves_after_tls_is_no_probe(self: Any) -> None:
+        told: list[str] = []
+        self.service.factory.journal.dropped = lambda _, why: told.append(why)
+        connection = self.raw()
+        self.until_phase(Phase.OPENING)
+        connection.close()
+        self.until_gone()
+        self.assertEqual(told, ["connection lost before a whole request"])
 
     @scenario
     def test_ends_a_peer_that_never_says_goodbye(self) -> None:

@@ -54,7 +54,7 @@ SECRET = "s3cr3t-of-one"
 
 REQUEST = upgrade(f"Authorization: Bearer {SECRET}", f"X-Long: {SECRET * 50}")
 
-ODD = REQUEST.replace(b" / ", b" /?query ", 1)
+ODD = REQUEST.replace(b"Connection: ", b"Connection: keep-alive, ", 1)
 """A request that Autobahn parses."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from base64 import encodebytes
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from functools import cache
@@ -48,6 +49,18 @@ def ecdsa(curve: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
 def rsa_key(bits: int) -> rsa.RSAPrivateKey:
     """An RSA key, always the same, since it takes time to find one."""
     return rsa.generate_private_key(65537, bits)
+
+
+def pss_pem(key: rsa.RSAPrivateKey) -> bytes:
+    """A key as RSA-PSS (RFC 4055, section 3.1), which the library does not write."""
+    form = PrivateFormat.TraditionalOpenSSL
+    inner = key.private_bytes(Encoding.DER, form, NoEncryption())
+    body = bytes.fromhex("020100 300b 06092a864886f70d01010a 0482")
+    body += len(inner).to_bytes(2, "big") + inner
+    der = b"\x30\x82" + len(body).to_bytes(2, "big") + body
+    return b"-----BEGIN PRIVATE KEY-----\n%b-----END PRIVATE KEY-----\n" % (
+        encodebytes(der)
+    )
 
 
 def name(text: str) -> x509.Name:
@@ -312,7 +325,41 @@ class RefusedTests(FilesTestCase):
             self.write("cert.pem", leaf.pem), self.write("key.pem", leaf.key_pem())
         )
         self.assertEqual(problem.key, "keyfile")
+        self.assertIn("of the type Ed25519", problem.message)
         self.assertIn("neither an ECDSA nor an RSA key", problem.message)
+
+    def test_refuses_rsa_pss(self) -> None:
+        """OpenSSL would only say that no certificate is assigned."""
+        leaf = Issued("leaf", key=rsa_key(2048))
+        pem = pss_pem(rsa_key(2048))
+        for certfile, keyfile in (
+            (self.write("cert.pem", leaf.pem), self.write("key.pem", pem)),
+            (self.write("both.pem", leaf.pem, pem), None),
+        ):
+            problem = self.refusal(certfile, keyfile)
+            self.assertIn("of the type RSA-PSS", problem.message)
+
+    def test_names_the_labels_that_it_finds(self) -> None:
+        key = self.leaf.key_pem()
+        trusted = self.leaf.pem.replace(b" CERTIFICATE", b" TRUSTED CERTIFICATE")
+        for pem in (trusted, trusted + self.leaf.pem):
+            problem = self.refusal(
+                self.write("cert.pem", pem), self.write("key.pem", key)
+            )
+            self.assertEqual(problem.key, "certfile")
+            self.assertIn("found in it: TRUSTED CERTIFICATE", problem.message)
+        problem = self.refusal(
+            self.write("cert.pem", self.leaf.pem), self.write("key.pem", self.leaf.pem)
+        )
+        self.assertEqual(problem.key, "keyfile")
+        self.assertIn("found in it: CERTIFICATE", problem.message)
+        ssh = b"-----BEGIN OPENSSH PRIVATE KEY-----\nx\n" * 9
+        problem = self.refusal(
+            self.write("cert.pem", self.leaf.pem), self.write("key.pem", ssh)
+        )
+        self.assertTrue(
+            problem.message.endswith("found in it: OPENSSH PRIVATE KEY"), problem
+        )
 
     def test_refuses_curves_that_clients_do_not_take(self) -> None:
         leaf = Issued("leaf", key=ecdsa(ec.SECP256K1()))
@@ -549,12 +596,23 @@ class WarningsTests(SynchronousTestCase):
 
     def test_a_certificate_that_expires_soon(self) -> None:
         root = Issued("root")
-        pair = Issued("leaf", root, hosts=self.HOSTS, end=NOW + 14 * DAY).pair(root)
-        self.assertEqual(self.warnings(pair, NOW), [])
-        later = NOW + timedelta(seconds=1)
-        for now in (later, NOW + 14 * DAY):
-            (warning,) = self.warnings(pair, now)
-            self.assertIn("expires soon, on 2026-06-15: renew it", warning)
+        for lifetime, left in (
+            (90 * DAY, 30 * DAY),
+            (10 * DAY, 10 * DAY / 3),
+            (9 * DAY, 4.5 * DAY),
+            (6 * DAY, 3 * DAY),
+            (DAY, DAY / 2),
+        ):
+            end = NOW + left
+            pair = Issued(
+                "leaf", root, hosts=self.HOSTS, start=end - lifetime, end=end
+            ).pair(root)
+            # Certificates count in seconds.
+            for now in (end - lifetime, NOW - timedelta(seconds=1)):
+                self.assertEqual(self.warnings(pair, now), [], lifetime)
+            for now in (NOW + timedelta(seconds=1), end - timedelta(seconds=1)):
+                (warning,) = self.warnings(pair, now)
+                self.assertIn(f"expires soon, on {end.date()}: renew it", warning)
 
     def test_what_has_expired_does_not_expire_soon(self) -> None:
         root = Issued("root")

@@ -658,6 +658,8 @@ class PreludeTests(SynchronousTestCase):
         self.assertEqual((len(self.dropped), self.lost), (1, 1))
 
     def test_ends_with_the_connection(self) -> None:
+        probed: list[str] = []
+        self.factory.probed = probed.append
         for sent in (b"", V1[:-1]):
             self.connect()
             self.far.sendall(sent)
@@ -667,6 +669,14 @@ class PreludeTests(SynchronousTestCase):
             self.assertIsInstance(over, ConnectionDone)
             self.transport.connectionLost(Failure(over))
         self.assertEqual((self.dropped, self.lost, self.built), ([], 2, []))
+        self.assertEqual(probed, ["192.0.2.1:9"])
+
+    def test_a_silent_one_that_is_late_is_no_probe(self) -> None:
+        self.factory.probed = self.fail
+        self.connect()
+        self.clock.advance(11)
+        self.reactor.advance(0)
+        self.assertEqual((len(self.dropped), self.lost), (1, 1))
 
     def test_nobody_may_be_there_to_serve_it(self) -> None:
         self.refuses = True

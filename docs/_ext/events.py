@@ -37,6 +37,7 @@ COMMON: Mapping[str, str] = {
 
 EVENTS: Mapping[str, str] = {
     "serving": "The relay accepts connections.",
+    "address_skipped": "A host name stands for an address that this machine lacks.",
     "admin_serving": "The private listener accepts connections.",
     "admin_unauthorized": "A caller of the private listener has brought a wrong token.",
     "operator": "A caller of the private listener has the relay do something.",
@@ -74,6 +75,7 @@ EVENTS: Mapping[str, str] = {
     "failed": "A client broke the WebSocket protocol, and is closed.",
     "rejected": "A request was answered with an HTTP error.",
     "dropped": "A connection that held no UUID has ended without a close handshake.",
+    "probed": "A connection was closed by its client, which had sent nothing.",
     "slowed": "A client sends faster than it may, and is read from more slowly.",
     "deaf": "A client came back, and answers no offers since.",
     "forwarded": "An offer or answer was handed to its receiver.",

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -82,7 +83,15 @@ _CLIENT = re.compile("/clients/([^/]+)/disconnect")
 
 _FILE = re.compile("/page/([A-Za-z0-9._-]+)")
 
-_encode = msgspec.json.Encoder().encode
+_UNPRINTABLE = re.compile("[^ -~]+")
+
+_encoder = msgspec.json.Encoder()
+
+
+def _encode(body: object) -> bytes:
+    """JSON in printable ASCII: clients choose some of it, and terminals show it."""
+    encoded = _encoder.encode(body).decode()
+    return _UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], encoded).encode()
 
 
 class _Meant(Struct):
@@ -389,7 +398,7 @@ def _meant(request: Request) -> int | None:
     body = content.read()
     try:
         return msgspec.json.decode(body, type=_Meant).pid if body else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _Trouble(
             HTTPStatus.BAD_REQUEST, 'the body must be like {"pid": 4711}, or empty'
         ) from None

@@ -35,6 +35,7 @@ class Counts(Quiet):
         rejections: Requests that were answered with an HTTP error, by the status.
         failures: Clients that broke the WebSocket protocol, by the code.
         dropped_connections: Those without a UUID that ended without a close handshake.
+        probes: Connections that their clients have closed, and sent nothing.
         closes: Close handshakes, by the code (0 for an unknown one) and by whether the
             client has begun it.
         offers: Forwarded ones.
@@ -57,6 +58,7 @@ class Counts(Quiet):
         self.rejections: Counter[int] = Counter()
         self.failures: Counter[int] = Counter()
         self.dropped_connections = 0
+        self.probes = 0
         self.closes: Counter[tuple[int, bool]] = Counter()
         self.offers = 0
         self.answers = 0
@@ -128,6 +130,10 @@ class Counts(Quiet):
     def dropped(self, address: str, why: str) -> None:  # noqa: ARG002
         """A connection that holds no UUID ended without a close handshake."""
         self.dropped_connections += 1
+
+    def probed(self, address: str) -> None:  # noqa: ARG002
+        """A connection ended that has sent nothing: a load balancer's probe."""
+        self.probes += 1
 
     def slowed(self, address: str) -> None:  # noqa: ARG002
         """A client sends faster than it may, and is read from more slowly."""

@@ -265,6 +265,12 @@ class LogJournal:
             reason=why,
         )
 
+    def probed(self, address: str) -> None:
+        """A connection ended that has sent nothing: a load balancer's probe."""
+        self.log.debug(
+            "probed by {address}: it has sent nothing", event="probed", address=address
+        )
+
     def slowed(self, address: str) -> None:
         """A client sends faster than it may, and is read from more slowly."""
         self.log.warn(

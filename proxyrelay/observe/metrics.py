@@ -246,6 +246,12 @@ METRICS = (
         lambda view: view.counts.dropped_connections,
     ),
     Metric(
+        "probes_total",
+        "counter",
+        "Connections that their clients have closed before they sent a byte.",
+        lambda view: view.counts.probes,
+    ),
+    Metric(
         "closes_total",
         "counter",
         "Close handshakes, by the code and by who has begun them.",
@@ -371,6 +377,13 @@ METRICS = (
         lambda view: {(log,): n for log, n in view.relay.lost_lines.items()},
         ("log",),
         ("log", "audit"),
+    ),
+    Metric(
+        "certificate_renewal_timestamp_seconds",
+        "gauge",
+        "From when it is due for renewal: a third of its lifetime is left, or half of "
+        "one below ten days.",
+        lambda view: view.renewal,
     ),
     Metric(
         "reloads_total",

@@ -62,6 +62,9 @@ class Quiet:
     def dropped(self, address: str, why: str) -> None:
         """A connection that holds no UUID ended without a close handshake."""
 
+    def probed(self, address: str) -> None:
+        """A connection ended that has sent nothing: a load balancer's probe."""
+
     def slowed(self, address: str) -> None:
         """A client sends faster than it may, and is read from more slowly."""
 

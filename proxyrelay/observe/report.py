@@ -13,9 +13,13 @@ class Forwarded(Struct):
 
 
 class Certificate(Struct):
-    """The certificate that is served: when it expires, in seconds since 1970."""
+    """Expiry of the certificate that is served, and when its renewal is due.
+
+    Both are in seconds since 1970.
+    """
 
     expires: float
+    renewal: float
 
 
 class Lateness(Struct):

@@ -119,6 +119,12 @@ class View:
         pair = self.relay.pair
         return None if pair is None else pair.chain[0].not_valid_after_utc.timestamp()
 
+    @property
+    def renewal(self) -> float | None:
+        """When the certificate is due for renewal, in seconds since 1970."""
+        pair = self.relay.pair
+        return None if pair is None else pair.renewal.timestamp()
+
     def obstacles(self) -> list[str]:
         """Every reason why a new client would not be served now."""
         factory = self.relay.factory
@@ -143,8 +149,8 @@ class View:
     def status(self) -> Status:
         """The relay in one piece."""
         relay, counts, globus = self.relay, self.counts, self.globus
-        uptime = self._clock.seconds() - self._started
-        obstacles, expiry = self.obstacles(), self.expiry
+        uptime, obstacles = self._clock.seconds() - self._started, self.obstacles()
+        expiry, renewal = self.expiry, self.renewal
         lag, answering = self.lag.last(MINUTE), counts.answering.last()
         rules = relay.factory.relay
         return Status(
@@ -169,7 +175,9 @@ class View:
             unanswered=self.unanswered(),
             refused=_spelt(counts.refusals),
             rejected=_spelt(counts.rejections),
-            certificate=None if expiry is None else Certificate(expiry),
+            certificate=None
+            if expiry is None or renewal is None
+            else Certificate(expiry, renewal),
             lag=Lateness(quantile(lag, 0.5), quantile(lag, 0.99), quantile(lag, 1.0)),
             offer_to_answer=Answering(
                 quantile(answering, 0.5), quantile(answering, 0.99)

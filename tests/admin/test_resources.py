@@ -134,7 +134,10 @@ class StatusTests(WatchedTestCase):
         status = self.ask("/status").json
         self.assertTrue(status["tls"])
         end = pair.chain[0].not_valid_after_utc.timestamp()
-        self.assertEqual(status["certificate"], {"expires": end})
+        self.assertEqual(
+            status["certificate"],
+            {"expires": end, "renewal": pair.renewal.timestamp()},
+        )
 
 
 class HistoryTests(WatchedTestCase):
@@ -164,7 +167,7 @@ class HistoryTests(WatchedTestCase):
     def test_refuses_what_is_no_number(self) -> None:
         self.serve()
         for path in ("/history", "/events"):
-            for since in ("x", "nan", "inf", ""):
+            for since in ("x", "nan", "inf", "", "9" * 5000, "%ff", "1e999", "%00"):
                 answer = self.ask(f"{path}?since={since}")
                 self.assertEqual(answer.status, 400, since)
                 self.assertEqual(answer.json, {"error": "since must be a number"})
@@ -296,6 +299,26 @@ class ActionTests(WatchedTestCase):
     def test_drains_nobody_else_than_who_is_meant(self) -> None:
         self.serve()
         self.check_meant()
+
+    def test_no_body_of_any_form_is_a_defect(self) -> None:
+        self.serve(shared=True)
+        for body in (
+            *(b"[" * 10_001, b'{"a":' * 3_001, b'{"pid":' * 2_001),
+            *(b'{"x":' + b"[" * 10_001, b'{"pid":' + b"9" * 5000 + b"}"),
+            *(b'{"pid":' + b"9" * 4000 + b"}", b'{"pid":1e999}', b'{"pid":-0}'),
+            *(b"\xff", b'{"\xff":1}', b'{"pid":"\xff"}', b'{"\\ud800":1}', b"null"),
+            *(b'{"pid":1,"pid":2}', b"{", b'"', b"\0", b"\xef\xbb\xbf{}"),
+        ):
+            answer = self.post("/drain", body=body)
+            self.assertIn(answer.status, {400, 409}, body[:20])
+            self.assertIn("error", answer.json)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertFalse(self.relay.factory.draining)
+
+    def test_deep_json_is_answered_with_400(self) -> None:
+        self.serve()
+        self.assertEqual(self.post("/drain", body=b'{"x":' + b"[" * 10_001).status, 400)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_must_say_who_is_to_drain_if_another_may_answer(self) -> None:
         self.serve(shared=True)
@@ -520,6 +543,7 @@ class ClientsTests(WatchedTestCase, TestCase):
             size, _, left = left.partition(b"\r\n")
             body, left = body + left[: int(size, 16)], left[int(size, 16) + 2 :]
         caller.lose()
+        self.listing = body
         return msgspec.json.decode(body, type=Clients)
 
     async def test_have_what_is_known(self) -> None:
@@ -558,6 +582,15 @@ class ClientsTests(WatchedTestCase, TestCase):
         self.send(other, answer())
         status = msgspec.json.decode(self.ask("/status").body, type=Status)
         self.assertEqual(status.unanswered, Silence(0, 0))
+
+    async def test_are_printable_ascii(self) -> None:
+        """A terminal acts upon C1 controls, and marks of direction move text."""
+        name = "a\x85\x9b31m\x7f\u202e\u2066\u2028\u200f\ufeff\U000e0001\U0001f600\xe9b"
+        self.serve()
+        self.registered(A, name)
+        self.assertEqual((await self.listed()).clients[0].name, name)
+        self.assertTrue(self.listing.isascii())
+        self.assertTrue(self.listing.decode().isprintable(), self.listing)
 
     async def test_have_marks(self) -> None:
         limits = Limits(messages_per_client=1, registrations_per_client=1, burst=1)

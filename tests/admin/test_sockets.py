@@ -194,3 +194,15 @@ class IdentityTests(SocketTestCase):
         self.bind()
         self.assertNotEqual(before, sockets.identity(self.path))
         first.close()
+
+    def test_an_address_of_a_name_that_this_machine_lacks_is_skipped(self) -> None:
+        def getaddrinfo(*_: object, **__: object) -> list[object]:
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))
+                for address in ("192.0.2.1", "127.0.0.1")
+            ]
+
+        self.patch(socket, "getaddrinfo", getaddrinfo)
+        (bound,) = sockets.bind(("localhost", 0), False)
+        self.addCleanup(bound.close)
+        self.assertEqual(bound.getsockname()[0], "127.0.0.1")

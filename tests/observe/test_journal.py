@@ -264,6 +264,12 @@ class LogJournalTests(JournalTestCase):
             [("info", "dropped 192.0.2.1:1: 'a\\nb'")],
         )
 
+    def test_probed(self) -> None:
+        self.assertEqual(
+            self.logged(self.journal.probed, "192.0.2.1:1"),
+            [("debug", "probed by 192.0.2.1:1: it has sent nothing")],
+        )
+
     def test_operators(self) -> None:
         self.assertEqual(
             self.logged(self.journal.operator, "drain", "192.0.2.1:1", None),

@@ -132,7 +132,14 @@ class MetricsTestCase(WatchedTestCase):
         self.look()
         client.dataReceived(frame(3))
 
-    def a_call_without_words(self) -> None:
+    def a_call_that_breaks_off(self) -> None:
+        self.serve()
+        client = self.accept()
+        client.dataReceived(b"GET")
+        self.look()
+        self.lose(client)
+
+    def a_probe(self) -> None:
         self.serve()
         client = self.accept()
         self.look()
@@ -248,7 +255,8 @@ MOVED: Mapping[str, Callable[[Any], None]] = {
     "refusals_total": MetricsTestCase.a_strange_text,
     "rejections_total": MetricsTestCase.a_strange_request,
     "failures_total": MetricsTestCase.a_strange_frame,
-    "dropped_connections_total": MetricsTestCase.a_call_without_words,
+    "dropped_connections_total": MetricsTestCase.a_call_that_breaks_off,
+    "probes_total": MetricsTestCase.a_probe,
     "closes_total": MetricsTestCase.a_goodbye,
     "slowed_total": MetricsTestCase.a_flood,
     "messages_forwarded_total": MetricsTestCase.an_offer,
@@ -268,6 +276,7 @@ MOVED: Mapping[str, Callable[[Any], None]] = {
     "event_loop_lag_seconds": MetricsTestCase.a_late_turn,
     "certificate_expiry_timestamp_seconds": MetricsTestCase.a_new_certificate,
     "log_lines_lost_total": MetricsTestCase.a_lost_line,
+    "certificate_renewal_timestamp_seconds": MetricsTestCase.a_new_certificate,
     "reloads_total": MetricsTestCase.a_reload,
 }
 """What moves each metric from where it was just before."""
@@ -415,7 +424,7 @@ class ValueTests(MetricsTestCase):
         self.serve()
         client = self.accept()
         self.reactor.advance(0.5)
-        request = upgrade().replace(b"GET / ", b"GET /?strange ")
+        request = upgrade().replace(b"Connection: ", b"Connection: keep-alive, ")
         self.assertIsNone(plain_upgrade(request))
         client.dataReceived(request)
         self.assertEqual(self.value("handshake_seconds_sum"), 0.5)

@@ -146,6 +146,9 @@ class RecordingJournal:
     def dropped(self, address: str, why: str) -> None:
         self.events.append(("dropped", why))
 
+    def probed(self, address: str) -> None:
+        self.events.append(("probed", address))
+
     def slowed(self, address: str) -> None:
         self.events.append(("slowed", address))
 

@@ -14,11 +14,6 @@ import { count, duration, latency, legible, moment, NONE } from "./text.js";
  * @property {boolean} [warn]
  */
 
-const DAY = 86_400;
-
-/** Seconds before its end from when on a certificate should have been renewed. */
-const RENEWAL = 14 * DAY;
-
 /** @param {Record<string, number>} counts @returns {number} */
 function sum(counts) {
   return Object.values(counts).reduce((a, b) => a + b, 0);
@@ -57,6 +52,11 @@ function left(status) {
   return status.certificate && status.certificate.expires - (status.started + status.uptime);
 }
 
+/** @param {Status} status @returns {boolean} Whether the certificate is due for renewal. */
+function due(status) {
+  return status.certificate.renewal < status.started + status.uptime;
+}
+
 /** @param {Status} status @returns {Figure} */
 function certificate(status) {
   const name = "Certificate";
@@ -64,7 +64,7 @@ function certificate(status) {
   if (rest === null) return { name, value: "none", more: status.tls ? "" : "served without TLS" };
   const more = `until ${moment(status.certificate.expires)}`;
   if (rest <= 0) return { name, value: "expired", more, warn: true };
-  return { name, value: `${duration(rest)} left`, more, warn: rest < RENEWAL };
+  return { name, value: `${duration(rest)} left`, more, warn: due(status) };
 }
 
 /** @param {Status} status @returns {Figure} */
@@ -135,7 +135,7 @@ export function warnings(status) {
   );
   if (status.draining) said.push("Draining: no new clients, and the end when all have left.");
   const rest = left(status);
-  if (rest !== null && rest > 0 && rest < RENEWAL) {
+  if (rest !== null && rest > 0 && due(status)) {
     said.push(`The certificate expires in ${duration(rest)}: renew it.`);
   }
   if (status.globus && status.globus.breaker !== "closed") {
