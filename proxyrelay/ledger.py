@@ -63,6 +63,7 @@ class Offer(msgspec.Struct, eq=False, gc=False):
         since: When it came, in seconds of the relay's clock.
         text: The message, as long as it waits; None once it was passed on.
         user: Whose it is.
+        waited: Seconds that it had waited when it was passed on.
     """
 
     source: str
@@ -71,6 +72,7 @@ class Offer(msgspec.Struct, eq=False, gc=False):
     since: float
     text: bytes | None = None
     user: str = ""
+    waited: float = 0.0
 
 
 Pair = tuple[str, str]

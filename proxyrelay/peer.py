@@ -6,6 +6,7 @@ forgotten, beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -114,6 +115,13 @@ class Peer(Protocol):
             PeerGone: The connection is closing or closed.
             PeerBusy: The client leaves too much unread. It keeps its connection as
                 long as it answers pings.
+        """
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Ping the client, without waiting. Takes the place of the ping before.
+
+        Args:
+            answered: Called when the pong is there, after all that came before it.
         """
 
     def close(self, code: int, reason: str) -> None:
