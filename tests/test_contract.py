@@ -419,7 +419,6 @@ class OfferMixin:
         one, other = self.registered(A), self.registered(B)
         one.send(offer(A, B).decode())
         one.ping()
-        self.advance(0.2)
         other.send(offer(B, A).decode())
         self.assertEqual(json.loads(other.recv())["error"], CROSSED.format(A))
         # It has time to act on that.

@@ -27,7 +27,15 @@ class Lateness(Struct):
 
 
 class Answering(Struct):
-    """How long the last answers took from their offers, in seconds."""
+    """How long the last answers took, in seconds, after the offer was passed on."""
+
+    median: float | None
+    p99: float | None
+
+
+class Waiting(Struct):
+    """How long the last offers that waited did so before they were passed on, in
+    seconds."""
 
     median: float | None
     p99: float | None
@@ -65,6 +73,7 @@ class Status(Struct):
     certificate: Certificate | None
     lag: Lateness
     offer_to_answer: Answering
+    offer_wait: Waiting
     globus: GlobusAuth | None
 
 

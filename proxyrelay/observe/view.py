@@ -27,6 +27,7 @@ from proxyrelay.observe.report import (
     GlobusAuth,
     Lateness,
     Status,
+    Waiting,
 )
 from proxyrelay.reload import Outcome
 from proxyrelay.timing import Timing, quantile
@@ -131,6 +132,7 @@ class View:
         relay, counts, globus = self.relay, self.counts, self.globus
         now, obstacles, expiry = self._clock.seconds(), self.obstacles(), self.expiry
         lag, answering = self.lag.last(MINUTE), counts.answering.last()
+        waiting = counts.waiting.last()
         rules = relay.factory.relay
         return Status(
             version=__version__,
@@ -158,6 +160,7 @@ class View:
             offer_to_answer=Answering(
                 quantile(answering, 0.5), quantile(answering, 0.99)
             ),
+            offer_wait=Waiting(quantile(waiting, 0.5), quantile(waiting, 0.99)),
             globus=None if globus is None else GlobusAuth(globus.breaker),
         )
 

@@ -182,6 +182,12 @@ class MetricsTestCase(WatchedTestCase):
         self.look()
         self.send(one, offer())
 
+    def an_offer_to_somebody_who_comes_back(self) -> None:
+        self.an_offer_to_somebody_who_left()
+        self.look()
+        self.reactor.pump([0.25] * 4)
+        self.registered(B)
+
     def a_question(self) -> None:
         self.serve_with_globus()
         self.look()
@@ -249,6 +255,7 @@ MOVED: Mapping[str, Callable[[Any], None]] = {
     "received_bytes_total": MetricsTestCase.a_connection,
     "sent_bytes_total": MetricsTestCase.a_connection,
     "offer_to_answer_seconds": MetricsTestCase.an_answer,
+    "offer_wait_seconds": MetricsTestCase.an_offer_to_somebody_who_comes_back,
     "handshake_seconds": MetricsTestCase.a_connection,
     "introspection_seconds": MetricsTestCase.a_question,
     "introspections_total": MetricsTestCase.a_question,

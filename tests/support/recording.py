@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import count
@@ -45,6 +46,8 @@ class RecordingPeer:
     told: float = 0.0
     untold: int = 0
     hasty: bool = False
+    pings: int = 0
+    pong: Callable[[], None] | None = None
 
     def registers(self) -> None:
         if self.hasty:
@@ -59,6 +62,10 @@ class RecordingPeer:
         if self.busy:
             raise PeerBusy
         self.answer(text)
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        self.pings += 1
+        self.pong = answered
 
     def close(self, code: int, reason: str) -> None:
         if self.closed is None:
@@ -76,12 +83,12 @@ class RecordingWaiting:
     def __init__(self) -> None:
         self.offers: list[Offer] = []
 
-    def begin(self, item: Offer) -> None:
-        self.offers.append(item)
+    def begin(self, offer: Offer, peer: Peer) -> None:  # noqa: ARG002
+        self.yield_time(offer)
 
-    def end(self, item: Offer) -> None:
-        if item in self.offers:
-            self.offers.remove(item)
+    def yield_time(self, offer: Offer) -> None:
+        if offer not in self.offers:
+            self.offers.append(offer)
 
 
 class RecordingJournal:
