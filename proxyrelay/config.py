@@ -260,10 +260,11 @@ class Offers(Struct, frozen=True):
             that off.
         recent: Seconds after which a peer no longer counts as having just left, and the
             relay as having just started.
-        crossing: Seconds for which an offer waits for one of its receiver to its
-            sender, which would end the process of one of them; 0 turns that off. After
-            an answer, offers between the two do not wait for 10 s, as long as neither
-            registers anew.
+        crossing: Seconds for which an offer waits, at most, for one of its receiver to
+            its sender, which would end the process of one of them; 0 turns that off.
+            The wait ends after some 10 ms if the receiver answers pings without delay:
+            it makes no offer then. After an answer, offers between the two do not wait
+            for 10 s, as long as neither registers anew.
         held_per_user: How many offers of a user wait, at most. Without authentication
             everybody is one, for whom this does not hold.
         held_total: The same for all users.

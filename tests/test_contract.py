@@ -433,6 +433,18 @@ class OfferMixin:
         self.assertEqual(one.recv(), offer(B, A).decode())
 
     @scenario
+    def test_an_offer_waits_only_until_pongs_show_an_idle_peer(self: Any) -> None:
+        self.in_reactor(self.with_crossing, 5)
+        one, other = self.registered(A), self.registered(B)
+        one.send(offer(A, B).decode())
+        one.ping()
+        for _ in range(20):
+            other.ping()  # The pongs to the relay's pings are there, too.
+            self.advance(0.001)
+        self.assertEqual(self.in_reactor(lambda: self.relay.ledger.held), 0)
+        self.assertEqual(other.recv(), offer(A, B).decode())
+
+    @scenario
     def test_the_wait_follows_the_settings(self: Any) -> None:
         one, other = self.registered(A), self.registered(B)
         self.registered(C)

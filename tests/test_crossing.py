@@ -113,7 +113,11 @@ class InterleavingTests(SynchronousTestCase):
         """
         clock = Clock()
         clock.advance(1000.0)
-        waiting = Crossing(clock, 0.25, lambda held: relay.pass_on(held))
+
+        def pass_on(held: Offer) -> None:
+            relay.pass_on(held)
+
+        waiting = Crossing(clock, 0.25, pass_on)
         relay = Relay(RecordingJournal(), clock.seconds, waiting, Offers())
         one, other = RecordingPeer(), Client(clock, trip, computing, gathering)
         other.relay = relay

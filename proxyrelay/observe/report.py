@@ -34,8 +34,7 @@ class Answering(Struct):
 
 
 class Waiting(Struct):
-    """How long the last offers that waited did so before they were passed on, in
-    seconds."""
+    """How long the last offers that had to wait did so, in seconds."""
 
     median: float | None
     p99: float | None

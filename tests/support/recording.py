@@ -83,7 +83,7 @@ class RecordingWaiting:
     def __init__(self) -> None:
         self.offers: list[Offer] = []
 
-    def begin(self, offer: Offer, peer: Peer) -> None:  # noqa: ARG002
+    def begin(self, offer: Offer, peer: Peer) -> None:
         self.yield_time(offer)
 
     def yield_time(self, offer: Offer) -> None:
