@@ -276,7 +276,7 @@ class Offers(Struct, frozen=True):
     answer_timeout: Annotated[float, Meta(ge=1, le=24)] = 20
     hold: Annotated[float, Meta(ge=0, le=20)] = 5
     recent: Annotated[float, Meta(ge=0, le=3600)] = 120
-    crossing: Annotated[float, Meta(ge=0, le=5)] = 0.25
+    crossing: Annotated[float, Meta(ge=0, le=5)] = 0.5
     held_per_user: Held = 64
     held_total: Held = 1024
     close_deaf: bool = False

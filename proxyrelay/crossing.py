@@ -29,7 +29,7 @@ GATHERING = 0.01
 """Seconds without a late pong after which a client makes no offer. It may have begun to
 gather its addresses just before the first ping, and answers pings meanwhile."""
 
-GATHERING_BY_STUN = 0.05
+GATHERING_BY_STUN = 0.1
 """The same for clients that ask a STUN or TURN server for addresses."""
 
 

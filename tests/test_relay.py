@@ -644,7 +644,7 @@ class ShieldTests(RelayTestCase):
 class CrossingTests(RelayTestCase):
     """What becomes of offers that two clients make each other at once."""
 
-    terms = Offers()
+    terms = Offers(crossing=0.25)
 
     def setUp(self) -> None:
         super().setUp()
@@ -866,7 +866,7 @@ class ShieldMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.clock.rightNow = 1000.0
-        self.terms = Offers(held_per_user=2, held_total=3)
+        self.terms = Offers(crossing=0.25, held_per_user=2, held_total=3)
         self.relay, _ = relay(self.clock, self.terms)
         self.began = self.now
         self.peers: dict[str, RecordingPeer] = {}
