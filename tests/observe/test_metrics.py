@@ -394,6 +394,19 @@ class ValueTests(MetricsTestCase):
         self.assertEqual(self.value("messages_forwarded_total{kind=offer}"), 1)
         self.assertEqual(self.value("messages_forwarded_total{kind=answer}"), 1)
 
+    def test_the_wait_of_an_offer_is_no_part_of_the_answer(self) -> None:
+        self.serve()
+        one, other = self.pair()
+        self.lose(other)
+        self.send(one, offer())
+        self.reactor.pump([0.25] * 4)
+        other = self.registered(B)
+        self.assertEqual(self.value("offer_wait_seconds_count"), 1)
+        self.assertEqual(self.value("offer_wait_seconds_sum"), 1)
+        self.reactor.pump([0.25] * 2)
+        self.send(other, answer())
+        self.assertEqual(self.value("offer_to_answer_seconds_sum"), 0.5)
+
     def test_a_handshake_takes_its_time(self) -> None:
         self.serve()
         client = self.accept()
