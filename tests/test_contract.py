@@ -445,6 +445,15 @@ class OfferMixin:
         self.assertEqual(other.recv(), offer(A, B).decode())
 
     @scenario
+    def test_a_defect_at_a_pong_closes_nothing(self: Any) -> None:
+        client = self.registered(B)
+        peer = self.in_reactor(lambda: self.relay.registry.get(B))
+        self.in_reactor(lambda: peer.ping(lambda: 1 / 0))
+        client.ping()
+        self.assert_served(client, B)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    @scenario
     def test_the_wait_follows_the_settings(self: Any) -> None:
         one, other = self.registered(A), self.registered(B)
         self.registered(C)
