@@ -261,10 +261,11 @@ class Offers(Struct, frozen=True):
             that off.
         recent: Seconds after which a peer no longer counts as having just left, and the
             relay as having just started.
-        crossing: Seconds for which an offer waits for one of its receiver to its
-            sender, which would end the process of one of them; 0 turns that off. After
-            an answer, offers between the two do not wait for 10 s, as long as neither
-            registers anew.
+        crossing: Seconds for which an offer waits, at most, for one of its receiver to
+            its sender, which would end the process of one of them; 0 turns that off.
+            The wait ends after some 10 ms if the receiver answers pings without delay:
+            it makes no offer then. After an answer, offers between the two do not wait
+            for 10 s, as long as neither registers anew.
         held_per_user: How many offers of a user wait, at most. Without authentication
             it holds for each address, but for this machine's own and trusted proxies.
         held_total: The same for all. When so many wait, the user or address with the
@@ -279,7 +280,7 @@ class Offers(Struct, frozen=True):
     answer_timeout: Annotated[float, Meta(ge=1, le=24)] = 20
     hold: Annotated[float, Meta(ge=0, le=20)] = 5
     recent: Annotated[float, Meta(ge=0, le=3600)] = 120
-    crossing: Annotated[float, Meta(ge=0, le=5)] = 0.25
+    crossing: Annotated[float, Meta(ge=0, le=5)] = 0.5
     held_per_user: Held = 64
     held_total: Held = 1024
     close_deaf: bool = False

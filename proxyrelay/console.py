@@ -178,10 +178,14 @@ def status_lines(status: Status) -> Iterator[str]:
     )
     yield f"refused: {_counts(status.refused)}"
     yield f"rejected: {_counts(status.rejected)}"
-    answering, lag = status.offer_to_answer, status.lag
+    answering, waiting, lag = status.offer_to_answer, status.offer_wait, status.lag
     yield (
         f"offer to answer: median {_span(answering.median)}, 99 % within "
         f"{_span(answering.p99)}"
+    )
+    yield (
+        f"wait of offers: median {_span(waiting.median)}, 99 % within "
+        f"{_span(waiting.p99)}"
     )
     yield (
         f"event loop is late by: median {_span(lag.median)}, 99 % within "

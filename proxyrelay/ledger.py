@@ -68,6 +68,7 @@ class Offer(msgspec.Struct, eq=False, gc=False):
         place: The address of the client.
         holder: Whose share it takes: its user's, or its address's.
         capped: Whether the limits of one holder apply.
+        waited: Seconds that it had waited when it was passed on.
     """
 
     source: str
@@ -79,6 +80,7 @@ class Offer(msgspec.Struct, eq=False, gc=False):
     place: str = ""
     holder: str = ""
     capped: bool = True
+    waited: float = 0.0
 
 
 Pair = tuple[str, str]

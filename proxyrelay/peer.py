@@ -6,6 +6,7 @@ forgotten, beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -130,6 +131,13 @@ class Peer(Protocol):
         """Send nothing before the connection of a replaced peer has ended.
 
         What is sent meanwhile is kept, and sent then, or after a second.
+        """
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Ping the client, without waiting. Takes the place of the ping before.
+
+        Args:
+            answered: Called when the pong is there, after all that came before it.
         """
 
     def close(self, code: int, reason: str) -> None:

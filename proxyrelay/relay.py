@@ -161,11 +161,11 @@ class Journal(Protocol):
 class Waiting(Protocol):
     """Has `Relay.pass_on` called for offers that have waited ``offers.crossing``."""
 
-    def begin(self, item: Offer, /) -> None:
-        """Do so in that time from now."""
+    def begin(self, offer: Offer, peer: Peer, /) -> None:
+        """Do so when the receiver makes no offer itself, or in that time from now."""
 
-    def end(self, item: Offer, /) -> None:
-        """Do not, if that was to be."""
+    def yield_time(self, offer: Offer, /) -> None:
+        """Do so in that time from now, and not before."""
 
 
 class Relay:
@@ -268,6 +268,7 @@ class Relay:
         source, text = self.registry.get(offer.source), offer.text
         if text is None or source is None:
             return
+        offer.waited = self._clock() - offer.since
         error = self._deliver(source, _request(offer), text, offer)
         if error is None:
             self.ledger.pass_on(offer)
@@ -574,20 +575,19 @@ class Relay:
         if not self._keep(offer):
             offer.text = None
             return False
-        self._waiting.begin(offer)
+        self._waiting.begin(offer, target)
         return True
 
     def _crosses_held(self, source: str, target: str) -> bool:
-        """Whether an offer crosses one that still waits. That waits anew then."""
+        """Whether an offer crosses one that still waits. That waits anew then.
+
+        The sender needs time to let go of its own offer.
+        """
         other = self.ledger.find(target, source)
         if other is None or other.text is None:
             return False
-        self._wait_anew(other)
+        self._waiting.yield_time(other)
         return True
-
-    def _wait_anew(self, offer: Offer) -> None:
-        self._waiting.end(offer)
-        self._waiting.begin(offer)
 
     def _offer_held(self, peer: Peer, uuid: str) -> None:
         """Hand over what has waited for a client, in the order in which it came.
@@ -598,7 +598,7 @@ class Relay:
             if offer.target != uuid or offer.text is None:
                 continue
             if self.offers.crossing and offer.user == peer.user.sub:
-                self._wait_anew(offer)
+                self._waiting.begin(offer, peer)
             else:
                 self.pass_on(offer)
 

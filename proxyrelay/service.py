@@ -34,8 +34,9 @@ from proxyrelay import __version__, addresses, config, crowd, descriptors, liste
 from proxyrelay.auth import Authenticator, authenticator
 from proxyrelay.clock import use_monotonic_time
 from proxyrelay.config import Config, Offers
+from proxyrelay.crossing import Crossing
 from proxyrelay.crowd import Crowd
-from proxyrelay.deadlines import Deadlines, Heartbeat
+from proxyrelay.deadlines import Heartbeat
 from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
 from proxyrelay.handover import Drain, Successor
 from proxyrelay.heap import Heap
@@ -119,7 +120,7 @@ class RelayService(MultiService):
         journal: ConnectionJournal = self.journal
         if audited or further:
             journal = Journals((journal, *audited, *further))
-        self._waiting = Deadlines(clock, _crossing(settings.offers), self._pass_on)
+        self._waiting = Crossing(clock, _crossing(settings.offers), self._pass_on)
         self.factory = RelayFactory(
             Relay(journal, clock.seconds, self._waiting, settings.offers),
             authenticator,
@@ -186,7 +187,7 @@ class RelayService(MultiService):
         if self._draining is not None:
             offers = structs.replace(offers, hold=0)  # nobody comes back to this one
         self.factory.relay.offers = offers
-        self._waiting.change(_crossing(offers), 0.0)
+        self._waiting.change(_crossing(offers))
         before, self.factory.authenticator = self.factory.authenticator, authenticator
         if authenticator is not before:
             # It goes on with what it is asked already.

@@ -217,6 +217,7 @@ class RelayProtocol(FastLane):
     _seen = 0
     _frames = 0
     _ping = b""
+    _probe: tuple[bytes, Callable[[], None]] | None = None
     _admitted = False
     _due = 0.0
     _registered = 0.0
@@ -325,6 +326,17 @@ class RelayProtocol(FastLane):
             self._follows = self._paused = False
             self.factory.followers.end(self)
             self.send_held()
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Send a ping, unless the connection is closing, or the client reads nothing.
+
+        Args:
+            answered: Called at the pong.
+        """
+        if self.state == self.STATE_OPEN and not self._paused:
+            payload = token_bytes(4)
+            self._probe = payload, answered
+            self.sendData(header(PING, len(payload)) + payload)
 
     def close(self, code: int, reason: str) -> None:
         """Start the close handshake, unless the connection is past it.
@@ -768,6 +780,12 @@ class RelayProtocol(FastLane):
         """
         if self._phase is Phase.AWAITING_PONG and payload == self._ping:
             self._enter(Phase.READY)
+        elif self._probe is not None and payload == self._probe[0]:
+            (_, answered), self._probe = self._probe, None
+            try:
+                answered()
+            except Exception:
+                self._log.failure("a pong of {address} failed", address=self.address)
         elif self._phase is Phase.REGISTERING:
             self._count_early()
 

@@ -439,7 +439,7 @@ class AcceptedTests(ConfigTestCase):
                     answer_timeout=20,
                     hold=5,
                     recent=120,
-                    crossing=0.25,
+                    crossing=0.5,
                     held_per_user=64,
                     held_total=1024,
                     close_deaf=False,

@@ -25,6 +25,7 @@ from proxyrelay.observe.report import (
     Lateness,
     Silence,
     Status,
+    Waiting,
 )
 from tests.support.recording import A, B
 
@@ -57,6 +58,7 @@ STATUS = Status(
     certificate=Certificate(NOW, NOW),
     lag=Lateness(0.0005, 0.001, 0.25),
     offer_to_answer=Answering(None, None),
+    offer_wait=Waiting(0.01, 0.25),
     globus=GlobusAuth("closed"),
 )
 
@@ -82,6 +84,7 @@ class WordsTests(SynchronousTestCase):
                 "refused: 4000 7",
                 "rejected: none",
                 "offer to answer: median unknown, 99 % within unknown",
+                "wait of offers: median 10.0 ms, 99 % within 250.0 ms",
                 "event loop is late by: median 0.5 ms, 99 % within 1.0 ms, "
                 "most 250.0 ms",
                 "certificate: valid until 2027-01-15 08:00:00Z",

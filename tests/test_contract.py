@@ -426,7 +426,6 @@ class OfferMixin:
         one, other = self.registered(A), self.registered(B)
         one.send(offer(A, B).decode())
         one.ping()
-        self.advance(0.2)
         other.send(offer(B, A).decode())
         self.assertEqual(json.loads(other.recv())["error"], CROSSED.format(A))
         # It has time to act on that.
@@ -439,6 +438,27 @@ class OfferMixin:
         # Now that they know each other, nobody waits.
         other.send(offer(B, A).decode())
         self.assertEqual(one.recv(), offer(B, A).decode())
+
+    @scenario
+    def test_an_offer_waits_only_until_pongs_show_an_idle_peer(self: Any) -> None:
+        self.in_reactor(self.with_crossing, 5)
+        one, other = self.registered(A), self.registered(B)
+        one.send(offer(A, B).decode())
+        one.ping()
+        for _ in range(20):
+            other.ping()  # The pongs to the relay's pings are there, too.
+            self.advance(0.001)
+        self.assertEqual(self.in_reactor(lambda: self.relay.ledger.held), 0)
+        self.assertEqual(other.recv(), offer(A, B).decode())
+
+    @scenario
+    def test_a_defect_at_a_pong_closes_nothing(self: Any) -> None:
+        client = self.registered(B)
+        peer = self.in_reactor(lambda: self.relay.registry.get(B))
+        self.in_reactor(lambda: peer.ping(lambda: 1 / 0))
+        client.ping()
+        self.assert_served(client, B)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     @scenario
     def test_the_wait_follows_the_settings(self: Any) -> None:

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay import ledger
 from proxyrelay import relay as rules
 from proxyrelay.config import Offers
-from proxyrelay.deadlines import Deadlines
+from proxyrelay.crossing import Crossing
 from proxyrelay.directory import UNKNOWN, Alone
 from proxyrelay.identity import User
 from proxyrelay.ledger import OUTSTANDING_OF_ONE, Drop, Offer
@@ -58,13 +58,13 @@ AT_ONCE = Offers(crossing=0)
 
 def relay(
     clock: Clock, terms: Offers, journal: RecordingJournal | None = None
-) -> tuple[Relay, Deadlines[Offer]]:
+) -> tuple[Relay, Crossing]:
     """A relay, and what tells it of offers that have waited."""
 
     def pass_on(waited: Offer) -> None:
         made.pass_on(waited)
 
-    waiting = Deadlines(clock, terms.crossing or 1.0, pass_on)
+    waiting = Crossing(clock, terms.crossing or 1.0, pass_on)
     made = Relay(journal or RecordingJournal(), clock.seconds, waiting, terms)
     return made, waiting
 
@@ -814,7 +814,7 @@ class ShieldTests(RelayTestCase):
 class CrossingTests(RelayTestCase):
     """What becomes of offers that two clients make each other at once."""
 
-    terms = Offers()
+    terms = Offers(crossing=0.25)
 
     def setUp(self) -> None:
         super().setUp()
@@ -1001,7 +1001,7 @@ class CrossingTests(RelayTestCase):
 
     def test_an_offer_waits_no_longer_than_for_an_answer(self) -> None:
         self.relay.offers = Offers(crossing=5, hold=20, answer_timeout=2)
-        self.waiting.change(5.0, 0.0)
+        self.waiting.change(5.0)
         registered = self.other.registration
         self.offer()
         self.offer(A, C)
@@ -1036,7 +1036,7 @@ class ShieldMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.clock.rightNow = 1000.0
-        self.terms = Offers(held_per_user=2, held_total=3)
+        self.terms = Offers(crossing=0.25, held_per_user=2, held_total=3)
         self.relay, _ = relay(self.clock, self.terms)
         self.began = self.now
         self.peers: dict[str, RecordingPeer] = {}

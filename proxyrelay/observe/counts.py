@@ -45,7 +45,8 @@ class Counts(Quiet):
         slowdowns: Clients that were read from more slowly.
         received_bytes: Bytes of WebSocket and HTTP that clients have sent.
         sent_bytes: The same that they were sent.
-        answering: From an offer to its answer.
+        answering: From the passing on of an offer to its answer.
+        waiting: From an offer that waits to its passing on.
         handshakes: From the connection to the end of the opening handshake.
     """
 
@@ -68,6 +69,7 @@ class Counts(Quiet):
         self.received_bytes = 0
         self.sent_bytes = 0
         self.answering = Timing(SLOW)
+        self.waiting = Timing(SLOW)
         self.handshakes = Timing(FAST)
 
     def registered(self, peer: Peer, registration: Registration) -> None:  # noqa: ARG002
@@ -99,9 +101,12 @@ class Counts(Quiet):
         if message.description_type == "answer":
             self.answers += 1
             if offer is not None:
-                self.answering.took(self._clock() - offer.since)
+                passed_on = offer.since + offer.waited
+                self.answering.took(self._clock() - passed_on)
         else:
             self.offers += 1
+            if offer is not None and offer.text is not None:
+                self.waiting.took(offer.waited)
             if offer is not None and source.registration is not None:
                 source.registration.offered = offer.since
 

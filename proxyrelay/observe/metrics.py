@@ -321,8 +321,14 @@ METRICS = (
     Metric(
         "offer_to_answer_seconds",
         "histogram",
-        "From an offer to its answer.",
+        "From the passing on of an offer to its answer.",
         lambda view: view.counts.answering,
+    ),
+    Metric(
+        "offer_wait_seconds",
+        "histogram",
+        "From an offer that waits to its passing on.",
+        lambda view: view.counts.waiting,
     ),
     Metric(
         "handshake_seconds",

@@ -31,7 +31,14 @@ class Lateness(Struct):
 
 
 class Answering(Struct):
-    """How long the last answers took from their offers, in seconds."""
+    """How long the last answers took, in seconds, after the offer was passed on."""
+
+    median: float | None
+    p99: float | None
+
+
+class Waiting(Struct):
+    """How long the last offers that had to wait did so, in seconds."""
 
     median: float | None
     p99: float | None
@@ -82,6 +89,7 @@ class Status(Struct):
     certificate: Certificate | None
     lag: Lateness
     offer_to_answer: Answering
+    offer_wait: Waiting
     globus: GlobusAuth | None
 
 

@@ -30,6 +30,7 @@ from proxyrelay.observe.report import (
     Lateness,
     Silence,
     Status,
+    Waiting,
 )
 from proxyrelay.reload import Outcome
 from proxyrelay.timing import Timing, quantile
@@ -152,6 +153,7 @@ class View:
         uptime, obstacles = self._clock.seconds() - self._started, self.obstacles()
         expiry, renewal = self.expiry, self.renewal
         lag, answering = self.lag.last(MINUTE), counts.answering.last()
+        waiting = counts.waiting.last()
         rules = relay.factory.relay
         return Status(
             version=__version__,
@@ -182,6 +184,7 @@ class View:
             offer_to_answer=Answering(
                 quantile(answering, 0.5), quantile(answering, 0.99)
             ),
+            offer_wait=Waiting(quantile(waiting, 0.5), quantile(waiting, 0.99)),
             globus=None if globus is None else GlobusAuth(globus.breaker),
         )
 

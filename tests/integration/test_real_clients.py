@@ -43,6 +43,36 @@ proxystore.endpoint.cli.cli()
 public STUN servers."""
 
 
+CALLER = """
+import asyncio, pathlib, sys, uuid
+from proxystore.p2p.exceptions import PeerConnectionError
+from proxystore.p2p.manager import PeerManager
+from proxystore.p2p.relay.client import RelayClient
+
+async def main(url, mine, other, go, delay):
+    client = RelayClient(url, client_uuid=uuid.UUID(mine))
+    async with PeerManager(client, ice_servers=[]) as manager:
+        print("registered", flush=True)
+        while not pathlib.Path(go).exists():
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(float(delay))
+        try:
+            await manager.send(uuid.UUID(other), "hello")
+        except PeerConnectionError:
+            print("returned", flush=True)
+        else:
+            print("sent", flush=True)
+        # The other one has got through, or does so now.
+        source, message = await manager.recv()
+        await manager.send(source, "goodbye")
+        print("received", message, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+"""A client that calls another one when there is a file."""
+
+
 def request(
     source: RelayClient, target: RelayClient, kind: str
 ) -> PeerConnectionRequest:
@@ -278,6 +308,32 @@ class PeerManagerTests(RealTestCase):
         self.assertEqual(relay.stop(), 0)
         # The messages took another way.
         self.assertEqual(relay.said.count(" forwarded "), 2)
+
+    def test_two_that_call_each_other_live_on(self) -> None:
+        need_addresses()
+        relay = self.relay()
+        for delay in (0.0, 0.02, 0.1):
+            go = self.folder / f"go-{delay}"
+            uuids = [str(uuid4()), str(uuid4())]
+            callers = [
+                self.start(
+                    *(sys.executable, "-c", CALLER, relay.url, mine, other, go, wait)
+                )
+                for mine, other, wait in (
+                    (*uuids, "0"),
+                    (*reversed(uuids), str(delay)),
+                )
+            ]
+            for caller in callers:
+                caller.wait_for("registered")
+            go.touch()
+            # If either has ended, the message of the other does not come.
+            outcomes = {caller.wait_for("sent|returned")[0] for caller in callers}
+            self.assertIn("sent", outcomes)
+            for caller in callers:
+                caller.wait_for("received (hello|goodbye)")
+            for caller in callers:
+                caller.end()
 
 
 class EndpointTestCase(RealTestCase):

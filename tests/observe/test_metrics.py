@@ -191,6 +191,12 @@ class MetricsTestCase(WatchedTestCase):
         self.look()
         self.send(one, offer())
 
+    def an_offer_to_somebody_who_comes_back(self) -> None:
+        self.an_offer_to_somebody_who_left()
+        self.look()
+        self.reactor.pump([0.25] * 4)
+        self.registered(B)
+
     def a_question(self) -> None:
         self.serve_with_globus()
         self.look()
@@ -268,6 +274,7 @@ MOVED: Mapping[str, Callable[[Any], None]] = {
     "received_bytes_total": MetricsTestCase.a_connection,
     "sent_bytes_total": MetricsTestCase.a_connection,
     "offer_to_answer_seconds": MetricsTestCase.an_answer,
+    "offer_wait_seconds": MetricsTestCase.an_offer_to_somebody_who_comes_back,
     "handshake_seconds": MetricsTestCase.a_connection,
     "introspection_seconds": MetricsTestCase.a_question,
     "introspections_total": MetricsTestCase.a_question,
@@ -407,6 +414,19 @@ class ValueTests(MetricsTestCase):
         self.assertEqual(self.value("offer_to_answer_seconds_bucket{le=1.0}"), 1)
         self.assertEqual(self.value("messages_forwarded_total{kind=offer}"), 1)
         self.assertEqual(self.value("messages_forwarded_total{kind=answer}"), 1)
+
+    def test_the_wait_of_an_offer_is_no_part_of_the_answer(self) -> None:
+        self.serve()
+        one, other = self.pair()
+        self.lose(other)
+        self.send(one, offer())
+        self.reactor.pump([0.25] * 4)
+        other = self.registered(B)
+        self.assertEqual(self.value("offer_wait_seconds_count"), 1)
+        self.assertEqual(self.value("offer_wait_seconds_sum"), 1)
+        self.reactor.pump([0.25] * 2)
+        self.send(other, answer())
+        self.assertEqual(self.value("offer_to_answer_seconds_sum"), 0.5)
 
     def test_a_handshake_takes_its_time(self) -> None:
         self.serve()

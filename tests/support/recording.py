@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import count
@@ -48,6 +49,8 @@ class RecordingPeer:
     untold: int = 0
     hasty: bool = False
     follows: RecordingPeer | None = None
+    pings: int = 0
+    pong: Callable[[], None] | None = None
 
     def registers(self) -> None:
         if self.hasty:
@@ -67,6 +70,10 @@ class RecordingPeer:
         assert isinstance(other, RecordingPeer)
         self.follows = other
 
+    def ping(self, answered: Callable[[], None]) -> None:
+        self.pings += 1
+        self.pong = answered
+
     def close(self, code: int, reason: str) -> None:
         if self.closed is None:
             self.closed = (code, reason)
@@ -83,12 +90,12 @@ class RecordingWaiting:
     def __init__(self) -> None:
         self.offers: list[Offer] = []
 
-    def begin(self, item: Offer) -> None:
-        self.offers.append(item)
+    def begin(self, offer: Offer, peer: Peer) -> None:
+        self.yield_time(offer)
 
-    def end(self, item: Offer) -> None:
-        if item in self.offers:
-            self.offers.remove(item)
+    def yield_time(self, offer: Offer) -> None:
+        if offer not in self.offers:
+            self.offers.append(offer)
 
 
 class RecordingJournal:

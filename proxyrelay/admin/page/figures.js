@@ -84,6 +84,7 @@ function authentication({ authentication: method, globus }) {
 function figures(status) {
   const { forwarded, returned, dropped, held, refused, rejected, lag } = status;
   const { median } = status.offer_to_answer;
+  const wait = status.offer_wait.median;
   return [
     {
       name: "Clients",
@@ -95,7 +96,11 @@ function figures(status) {
       value: status.authentication === "none" ? NONE : count(status.users),
       more: several(status.registrations, "registration"),
     },
-    { name: "Offers", value: count(forwarded.offer), more: `${count(held)} held for a while` },
+    {
+      name: "Offers",
+      value: count(forwarded.offer),
+      more: `${count(held)} held` + (wait === null ? "" : `, ${latency(wait)} wait`),
+    },
     {
       name: "Answers",
       value: count(forwarded.answer),
