@@ -11,8 +11,10 @@ TESTS ?= tests
 JOBS ?= 2
 # For example: make conformance PYTHON27=/opt/python2.7/bin/python2.7
 PYTHON27 ?=
+# For example: make proxystore-tests PROXYSTORE=../proxystore
+PROXYSTORE ?=
 
-.PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance chaos matrix format wheel clean
+.PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance proxystore-tests chaos matrix format wheel clean
 
 help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
@@ -24,6 +26,7 @@ help:
 	@echo "make bench-quick  the same in less than one, and less precise"
 	@echo "make bench-introspection  a crowd with new tokens, beside proxystore-relay"
 	@echo "make conformance  the WebSocket test suite; needs a CPython 2.7, see conformance/"
+	@echo "make proxystore-tests  proxystore's own tests of its relay, against this one"
 	@echo "make chaos   honest clients among troublemakers, two minutes; ARGS=..."
 	@echo "make format  rewrite the sources in the house's layout"
 	@echo "make wheel   build the wheel into dist/"
@@ -65,6 +68,10 @@ bench-introspection: $(VENV)/test
 conformance: $(VENV)/relay
 	$(BIN)/python -m conformance $(if $(PYTHON27),--python27 $(PYTHON27)) \
 		$(VENV)/conformance
+
+proxystore-tests: $(VENV)/test
+	$(BIN)/python -m conformance.proxystore_tests $(VENV)/proxystore \
+		$(if $(PROXYSTORE),--sources $(PROXYSTORE)) $(ARGS)
 
 chaos: $(VENV)/test
 	$(BIN)/python -m chaos $(ARGS)
