@@ -132,13 +132,16 @@ def backoff() -> Iterator[float]:
 
 def text_of(kind: str, source: str, target: str, number: int) -> bytes:
     """The message of an exchange: an offer, or an answer."""
-    description = f"{number} {SESSION}"
-    return offer(source, target, description_type=kind, description=description)
+    description = {"sdp": f"{number} {SESSION}", "type": kind}
+    return offer(
+        source, target, description_type=kind, description=json.dumps(description)
+    )
 
 
 def number_of(message: dict[str, str]) -> int:
     """The number of the exchange that a message is of."""
-    return int(message["description"].split(maxsplit=1)[0])
+    sdp: str = json.loads(message["description"])["sdp"]
+    return int(sdp.split(maxsplit=1)[0])
 
 
 class Crowd:

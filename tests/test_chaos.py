@@ -134,7 +134,7 @@ class TroubleTests(SynchronousTestCase):
             {kind.group for kind in trouble.TROUBLES},
             {
                 *("stall", "flood", "half-close", "garbage", "open and leave"),
-                *("slow TLS", "slow headers"),
+                *("slow TLS", "slow headers", trouble.LEDGER),
             },
         )
 
@@ -202,8 +202,8 @@ class ReportTests(SynchronousTestCase):
     def test_failures_of_each_round_are_checked(self) -> None:
         calm = Vitals(10, 1000)
         rounds = [
-            chaos.Round([], honest.Tally(), trouble.Mischief(), 0.1, calm, calm)
-            for _ in range(2)
+            chaos.Round([], *tallies, trouble.Mischief(), 0.1, calm, calm)
+            for tallies in [(honest.Tally(), honest.Tally()) for _ in range(2)]
         ]
         self.assertTrue(all(check.passed for check in chaos.checks(rounds, [])))
         rounds[0].tally.fail("one")

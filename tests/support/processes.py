@@ -37,6 +37,7 @@ class Process:
     Attributes:
         output: Lines of its standard output.
         errors: Lines of its standard error.
+        reads: Cleared, it leaves unread what the process writes.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Process:
     ) -> None:
         self.output: list[str] = []
         self.errors: list[str] = []
+        self.reads = threading.Event()
+        self.reads.set()
         self._news = threading.Condition()
         self._silent = False
         self._read_to = 0
@@ -72,6 +75,7 @@ class Process:
     def _read(self, stream: IO[str], lines: list[str]) -> None:
         with stream:
             for line in stream:
+                self.reads.wait()
                 with self._news:
                     lines.append(line.rstrip("\n"))
                     self._news.notify_all()
@@ -160,6 +164,7 @@ class Process:
 
     def end(self) -> None:
         """Kill whatever is left."""
+        self.reads.set()
         self._child.kill()
         self._child.wait(PATIENCE)
         for reader in self._readers:
