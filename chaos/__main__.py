@@ -422,8 +422,9 @@ def told(start: Vitals, warm_up: Round, chaos: Round) -> Iterator[str]:
     yield "from outside:"
     yield indented(f"{words}: {many}" for words, many in done.items())
     yield "troublemakers:"
-    kinds = {kind.name: kind.group for kind in TROUBLES}
-    yield indented(table(kinds, chaos.mischief.ends))
+    ends = chaos.mischief.ends
+    kinds = {kind.name: kind.group for kind in TROUBLES if kind.name in ends}
+    yield indented(table(kinds, ends))
     yield "honest pairs:"
     yield indented(
         (
