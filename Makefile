@@ -11,18 +11,22 @@ TESTS ?= tests
 JOBS ?= 2
 # For example: make conformance PYTHON27=/opt/python2.7/bin/python2.7
 PYTHON27 ?=
+# For example: make proxystore-tests PROXYSTORE=../proxystore
+PROXYSTORE ?=
 
-.PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance chaos format wheel clean
+.PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance proxystore-tests chaos matrix format wheel clean
 
 help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
 	@echo "make test    linters, types, all tests, coverage"
 	@echo "make unit    tests only; TESTS=tests.test_relay takes some"
+	@echo "make matrix  unit tests on each Python that is found; ARGS=--ends for two"
 	@echo "make docs    the documentation, into docs/_build/html"
 	@echo "make bench   speed and memory beside proxystore-relay, some minutes; ARGS=..."
 	@echo "make bench-quick  the same in less than one, and less precise"
 	@echo "make bench-introspection  a crowd with new tokens, beside proxystore-relay"
 	@echo "make conformance  the WebSocket test suite; needs a CPython 2.7, see conformance/"
+	@echo "make proxystore-tests  proxystore's own tests of its relay, against this one"
 	@echo "make chaos   honest clients among troublemakers, two minutes; ARGS=..."
 	@echo "make format  rewrite the sources in the house's layout"
 	@echo "make wheel   build the wheel into dist/"
@@ -46,6 +50,9 @@ unit: $(VENV)/test
 	$(BIN)/coverage combine --quiet
 	$(if $(filter tests,$(TESTS)),$(BIN)/coverage report)
 
+matrix: $(VENV)/test
+	$(BIN)/python -m tests.matrix --jobs $(JOBS) $(ARGS)
+
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
@@ -62,6 +69,10 @@ conformance: $(VENV)/relay
 	$(BIN)/python -m conformance $(if $(PYTHON27),--python27 $(PYTHON27)) \
 		$(VENV)/conformance
 
+proxystore-tests: $(VENV)/test
+	$(BIN)/python -m conformance.proxystore_tests $(VENV)/proxystore \
+		$(if $(PROXYSTORE),--sources $(PROXYSTORE)) $(ARGS)
+
 chaos: $(VENV)/test
 	$(BIN)/python -m chaos $(ARGS)
 
@@ -73,7 +84,7 @@ wheel: $(VENV)/test
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist docs/_build *.egg-info _artifacts _trial_temp* .coverage .coverage.* \
+	rm -rf $(VENV) .matrix build dist docs/_build *.egg-info _artifacts _trial_temp* .coverage .coverage.* \
 		.mypy_cache .ruff_cache .hypothesis
 
 # One stamp for what serving needs, one for what testing and measuring need, one for

@@ -12,12 +12,14 @@ import contextlib
 import json
 import multiprocessing
 import random
+import resource
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,9 +31,10 @@ from benchmarks import processes
 from chaos import honest, trouble
 from chaos.honest import COMING, SHOWN, Tally
 from chaos.line import HOST, Place
-from chaos.plan import RELOADS, WELL_AGAIN, Step, plan
+from chaos.plan import KINDS, RELOADS, WELL_AGAIN, Step, plan
 from chaos.report import (
     BUSY,
+    PROMPT,
     STOPS,
     Check,
     Vitals,
@@ -43,6 +46,7 @@ from chaos.report import (
     table,
 )
 from chaos.trouble import PROXY, TROUBLES, Mischief
+from tests.support import shifted
 from tests.support.globus_service import CLIENT_ID, SECRET, GlobusService
 from tests.support.processes import RelayProcess, environment
 
@@ -63,11 +67,28 @@ SETTLING = 40.0
 AFTERMATH = 6.0
 """Seconds after that for what is remembered of those who have left."""
 
+FEW = 10
+"""Honest pairs at the relay without authentication."""
+
 RELOADED = {
     "good": "reloaded, changed: timeouts.ping_interval, certificate$",
     "bad": "nothing is reloaded; problems: 1$",
 }
 """What the relay says of each of `RELOADS`."""
+
+ALL = (*KINDS, *dict.fromkeys(kind.group for kind in TROUBLES))
+"""All kinds of trouble: what is done from outside, and groups of troublemakers."""
+
+SERVED = (
+    f'host = "{HOST}"',
+    "port = 0",
+    'certfile = "cert.pem"',
+    'keyfile = "privkey.pem"',
+)
+"""Settings of both relays."""
+
+TRUSTED = ("[limits]", f'trusted_proxies = ["{PROXY}"]')
+"""More of them."""
 
 PACE = 0.2
 """Seconds from one look to the next at whether it has."""
@@ -98,6 +119,7 @@ class Round:
     Attributes:
         steps: What was done from outside.
         tally: What became of the honest clients.
+        small: What became of those at the relay without authentication.
         mischief: What the others did.
         busy: Share of a core that the relay took.
         height: What it had while all were there.
@@ -106,6 +128,7 @@ class Round:
 
     steps: list[Step]
     tally: Tally
+    small: Tally
     mischief: Mischief
     busy: float
     height: Vitals
@@ -166,14 +189,25 @@ class Child:
 
 
 class Site:
-    """A relay, the files that it reads, and the service that it asks.
+    """Two relays, the files that they read, and the service that one of them asks.
 
     Args:
         folder: For the files.
+        kinds: What is done to them.
+
+    Attributes:
+        relay: With authentication, and all the trouble but one.
+        unlocked: Without, for the attack upon the table of offers.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kinds: Collection[str]) -> None:
         self._folder = folder
+        self._logs = folder / "logs"
+        self._shift = folder / "shift"
+        variables = {}
+        if "clock" in kinds:
+            library = shifted.build(folder)
+            variables = shifted.environment(library, self._shift)
         self._authority = trustme.CA()
         self._reloads = 0
         root = folder / "root.pem"
@@ -183,17 +217,32 @@ class Site:
         try:
             self.globus.tell(latency=LATENCY)
             config = self._write(good=True)
+            variables |= {"SSL_CERT_FILE": str(root)}
+            # The smallest pipe is full at once.
             self.relay = RelayProcess(
-                ["--config", config], folder, env=environment(SSL_CERT_FILE=str(root))
+                ["--config", config],
+                folder,
+                env=environment(**variables),
+                pipesize=1,
             )
         except BaseException:
             self.globus.end()
             raise
+        try:
+            unlocked = folder / "unlocked.toml"
+            unlocked.write_text("\n".join((*SERVED, *TRUSTED, "")))
+            self.unlocked = RelayProcess(["--config", unlocked], folder)
+        except BaseException:
+            self.relay.end()
+            self.globus.end()
+            raise
         self.place = Place(self.relay.port, root)
+        self.unlocked_place = Place(self.unlocked.port, root)
 
     def end(self) -> None:
-        """End both."""
+        """End all."""
         self.relay.end()
+        self.unlocked.end()
         self.globus.end()
 
     def _issue(self) -> None:
@@ -265,6 +314,29 @@ class Site:
             self.globus.tell(**step.command)
         if step.reload:
             self.reload(step.reload)
+        if step.clock is not None:
+            shifted.shift(self._shift, step.clock)
+        if step.reads is not None:
+            (self.relay.reads.set if step.reads else self.relay.reads.clear)()
+        if step.logs:
+            self._change_logs(step.logs)
+
+    def _change_logs(self, what: str) -> None:
+        """Have the relay write no log files, or have it write them again."""
+        if what in {"full", "room"}:
+            # Its writes to files fail then, as on a full disk; the rest goes on.
+            _, hard = resource.prlimit(self.relay.pid, resource.RLIMIT_FSIZE)
+            soft = 0 if what == "full" else hard
+            resource.prlimit(self.relay.pid, resource.RLIMIT_FSIZE, (soft, hard))
+        elif what == "removed":
+            shutil.rmtree(self._logs)
+        else:
+            self._logs.mkdir(exist_ok=True)
+
+    def logged(self) -> Check:
+        """Whether the relay writes log files."""
+        size = sum(path.stat().st_size for path in self._logs.glob("*"))
+        return Check("log files are written", size > 0, f"{size} bytes")
 
 
 def settings(service_url: str, number: int, *, good: bool) -> str:
@@ -278,10 +350,7 @@ def settings(service_url: str, number: int, *, good: bool) -> str:
     wrong = [] if good else ["prot = 8700"]
     lines = [
         *wrong,
-        f'host = "{HOST}"',
-        "port = 0",
-        'certfile = "cert.pem"',
-        'keyfile = "privkey.pem"',
+        *SERVED,
         "max_unread_bytes = 65536",
         "[auth]",
         'method = "globus"',
@@ -297,8 +366,9 @@ def settings(service_url: str, number: int, *, good: bool) -> str:
         "[timeouts]",
         f"ping_interval = {10 + number % 2}",
         "ping_timeout = 10",
-        "[limits]",
-        f'trusted_proxies = ["{PROXY}"]',
+        "[logging]",
+        'log_dir = "logs"',
+        *TRUSTED,
         "messages_per_client = 500",
         "burst = 3",
         "unregistered_per_address = 10",
@@ -310,20 +380,29 @@ def settings(service_url: str, number: int, *, good: bool) -> str:
     return "\n".join((*lines, ""))
 
 
-def ordeal(site: Site, order: Order, seconds: float, descriptors: int) -> Round:
+def ordeal(
+    site: Site, order: Order, kinds: Collection[str], seconds: float, descriptors: int
+) -> Round:
     """Do one round.
 
     Args:
         site: The relay.
         order: Who comes.
-        seconds: How long the trouble lasts.
+        kinds: Of trouble.
+        seconds: How long it lasts.
         descriptors: How many files the relay has open when nobody is there.
     """
     place, pairs, seed, limit = site.place, order.pairs, order.seed, seconds + 2 * ENDS
-    steps = plan(seconds)
-    with Child(honest.main, place, pairs, order.pause, seed, limit) as crowd:
+    others = site.unlocked_place
+    steps = plan(seconds, kinds)
+    with (
+        Child(honest.main, place, pairs, order.pause, seed, limit) as crowd,
+        Child(honest.main, others, FEW, order.pause, seed, limit) as few,
+    ):
         crowd.hear(COMING + ENDS)
-        with Child(trouble.main, place, pairs, seed, limit) as company:
+        few.hear(COMING + ENDS)
+        makers = (trouble.main, place, others, kinds, pairs, seed, limit)
+        with Child(*makers) as company:
             spent, began = processes.cpu(site.relay.pid), time.monotonic()
             for step in [*steps, Step(seconds, "the end")]:
                 time.sleep(max(0.0, began + step.at - time.monotonic()))
@@ -332,8 +411,8 @@ def ordeal(site: Site, order: Order, seconds: float, descriptors: int) -> Round:
             busy /= time.monotonic() - began
             height = site.vitals()
             mischief = company.leave()
-        tally = crowd.leave()
-    return Round(steps, tally, mischief, busy, height, site.settled(descriptors))
+        tally, small = crowd.leave(), few.leave()
+    return Round(steps, tally, small, mischief, busy, height, site.settled(descriptors))
 
 
 def told(start: Vitals, warm_up: Round, chaos: Round) -> Iterator[str]:
@@ -343,13 +422,14 @@ def told(start: Vitals, warm_up: Round, chaos: Round) -> Iterator[str]:
     yield "from outside:"
     yield indented(f"{words}: {many}" for words, many in done.items())
     yield "troublemakers:"
-    kinds = {kind.name: kind.group for kind in TROUBLES}
-    yield indented(table(kinds, chaos.mischief.ends))
+    ends = chaos.mischief.ends
+    kinds = {kind.name: kind.group for kind in TROUBLES if kind.name in ends}
+    yield indented(table(kinds, ends))
     yield "honest pairs:"
     yield indented(
         (
-            f"exchanges: {tally.exchanges}, the slowest {tally.slowest:.2f} s, "
-            f"over 1 s {tally.late}",
+            f"exchanges: {_exchanges(tally)}",
+            f"exchanges without authentication: {_exchanges(chaos.small)}",
             f"registrations: {tally.entries}, "
             f"the slowest {tally.longest_way:.1f} s with all attempts",
             f"leaves: {counted(tally.leaves)}",
@@ -373,12 +453,25 @@ def told(start: Vitals, warm_up: Round, chaos: Round) -> Iterator[str]:
         yield indented(["that is much: the machine is too slow for this"])
 
 
+def _exchanges(tally: Tally) -> str:
+    return (
+        f"{tally.exchanges}, the slowest {tally.slowest:.2f} s, over 1 s {tally.late}"
+    )
+
+
 def checks(rounds: Sequence[Round], log: Sequence[str]) -> Iterator[Check]:
     """All that must be so while the relay serves."""
-    exchanges = sum(each.tally.exchanges for each in rounds)
-    failures = [words for each in rounds for words in each.tally.failures]
+    tallies = [tally for each in rounds for tally in (each.tally, each.small)]
+    exchanges = sum(tally.exchanges for tally in tallies)
+    failures = [words for tally in tallies for words in tally.failures]
     yield Check(
         "honest clients are served", not failures, f"{exchanges} exchanges complete"
+    )
+    slowest = max(tally.slowest for tally in tallies)
+    yield Check(
+        f"no exchange takes over {PROMPT:g} s",
+        slowest <= PROMPT,
+        f"{slowest:.2f} s at most",
     )
     failures += (more := [words for each in rounds for words in each.mischief.failures])
     many = sum(c.total() for each in rounds for c in each.mischief.ends.values())
@@ -390,15 +483,15 @@ def checks(rounds: Sequence[Round], log: Sequence[str]) -> Iterator[Check]:
         yield Check(words, False)
 
 
-def stopped(site: Site) -> Check:
-    """Whether the relay stops as it should."""
+def stopped(relay: RelayProcess) -> Check:
+    """Whether a relay stops as it should."""
     began = time.monotonic()
     try:
-        status = site.relay.stop()
+        status = relay.stop()
     except AssertionError:
         return Check("the relay stops", False, "never")
     took = time.monotonic() - began
-    said = " ".join(site.relay.errors)
+    said = " ".join(relay.errors)
     return Check(
         "the relay stops",
         status == 0 and took <= STOPS and not said,
@@ -421,6 +514,13 @@ def _parser() -> argparse.ArgumentParser:
         "--pause", type=float, default=2.0, help="s between two exchanges of a pair"
     )
     parser.add_argument("--seed", type=int, help="of what is left to chance")
+    parser.add_argument(
+        "--only",
+        type=_kinds,
+        default=ALL,
+        metavar="KIND,...",
+        help=f"kinds of trouble, out of: {', '.join(ALL)}",
+    )
     parser.add_argument("--log", type=Path, help="file to write the relay's log to")
     return parser
 
@@ -430,6 +530,13 @@ def _seconds(text: str) -> float:
     if not LEAST <= seconds <= LONGEST:
         raise argparse.ArgumentTypeError(f"from {LEAST:g} to {LONGEST:g}, please")
     return seconds
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    if unknown := set(kinds) - set(ALL):
+        raise argparse.ArgumentTypeError(f"there is no {', '.join(sorted(unknown))}")
+    return kinds
 
 
 def _count(text: str) -> int:
@@ -448,10 +555,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = options.seed
     if seed is None:
         seed = random.SystemRandom().getrandbits(32)
+    kinds = set(options.only)
+    if "clock" in kinds and shutil.which("cc") is None:
+        print("SKIPPED: clock, as there is no C compiler", flush=True)
+        kinds.remove("clock")
     order = Order(options.pairs, options.pause, seed)
     print(f"{order.pairs} pairs, {options.seconds:g} s, seed {seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        site = Site(Path(folder))
+        site = Site(Path(folder), kinds)
         stack.callback(site.end)
         if options.log is not None:
             stack.callback(
@@ -459,10 +570,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         start = site.settled()
         rounds = [
-            ordeal(site, order, seconds, start.descriptors)
+            ordeal(site, order, kinds, seconds, start.descriptors)
             for seconds in (options.warm_up, options.seconds)
         ]
-        verdicts = [stopped(site), *checks(rounds, site.relay.output)]
+        relays = (site.relay, site.unlocked)
+        verdicts = [stopped(relay) for relay in relays]
+        log = [line for relay in relays for line in relay.output]
+        verdicts += [site.logged(), *checks(rounds, log)]
     print("\n".join(told(start, *rounds)))
     print("\n".join(map(str, verdicts)))
     return 0 if all(verdict.passed for verdict in verdicts) else 1

@@ -13,6 +13,9 @@ GROWTH = 0.2
 BUSY = 0.6
 """Share of a core beyond which it is the machine that is put to the test."""
 
+PROMPT = 5.0
+"""Seconds in which each exchange is complete, while both clients are there."""
+
 STOPS = 15.0
 """Seconds in which the relay must have stopped."""
 

@@ -9,7 +9,7 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import NamedTuple
@@ -39,12 +39,30 @@ NARROW = 4096
 CROWD = 30
 """Connections that one address opens at a time, which are more than it may have."""
 
+GIVERS = 64
+"""Connections of one address that make offers and then take another UUID."""
+
+TAKERS = 110
+"""Clients of that address to which each of them makes one, and which answer none."""
+
+FILLED = 10
+"""Rounds of offers after which a table of 65,536 is full. They follow at once."""
+
+ROUND = 1.5
+"""Seconds from one later round to the next. The relay forgets an offer after 20."""
+
+ATTACK = 25.0
+"""Seconds that this lasts."""
+
 TOKENS = 20
 """Tokens that the troublemakers share, while they are at it."""
 
 PROXY = "127.0.0.200"
 """Address of a proxy that the relay trusts, so that the limits of one address apply to
 those whom it speaks for: this machine's own are exempt from these."""
+
+ATTACKER = "203.0.113.64"
+"""Address from which the relay without authentication is attacked."""
 
 CLAIMED = tuple(f"203.0.113.{number}" for number in range(1, 6))
 """Addresses that it speaks for."""
@@ -142,6 +160,14 @@ class Scene:
         """The same, registered."""
         line = await self.upgraded()
         await line.register(uuid or self.uuid())
+        return line
+
+    async def announced(self, address: str) -> Line:
+        """One with an open WebSocket, from an address that a proxy speaks for."""
+        line = await self.secure(PROXY)
+        request = self.place.upgrade(self.bearer())[:-2]
+        await line.send(request + f"X-Forwarded-For: {address}\r\n\r\n".encode())
+        await line.opened()
         return line
 
     async def some(self) -> Line:
@@ -282,7 +308,7 @@ async def offers_to_others(scene: Scene) -> str:
     uuid = scene.uuid()
     line = await scene.registered(uuid)
     victims = scene.chance.choices(scene.victims, k=10)
-    made = [text(kind(uuid, v)) for v in victims for kind in (offer, answer)]
+    made = [text(make(uuid, v)) for v in victims for make in (offer, answer)]
     return await _flood(line, b"".join(made), reads=True)
 
 
@@ -299,10 +325,7 @@ async def one_address(scene: Scene) -> str:
     claimed = scene.chance.choice(CLAIMED)
 
     async def come(number: int) -> str:
-        line = await scene.secure(PROXY)
-        request = scene.place.upgrade(scene.bearer())[:-2]
-        await line.send(request + f"X-Forwarded-For: {claimed}\r\n\r\n".encode())
-        await line.opened()
+        line = await scene.announced(claimed)
         if number % 2:
             await line.register(scene.uuid())
         with contextlib.suppress(*LATE):
@@ -317,6 +340,39 @@ async def one_address(scene: Scene) -> str:
         for end in ends
     )
     return ", ".join(sorted(kinds))
+
+
+async def ledger(scene: Scene) -> str:
+    """Make offers to many, leave them to the relay, and take another UUID."""
+    takers = [scene.uuid() for _ in range(TAKERS)]
+
+    async def come(uuid: str) -> tuple[Line, asyncio.Task[str]]:
+        line = await scene.announced(ATTACKER)
+        await line.register(uuid)
+        return line, asyncio.create_task(line.outcome())
+
+    async def give(line: Line) -> None:
+        uuid = scene.uuid()
+        made = [offer(uuid, taker) for taker in takers]
+        texts = [frames.registration(uuid), *made]
+        await line.send(b"".join(map(text, texts)))
+
+    crowd = [await come(uuid) for uuid in takers]
+    givers = [await come(scene.uuid()) for _ in range(GIVERS)]
+    try:
+        end, done = time.monotonic() + ATTACK, 0
+        while time.monotonic() < end:
+            began = time.monotonic()
+            await asyncio.gather(*(give(line) for line, _ in givers))
+            done += 1
+            if done > FILLED:
+                await asyncio.sleep(max(0.0, began + ROUND - time.monotonic()))
+    finally:
+        for _, reading in [*crowd, *givers]:
+            reading.cancel()
+        ends = [reading for _, reading in [*crowd, *givers]]
+        await asyncio.gather(*ends, return_exceptions=True)
+    return "left"
 
 
 # -- who half-closes
@@ -550,6 +606,9 @@ class Trouble(NamedTuple):
         return self.make.__name__.replace("_", " ")
 
 
+LEDGER = "ledger"
+"""The group of what is done to a relay without authentication."""
+
 TROUBLES = (
     Trouble("stall", silence, 10, 0.5),
     Trouble("stall", half_hello, 5, 0.5),
@@ -580,6 +639,7 @@ TROUBLES = (
     Trouble("open and leave", open_and_leave, 4, 0.3),
     Trouble("open and leave", leave_in_between, 2, 0.5),
     Trouble("open and leave", heirs, 1, 2.0),
+    Trouble(LEDGER, ledger, 1, 1.0),
 )
 """All kinds, and how much there is of each."""
 
@@ -612,9 +672,15 @@ async def attempt(trouble: Trouble, scene: Scene, mischief: Mischief) -> str:
 
 
 async def company(
-    place: Place, pairs: int, seed: int, limit: float, pipe: Connection
+    place: Place,
+    unlocked: Place,
+    groups: Collection[str],
+    pairs: int,
+    seed: int,
+    limit: float,
+    pipe: Connection,
 ) -> Mischief:
-    """Make all kinds of trouble until the pipe has news."""
+    """Make all kinds of trouble of some groups until the pipe has news."""
     mischief = Mischief()
     chance = random.Random(seed)  # noqa: S311
     trust = place.trust()
@@ -625,11 +691,14 @@ async def company(
         ends = mischief.ends[trouble.name]
         while True:
             await asyncio.sleep(chance.uniform(0, 2 * trouble.pause))
-            scene = Scene(place, source, trust, chance, bearers, victims)
+            where = unlocked if trouble.group == LEDGER else place
+            scene = Scene(where, source, trust, chance, bearers, victims)
             ends[await attempt(trouble, scene, mischief)] += 1
 
     makers = []
     for kind, trouble in enumerate(TROUBLES):
+        if trouble.group not in groups:
+            continue
         mischief.ends[trouble.name] = Counter()
         makers += [
             asyncio.create_task(make(trouble, source_of(kind)))
@@ -644,14 +713,25 @@ async def company(
     return mischief
 
 
-def main(place: Place, pairs: int, seed: int, limit: float, pipe: Connection) -> None:
+def main(
+    place: Place,
+    unlocked: Place,
+    groups: Collection[str],
+    pairs: int,
+    seed: int,
+    limit: float,
+    pipe: Connection,
+) -> None:
     """The process of the troublemakers. Sends what they did.
 
     Args:
         place: The relay.
+        unlocked: A relay without authentication.
+        groups: Of `TROUBLES`; others are left out.
         pairs: How many honest pairs there are.
         seed: Of what is left to chance.
         limit: Seconds after which it ends, come what may.
         pipe: Where to that goes; any news from there, or its end, has them leave.
     """
-    pipe.send(asyncio.run(company(place, pairs, seed, limit, pipe)))
+    made = company(place, unlocked, groups, pairs, seed, limit, pipe)
+    pipe.send(asyncio.run(made))

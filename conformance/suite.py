@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ VIRTUALENV = "virtualenv<20.22"
 
 PATIENCE = 600.0
 """Seconds after which a step of the installation fails."""
+
+_NUMBERS = re.compile(r"\d+").findall
 
 _WHAT = "import platform as p; print(p.python_implementation() + p.python_version())"
 
@@ -34,22 +37,28 @@ def find_python(candidates: Iterable[str | Path]) -> Path | None:
     return next((Path(path) for path in candidates if _is_cpython27(path)), None)
 
 
-def candidates(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Where a CPython 2.7 may be.
+def candidates(environ: Mapping[str, str], version: str = "2.7") -> Iterator[Path]:
+    """Where a CPython may be, the newest release of pyenv first.
 
     pyenv's own commands fail for versions that are installed and not switched on, so
     its versions are looked through.
 
     Args:
         environ: The process's environment.
+        version: As in ``3.11``.
     """
-    for name in ("python2.7", "python2"):
+    for name in (f"python{version}", f"python{version[0]}"):
         found = shutil.which(name, path=environ.get("PATH", os.defpath))
         if found is not None:
             yield Path(found)
     root = environ.get("PYENV_ROOT")
     pyenv = Path(root) if root else Path(environ.get("HOME", "/")) / ".pyenv"
-    yield from sorted(pyenv.glob("versions/2.7*/bin/python2.7"), reverse=True)
+    versions = pyenv.glob(f"versions/{version}*/bin/python{version}")
+    yield from sorted(
+        versions,
+        key=lambda path: list(map(int, _NUMBERS(path.parts[-3]))),
+        reverse=True,
+    )
 
 
 def _is_cpython27(path: str | Path) -> bool:

@@ -52,6 +52,7 @@ class Drop(Enum):
     DUPLICATE = "an offer of the same client to the same peer is not answered yet"
     CROSSING = "an offer the other way is not answered yet"
     DESCRIPTION = "its description is no session description of its type"
+    LATE = "the sender of the offer no longer waits for an answer"
     UNASKED = "it answers no offer, or one that was answered or is too old"
 
 

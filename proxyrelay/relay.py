@@ -49,6 +49,10 @@ WITNESSES = 3
 """Addresses that must have made such offers before the client is closed for it. One
 stranger cannot bring that about."""
 
+PATIENCE_SECONDS = 28.0
+"""Age of an offer after which its sender is sent no error and no answer. Stock clients
+wait for 30 s from a moment before, and end at what comes later."""
+
 ROUND = 60.0
 """Seconds within which a UUID that is taken over again may be fought over."""
 
@@ -463,6 +467,9 @@ class Relay:
             self._drop(peer, registration, message, Drop.UNASKED)
             return
         self.ledger.close(offer)
+        if self._is_late(offer):
+            self._drop(peer, registration, message, Drop.LATE)
+            return
         error = self._deliver(peer, message, text, offer)
         if error is None:
             if self.offers.crossing:
@@ -670,8 +677,17 @@ class Relay:
     def _bounce(self, offer: Offer, error: str) -> None:
         """Return an offer to its sender, unless it has been dealt with."""
         source = self.registry.get(offer.source)
-        if self.ledger.close(offer) and source is not None:
-            self._return(source, _request(offer), error)
+        if not self.ledger.close(offer) or source is None:
+            return
+        registration, request = source.registration, _request(offer)
+        if registration is not None and self._is_late(offer):
+            self._drop(source, registration, request, Drop.LATE)
+        else:
+            self._return(source, request, error)
+
+    def _is_late(self, offer: Offer) -> bool:
+        """Whether the process stood still for so long that nobody waits any more."""
+        return self._clock() - offer.since > PATIENCE_SECONDS
 
 
 def _request(offer: Offer) -> PeerConnection:

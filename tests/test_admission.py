@@ -206,7 +206,8 @@ class AgainMixin(AdmissionMixin):
         self.assertTrue(connection.recv(12).startswith(b"HTTP/1.1 101"))
         pair = frame(TEXT, registration(B)) + frame(TEXT, registration(A))
         rest = frame(TEXT, offer(A, C)) + frame(PING, b"late") + pair
-        connection.sendall(pair * 100 + rest + frame(CLOSE, b"\x03\xf5"))
+        # One record of TLS holds 16 kB.
+        connection.sendall(pair * 50 + rest + frame(CLOSE, b"\x03\xf5"))
         received = self.read_to_end(connection)
         connection.close()
         self.until_count(0)

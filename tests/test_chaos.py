@@ -6,7 +6,7 @@ import contextlib
 import io
 import random
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from ssl import create_default_context
 
@@ -51,6 +51,32 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual(reloads, ["good", "bad", "good"])
         self.assertEqual(set(reloads), set(RELOADS))
         self.assertEqual(chaos.RELOADED.keys(), set(RELOADS))
+
+    def test_all_clock_steps_are_made_and_undone(self) -> None:
+        steps = [step for step in plan(60) if step.clock is not None]
+        totals = [0.0, *(step.clock for step in steps if step.clock is not None)]
+        self.assertEqual(totals[-1], 0)
+        made = [after - before for before, after in pairwise(totals)]
+        self.assertEqual(sorted(made), [-3600, -60, -1.5, 1.5, 60, 3600])
+
+    def test_what_is_taken_away_is_given_back(self) -> None:
+        steps = plan(60)
+        reads = [step.reads for step in steps if step.reads is not None]
+        self.assertEqual(reads, [False, True])
+        logs = [step.logs for step in steps if step.logs]
+        self.assertEqual(logs, ["full", "room", "removed", "made"])
+
+    def test_the_relay_reloads_only_while_its_output_is_read(self) -> None:
+        reads = True
+        for step in plan(60):
+            reads = reads if step.reads is None else step.reads
+            self.assertTrue(reads or not step.reload)
+
+    def test_may_be_of_some_kinds_only(self) -> None:
+        self.assertEqual(plan(60, ["flood"]), [])
+        steps = plan(60, ["clock", "reload"])
+        self.assertEqual(len(steps), 3 + 6)
+        self.assertTrue(all(s.reload or s.clock is not None for s in steps))
 
 
 class SettingsTests(SynchronousTestCase):
@@ -134,7 +160,7 @@ class TroubleTests(SynchronousTestCase):
             {kind.group for kind in trouble.TROUBLES},
             {
                 *("stall", "flood", "half-close", "garbage", "open and leave"),
-                *("slow TLS", "slow headers"),
+                *("slow TLS", "slow headers", trouble.LEDGER),
             },
         )
 
@@ -202,8 +228,8 @@ class ReportTests(SynchronousTestCase):
     def test_failures_of_each_round_are_checked(self) -> None:
         calm = Vitals(10, 1000)
         rounds = [
-            chaos.Round([], honest.Tally(), trouble.Mischief(), 0.1, calm, calm)
-            for _ in range(2)
+            chaos.Round([], *tallies, trouble.Mischief(), 0.1, calm, calm)
+            for tallies in [(honest.Tally(), honest.Tally()) for _ in range(2)]
         ]
         self.assertTrue(all(check.passed for check in chaos.checks(rounds, [])))
         rounds[0].tally.fail("one")
@@ -225,3 +251,13 @@ class CommandTests(SynchronousTestCase):
             with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
                 parse([wrong])
             self.assertIn(wrong.partition("=")[0], said.getvalue())
+
+    def test_kinds_of_trouble_are_chosen(self) -> None:
+        parse = chaos._parser().parse_args
+        self.assertEqual(parse([]).only, chaos.ALL)
+        only = ["--only", "clock,open and leave,ledger"]
+        self.assertEqual(parse(only).only, ("clock", "open and leave", "ledger"))
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
+            parse(["--only", "clock,sunshine"])
+        self.assertIn("there is no sunshine", said.getvalue())

@@ -192,6 +192,15 @@ class PythonTests(SynchronousTestCase):
         environ = {"PATH": "", "HOME": str(self.folder)}
         self.assertEqual(list(candidates(environ)), [there])
 
+    def test_newer_releases_of_pyenv_come_first(self) -> None:
+        wanted = [
+            self.command(f"pyenv/versions/{name}/bin/python3.11", "")
+            for name in ("3.11.12", "3.11.7", "3.11-dev")
+        ]
+        self.command("pyenv/versions/3.12.1/bin/python3.12", "")
+        environ = {"PATH": "", "PYENV_ROOT": str(self.folder / "pyenv")}
+        self.assertEqual(list(candidates(environ, "3.11")), wanted)
+
     def test_an_installed_suite_stays(self) -> None:
         python = self.command("python", "CPython2.7.18")
         mark = self.folder / "suite" / "installed"

@@ -36,6 +36,7 @@ from proxyrelay.relay import (
     FOREIGN,
     FULL,
     LEFT,
+    PATIENCE_SECONDS,
     SELF,
     SILENT,
     Relay,
@@ -570,6 +571,18 @@ class ShieldTests(RelayTestCase):
         self.wait(0.1)
         self.assertEqual(self.errors(one), [SILENT.format(B)])
 
+    def test_relay_after_a_standstill_sends_no_late_error_or_answer(self) -> None:
+        one, other = self.registered(A), self.registered(B)
+        self.relay.receive(one, offer(A, B))
+        self.now += PATIENCE_SECONDS + 0.1
+        self.relay.receive(other, answer(B, A))
+        self.relay.receive(one, offer(A, C))
+        self.relay.receive(one, offer(A, B))
+        self.wait(PATIENCE_SECONDS + 0.1)
+        self.assertEqual(self.relay.drops[Drop.LATE], 3)
+        self.assertEqual(one.sent, [])
+        self.assertEqual(len(self.relay.ledger), 0)
+
     def test_returns_an_offer_when_its_peer_does_not_come_back(self) -> None:
         one = self.registered(A)
         self.relay.receive(one, offer(A, B))
@@ -1060,7 +1073,8 @@ class ShieldMachine(RuleBasedStateMachine):
 
     def end(self, found: dict[str, Any], error: str) -> None:
         self.offers.remove(found)
-        if found["source"] in self.peers:
+        waits = self.now - found["since"] <= PATIENCE_SECONDS
+        if found["source"] in self.peers and waits:
             text = offer(
                 *(found["source"], found["peer"]),
                 description="",

@@ -40,6 +40,7 @@ class Process:
     Attributes:
         output: Lines of its standard output.
         errors: Lines of its standard error.
+        reads: Cleared, it leaves unread what the process writes.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class Process:
     ) -> None:
         self.output: list[str] = []
         self.errors: list[str] = []
+        self.reads = threading.Event()
+        self.reads.set()
         self._news = threading.Condition()
         self._silent = False
         self._read_to = 0
@@ -75,6 +78,7 @@ class Process:
     def _read(self, stream: IO[str], lines: list[str]) -> None:
         with stream:
             for line in stream:
+                self.reads.wait()
                 with self._news:
                     lines.append(line.rstrip("\n"))
                     self._news.notify_all()
@@ -163,6 +167,7 @@ class Process:
 
     def end(self) -> None:
         """Kill whatever is left."""
+        self.reads.set()
         self._child.kill()
         self._child.wait(PATIENCE)
         for reader in self._readers:
