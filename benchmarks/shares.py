@@ -50,12 +50,12 @@ PLACES = (
     ("JSON", r" .*proxyrelay/messages\.py"),
     (
         "rules",
-        r" .*proxyrelay/(relay|registry|ledger|limits|peer|identity)\.py|__eq__ ",
+        r" .*proxyrelay/(switchboard/\w+|websocket/admission)\.py|__eq__ ",
     ),
     ("log", r" .*(proxyrelay/observe/|twisted/logger/)"),
     (
         "lane",
-        r" .*proxyrelay/(crowd|fastlane|handshake|transport|websocket)\.py"
+        r" .*proxyrelay/(net|websocket)/\w+\.py"
         r"| .*proxyrelay/(deadlines|pace)\.py",
     ),
     ("Autobahn", r" .*(autobahn|txaio)/"),

@@ -45,8 +45,8 @@ from conformance.suite import (
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Timeouts
 from proxyrelay.errors import PeerGone
-from proxyrelay.service import RelayService
-from proxyrelay.websocket import Phase, RelayProtocol
+from proxyrelay.service.app import RelayService
+from proxyrelay.websocket.protocol import Phase, RelayProtocol
 
 LIMIT = 300.0
 """Seconds after which a run of the suite fails. The longest takes half a minute."""

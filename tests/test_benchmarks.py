@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import frames, plot, processes
 from benchmarks.figures import Result, Row, document, percentile, table
-from proxyrelay.messages import PeerConnection, RegistrationRequest, decode
+from proxyrelay.switchboard.messages import PeerConnection, RegistrationRequest, decode
 from tests.support.recording import A, B
 
 ROW = Row("forward", "forward & more", "us", 1e6, ratio=0.5)

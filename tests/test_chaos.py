@@ -19,7 +19,12 @@ from chaos.plan import FAULTS, LASTS, RELOADS, WELL, plan
 from chaos.report import Check, Vitals, counted, kept, suspicious, table
 from proxyrelay.config import Loaded, load
 from proxyrelay.errors import UnknownMessage
-from proxyrelay.messages import MESSAGE_CEILING, PeerConnection, canonical_uuid, decode
+from proxyrelay.switchboard.messages import (
+    MESSAGE_CEILING,
+    PeerConnection,
+    canonical_uuid,
+    decode,
+)
 from tests.support.globus_service import MODES
 
 

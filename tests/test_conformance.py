@@ -26,7 +26,7 @@ from conformance.report import (
     summary,
 )
 from conformance.suite import SUITE, SuiteError, candidates, find_python, install
-from proxyrelay.websocket import RelayProtocol
+from proxyrelay.websocket.protocol import RelayProtocol
 
 FINE = Outcome(OK, OK, 1000)
 

@@ -16,12 +16,23 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import shares
 from docs._ext import events, reference
-from proxyrelay import cli, config, messages
-from proxyrelay.directory import UNKNOWN
+from proxyrelay import config
+from proxyrelay.admin.metrics import METRICS, PREFIX
+from proxyrelay.cli import main as cli
 from proxyrelay.errors import Refusal
-from proxyrelay.observe.metrics import METRICS, PREFIX
-from proxyrelay.relay import BUSY, CROSSED, DEAF, FOREIGN, FULL, LEFT, SELF, SILENT
-from proxyrelay.service import Options
+from proxyrelay.service.app import Options
+from proxyrelay.switchboard import messages
+from proxyrelay.switchboard.directory import UNKNOWN
+from proxyrelay.switchboard.relay import (
+    BUSY,
+    CROSSED,
+    DEAF,
+    FOREIGN,
+    FULL,
+    LEFT,
+    SELF,
+    SILENT,
+)
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,62 +19,30 @@ LOGGERS = {"log", "_log"}
 
 LOGGING_METHODS = {"debug", "info", "warn", "error", "critical", "failure", "emit"}
 
-RULES = (
-    *("errors", "messages", "identity", "peer"),
-    *("directory", "registry", "ledger", "relay", "shares"),
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("net",),
+    ("config",),
+    ("switchboard",),
+    ("auth", "observe", "cluster"),
+    ("websocket",),
+    ("admin",),
+    ("service",),
+    ("cli",),
 )
-"""What decides who is let in and what is passed on."""
+"""Folders, from the ground up. A folder imports only from lower floors."""
 
 PURE = (
-    *RULES,
-    *("handshake", "hello", "proxied", "limits", "timing"),
-    *("auth.cache", "auth.breaker", "auth.strangers", "auth.tally"),
-    *("observe.records", "observe.pseudonyms", "observe.quiet"),
-    *("observe.counts", "observe.history", "observe.report"),
+    *("errors", "config", "switchboard"),
+    *("net.client_hello", "net.proxy_header", "net.rate", "net.timing"),
+    *("auth.cache", "auth.circuit_breaker", "auth.invalid_tokens", "auth.policy"),
+    *("auth.stats", "observe.counters", "observe.null", "observe.pseudonyms"),
+    *("observe.records", "websocket.admission", "websocket.handshake"),
+    *("admin.control", "admin.history", "admin.report"),
 )
-"""Rooms without a network, a clock or a log."""
+"""Folders and modules without a network, a clock or a log."""
 
 FRAMEWORKS = ("twisted", "autobahn", "txaio", "zope")
-
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("proxyrelay",),
-    (
-        *(
-            "errors",
-            "addresses",
-            "clock",
-            "deadlines",
-            "descriptors",
-            "fastlane",
-            "heap",
-        ),
-        "hello",
-        *("pace", "shares", "timing"),
-        *("auth.breaker", "auth.strangers", "auth.turns"),
-        *("observe", "observe.records", "observe.writer"),
-    ),
-    ("identity", "handshake", "listen", "proxied"),
-    ("config", "transport", "observe.pseudonyms"),
-    ("crowd", "secure"),
-    (
-        *("ledger", "limits", "messages", "peer", "tls"),
-        *("auth.anonymous", "auth.cache", "auth.credentials", "auth.tally"),
-    ),
-    ("crossing", "directory", "registry"),
-    ("auth.globus", "observe.privacy", "observe.report"),
-    ("relay", "console", "observe.logs", "auth.introspection"),
-    ("auth", "observe.quiet"),
-    ("observe.journal", "observe.audit", "observe.lag", "websocket", "globus"),
-    ("inspection", "observe.journals", "observe.counts", "observe.events"),
-    ("reload", "handover", "observe.counted", "observe.history"),
-    ("supervision", "observe.view"),
-    ("admin", "observe.metrics"),
-    ("admin.access", "admin.sockets"),
-    ("admin.resources",),
-    ("admin.listener",),
-    ("service", "cli"),
-)
-"""From the ground up: a module imports only from layers above it in this list."""
 
 
 def modules() -> dict[str, ast.Module]:
@@ -246,83 +214,114 @@ class LoggingRuleTests(SynchronousTestCase):
         self.assertGreater(count, 10)
 
 
+def is_pure(name: str) -> bool:
+    """Whether a module belongs to `PURE`."""
+    inner = name.removeprefix("proxyrelay.")
+    return any(inner == pure or inner.startswith(f"{pure}.") for pure in PURE)
+
+
 class PureRoomTests(SynchronousTestCase):
     """The rules of the switchboard know neither Twisted nor Autobahn."""
 
-    def test_import_no_framework(self) -> None:
-        found = modules()
-        for name in PURE:
-            for other in imported(found[f"proxyrelay.{name}"]):
+    def test_pure_modules_import_no_framework(self) -> None:
+        for name, tree in modules().items():
+            for other in imported(tree) if is_pure(name) else ():
                 self.assertNotIn(other.partition(".")[0], FRAMEWORKS, name)
 
-    def test_import_only_each_other(self) -> None:
+    def test_pure_modules_import_only_each_other(self) -> None:
         found = modules()
-        pure = {f"proxyrelay.{name}" for name in PURE}
-        # The settings are only looked at; they load no framework either, see below.
-        allowed = {*pure, "proxyrelay", "proxyrelay.config"}
-        for name in pure:
-            for other in imported(found[name]):
-                if other in found:
-                    self.assertIn(other, allowed, name)
+        for name, tree in found.items():
+            for other in imported(tree) if is_pure(name) else ():
+                if other in found and other != "proxyrelay":
+                    self.assertTrue(is_pure(other), (name, other))
 
-    def test_load_no_framework(self) -> None:
-        for name in ("relay", "handshake"):
+    def test_pure_names_are_those_of_modules(self) -> None:
+        for name in PURE:
+            self.assertIn(f"proxyrelay.{name}", modules())
+
+    def test_pure_modules_load_no_framework(self) -> None:
+        for name in ("config", "switchboard.relay", "websocket.handshake"):
             loaded = loaded_by(f"proxyrelay.{name}")
             self.assertEqual(loaded & set(FRAMEWORKS), set(), name)
-        self.assertIn("twisted", loaded_by("proxyrelay.tls"))
+        self.assertIn("twisted", loaded_by("proxyrelay.net.timers"))
 
-    def test_the_rules_load_nothing_else(self) -> None:
-        loaded = loaded_by("proxyrelay.relay")
-        self.assertEqual(
-            {name for name in loaded if name.startswith("proxyrelay.")},
-            {f"proxyrelay.{name}" for name in (*RULES, "config", "proxied")},
-        )
+    def test_the_rules_load_no_higher_floor(self) -> None:
+        loaded = loaded_by("proxyrelay.switchboard.relay")
+        folders = {
+            name.split(".")[1]
+            for name in loaded
+            if name.count(".") > 0 and name.startswith("proxyrelay.")
+        }
+        self.assertEqual(folders, {"errors", "net", "config", "switchboard"})
 
-    def test_the_settings_load_no_framework(self) -> None:
-        self.assertEqual(loaded_by("proxyrelay.config") & set(FRAMEWORKS), set())
 
-
-class LayerTests(SynchronousTestCase):
+class FloorTests(SynchronousTestCase):
     """Imports point one way."""
 
     def setUp(self) -> None:
         self.heights = {
-            name if name == "proxyrelay" else f"proxyrelay.{name}": height
-            for height, layer in enumerate(LAYERS)
-            for name in layer
+            folder: height for height, floor in enumerate(FLOORS) for folder in floor
         }
 
+    def folder(self, name: str) -> str:
+        """The folder of a module; empty for the package itself."""
+        return name.partition(".")[2].partition(".")[0]
+
     def upward(self, found: dict[str, ast.Module]) -> list[tuple[str, str]]:
-        """Imports of a module that stands no lower than the importing one."""
+        """Imports of another folder that stands no lower than the importing one."""
         return [
             (name, other)
             for name, tree in found.items()
             for other in sorted(set(imported(tree)))
-            if other in self.heights and self.heights[other] >= self.heights[name]
+            if self.folder(other) in self.heights
+            and self.folder(other) != self.folder(name)
+            and self.heights[self.folder(other)] >= self.heights[self.folder(name)]
         ]
 
-    def test_every_module_has_a_layer(self) -> None:
-        self.assertEqual(set(modules()), set(self.heights))
+    def test_every_folder_has_a_floor(self) -> None:
+        folders = {self.folder(name) for name in modules()} - {""}
+        self.assertLessEqual(folders, set(self.heights))
 
-    def test_import_from_below(self) -> None:
+    def test_folders_import_from_below(self) -> None:
         self.assertEqual(self.upward(modules()), [])
 
-    def test_import_by_full_names(self) -> None:
+    def test_modules_of_a_folder_import_in_no_circle(self) -> None:
+        found = modules()
+        left = {
+            name: {other for other in imported(tree) if other in found}
+            for name, tree in found.items()
+        }
+        while free := [name for name, others in left.items() if not others]:
+            for name in free:
+                del left[name]
+            for others in left.values():
+                others.difference_update(free)
+        self.assertEqual(left, {})
+
+    def test_modules_import_by_full_names(self) -> None:
         for name, tree in modules().items():
             self.assertNotIn("a relative import", set(imported(tree)), name)
 
     def test_the_checker_finds_what_points_up(self) -> None:
         for source in (
             "from proxyrelay import service",
-            "from proxyrelay.service import Options",
-            "import proxyrelay.service",
-            "def later():\n    from proxyrelay.service import Options",
-            "from proxyrelay import relay",
+            "from proxyrelay.service.app import Options",
+            "import proxyrelay.service.app",
+            "def later():\n    from proxyrelay.service.app import Options",
         ):
             tree = ast.parse(source)
-            self.assertNotEqual(self.upward({"proxyrelay.registry": tree}), [], source)
+            self.assertNotEqual(
+                self.upward({"proxyrelay.switchboard.registry": tree}), [], source
+            )
         self.assertEqual(
-            self.upward({"proxyrelay.service": ast.parse("import proxyrelay.tls")}), []
+            self.upward(
+                {
+                    "proxyrelay.service.app": ast.parse(
+                        "import proxyrelay.net.certificates"
+                    )
+                }
+            ),
+            [],
         )
 
 
@@ -337,7 +336,7 @@ class ReactorTests(SynchronousTestCase):
         }
 
     def test_only_the_composition_root_imports_it(self) -> None:
-        self.assertEqual(self.importers(modules()), {"proxyrelay.service"})
+        self.assertEqual(self.importers(modules()), {"proxyrelay.service.app"})
 
     def test_the_checker_finds_each_spelling(self) -> None:
         for source in (
@@ -350,4 +349,6 @@ class ReactorTests(SynchronousTestCase):
             self.assertEqual(self.importers({"a": ast.parse(source)}), {"a"}, source)
 
     def test_loading_the_service_installs_none(self) -> None:
-        self.assertNotIn("twisted.internet.reactor", loaded_by("proxyrelay.service"))
+        self.assertNotIn(
+            "twisted.internet.reactor", loaded_by("proxyrelay.service.app")
+        )

@@ -80,7 +80,11 @@ class ChoiceTests(SynchronousTestCase):
 
     def test_unit_tests_are_all_but_those_with_real_processes(self) -> None:
         modules = list(matrix.unit_tests())
-        for name in ("tests.test_relay", "tests.auth.test_cache", "tests.test_matrix"):
+        for name in (
+            "tests.switchboard.test_relay",
+            "tests.auth.test_cache",
+            "tests.test_matrix",
+        ):
             self.assertIn(name, modules)
         for module in modules:
             self.assertFalse(module.startswith("tests.integration"), module)

@@ -25,9 +25,13 @@ from msgspec import inspect as types
 
 import proxyrelay
 from docs._ext import events
-from proxyrelay import cli, config, messages, reload, service
+from proxyrelay import config
+from proxyrelay.admin.metrics import METRICS, PREFIX
+from proxyrelay.cli import main as cli
 from proxyrelay.errors import Refusal
-from proxyrelay.observe.metrics import METRICS, PREFIX
+from proxyrelay.service import app as service
+from proxyrelay.service import reload
+from proxyrelay.switchboard import messages
 
 DOCS = Path(__file__).parent.parent
 

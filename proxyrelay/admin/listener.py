@@ -21,21 +21,21 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
-from proxyrelay import addresses, config, listen
-from proxyrelay.admin import sockets
+from proxyrelay import config
+from proxyrelay.admin import history, sockets
 from proxyrelay.admin.access import Access
+from proxyrelay.admin.control import Outcome, Reloadable, Reloaded, ReportedReload
+from proxyrelay.admin.counted import counting
+from proxyrelay.admin.events import Events
+from proxyrelay.admin.history import History
+from proxyrelay.admin.lag import Lag
 from proxyrelay.admin.resources import Root
-from proxyrelay.clock import Clock
+from proxyrelay.admin.view import Served, View
 from proxyrelay.config import Secret
 from proxyrelay.errors import StartError
-from proxyrelay.observe import history
-from proxyrelay.observe.counted import counting
-from proxyrelay.observe.counts import Counts
-from proxyrelay.observe.events import Events
-from proxyrelay.observe.history import History
-from proxyrelay.observe.lag import Lag
-from proxyrelay.observe.view import Served, View
-from proxyrelay.reload import Outcome, Reload, Reloadable, Reloaded
+from proxyrelay.net import addresses, listening
+from proxyrelay.net.clock import Clock
+from proxyrelay.observe.counters import Counts
 
 CONNECTIONS = 64
 """How many there may be at once. A further one takes the place of another."""
@@ -85,7 +85,7 @@ class Watch:
     def listener(
         self,
         relay: Served,
-        reload: Reload,
+        reload: ReportedReload,
         token: Secret | None,
         shared: bool,
         inherited: Sequence[int] = (),
@@ -129,7 +129,7 @@ class AdminService(Service):
         settings: config.Admin,
         token: Secret | None,
         relay: Served,
-        reload: Reload,
+        reload: ReportedReload,
         watch: Watch,
         reactor: Any,
         shared: bool = False,
@@ -264,7 +264,7 @@ class AdminService(Service):
 
     def _retire(self) -> None:
         for port in self._ports:
-            listen.retire(port, self._inherits)
+            listening.retire(port, self._inherits)
         self._ports = []
 
     def stopService(self) -> Deferred[Any]:

@@ -32,16 +32,16 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
-from proxyrelay import addresses
 from proxyrelay.admin.access import Access
+from proxyrelay.admin.control import Outcome, Reloadable
+from proxyrelay.admin.events import Events
+from proxyrelay.admin.history import FIELDS, INTERVAL, History
+from proxyrelay.admin.metrics import Metrics
+from proxyrelay.admin.report import Client
+from proxyrelay.admin.view import View
 from proxyrelay.errors import Disconnected
-from proxyrelay.messages import canonical_uuid
-from proxyrelay.observe.events import Events
-from proxyrelay.observe.history import FIELDS, INTERVAL, History
-from proxyrelay.observe.metrics import Metrics
-from proxyrelay.observe.report import Client
-from proxyrelay.observe.view import View
-from proxyrelay.reload import Outcome, Reloadable
+from proxyrelay.net import addresses
+from proxyrelay.switchboard.messages import canonical_uuid
 
 PAGE = Path(__file__).parent / "page"
 """The page and its files."""

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from proxyrelay import listen
 from proxyrelay.errors import StartError
+from proxyrelay.net import listening
 
 MODE = 0o660
 """Who may use a socket in the file system: the relay's user and group."""
@@ -37,7 +37,7 @@ def bind(
     if isinstance(place, Path):
         return [_at(place, shared)]
     try:
-        return listen.bind(*place, reuse=shared, accepting=accepting)
+        return listening.bind(*place, reuse=shared, accepting=accepting)
     except StartError as error:
         raise StartError(str(error), SETTING) from None
 

@@ -10,10 +10,11 @@ from twisted.internet.defer import Deferred
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.auth.cache import TokenCache
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.auth.globus import Globus
-from proxyrelay.auth.introspection import GlobusAuthenticator, Introspector
+from proxyrelay.auth.globus_api import Globus
+from proxyrelay.auth.introspector import GlobusAuthenticator, Introspector
+from proxyrelay.auth.policy import RELAY_SCOPE, SCOPES, Policy
 from proxyrelay.config import Auth, AuthArguments
-from proxyrelay.identity import RELAY_SCOPE, SCOPES, Policy, User
+from proxyrelay.switchboard.user import User
 
 
 class Authenticator(Protocol):
@@ -35,8 +36,8 @@ class Authenticator(Protocol):
 
         Args:
             headers: Header fields of the opening handshake, names in lower case.
-            source: Where the client comes from, by `proxyrelay.addresses.source`: what
-                is scarce is shared out fairly between sources.
+            source: Where the client comes from, by
+                `proxyrelay.net.addresses.source`. Sources share fairly what is scarce.
 
         Returns:
             Fires with the user, or fails with a

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from twisted.internet.defer import Deferred, succeed
 
-from proxyrelay.identity import ANONYMOUS, User
+from proxyrelay.switchboard.user import ANONYMOUS, User
 
 
 class AnonymousAuthenticator:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
 
-from proxyrelay.identity import Introspection
+from proxyrelay.auth.policy import Introspection
 
 INACTIVE_TTL = 10.0
 """Seconds for which a token stays refused without another question: the provider may

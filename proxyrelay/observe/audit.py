@@ -15,17 +15,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from proxyrelay import __version__
-from proxyrelay.clock import Clock
 from proxyrelay.config import Logging
 from proxyrelay.errors import ConfigError, Problem, Refusal, UnknownMessage
-from proxyrelay.ledger import OUTSTANDING, Drop, Offer
-from proxyrelay.messages import PeerConnection
+from proxyrelay.net.clock import Clock
+from proxyrelay.observe.null import Quiet
 from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.observe.quiet import Quiet
 from proxyrelay.observe.records import record
 from proxyrelay.observe.writer import File, Writer
-from proxyrelay.peer import Departure, Peer, Registration
-from proxyrelay.relay import Return
+from proxyrelay.switchboard.events import Return
+from proxyrelay.switchboard.messages import PeerConnection
+from proxyrelay.switchboard.offers import OUTSTANDING, Drop, Offer
+from proxyrelay.switchboard.peer import Departure, Peer, Registration
 
 SETTING = "logging.audit_log"
 

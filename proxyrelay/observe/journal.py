@@ -14,13 +14,13 @@ from http import HTTPStatus
 from twisted.logger import Logger
 
 from proxyrelay.errors import Refusal, TryAgainLater, UnknownMessage
-from proxyrelay.ledger import Drop, Offer
-from proxyrelay.limits import Rate
-from proxyrelay.messages import PeerConnection
+from proxyrelay.net.rate import Rate
 from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.peer import REPLACED, Departure, Peer, Registration
-from proxyrelay.registry import Registry
-from proxyrelay.relay import Return
+from proxyrelay.switchboard.events import Return
+from proxyrelay.switchboard.messages import PeerConnection
+from proxyrelay.switchboard.offers import Drop, Offer
+from proxyrelay.switchboard.peer import REPLACED, Departure, Peer, Registration
+from proxyrelay.switchboard.registry import Registry
 
 FIGHT = 3
 """Times in a row that a UUID is taken over until it is taken to be fought over."""

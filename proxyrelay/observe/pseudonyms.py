@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hmac
 
-from proxyrelay.identity import ANONYMOUS
+from proxyrelay.switchboard.user import ANONYMOUS
 
 LENGTH = 16
 """Letters of a pseudonym: 64 bits, so that no two of a million are the same."""
 
 LOCAL = "local"
-"""What `proxyrelay.addresses.text` says of a client without an IP address."""
+"""What `proxyrelay.net.addresses.text` says of a client without an IP address."""
 
 _MAPPED = "::ffff:"
 
@@ -26,7 +26,7 @@ class Clear:
         """What to show for a user.
 
         Args:
-            sub: The user's `proxyrelay.identity.User.sub`.
+            sub: The user's `proxyrelay.auth.policy.User.sub`.
         """
         return sub
 
@@ -34,7 +34,7 @@ class Clear:
         """What to show for an address.
 
         Args:
-            text: As `proxyrelay.addresses.text` spells it, with or without a port.
+            text: As `proxyrelay.net.addresses.text` spells it, with or without a port.
         """
         return text
 

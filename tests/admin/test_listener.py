@@ -17,10 +17,10 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from proxyrelay.admin import listener, sockets
 from proxyrelay.config import Admin, Config
 from proxyrelay.errors import StartError
-from proxyrelay.service import Options, makeService
+from proxyrelay.service.app import Options, makeService
+from tests.service.test_app import Capture
 from tests.support.recording import A
 from tests.support.watched import Caller, WatchedTestCase
-from tests.test_service import Capture
 
 reactor: Any = _reactor
 
@@ -353,7 +353,7 @@ class FileTests(TestCase):
 SERVED = """
 import sys
 from twisted.internet import reactor
-from proxyrelay.service import Options, makeService
+from proxyrelay.service.app import Options, makeService
 options = Options()
 options.parseOptions(["--host=127.0.0.1", "--port=0", "--config", sys.argv[1]])
 service = makeService(options)
@@ -382,7 +382,7 @@ class OffTests(SynchronousTestCase):
             timeout=60,
         )
         found = set(done.stdout.splitlines()[-1].split())
-        self.assertIn("proxyrelay.service", found)
+        self.assertIn("proxyrelay.service.app", found)
         return found
 
     def test_loads_nothing_of_it(self) -> None:

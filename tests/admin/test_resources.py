@@ -12,12 +12,12 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from proxyrelay import __version__
+from proxyrelay.admin.report import Clients, Silence, Status
 from proxyrelay.admin.resources import files
+from proxyrelay.admin.view import BATCH
 from proxyrelay.config import Config, Limits, Logging, Offers
 from proxyrelay.errors import Problem
-from proxyrelay.observe.report import Clients, Silence, Status
-from proxyrelay.observe.view import BATCH
-from proxyrelay.peer import Registration
+from proxyrelay.switchboard.peer import Registration
 from tests.support.certificates import Authority
 from tests.support.recording import (
     A,

@@ -16,11 +16,13 @@ from proxyrelay.auth import authenticator, changed, policy
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.auth.cache import TokenCache
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.auth.globus import Globus, PlainAgent
-from proxyrelay.auth.introspection import GlobusAuthenticator, Introspector
+from proxyrelay.auth.globus_api import Globus, PlainAgent
+from proxyrelay.auth.introspector import GlobusAuthenticator, Introspector
+from proxyrelay.auth.policy import Policy
 from proxyrelay.config import PROXYSTORE_RELAY, Auth, AuthArguments, Secret
 from proxyrelay.errors import TryAgainLater
-from proxyrelay.identity import ANONYMOUS, Policy
+from proxyrelay.switchboard.user import ANONYMOUS
+from tests.service.test_app import Capture
 from tests.support.globus import (
     CLIENT_ID,
     JSON,
@@ -30,7 +32,6 @@ from tests.support.globus import (
     FakeResponse,
     PendingAgent,
 )
-from tests.test_service import Capture
 
 CREDENTIALS = Credentials(CLIENT_ID, Secret(SECRET))
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.auth.cache import INACTIVE_SIZE, INACTIVE_TTL, TokenCache, fingerprint
-from proxyrelay.identity import Introspection
+from proxyrelay.auth.policy import Introspection
 
 KEY = fingerprint("token")
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from proxyrelay.deadlines import LATE_SECONDS
+from proxyrelay.net.timers import LATE_SECONDS
 from tests.integration.test_twistd import TwistdTestCase
 from tests.support import shifted
 from tests.support.certificates import Authority

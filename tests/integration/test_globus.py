@@ -17,7 +17,7 @@ from proxystore.p2p.relay.messages import PeerConnectionRequest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from proxyrelay.auth.globus import CONNECTIONS
+from proxyrelay.auth.globus_api import CONNECTIONS
 from tests.integration.test_real_clients import RealTestCase, request
 from tests.support.certificates import Authority
 from tests.support.globus_service import (

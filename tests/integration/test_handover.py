@@ -11,7 +11,7 @@ from proxystore.connectors.endpoint import EndpointConnector
 from proxystore.p2p.relay.client import RelayClient
 from proxystore.store import Store
 
-from proxyrelay import listen
+from proxyrelay.net import listening
 from tests.integration.test_real_clients import EndpointTestCase, need_addresses
 from tests.integration.test_twistd import TwistdTestCase
 from tests.support.frames import TEXT, frame
@@ -170,7 +170,7 @@ class InheritedTests(HandOverMixin, TwistdTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        (self.listener,) = listen.bind("127.0.0.1", 0)
+        (self.listener,) = listening.bind("127.0.0.1", 0)
         self.addCleanup(self.listener.close)
 
     def first(self, text: str = "") -> RelayProcess:

@@ -12,7 +12,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from unittest import SkipTest
 
-from proxyrelay.listen import ADMIN
+from proxyrelay.net.listening import ADMIN
 from tests.integration.test_twistd import TWISTD, TwistdTestCase
 from tests.support.processes import PATIENCE, Process, environment
 from tests.support.recording import A, B
@@ -120,11 +120,11 @@ class NotificationTests(TwistdTestCase):
 
 LOADED = """
 import sys
-from proxyrelay.service import Options, makeService
+from proxyrelay.service.app import Options, makeService
 options = Options()
 options.parseOptions(["--host=127.0.0.1", "--port=0"])
 makeService(options).stopService()
-print("proxyrelay.supervision" in sys.modules)
+print("proxyrelay.service.systemd" in sys.modules)
 """
 
 

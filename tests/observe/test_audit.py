@@ -15,12 +15,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Logging, Offers
 from proxyrelay.errors import ConfigError, Forbidden, TryAgainLater
-from proxyrelay.identity import User
-from proxyrelay.ledger import Drop
 from proxyrelay.observe.audit import AuditJournal, audit
 from proxyrelay.observe.pseudonyms import Clear, Pseudonyms
-from proxyrelay.peer import NAME_LENGTH, REPLACED, Departure, Registration
-from proxyrelay.relay import BUSY, FOREIGN, LEFT, SILENT, Relay
+from proxyrelay.switchboard.offers import Drop
+from proxyrelay.switchboard.peer import NAME_LENGTH, REPLACED, Departure, Registration
+from proxyrelay.switchboard.relay import BUSY, FOREIGN, LEFT, SILENT, Relay
+from proxyrelay.switchboard.user import User
 from tests.support.recording import (
     A,
     B,

@@ -28,14 +28,14 @@ from proxyrelay.errors import (
     Unauthorized,
     UnknownMessage,
 )
-from proxyrelay.identity import User
-from proxyrelay.ledger import Drop
-from proxyrelay.messages import PeerConnection
-from proxyrelay.observe import logs
+from proxyrelay.observe import log
 from proxyrelay.observe.journal import LogJournal
-from proxyrelay.peer import REPLACED, Departure, Registration
-from proxyrelay.registry import Registry
-from proxyrelay.relay import Return
+from proxyrelay.switchboard.events import Return
+from proxyrelay.switchboard.messages import PeerConnection
+from proxyrelay.switchboard.offers import Drop
+from proxyrelay.switchboard.peer import REPLACED, Departure, Registration
+from proxyrelay.switchboard.registry import Registry
+from proxyrelay.switchboard.user import User
 from tests.support.recording import A, B, C, RecordingPeer, offer
 
 EVIL = "\x1b[31m{log_source}\n\u202e{name.__class__}"
@@ -438,7 +438,7 @@ class EvilTests(JournalTestCase):
     def written(self, call: Callable[..., None], *args: Any) -> str:
         """What stands in the log after a call."""
         with Path(self.mktemp()).open("w+") as output:
-            observer = logs.observer(Logging(default_level="DEBUG"), output)
+            observer = log.observer(Logging(default_level="DEBUG"), output)
             assert observer is not None
             globalLogPublisher.addObserver(observer)
             try:

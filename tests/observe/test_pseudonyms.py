@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay import addresses
-from proxyrelay.identity import ANONYMOUS
+from proxyrelay.net import addresses
 from proxyrelay.observe.pseudonyms import Clear, Pseudonyms
+from proxyrelay.switchboard.user import ANONYMOUS
 
 KEY = b"k" * 32
 

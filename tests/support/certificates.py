@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from proxyrelay import tls
+from proxyrelay.net import certificates
 
 
 class Authority:
@@ -29,7 +29,7 @@ class Authority:
             "localhost", "127.0.0.1", key_type=kind, not_after=end
         )
 
-    def pair(self) -> tls.KeyPair:
+    def pair(self) -> certificates.KeyPair:
         """The server's certificate and key, in memory."""
         key = load_pem_private_key(self.issued.private_key_pem.bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
@@ -38,7 +38,7 @@ class Authority:
             for blob in self.issued.cert_chain_pems
             for certificate in x509.load_pem_x509_certificates(blob.bytes())
         )
-        return tls.KeyPair(chain, key)
+        return certificates.KeyPair(chain, key)
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write certificate and key; returns the two paths."""

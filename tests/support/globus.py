@@ -19,7 +19,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.auth.globus import Globus, PlainAgent
+from proxyrelay.auth.globus_api import Globus, PlainAgent
 from proxyrelay.config import Secret
 
 CLIENT_ID = "8d7fdd4c-5f2c-4f43-9d7a-3c1f0a7f2f52"

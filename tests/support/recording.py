@@ -17,11 +17,11 @@ from proxyrelay.errors import (
     TryAgainLater,
     UnknownMessage,
 )
-from proxyrelay.identity import ANONYMOUS, User
-from proxyrelay.ledger import Drop, Offer
-from proxyrelay.messages import PeerConnection
-from proxyrelay.peer import Departure, Peer, Registration
-from proxyrelay.relay import Return
+from proxyrelay.switchboard.events import Return
+from proxyrelay.switchboard.messages import PeerConnection
+from proxyrelay.switchboard.offers import Drop, Offer
+from proxyrelay.switchboard.peer import Departure, Peer, Registration
+from proxyrelay.switchboard.user import ANONYMOUS, User
 
 A = "0b0f8a9e-5d3a-4a5e-9a58-0c7d4e1f2a3b"
 B = "7c9e6679-7425-40de-944b-e07fc1f90ae7"

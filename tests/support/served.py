@@ -26,10 +26,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Offers
-from proxyrelay.identity import User
-from proxyrelay.relay import SELF
-from proxyrelay.service import RelayService
-from proxyrelay.websocket import RelayProtocol
+from proxyrelay.service.app import RelayService
+from proxyrelay.switchboard.relay import SELF
+from proxyrelay.switchboard.user import User
+from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.certificates import Authority
 from tests.support.clock import EagerClock
 from tests.support.recording import A, offer, registration

@@ -14,15 +14,15 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay import tls
 from proxyrelay.admin.listener import AdminService, Watch
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Admin, Config, Offers, Secret
-from proxyrelay.inspection import Inspection
-from proxyrelay.reload import Reload
-from proxyrelay.service import RelayService
-from proxyrelay.websocket import RelayProtocol
+from proxyrelay.net import certificates
+from proxyrelay.service.app import RelayService
+from proxyrelay.service.checks import Inspection
+from proxyrelay.service.reload import Reload
+from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.frames import TEXT, frame
 from tests.support.recording import A, registration
 from tests.support.served import upgrade
@@ -145,7 +145,7 @@ class WatchedTestCase(SynchronousTestCase):
         self,
         config: Config = Config(offers=AT_ONCE),  # noqa: B008 - frozen
         authenticator: Authenticator | None = None,
-        pair: tls.KeyPair | None = None,
+        pair: certificates.KeyPair | None = None,
         token: str | None = None,
         shared: bool = False,
         **more: Any,

@@ -4,7 +4,7 @@ from twisted.application.service import ServiceMaker
 
 relay = ServiceMaker(
     "proxyrelay",
-    "proxyrelay.service",
+    "proxyrelay.service.app",
     "A relay server for ProxyStore endpoints",
     "proxyrelay",
 )

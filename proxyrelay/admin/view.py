@@ -1,0 +1,236 @@
+"""What can be seen of a relay at a moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timezone
+from itertools import islice
+from typing import Protocol, cast
+
+from twisted.internet.interfaces import IReactorTime
+
+from proxyrelay import __version__
+from proxyrelay.admin.control import Outcome
+from proxyrelay.admin.lag import MINUTE
+from proxyrelay.admin.report import (
+    Answering,
+    Certificate,
+    Client,
+    Forwarded,
+    GlobusAuth,
+    Lateness,
+    Silence,
+    Status,
+    Waiting,
+)
+from proxyrelay.auth import Authenticator
+from proxyrelay.auth.introspector import GlobusAuthenticator
+from proxyrelay.config import Config
+from proxyrelay.net import certificates
+from proxyrelay.net.clock import Clock
+from proxyrelay.net.timing import Timing, quantile
+from proxyrelay.observe.counters import Counts
+from proxyrelay.observe.journal import FIGHT
+from proxyrelay.observe.pseudonyms import Clear
+from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+
+BATCH = 500
+"""Clients that are looked at in one go, which takes about 2 ms."""
+
+
+class Served(Protocol):
+    """A relay that serves.
+
+    Attributes:
+        factory: Has the connections, and the rules.
+        config: What it serves with.
+        pseudonyms: What users are shown as.
+        drained: Called when it begins to drain.
+    """
+
+    factory: RelayFactory
+    config: Config
+    pseudonyms: Clear
+    drained: Callable[[], None]
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens."""
+
+    @property
+    def lost_lines(self) -> dict[str, int]:
+        """Lines of the log and of the audit log that could not be written."""
+
+    @property
+    def pair(self) -> certificates.KeyPair | None:
+        """Certificate and key."""
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """Tells whom a new connection belongs to."""
+
+    def drain(self) -> None:
+        """Leave new clients to another relay, and end when the last has left."""
+
+
+class View:
+    """Looks at a relay.
+
+    Args:
+        relay: It.
+        counts: What has happened to it.
+        lag: How late the event loop is.
+        clock: Gives the time in seconds, as it does to the relay.
+        wall: Gives the time in seconds since 1970.
+
+    Attributes:
+        relay: It.
+        counts: What has happened to it.
+        lag: How late the event loop is.
+        reloads: What has come of reloads.
+    """
+
+    def __init__(
+        self,
+        relay: Served,
+        counts: Counts,
+        lag: Timing,
+        clock: IReactorTime,
+        wall: Clock = time.time,
+    ) -> None:
+        self.relay = relay
+        self.counts = counts
+        self.lag = lag
+        self.reloads: Counter[Outcome] = Counter()
+        self._clock = clock
+        self._wall = wall
+        self._started = clock.seconds()
+
+    @property
+    def globus(self) -> GlobusAuthenticator | None:
+        """What asks Globus Auth about tokens, if anything does."""
+        found = self.relay.authenticator
+        return found if isinstance(found, GlobusAuthenticator) else None
+
+    @property
+    def expiry(self) -> float | None:
+        """When the certificate expires, in seconds since 1970; None without one."""
+        pair = self.relay.pair
+        return None if pair is None else pair.chain[0].not_valid_after_utc.timestamp()
+
+    @property
+    def renewal(self) -> float | None:
+        """When the certificate is due for renewal, in seconds since 1970."""
+        pair = self.relay.pair
+        return None if pair is None else pair.renewal.timestamp()
+
+    def obstacles(self) -> list[str]:
+        """Every reason why a new client would not be served now."""
+        factory = self.relay.factory
+        found = []
+        if factory.stopping:
+            found.append("stopping")
+        elif factory.draining:
+            found.append("draining")
+        elif not self.relay.urls:
+            found.append("listener: no socket is listened on")
+        globus = self.globus
+        if globus is not None and globus.breaker != "closed":
+            found.append("globus: Globus Auth does not answer")
+        pair = self.relay.pair
+        now = datetime.fromtimestamp(self._wall(), timezone.utc)
+        for certificate in () if pair is None else pair.chain:
+            end = certificate.not_valid_after_utc
+            if now > end:
+                found.append(f"certificate: expired on {end.date().isoformat()}")
+        return found
+
+    def status(self) -> Status:
+        """The relay in one piece."""
+        relay, counts, globus = self.relay, self.counts, self.globus
+        uptime, obstacles = self._clock.seconds() - self._started, self.obstacles()
+        expiry, renewal = self.expiry, self.renewal
+        lag, answering = self.lag.last(MINUTE), counts.answering.last()
+        waiting = counts.waiting.last()
+        rules = relay.factory.relay
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            started=self._wall() - uptime,
+            uptime=uptime,
+            listening=relay.urls,
+            tls=relay.pair is not None,
+            authentication=relay.config.auth.method or "none",
+            draining=relay.factory.draining,
+            ready=not obstacles,
+            reasons=obstacles,
+            clients=len(rules.registry),
+            connections=len(relay.factory.connections),
+            users=relay.factory.limits.users,
+            registrations=counts.registrations,
+            forwarded=Forwarded(counts.offers, counts.answers),
+            returned={why.value: count for why, count in counts.returns.items()},
+            dropped={why.name.lower(): count for why, count in rules.drops.items()},
+            held=counts.holds,
+            unanswered=self.unanswered(),
+            refused=_spelt(counts.refusals),
+            rejected=_spelt(counts.rejections),
+            certificate=None
+            if expiry is None or renewal is None
+            else Certificate(expiry, renewal),
+            lag=Lateness(quantile(lag, 0.5), quantile(lag, 0.99), quantile(lag, 1.0)),
+            offer_to_answer=Answering(
+                quantile(answering, 0.5), quantile(answering, 0.99)
+            ),
+            offer_wait=Waiting(quantile(waiting, 0.5), quantile(waiting, 0.99)),
+            globus=None if globus is None else GlobusAuth(globus.breaker),
+        )
+
+    def unanswered(self) -> Silence:
+        """Which offers clients have left unanswered."""
+        found = (peer.registration for peer in self.relay.factory.relay.registry)
+        some = [one.unanswered for one in found if one is not None and one.unanswered]
+        return Silence(len(some), max(some, default=0))
+
+    def clients(self) -> Iterator[list[Client]]:
+        """All clients that are registered now and when it is their turn, in batches."""
+        peers = iter(list(self.relay.factory.relay.registry))
+        while batch := list(islice(peers, BATCH)):
+            served = cast(Iterable[RelayProtocol], batch)
+            ahead = self._wall() - self._clock.seconds()
+            yield list(_clients(served, self.relay.pseudonyms, ahead))
+
+
+def _spelt(counts: dict[int, int]) -> dict[str, int]:
+    return {str(code): count for code, count in counts.items()}
+
+
+def _clients(
+    peers: Iterable[RelayProtocol], pseudonyms: Clear, ahead: float
+) -> Iterator[Client]:
+    """Describe peers; ``ahead`` is by how much wall time is ahead of the clock's."""
+    for peer in peers:
+        registration = peer.registration
+        if registration is not None:
+            offered = registration.offered
+            marks = {
+                "deaf": registration.deaf,
+                "fight": registration.rounds >= FIGHT,
+                "slowed": peer.slowed,
+                "legacy": registration.legacy,
+            }
+            yield Client(
+                uuid=registration.uuid,
+                name=registration.name,
+                user=pseudonyms.user(peer.user.sub),
+                address=peer.address,
+                since=ahead + registration.since,
+                last_offer=None if offered is None else ahead + offered,
+                sent=registration.sent,
+                received=registration.received,
+                unanswered=registration.unanswered,
+                marks=[mark for mark, is_set in marks.items() if is_set],
+            )

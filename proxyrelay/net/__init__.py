@@ -1,0 +1,1 @@
+"""Sockets and time. Nothing here knows WebSocket or ProxyStore."""

@@ -1,0 +1,1 @@
+"""The rules: register, forward, leave. Nothing here imports Twisted."""

@@ -1,0 +1,1 @@
+"""A client as an Autobahn protocol, from its upgrade to its end."""

@@ -1,0 +1,104 @@
+"""The last hour in samples, and how late the event loop is."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.admin.history import FIELDS, KEPT, History
+from proxyrelay.admin.lag import INTERVAL, Lag
+from proxyrelay.net.timing import FAST, Timing
+from proxyrelay.observe.counters import Counts
+
+AHEAD = 1.7e9
+"""Seconds by which the wall clock is ahead of the monotonic one."""
+
+
+class HistoryTests(SynchronousTestCase):
+    """Rates and times since the sample before."""
+
+    def setUp(self) -> None:
+        self.counts = Counts(lambda: 0.0)
+        self.lag = Timing(FAST)
+        self.history = History(self.counts, self.lag, 100.0)
+
+    def last(self) -> dict[str, float | None]:
+        return dict(zip(FIELDS, self.history.since(0.0)[-1], strict=True))
+
+    def take(self, now: float, clients: int) -> None:
+        self.history.take(now, AHEAD + now, clients)
+
+    def test_rates_are_per_second(self) -> None:
+        self.counts.registrations += 4
+        self.counts.offers += 1
+        self.counts.answers += 2
+        self.counts.refusals[4000] += 6
+        self.take(102.0, 7)
+        found = self.last()
+        self.assertEqual((found["time"], found["clients"]), (AHEAD + 102, 7))
+        self.assertEqual(found["registrations"], 2)
+        self.assertEqual((found["messages"], found["refusals"]), (1.5, 3))
+        self.take(104.0, 7)
+        self.assertEqual(self.last()["messages"], 0)
+
+    def test_history_after_wall_clock_is_set_back_keeps_order(self) -> None:
+        for number in range(5):
+            self.take(100.0 + number, number)
+        self.counts.registrations += 4
+        self.history.take(106.0, AHEAD + 102.5, 7)
+        self.assertEqual(self.last()["registrations"], 2)
+        samples = self.history.since(AHEAD + 104.0)
+        times = [AHEAD + time for time in (100.0, 101.0, 102.0, 102.5)]
+        self.assertEqual([sample[0] for sample in samples], times)
+        self.assertEqual(self.history.since(AHEAD + 102.5), [])
+
+    def test_times_are_those_of_the_interval(self) -> None:
+        self.lag.took(0.5)
+        self.counts.answering.took(1.0)
+        self.counts.answering.took(3.0)
+        self.counts.handshakes.took(0.25)
+        self.take(102.0, 0)
+        found = self.last()
+        self.assertEqual(found["lag_p99"], 0.5)
+        self.assertEqual(found["offer_to_answer_median"], 3)
+        self.assertEqual(found["offer_to_answer_p99"], 3)
+        self.assertEqual(found["handshake_p99"], 0.25)
+        self.take(104.0, 0)
+        for name in FIELDS[5:]:
+            self.assertIsNone(self.last()[name], name)
+
+    def test_has_an_hour(self) -> None:
+        for number in range(KEPT + 10):
+            self.take(102.0 + 2 * number, number)
+        samples = self.history.since(0.0)
+        self.assertEqual((len(samples), samples[0][1]), (KEPT, 10))
+        self.assertEqual(samples[-1][0], AHEAD + 102.0 + 2 * (KEPT + 9))
+
+
+class LateClock(Clock):
+    """Calls later than it was asked to."""
+
+    late = 0.0
+
+    def jump(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self.rightNow += seconds
+        self.advance(0)
+
+
+class LagTests(SynchronousTestCase):
+    """How late the event loop is."""
+
+    def test_is_what_comes_on_top(self) -> None:
+        clock = LateClock()
+        lag = Lag(clock)
+        lag.start()
+        clock.jump(INTERVAL)
+        clock.jump(INTERVAL + 0.5)
+        self.assertEqual(lag.timing.last(), [0.0, 0.5])
+        clock.jump(INTERVAL)
+        self.assertEqual(lag.timing.count, 3)
+        self.assertAlmostEqual(lag.timing.total, 0.5)
+        lag.stop()
+        lag.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])

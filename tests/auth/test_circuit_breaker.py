@@ -1,0 +1,199 @@
+"""A service that does not answer is left alone, and tried again by one."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.auth.circuit_breaker import (
+    LONGEST_PAUSE,
+    SHORTEST_PAUSE,
+    SPREAD,
+    THRESHOLD,
+    Breaker,
+)
+
+
+def never() -> float:
+    """No chance is left to chance."""
+    return 0.0
+
+
+class BreakerTests(SynchronousTestCase):
+    """Closed, open, and one probe."""
+
+    def opened(self, now: float = 0.0, pause: float = 0.0) -> Breaker:
+        breaker = Breaker(never)
+        for attempt in [breaker.attempt() for _ in range(THRESHOLD)]:
+            self.assertFalse(breaker.blocks(now))
+            breaker.failed(attempt, now, pause)
+        self.assertFalse(breaker.closed)
+        return breaker
+
+    def test_lets_everything_through_at_first(self) -> None:
+        breaker = Breaker(never)
+        self.assertTrue(breaker.closed)
+        for _ in range(100):
+            self.assertFalse(breaker.blocks(0))
+            breaker.attempt()
+
+    def test_opens_after_failures_in_a_row(self) -> None:
+        breaker = self.opened(now=5)
+        self.assertTrue(breaker.blocks(5))
+        self.assertTrue(breaker.blocks(5 + SHORTEST_PAUSE - 0.1))
+        self.assertFalse(breaker.blocks(5 + SHORTEST_PAUSE))
+
+    def test_an_answer_between_starts_the_row_again(self) -> None:
+        breaker = Breaker(never)
+        for _ in range(3):
+            for _ in range(THRESHOLD - 1):
+                breaker.failed(breaker.attempt(), 0)
+            breaker.attempt()
+            breaker.succeeded()
+        self.assertTrue(breaker.closed)
+
+    def test_one_probe_at_a_time(self) -> None:
+        breaker = self.opened()
+        probe = breaker.attempt()
+        self.assertTrue(breaker.blocks(1000))
+        breaker.failed(probe, 1000)
+        self.assertTrue(breaker.blocks(1000))
+        self.assertFalse(breaker.blocks(1000 + SHORTEST_PAUSE))
+
+    def test_each_pause_is_longer_by_chance(self) -> None:
+        numbers = [0.0, 0.5, 1.0, 0.25]
+        asked = [0.0, 0.5, 3.0, 100.0]
+        pauses = [1.0, 1.5, 4.0, LONGEST_PAUSE + 0.25]
+        breaker, now = Breaker(iter([0.0, *numbers]).__next__), 0.0
+        for attempt in [breaker.attempt() for _ in range(THRESHOLD)]:
+            breaker.failed(attempt, now)
+        for ask, pause in zip(asked, pauses, strict=True):
+            now += 100
+            breaker.failed(breaker.attempt(), now, ask)
+            self.assertTrue(breaker.blocks(now + pause - 0.01))
+            self.assertFalse(breaker.blocks(now + pause))
+
+    def test_an_answered_probe_closes_it(self) -> None:
+        breaker = self.opened()
+        breaker.attempt()
+        breaker.succeeded()
+        self.assertTrue(breaker.closed)
+        self.assertFalse(breaker.blocks(0))
+        for attempt in [breaker.attempt() for _ in range(THRESHOLD)]:
+            breaker.failed(attempt, 50)
+        self.assertFalse(breaker.blocks(50 + SHORTEST_PAUSE))
+
+    def test_a_probe_that_is_given_up_leaves_the_way_free(self) -> None:
+        breaker = self.opened()
+        breaker.abandoned(breaker.attempt())
+        self.assertFalse(breaker.blocks(SHORTEST_PAUSE))
+
+    def test_does_what_the_service_asks_for_within_reason(self) -> None:
+        breaker = self.opened(pause=3)
+        self.assertTrue(breaker.blocks(2.9))
+        self.assertFalse(breaker.blocks(3))
+        breaker = self.opened(pause=float("inf"))
+        self.assertFalse(breaker.blocks(LONGEST_PAUSE))
+
+    def test_what_began_before_says_nothing_about_the_probe(self) -> None:
+        for end in ("failed", "abandoned"):
+            breaker = Breaker(never)
+            straggler = breaker.attempt()
+            for _ in range(THRESHOLD):
+                breaker.failed(breaker.attempt(), 0)
+            probe = breaker.attempt()
+            if end == "failed":
+                breaker.failed(straggler, 100)
+            else:
+                breaker.abandoned(straggler)
+            self.assertTrue(breaker.blocks(1000), end)
+            breaker.failed(probe, 100)
+            self.assertFalse(breaker.blocks(100 + SHORTEST_PAUSE), end)
+
+
+class BreakerMachine(RuleBasedStateMachine):
+    """Attempts that begin and end in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chance = 0.0
+        self.breaker = Breaker(lambda: self.chance)
+        self.now = 0.0
+        self.running: list[int] = []
+        self.probes: set[int] = set()
+        self.row = 0
+
+    def take(self, data: st.DataObject) -> int:
+        attempt = data.draw(st.sampled_from(self.running))
+        self.running.remove(attempt)
+        return attempt
+
+    @precondition(lambda self: not self.breaker.blocks(self.now))
+    @rule()
+    def begin(self) -> None:
+        attempt = self.breaker.attempt()
+        if not self.breaker.closed:
+            self.probes.add(attempt)
+        self.running.append(attempt)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def succeed(self, data: st.DataObject) -> None:
+        self.take(data)
+        self.breaker.succeeded()
+        self.row = 0
+        # It is well again, and so is what was a probe no more.
+        self.probes.clear()
+        assert self.breaker.closed
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), pause=st.floats(0, 1000), chance=st.floats(0, 1))
+    def fail(self, data: st.DataObject, pause: float, chance: float) -> None:
+        attempt = self.take(data)
+        self.chance = chance
+        self.breaker.failed(attempt, self.now, pause)
+        self.row += 1
+        if attempt in self.probes:
+            assert self.breaker.blocks(self.now)
+        self.probes.discard(attempt)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        attempt = self.take(data)
+        self.breaker.abandoned(attempt)
+        self.probes.discard(attempt)
+
+    @rule(seconds=st.floats(0, 20))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def it_is_open_after_enough_failures(self) -> None:
+        assert self.breaker.closed == (self.row < THRESHOLD)
+
+    @invariant()
+    def there_is_one_probe(self) -> None:
+        assert len(self.probes) <= 1
+
+    @invariant()
+    def it_never_stays_shut(self) -> None:
+        later = self.now + LONGEST_PAUSE + SPREAD
+        assert self.breaker.blocks(later) == bool(self.probes)
+
+
+class BreakerMachineTests(SynchronousTestCase):
+    """Runs the machine."""
+
+    def test_any_sequence(self) -> None:
+        run_state_machine_as_test(
+            BreakerMachine, settings=settings(max_examples=80, stateful_step_count=50)
+        )

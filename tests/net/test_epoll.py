@@ -1,0 +1,514 @@
+"""The clients' own epoll, and the naps of the relay."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.net import epoll
+from proxyrelay.net.epoll import AWAKE, BUDGET, NAP, Crowd
+from proxyrelay.net.pacing import Pace
+from proxyrelay.net.transport import Outbox, PromptServer
+from tests.net.test_tls_transport import tcp_pair
+from tests.net.test_transport import Descriptors, Ends
+from tests.support.clock import EagerClock
+from tests.support.recording import A, B, offer
+from tests.support.served import RelayTestCase, scenario
+
+
+class Moody(Ends):
+    """Does something with what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[bytes] = []
+        self.act: Callable[[bytes], object] = lambda data: None
+        self.reason: BaseException | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard.append(data)
+        self.act(data)
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        super().connectionLost(reason)
+        self.reason = reason.value
+
+
+class CrowdTestCase(SynchronousTestCase):
+    """A crowd on a reactor that does what the test says."""
+
+    def setUp(self) -> None:
+        if not epoll.AVAILABLE:
+            self.skipTest("the system has no epoll")
+        self.reactor = Descriptors()
+        self.reactor.advance(1000)
+        self.outbox = Outbox()
+        self.pace = Pace(EagerClock(), 1000)
+        self.crowd = Crowd(self.reactor, self.outbox)
+        self.addCleanup(self.crowd.stop)
+
+    def client(
+        self, pair: Callable[[], Any] = socket.socketpair
+    ) -> tuple[PromptServer, Moody, socket.socket]:
+        """The transport and the protocol of a client, and its socket."""
+        near, far = pair()
+        protocol = Moody()
+        arguments: Any = (near, protocol, ("127.0.0.1", 1), None, 1, self.crowd)
+        transport = PromptServer(self.pace, self.outbox, *arguments)
+        protocol.makeConnection(transport)
+        self.addCleanup(near.close)
+        self.addCleanup(far.close)
+        return transport, protocol, far
+
+    @property
+    def awake(self) -> bool:
+        """Whether the reactor watches the crowd."""
+        return self.crowd in self.reactor.readers
+
+    def turn(self) -> None:
+        """A turn of the reactor."""
+        if self.awake and select.select([self.crowd], [], [], 0)[0]:
+            self.crowd.doRead()
+
+    def ping(self, far: socket.socket) -> None:
+        """Something comes that is no message."""
+        far.send(b"ping")
+        self.turn()
+
+
+class ReadingTests(CrowdTestCase):
+    """Who is read from."""
+
+    def test_all_of_whom_something_has_come(self) -> None:
+        clients = [self.client() for _ in range(10)]
+        for _, _, far in clients[::2]:
+            far.send(b"one")
+        self.turn()
+        heard = [protocol.heard for _, protocol, _ in clients]
+        self.assertEqual(heard, [[b"one"], []] * 5)
+        self.assertEqual(self.reactor.readers, {self.crowd})
+
+    def test_nobody_who_has_gone_in_the_same_turn(self) -> None:
+        clients = [self.client() for _ in range(2)]
+        for one, other in (clients, clients[::-1]):
+            one[1].act = lambda data, other=other: other[0].connectionLost(  # type: ignore[misc]
+                Failure(ConnectionDone())
+            )
+            one[2].send(b"one")
+        self.turn()
+        self.assertEqual(sorted(len(c[1].heard) for c in clients), [0, 1])
+        self.assertEqual(sorted(c[1].told for c in clients), [[], ["lost"]])
+
+    def test_nobody_who_is_paused(self) -> None:
+        transport, protocol, far = self.client()
+        for _ in range(2):
+            transport.pauseProducing()
+        far.send(b"one")
+        self.turn()
+        self.assertEqual(protocol.heard, [])
+        for _ in range(2):
+            transport.resumeProducing()
+        self.turn()
+        self.assertEqual(protocol.heard, [b"one"])
+
+    def test_one_who_pauses_itself(self) -> None:
+        transport, protocol, far = self.client()
+        protocol.act = lambda data: transport.pauseProducing()
+        far.send(b"x" * (transport.bufferSize + 1))
+        for _ in range(3):
+            self.turn()
+        self.assertEqual(len(protocol.heard), 1)
+        transport.resumeProducing()
+        self.turn()
+        self.assertEqual(len(protocol.heard), 2)
+
+    def test_one_who_is_over_is_not_read_from_again(self) -> None:
+        transport, protocol, _ = self.client()
+        transport.abortConnection()
+        transport.resumeProducing()
+        self.turn()
+        self.reactor.advance(0)
+        transport.resumeProducing()
+        self.turn()
+        self.assertEqual((protocol.heard, protocol.told), ([], ["lost"]))
+
+    def test_a_descriptor_may_be_used_again(self) -> None:
+        transport, protocol, far = self.client()
+        descriptor = transport.fileno()
+        far.close()
+        self.turn()
+        self.assertEqual(protocol.told, ["lost"])
+        near, far = sorted(
+            socket.socketpair(), key=lambda end: end.fileno() != descriptor
+        )
+        if near.fileno() != descriptor:
+            os.dup2(near.fileno(), descriptor)
+            near.close()
+            near = socket.socket(fileno=descriptor)
+        _, heard, far = self.client(lambda: (near, far))
+        # The one before has nothing to do with it any more.
+        self.crowd.removeReader(transport)
+        far.send(b"one")
+        self.turn()
+        self.assertEqual(heard.heard, [b"one"])
+
+    def test_a_failure_ends_that_one_only(self) -> None:
+        clients = [self.client() for _ in range(3)]
+
+        def fail(data: bytes) -> None:
+            raise ZeroDivisionError
+
+        clients[1][1].act = fail
+        for _, _, far in clients:
+            far.send(b"one")
+        self.turn()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual([c[1].told for c in clients], [[], ["lost"], []])
+        self.assertIsInstance(clients[1][1].reason, ZeroDivisionError)
+        self.assertEqual([c[1].heard for c in clients], [[b"one"]] * 3)
+
+    def test_a_failure_at_the_end_of_one_ends_no_other(self) -> None:
+        (_, one, far), (_, other, far_too) = self.client(), self.client()
+
+        def fail(reason: Failure) -> None:
+            raise ZeroDivisionError
+
+        one.connectionLost = fail  # type: ignore[method-assign, assignment]
+        far.close()
+        far_too.send(b"one")
+        self.turn()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual((other.heard, other.told), ([b"one"], []))
+
+    def test_one_who_has_hung_up_is_read_to_the_end(self) -> None:
+        _, protocol, far = self.client()
+        far.send(b"bye")
+        far.close()
+        for _ in range(2):
+            self.turn()
+        self.assertEqual((protocol.heard, protocol.told), ([b"bye"], ["lost"]))
+        self.assertIsInstance(protocol.reason, ConnectionDone)
+        self.assertFalse(select.select([self.crowd], [], [], 0)[0])
+
+    def test_a_reset(self) -> None:
+        _, protocol, far = self.client(tcp_pair)
+        linger = struct.pack("ii", 1, 0)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        far.close()
+        self.turn()
+        self.assertIsInstance(protocol.reason, ConnectionLost)
+
+    def test_an_error_without_anything_to_read(self) -> None:
+        transport, protocol, _ = self.client()
+        for event in (select.EPOLLHUP, select.EPOLLERR):
+            transport, protocol, _ = self.client()
+            self.crowd._read(transport, event)
+            self.assertIsInstance(protocol.reason, ConnectionLost)
+            self.assertEqual(protocol.heard, [])
+
+    def test_in_turns_if_there_are_many(self) -> None:
+        self.patch(epoll, "AT_ONCE", 3)
+        clients = [self.client() for _ in range(10)]
+        for _ in range(4):
+            for _, _, far in clients:
+                far.send(b"x")
+            self.turn()
+        self.assertEqual(sum(len(c[1].heard) for c in clients), 4 * 3)
+        # Some have sent more, and all have had their turn.
+        self.assertTrue(all(c[1].heard for c in clients))
+
+    def test_for_so_long_in_one_turn(self) -> None:
+        clients = [self.client() for _ in range(4)]
+        for _, protocol, far in clients:
+            protocol.act = lambda _: self.reactor.advance(BUDGET * 0.6)
+            far.send(b"ping")
+        self.turn()
+        heard = [bool(protocol.heard) for _, protocol, _ in clients]
+        self.assertEqual((heard.count(True), self.outbox.behind), (2, True))
+        # Those who were heard speak again, but the others have their turn first.
+        for heard_of, (_, _, far) in zip(heard, clients, strict=True):
+            if heard_of:
+                far.send(b"again")
+        self.turn()
+        self.assertTrue(all(protocol.heard for _, protocol, _ in clients))
+        self.assertTrue(self.awake)
+        while self.outbox.behind:
+            self.turn()
+        self.turn()
+        self.assertFalse(self.outbox.behind)
+
+    def test_who_has_gone_before_its_turn_is_left_alone(self) -> None:
+        clients = [self.client() for _ in range(3)]
+        for _, protocol, far in clients:
+            protocol.act = lambda _: self.reactor.advance(BUDGET * 2)
+            far.send(b"ping")
+        self.turn()
+        left = [c for c in clients if not c[1].heard]
+        self.assertEqual(len(left), 2)
+        left[0][0].connectionLost(Failure(ConnectionDone()))
+        self.turn()
+        self.assertEqual([bool(c[1].heard) for c in left], [False, True])
+
+    def test_those_who_are_left_may_all_go(self) -> None:
+        clients = [self.client() for _ in range(2)]
+        for _, protocol, far in clients:
+            protocol.act = lambda _: self.reactor.advance(BUDGET * 2)
+            far.send(b"ping")
+        self.turn()
+        for transport, protocol, _ in clients:
+            if not protocol.heard:
+                transport.connectionLost(Failure(ConnectionDone()))
+        self.turn()
+        self.assertTrue(self.outbox.behind)
+        self.reactor.advance(NAP)
+        self.assertFalse(self.outbox.behind)
+
+    def test_nobody_rests_while_there_are_more(self) -> None:
+        clients = [self.client() for _ in range(4)]
+        self.turn()
+        self.ping(clients[0][2])
+        self.reactor.advance(AWAKE)
+        self.patch(epoll, "AT_ONCE", 3)
+        for _, _, far in clients:
+            far.send(b"ping")
+        self.turn()
+        self.assertTrue(self.awake)
+        self.turn()
+        self.assertFalse(self.awake)
+
+    def test_writers_are_the_reactors(self) -> None:
+        transport, _, _ = self.client()
+        transport.startWriting()
+        self.assertEqual(self.reactor.writers, {transport})
+        transport.stopWriting()
+        self.assertEqual(self.reactor.writers, set())
+
+
+class NapTests(CrowdTestCase):
+    """When the relay looks after its clients only so often."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        _, self.protocol, self.far = self.client()
+        self.ping(self.far)
+        self.protocol.heard.clear()
+
+    def doze(self) -> None:
+        """Let so much time pass that the next ping is followed by a nap."""
+        self.reactor.advance(AWAKE)
+        self.ping(self.far)
+        self.assertFalse(self.awake)
+
+    def message(self, data: bytes) -> None:
+        self.outbox.stirred = True
+
+    def test_not_before_it_is_time(self) -> None:
+        for _ in range(9):
+            self.reactor.advance(AWAKE / 10)
+            self.ping(self.far)
+            self.assertTrue(self.awake)
+        self.reactor.advance(AWAKE / 10)
+        self.ping(self.far)
+        self.assertFalse(self.awake)
+        self.assertEqual(len(self.protocol.heard), 10)
+
+    def test_takes_so_long(self) -> None:
+        self.doze()
+        self.ping(self.far)
+        self.assertEqual(len(self.protocol.heard), 1)
+        self.reactor.advance(NAP * 0.9)
+        self.assertEqual(len(self.protocol.heard), 1)
+        self.reactor.advance(NAP * 0.2)
+        self.assertEqual(self.protocol.heard, [b"ping", b"ping"])
+
+    def test_is_followed_by_the_next_one_while_there_are_pings(self) -> None:
+        self.doze()
+        for _ in range(3):
+            self.ping(self.far)
+            self.reactor.advance(NAP)
+            self.assertFalse(self.awake)
+        self.assertEqual(len(self.protocol.heard), 4)
+        self.reactor.advance(NAP)
+        self.assertTrue(self.awake)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_is_not_while_there_are_more(self) -> None:
+        self.doze()
+        self.patch(epoll, "AT_ONCE", 1)
+        self.ping(self.far)
+        self.reactor.advance(NAP)
+        self.assertTrue(self.awake)
+
+    def test_not_as_long_as_there_are_messages(self) -> None:
+        self.protocol.act = self.message
+        for _ in range(5):
+            self.reactor.advance(AWAKE * 2)
+            self.ping(self.far)
+            self.assertTrue(self.awake)
+        self.protocol.act = lambda data: None
+        self.reactor.advance(AWAKE * 0.9)
+        self.ping(self.far)
+        self.assertTrue(self.awake)
+        self.doze()
+
+    def test_not_when_nothing_comes(self) -> None:
+        """So that what comes first is acted upon at once."""
+        self.reactor.advance(AWAKE * 100)
+        self.assertTrue(self.awake)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.protocol.act = self.message
+        self.ping(self.far)
+        self.assertEqual((len(self.protocol.heard), self.awake), (1, True))
+
+    def test_ends_with_a_message(self) -> None:
+        self.doze()
+        self.protocol.act = self.message
+        self.ping(self.far)
+        self.reactor.advance(NAP)
+        self.turn()
+        self.assertTrue(self.awake)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_ends_with_a_new_client(self) -> None:
+        self.doze()
+        _, protocol, far = self.client()
+        self.reactor.advance(0)
+        self.assertTrue(self.awake)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.ping(far)
+        self.assertEqual((protocol.heard, self.awake), ([b"ping"], True))
+
+    def test_ends_when_somebody_is_read_from_again(self) -> None:
+        transport, _, _ = self.client()
+        transport.pauseProducing()
+        self.turn()
+        self.reactor.advance(AWAKE)
+        self.ping(self.far)
+        self.reactor.advance(AWAKE)
+        self.ping(self.far)
+        self.assertFalse(self.awake)
+        transport.resumeProducing()
+        self.reactor.advance(0)
+        self.assertTrue(self.awake)
+
+    def test_a_client_may_leave_meanwhile(self) -> None:
+        transport, protocol, _ = self.client()
+        self.turn()
+        self.reactor.advance(AWAKE)
+        self.ping(self.far)
+        self.doze()
+        transport.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual((protocol.told, self.awake), (["lost"], False))
+        self.reactor.advance(NAP)
+        self.turn()
+        self.assertEqual(protocol.told, ["lost"])
+
+
+class EndTests(CrowdTestCase):
+    """The end of the relay."""
+
+    def test_leaves_nothing(self) -> None:
+        descriptor = self.crowd.fileno()
+        _, _, far = self.client()
+        self.ping(far)
+        self.reactor.advance(AWAKE)
+        self.ping(far)
+        self.assertEqual(len(self.reactor.getDelayedCalls()), 1)
+        for _ in range(2):
+            self.crowd.stop()
+            self.assertEqual(self.reactor.getDelayedCalls(), [])
+            self.assertEqual(self.reactor.readers, set())
+            self.assertRaises(OSError, os.fstat, descriptor)
+
+    def test_may_come_before_the_first_client(self) -> None:
+        self.crowd.stop()
+        self.assertEqual(self.reactor.readers, set())
+
+    def test_of_the_reactor_ends_all(self) -> None:
+        clients = [self.client() for _ in range(3)]
+        self.crowd.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual([c[1].told for c in clients], [["lost"]] * 3)
+        self.assertEqual(self.crowd._readers, {})
+
+    def test_is_named_in_the_log(self) -> None:
+        self.assertEqual(self.crowd.logPrefix(), "clients")
+
+
+class ServedTests(RelayTestCase):
+    """The relay's naps, as its clients find them."""
+
+    if not epoll.AVAILABLE:
+        skip = "the system has no epoll"
+
+    @scenario
+    def test_pings_are_answered_and_messages_passed_on(self) -> None:
+        one, other = self.registered(A), self.registered(B)
+        self.until(lambda: self.naps(one))
+        for _ in range(3):
+            one.ping()
+            other.ping()
+        one.send(offer(A, B).decode())
+        self.assertIn('"offer"', other.recv())
+        self.assertFalse(self.in_reactor(lambda: self.service._crowd._nap))  # type: ignore[union-attr]
+
+    def naps(self, client: Any) -> bool:
+        """Whether the relay naps; a ping without a wait brings it nearer to that."""
+        client._loop.call_soon_threadsafe(client._loop.create_task, pinged(client))
+        served: Any = self.service._crowd
+        # Time runs for this, as if nobody had said anything for long.
+        served._awake -= AWAKE
+        return served._nap is not None
+
+    def test_stops_while_it_naps(self) -> Deferred[Any]:
+        served: Any = self.service._crowd
+        served._awake = 0
+        served._outbox.stirred = False
+        served.doRead()
+        self.assertIsNotNone(served._nap)
+        return self.service.stopService().addCallback(
+            lambda _: self.assertIsNone(served._nap)
+        )
+
+
+async def pinged(client: Any) -> None:
+    """Send a ping, and do not wait for its answer."""
+    await client.connection.ping()
+
+
+class WithoutEpollTests(RelayTestCase):
+    """On a system that has none, the reactor sees each socket."""
+
+    def setUp(self) -> None:
+        self.patch(epoll, "AVAILABLE", False)
+        super().setUp()
+
+    @scenario
+    def test_is_served_by_the_reactor(self) -> None:
+        one, other = self.registered(A), self.registered(B)
+        one.ping()
+        other.send(offer(B, A).decode())
+        self.assertIn('"offer"', one.recv())
+        self.assertIsNone(self.service._crowd)
+
+    def test_is_loaded_all_the_same(self) -> None:
+        script = (
+            "import select\n"
+            "for name in [name for name in vars(select) if 'epoll' in name.lower()]:\n"
+            "    delattr(select, name)\n"
+            "import proxyrelay.service.app, proxyrelay.net.epoll\n"
+            "print(proxyrelay.net.epoll.AVAILABLE)"
+        )
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        self.assertEqual(done.stdout.strip(), "False")

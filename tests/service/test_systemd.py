@@ -1,0 +1,261 @@
+"""What a supervisor is told."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.admin.control import Outcome, Reloaded
+from proxyrelay.service.systemd import (
+    KEPT,
+    LOOK,
+    Supervision,
+    Supervisor,
+    supervisor,
+)
+from tests.service.test_app import Capture
+
+PID = 4711
+
+
+class Listener:
+    """The socket of a supervisor.
+
+    Args:
+        case: Closes it in the end.
+        address: A path, or an abstract name behind a zero byte.
+    """
+
+    def __init__(self, case: SynchronousTestCase, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        case.addCleanup(self.socket.close)
+        self.socket.bind(address)
+        self.socket.setblocking(False)
+
+    def heard(self) -> list[str]:
+        """All that has come since the last time."""
+        heard = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(self.socket.recv(4096).decode())
+        return heard
+
+
+class FoundTests(SynchronousTestCase):
+    """What the environment says of a supervisor."""
+
+    def found(self, **environment: str) -> Supervisor | None:
+        self.environment = {"HOME": "/", **environment}
+        return supervisor(self.environment, PID)
+
+    def test_there_may_be_none(self) -> None:
+        for environment in ({}, {"WATCHDOG_USEC": "1"}, {"NOTIFY_SOCKET": ""}):
+            self.assertIsNone(self.found(**environment))
+
+    def test_it_may_be_where_nothing_can_be_sent(self) -> None:
+        for address in ("relative", "vsock:2:1234"):
+            self.assertIsNone(self.found(NOTIFY_SOCKET=address))
+
+    def test_it_may_not_watch(self) -> None:
+        for period in ("", "0", "-1", "1.5", "soon"):
+            found = self.found(NOTIFY_SOCKET="/a", WATCHDOG_USEC=period)
+            assert found is not None
+            self.assertIsNone(found.period)
+
+    def test_it_may_watch(self) -> None:
+        for more in ({}, {"WATCHDOG_PID": str(PID)}):
+            found = self.found(NOTIFY_SOCKET="@a", WATCHDOG_USEC="1500000", **more)
+            assert found is not None
+            self.assertEqual(found.period, 1.5)
+
+    def test_it_may_watch_another_process(self) -> None:
+        found = self.found(NOTIFY_SOCKET="/a", WATCHDOG_USEC="9", WATCHDOG_PID="1")
+        assert found is not None
+        self.assertIsNone(found.period)
+
+    def test_children_are_not_to_tell_it_anything(self) -> None:
+        self.found(NOTIFY_SOCKET="/a", WATCHDOG_USEC="9", WATCHDOG_PID="1")
+        self.assertEqual(self.environment, {"HOME": "/"})
+
+
+class TellTests(SynchronousTestCase):
+    """Notifications on their way."""
+
+    def test_go_to_a_path(self) -> None:
+        # Relative, since a path of a socket may have 107 bytes only.
+        path = Path(self.mktemp()).name
+        listener = Listener(self, path)
+        self.addCleanup(Path(path).unlink)
+        Supervisor(path).tell("READY=1", "STATUS=serving")
+        self.assertEqual(listener.heard(), ["READY=1\nSTATUS=serving"])
+
+    def test_go_to_an_abstract_name(self) -> None:
+        name = f"proxyrelay.test.{id(self)}"
+        listener = Listener(self, f"\0{name}")
+        Supervisor(f"@{name}").tell("READY=1")
+        self.assertEqual(listener.heard(), ["READY=1"])
+
+    def test_are_forgotten_if_nobody_is_there(self) -> None:
+        name = f"proxyrelay.test.{id(self)}"
+        told = Supervisor(f"@{name}")
+        told.tell("READY=1")
+        listener = Listener(self, f"\0{name}")
+        told.tell("STATUS=serving")
+        self.assertEqual(listener.heard(), ["STATUS=serving"])
+
+    def full(self) -> tuple[Supervisor, Listener, int]:
+        """A supervisor whose queue is full, and how much there is in it."""
+        name = f"proxyrelay.test.{id(self)}"
+        listener = Listener(self, f"\0{name}")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            count = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sender.sendto(b"X=1", f"\0{name}")
+                    count += 1
+        return Supervisor(f"@{name}"), listener, count
+
+    def test_wait_for_a_full_queue_and_block_nobody(self) -> None:
+        told, listener, count = self.full()
+        told.tell("READY=1")
+        told.tell("STATUS=serving")
+        self.assertEqual(listener.heard(), ["X=1"] * count)
+        told.tell("WATCHDOG=1")
+        self.assertEqual(listener.heard(), ["READY=1", "STATUS=serving", "WATCHDOG=1"])
+
+    def test_do_not_pile_up(self) -> None:
+        told, listener, _ = self.full()
+        for number in range(2 * KEPT):
+            told.tell(f"STATUS={number}")
+        listener.heard()
+        heard: list[str] = []
+        while "STATUS=last" not in heard:
+            told.tell("STATUS=last")
+            heard += listener.heard()
+        self.assertEqual(len(heard), heard.count("STATUS=last") + KEPT - 1)
+
+
+class SupervisionTests(SynchronousTestCase):
+    """When it is told what."""
+
+    def supervise(self, period: float | None = None) -> None:
+        """Build the service, and keep what is told."""
+        name = f"proxyrelay.test.{id(self)}"
+        self.listener = Listener(self, f"\0{name}")
+        self.reactor = MemoryReactorClock()
+        self.status = "serving, clients: 0"
+        self.reloads = 0
+        self.service = Supervision(
+            Supervisor(f"@{name}", period),
+            lambda: self.status,
+            self,
+            self.reactor,
+            lambda: 1_234_567_999,
+        )
+
+    def reload(self) -> Reloaded:
+        self.reloads += 1
+        self.assertEqual(self.listener.heard(), ["RELOADING=1\nMONOTONIC_USEC=1234567"])
+        if self.reloads == 3:
+            raise ValueError("thrice")
+        return Reloaded(Outcome.CHANGED if self.reloads == 1 else Outcome.REFUSED, "")
+
+    def run_reactor(self) -> None:
+        for call, arguments, keywords in self.reactor.whenRunningHooks:
+            call(*arguments, **keywords)
+
+    def serve(self, period: float | None = None) -> list[str]:
+        """Start and run; what is told then."""
+        self.supervise(period)
+        self.service.startService()
+        self.assertEqual(self.listener.heard(), [])
+        self.run_reactor()
+        return self.listener.heard()
+
+    def test_that_the_relay_serves_when_the_reactor_runs(self) -> None:
+        self.assertEqual(self.serve(), ["READY=1", "STATUS=serving, clients: 0"])
+
+    def test_nothing_if_it_stops_before(self) -> None:
+        self.supervise()
+        self.service.startService()
+        self.service.stopService()
+        self.run_reactor()
+        (last,) = self.listener.heard()
+        self.assertIn("STOPPING=1", last)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_the_status_when_it_has_changed(self) -> None:
+        self.serve()
+        self.reactor.advance(LOOK)
+        self.assertEqual(self.listener.heard(), [])
+        for clients in (1, 2, 3):
+            self.status = f"serving, clients: {clients}"
+            self.reactor.advance(LOOK / 4)
+        self.assertEqual(self.listener.heard(), [])
+        self.reactor.advance(LOOK)
+        self.assertEqual(self.listener.heard(), ["STATUS=serving, clients: 3"])
+
+    def test_signs_of_life_in_half_the_time_at_least(self) -> None:
+        self.assertIn("WATCHDOG=1\nSTATUS=serving, clients: 0", self.serve(3))
+        for _ in range(4):
+            self.reactor.advance(1.5)
+            self.assertEqual(self.listener.heard(), ["WATCHDOG=1"])
+
+    def test_signs_of_life_with_every_look(self) -> None:
+        self.serve(60)
+        self.reactor.advance(LOOK)
+        self.assertEqual(self.listener.heard(), ["WATCHDOG=1"])
+
+    def test_when_settings_are_read(self) -> None:
+        self.serve()
+        self.assertIs(self.service.reload().outcome, Outcome.CHANGED)
+        self.assertEqual(self.listener.heard(), ["READY=1"])
+
+    def test_that_settings_are_refused(self) -> None:
+        self.serve()
+        self.service.reload()
+        self.listener.heard()
+        self.service.reload()
+        self.assertEqual(
+            self.listener.heard(),
+            [
+                "READY=1\nSTATUS=serving, clients: 0; the last reload was refused, "
+                "see the log"
+            ],
+        )
+        self.reloads = 0
+        self.service.reload()
+        self.assertEqual(self.listener.heard(), ["READY=1\nSTATUS=serving, clients: 0"])
+
+    def test_when_settings_have_been_read_even_if_that_fails(self) -> None:
+        self.serve()
+        self.reloads = 2
+        with self.assertRaises(ValueError):
+            self.service.reload()
+        self.assertEqual(self.listener.heard(), ["READY=1"])
+
+    def test_that_the_relay_stops(self) -> None:
+        self.serve(1)
+        self.service.stopService()
+        self.assertEqual(
+            self.listener.heard(), ["STOPPING=1\nSTATUS=closing the connections"]
+        )
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_a_failure_is_logged(self) -> None:
+        captured = Capture(self)
+        self.serve()
+        self.service._status = self.broken
+        self.reactor.advance(LOOK)
+        self.assertEqual(
+            captured.lines(), ["the supervisor is no longer told anything"]
+        )
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def broken(self) -> str:
+        raise ValueError("no status")
