@@ -44,20 +44,16 @@ WAIT = "epoll_wait"
 REST = "the rest"
 
 PLACES = (
-    ("recv and send", r"PromptServer\.(_read|writeSomeData) "),
+    ("recv and send", r"DirectWriteTransport\.(_read|writeSomeData) "),
     (WAIT, r"EPollReactor\.doPoll "),
-    ("TLS", r" .*(OpenSSL/|proxyrelay/(secure|tls)\.py)"),
-    ("JSON", r" .*proxyrelay/messages\.py"),
+    ("TLS", r" .*(OpenSSL/|proxyrelay/net/(tls_transport|certificates)\.py)"),
+    ("JSON", r" .*proxyrelay/switchboard/messages\.py"),
     (
         "rules",
         r" .*proxyrelay/(switchboard/\w+|websocket/admission)\.py|__eq__ ",
     ),
     ("log", r" .*(proxyrelay/observe/|twisted/logger/)"),
-    (
-        "lane",
-        r" .*proxyrelay/(net|websocket)/\w+\.py"
-        r"| .*proxyrelay/(deadlines|pace)\.py",
-    ),
+    ("lane", r" .*proxyrelay/(net|websocket)/\w+\.py"),
     ("Autobahn", r" .*(autobahn|txaio)/"),
     ("Twisted", r" .*(twisted|zope|constantly|interface)/"),
 )

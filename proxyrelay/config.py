@@ -646,15 +646,15 @@ def load(
     Returns:
         The settings, with all problems found: it does not raise.
     """
-    spoken: dict[str, Any] = {
+    message_debt: dict[str, Any] = {
         option: value
         for option, value in (overrides or {}).items()
         if value is not None
     }
-    if spoken.get("--port", "").isdecimal():
-        spoken["--port"] = int(spoken["--port"][:9])
+    if message_debt.get("--port", "").isdecimal():
+        message_debt["--port"] = int(message_debt["--port"][:9])
     if path is None:
-        return _Reader("", Path(), None, spoken).read({})
+        return _Reader("", Path(), None, message_debt).read({})
     try:
         text = path.read_text(encoding="utf-8-sig")
         table = tomlkit.parse(text).unwrap()
@@ -672,7 +672,7 @@ def load(
             words += '; a text needs quotes: "..."'
         problem = Problem("", f"is not valid TOML: {words}", line, str(path))
     else:
-        return _Reader(text, path.parent, str(path), spoken).read(table)
+        return _Reader(text, path.parent, str(path), message_debt).read(table)
     return Loaded(Config(), [problem])
 
 

@@ -200,13 +200,13 @@ def close_codes() -> list[str]:
     found: dict[int, list[type[Refusal]]] = {}
     for kind in Refusal.__subclasses__():
         found.setdefault(kind.code, []).append(kind)
-    spoken = reasons()
+    message_debt = reasons()
     lines: list[str] = []
     for code in sorted(found):
         lines += [f"``{code}``"]
         for kind in found[code]:
             lines += [f"   {_plain(described(kind)[0])}", ""]
-            lines += [f"   * ``{reason}``" for reason in spoken[kind.__name__]]
+            lines += [f"   * ``{reason}``" for reason in message_debt[kind.__name__]]
             lines += [""]
     return lines
 

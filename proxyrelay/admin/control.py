@@ -10,7 +10,7 @@ from typing import Protocol
 from proxyrelay.config import Secret
 
 
-class Outcome(Enum):
+class ReloadOutcome(Enum):
     """What comes of reading the settings anew, in one word."""
 
     CHANGED = "changed"
@@ -28,7 +28,7 @@ class Reloaded:
         token: What callers of the private listener have to say from now on.
     """
 
-    outcome: Outcome
+    outcome: ReloadOutcome
     detail: str
     token: Secret | None = None
 

@@ -7,11 +7,11 @@ three times as long.
 
 from __future__ import annotations
 
-from proxyrelay.observe.counters import Counts
+from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.websocket.protocol import RelayProtocol
 
 
-def counting(counts: Counts) -> type[RelayProtocol]:
+def counting(counts: RelayCounters) -> type[RelayProtocol]:
     """What connections are that are counted, with their bytes and close handshakes.
 
     Args:

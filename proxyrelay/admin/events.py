@@ -13,9 +13,9 @@ from msgspec import Struct
 from proxyrelay.errors import Refusal
 from proxyrelay.net.clock import Clock
 from proxyrelay.observe.journal import FIGHT
-from proxyrelay.observe.null import Quiet
+from proxyrelay.observe.null import NullObserver
 from proxyrelay.switchboard.messages import PeerConnection
-from proxyrelay.switchboard.offers import Drop
+from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import Peer, Registration
 
 KEPT = 100
@@ -41,7 +41,7 @@ class Event(Struct, frozen=True):
     text: str
 
 
-class Events(Quiet):
+class Events(NullObserver):
     """A journal that keeps the last things that are worth a look.
 
     However many of them strangers cause, all others are kept beside them.
@@ -82,7 +82,7 @@ class Events(Quiet):
         """A peer is being closed for what it did or is."""
         self.note("refused", f"{peer.address} with {refusal.code}: {refusal.reason}")
 
-    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+    def shielded(self, source: Peer, message: PeerConnection, why: DropReason) -> None:
         """A message was dropped that would have harmed its receiver."""
         registration = source.registration
         if registration is not None and registration.dropped == 1:

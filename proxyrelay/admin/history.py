@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from proxyrelay.net.timing import Timing, quantile
-from proxyrelay.observe.counters import Counts
+from proxyrelay.observe.counters import RelayCounters
 
 INTERVAL = 2
 """Seconds from one sample to the next."""
@@ -52,7 +52,7 @@ class History:
         now: When this begins, in seconds of a monotonic clock.
     """
 
-    def __init__(self, counts: Counts, lag: Timing, now: float) -> None:
+    def __init__(self, counts: RelayCounters, lag: Timing, now: float) -> None:
         self._counts = counts
         self._lag = _Lately(lag)
         self._answering = _Lately(counts.answering)

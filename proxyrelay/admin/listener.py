@@ -24,7 +24,7 @@ from twisted.web.server import Request, Site
 from proxyrelay import config
 from proxyrelay.admin import history, sockets
 from proxyrelay.admin.access import Access
-from proxyrelay.admin.control import Outcome, Reloadable, Reloaded, ReportedReload
+from proxyrelay.admin.control import Reloadable, Reloaded, ReloadOutcome, ReportedReload
 from proxyrelay.admin.counted import counting
 from proxyrelay.admin.events import Events
 from proxyrelay.admin.history import History
@@ -35,7 +35,7 @@ from proxyrelay.config import Secret
 from proxyrelay.errors import StartError
 from proxyrelay.net import addresses, listening
 from proxyrelay.net.clock import Clock
-from proxyrelay.observe.counters import Counts
+from proxyrelay.observe.counters import RelayCounters
 
 CONNECTIONS = 64
 """How many there may be at once. A further one takes the place of another."""
@@ -56,7 +56,7 @@ BODY_CEILING = 16 * 1024
 """Bytes of the longest body of a request."""
 
 
-class Watch:
+class Instrumentation:
     """What is told of everything that happens to a relay.
 
     Args:
@@ -73,12 +73,12 @@ class Watch:
     def __init__(self, reactor: Any, wall: Clock = time.time) -> None:
         self._reactor = reactor
         self.wall = wall
-        self.counts = Counts(reactor.seconds)
+        self.counts = RelayCounters(reactor.seconds)
         self.events = Events(wall)
         self.kind = counting(self.counts)
 
     @property
-    def journals(self) -> tuple[Counts, Events]:
+    def journals(self) -> tuple[RelayCounters, Events]:
         """Both, as journals."""
         return self.counts, self.events
 
@@ -130,7 +130,7 @@ class AdminService(Service):
         token: Secret | None,
         relay: Served,
         reload: ReportedReload,
-        watch: Watch,
+        watch: Instrumentation,
         reactor: Any,
         shared: bool = False,
         inherited: Sequence[int] = (),
@@ -242,7 +242,7 @@ class AdminService(Service):
     def _reloaded(self, done: Reloaded) -> None:
         self._view.reloads[done.outcome] += 1
         self._access.change(self._relay.config.admin.allowed_hosts, done.token)
-        refused = done.outcome is Outcome.REFUSED
+        refused = done.outcome is ReloadOutcome.REFUSED
         self._events.note("reload", f"{'refused: ' * refused}{done.detail}")
 
     def _drained(self) -> None:

@@ -24,14 +24,14 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 import twisted
 from proxyrelay import __version__
-from proxyrelay.admin.control import Outcome as Reloading
+from proxyrelay.admin.control import ReloadOutcome
 from proxyrelay.admin.view import View
-from proxyrelay.auth.stats import Known, Outcome
+from proxyrelay.auth.stats import CacheResult, IntrospectionOutcome
 from proxyrelay.errors import Refusal
 from proxyrelay.net.timing import Timing
-from proxyrelay.switchboard.events import Return
-from proxyrelay.switchboard.offers import Drop
-from proxyrelay.switchboard.peer import Departure
+from proxyrelay.switchboard.events import BounceReason
+from proxyrelay.switchboard.offers import DropReason
+from proxyrelay.switchboard.peer import LeaveReason
 from proxyrelay.websocket.protocol import Phase
 
 PREFIX = "proxyrelay_"
@@ -98,7 +98,7 @@ def _kinds(view: View) -> Values:
 
 def _drops(view: View) -> Values:
     drops = view.relay.factory.relay.drops
-    return {(why.name.lower(),): drops[why] for why in Drop}
+    return {(why.name.lower(),): drops[why] for why in DropReason}
 
 
 def _deaf(view: View) -> Values:
@@ -108,7 +108,9 @@ def _deaf(view: View) -> Values:
 
 def _introspections(view: View) -> Values:
     globus = view.globus
-    return None if globus is None else _words(Outcome, globus.tally.outcomes)
+    return (
+        None if globus is None else _words(IntrospectionOutcome, globus.tally.outcomes)
+    )
 
 
 def _introspecting(view: View) -> Values:
@@ -116,7 +118,7 @@ def _introspecting(view: View) -> Values:
 
 
 def _cache(view: View) -> Values:
-    return None if view.globus is None else _words(Known, view.globus.tally.known)
+    return None if view.globus is None else _words(CacheResult, view.globus.tally.known)
 
 
 def _breaker(view: View) -> Values:
@@ -214,9 +216,9 @@ METRICS = (
         "departures_total",
         "counter",
         "Clients that hold their UUID no longer, by the cause.",
-        lambda view: _words(Departure, view.counts.departures),
+        lambda view: _words(LeaveReason, view.counts.departures),
         ("cause",),
-        _values(Departure),
+        _values(LeaveReason),
     ),
     Metric(
         "refusals_total",
@@ -276,9 +278,9 @@ METRICS = (
         "messages_returned_total",
         "counter",
         "Messages that went back to their senders with an error, by the reason.",
-        lambda view: _words(Return, view.counts.returns),
+        lambda view: _words(BounceReason, view.counts.returns),
         ("reason",),
-        _values(Return),
+        _values(BounceReason),
     ),
     Metric(
         "messages_dropped_total",
@@ -286,7 +288,7 @@ METRICS = (
         "Messages that were dropped since they would have harmed their receivers.",
         _drops,
         ("reason",),
-        _names(Drop),
+        _names(DropReason),
     ),
     Metric(
         "offers_held_total",
@@ -348,7 +350,7 @@ METRICS = (
         "The same, by what came of them.",
         _introspections,
         ("outcome",),
-        _values(Outcome),
+        _values(IntrospectionOutcome),
     ),
     Metric(
         "introspection_cache_total",
@@ -356,7 +358,7 @@ METRICS = (
         "Whether the answer about a token was known; stale answers follow on misses.",
         _cache,
         ("result",),
-        _values(Known),
+        _values(CacheResult),
     ),
     Metric(
         "introspection_breaker_open",
@@ -395,9 +397,9 @@ METRICS = (
         "reloads_total",
         "counter",
         "Reloads of the settings, by what came of them.",
-        lambda view: _words(Reloading, view.reloads),
+        lambda view: _words(ReloadOutcome, view.reloads),
         ("outcome",),
-        _values(Reloading),
+        _values(ReloadOutcome),
     ),
 )
 """Everything that is measured; ``process_`` and ``python_`` metrics come besides."""

@@ -33,7 +33,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from proxyrelay.admin.access import Access
-from proxyrelay.admin.control import Outcome, Reloadable
+from proxyrelay.admin.control import Reloadable, ReloadOutcome
 from proxyrelay.admin.events import Events
 from proxyrelay.admin.history import FIELDS, INTERVAL, History
 from proxyrelay.admin.metrics import Metrics
@@ -313,7 +313,7 @@ class Root(Resource):
     def _read_settings(self, request: Request) -> bytes:
         self._tell_of(request, "reload")
         done = self._reload.reload()
-        if done.outcome is Outcome.REFUSED:
+        if done.outcome is ReloadOutcome.REFUSED:
             raise _Trouble(HTTPStatus.CONFLICT, done.detail)
         return _done(request, done.detail)
 

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 from twisted.internet.interfaces import IReactorTime
 
 from proxyrelay import __version__
-from proxyrelay.admin.control import Outcome
+from proxyrelay.admin.control import ReloadOutcome
 from proxyrelay.admin.lag import MINUTE
 from proxyrelay.admin.report import (
     Answering,
@@ -32,7 +32,7 @@ from proxyrelay.config import Config
 from proxyrelay.net import certificates
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.timing import Timing, quantile
-from proxyrelay.observe.counters import Counts
+from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.observe.journal import FIGHT
 from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
@@ -96,7 +96,7 @@ class View:
     def __init__(
         self,
         relay: Served,
-        counts: Counts,
+        counts: RelayCounters,
         lag: Timing,
         clock: IReactorTime,
         wall: Clock = time.time,
@@ -104,7 +104,7 @@ class View:
         self.relay = relay
         self.counts = counts
         self.lag = lag
-        self.reloads: Counter[Outcome] = Counter()
+        self.reloads: Counter[ReloadOutcome] = Counter()
         self._clock = clock
         self._wall = wall
         self._started = clock.seconds()

@@ -18,7 +18,7 @@ SPREAD = 1.0
 keep step with the bad times of such a service."""
 
 
-class Breaker:
+class CircuitBreaker:
     """A circuit breaker.
 
     Closed, it lets everything through. After `THRESHOLD` failures in a row it opens

@@ -12,7 +12,7 @@ STARTS = 2
 """How many set off in one turn of the reactor: asking about a token costs 1 ms."""
 
 
-class Turns:
+class FairSemaphore:
     """A semaphore that is fair between sources.
 
     Whoever waits is served in turn by where it comes from, and in its order within one

@@ -22,8 +22,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from proxyrelay.auth.cache import TokenCache, fingerprint
-from proxyrelay.auth.circuit_breaker import Breaker
-from proxyrelay.auth.fair_queue import Turns
+from proxyrelay.auth.circuit_breaker import CircuitBreaker
+from proxyrelay.auth.fair_queue import FairSemaphore
 from proxyrelay.auth.globus_api import (
     CONNECTIONS,
     Globus,
@@ -31,9 +31,9 @@ from proxyrelay.auth.globus_api import (
     Late,
     Unreachable,
 )
-from proxyrelay.auth.invalid_tokens import Strangers
-from proxyrelay.auth.policy import Introspection, Policy, bearer_token, judge
-from proxyrelay.auth.stats import Known, Outcome, Tally
+from proxyrelay.auth.invalid_tokens import InvalidTokenLimiter
+from proxyrelay.auth.policy import Introspection, Policy, authorize, bearer_token
+from proxyrelay.auth.stats import CacheResult, IntrospectionOutcome, IntrospectionStats
 from proxyrelay.errors import Refusal, TryAgainLater
 from proxyrelay.net.clock import Clock
 from proxyrelay.switchboard.user import User
@@ -76,11 +76,11 @@ class Introspector:
         self._globus = globus
         self._clock = clock
         self._timeout = timeout
-        self._turns = Turns(CONNECTIONS, clock)
-        self._last_turns = Turns(1, clock)
-        self._breaker = Breaker(chance)
-        self._strangers = Strangers()
-        self.tally = Tally()
+        self._turns = FairSemaphore(CONNECTIONS, clock)
+        self._last_turns = FairSemaphore(1, clock)
+        self._breaker = CircuitBreaker(chance)
+        self._strangers = InvalidTokenLimiter()
+        self.tally = IntrospectionStats()
         self._trouble: object = None
         self._told = -inf
 
@@ -119,7 +119,7 @@ class Introspector:
             self._strangers.was_nobody(source, self._clock.seconds())
         return answer
 
-    async def _turn(self, source: str, known: bool, end: float) -> Turns:
+    async def _turn(self, source: str, known: bool, end: float) -> FairSemaphore:
         """Wait for a turn, and tell to whom it is given back."""
         while True:
             now = self._clock.seconds()
@@ -186,7 +186,11 @@ class Introspector:
         except BaseException:
             self._breaker.abandoned(attempt)
             raise
-        outcome = Outcome.ACTIVE if answer.active else Outcome.INACTIVE
+        outcome = (
+            IntrospectionOutcome.ACTIVE
+            if answer.active
+            else IntrospectionOutcome.INACTIVE
+        )
         self.tally.asked(outcome, self._clock.seconds() - began)
         self._breaker.succeeded()
         self._report(None)
@@ -258,10 +262,14 @@ def _kind(error: GlobusError) -> object:
     return (error.status, error.code) if error.status else str(error)
 
 
-def _outcome(error: GlobusError) -> Outcome:
+def _outcome(error: GlobusError) -> IntrospectionOutcome:
     if isinstance(error, Late):
-        return Outcome.LATE
-    return Outcome.UNREACHABLE if isinstance(error, Unreachable) else Outcome.ERROR
+        return IntrospectionOutcome.LATE
+    return (
+        IntrospectionOutcome.UNREACHABLE
+        if isinstance(error, Unreachable)
+        else IntrospectionOutcome.ERROR
+    )
 
 
 class _Question:
@@ -331,7 +339,7 @@ class GlobusAuthenticator:
         )
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> IntrospectionStats:
         """What has come of looking at tokens."""
         return self._introspector.tally
 
@@ -362,13 +370,13 @@ class GlobusAuthenticator:
             return fail(refusal)
         key = fingerprint(token)
         known = self._cache.fresh(key, self._clock.seconds(), self._wall())
-        self.tally.known[Known.MISS if known is None else Known.HIT] += 1
+        self.tally.known[CacheResult.MISS if known is None else CacheResult.HIT] += 1
         answer = self._wait(key, token, source) if known is None else succeed(known)
         return answer.addCallback(self._judge)
 
     def _judge(self, answer: Introspection) -> User:
         try:
-            return judge(answer, self._policy, self._wall())
+            return authorize(answer, self._policy, self._wall())
         except Refusal as refusal:
             refusal.sub = answer.sub
             raise
@@ -421,7 +429,7 @@ class GlobusAuthenticator:
             )
         for waiter in question.left():
             if stale is not None:
-                self.tally.known[Known.STALE] += 1
+                self.tally.known[CacheResult.STALE] += 1
                 waiter.callback(stale)
             else:
                 waiter.errback(TryAgainLater("Globus Auth cannot be asked right now."))

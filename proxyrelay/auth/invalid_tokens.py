@@ -15,7 +15,7 @@ SOURCES = 10_000
 """Sources that are remembered."""
 
 
-class Strangers:
+class InvalidTokenLimiter:
     """Knows from where so many made-up tokens come that others must not wait for them.
 
     Each costs the relay and the identity provider more than whoever made it up.

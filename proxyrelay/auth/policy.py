@@ -107,7 +107,7 @@ class Policy:
     denied_domains: frozenset[str] = field(default_factory=frozenset)
 
 
-def judge(answer: Introspection, policy: Policy, now: float) -> User:
+def authorize(answer: Introspection, policy: Policy, now: float) -> User:
     """Decide whom a token belongs to, if it is taken.
 
     Args:

@@ -8,7 +8,7 @@ from enum import Enum
 from proxyrelay.net.timing import SLOW, Timing
 
 
-class Outcome(Enum):
+class IntrospectionOutcome(Enum):
     """What came of a question to the identity provider."""
 
     ACTIVE = "active"
@@ -18,7 +18,7 @@ class Outcome(Enum):
     ERROR = "error"
 
 
-class Known(Enum):
+class CacheResult(Enum):
     """Whether the answer about a token was known already."""
 
     HIT = "hit"
@@ -27,7 +27,7 @@ class Known(Enum):
     """Not any more, but the provider could not be asked."""
 
 
-class Tally:
+class IntrospectionStats:
     """Counts questions and answers. Numbers only grow.
 
     Attributes:
@@ -37,11 +37,11 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self.known: Counter[Known] = Counter()
-        self.outcomes: Counter[Outcome] = Counter()
+        self.known: Counter[CacheResult] = Counter()
+        self.outcomes: Counter[IntrospectionOutcome] = Counter()
         self.asking = Timing(SLOW)
 
-    def asked(self, outcome: Outcome, seconds: float) -> None:
+    def asked(self, outcome: IntrospectionOutcome, seconds: float) -> None:
         """A question has come to an end."""
         self.outcomes[outcome] += 1
         self.asking.took(seconds)

@@ -24,8 +24,8 @@ from proxyrelay.auth.policy import (
     RELAY_SCOPE,
     SCOPES,
     Introspection,
+    authorize,
     bearer_token,
-    judge,
 )
 from proxyrelay.config import AuthArguments, Secret
 from proxyrelay.errors import ConfigError, Problem, Refusal
@@ -262,7 +262,7 @@ def _explain(answer: Introspection, arguments: AuthArguments, client_id: str) ->
     else:
         print("token: Globus does not know it: expired, revoked, or none of Globus's")
     try:
-        judge(answer, policy(arguments, client_id), now.timestamp())
+        authorize(answer, policy(arguments, client_id), now.timestamp())
     except Refusal as refusal:
         print(f"token: refused with {refusal.code}: {refusal.reason}")
         return 1

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyrelay.net.transport import Outbox, PromptServer
+from proxyrelay.net.transport import DirectWriteTransport, WriteBatch
 
 NAP = 0.05
 """Seconds for which nobody is read from, when nothing but pings comes. The first offer
@@ -44,7 +44,7 @@ AVAILABLE = hasattr(select, "epoll")
 
 
 @implementer(IReadDescriptor)
-class Crowd:
+class EpollMultiplexer:
     """What the transports of clients take for their reactor.
 
     To read is its own affair. To write, which is rare, and all else is the reactor's.
@@ -56,34 +56,34 @@ class Crowd:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, outbox: Outbox) -> None:
+    def __init__(self, reactor: Any, outbox: WriteBatch) -> None:
         self.addWriter = reactor.addWriter
         self.removeWriter = reactor.removeWriter
         self.callLater = reactor.callLater
         self._reactor = reactor
         self._outbox = outbox
         self._epoll = select.epoll()
-        self._readers: dict[int, PromptServer] = {}
-        self._ready: deque[tuple[int, PromptServer, int]] = deque()
+        self._readers: dict[int, DirectWriteTransport] = {}
+        self._ready: deque[tuple[int, DirectWriteTransport, int]] = deque()
         self._awake = 0.0
         self._nap: IDelayedCall | None = None
         self._again: IDelayedCall | None = None
 
     # -- towards transports
 
-    def addReader(self, reader: PromptServer) -> None:  # noqa: N802
+    def addReader(self, reader: DirectWriteTransport) -> None:  # noqa: N802
         """Read from a socket whenever something has come."""
         descriptor = reader.fileno()
         if descriptor not in self._readers:
             self._epoll.register(descriptor, select.EPOLLIN)
             self._readers[descriptor] = reader
-            self._outbox.stirred = True
+            self._outbox.saw_messages = True
             if self._nap is not None:
                 self._nap.reset(0)
             elif len(self._readers) == 1:
                 self._reactor.addReader(self)
 
-    def removeReader(self, reader: PromptServer) -> None:  # noqa: N802
+    def removeReader(self, reader: DirectWriteTransport) -> None:  # noqa: N802
         """Read from it no longer."""
         descriptor = reader.fileno()
         if self._readers.get(descriptor) is reader:
@@ -104,10 +104,10 @@ class Crowd:
         """Read from those of whom something has come."""
         self._look()
         now = self._reactor.seconds()
-        if self._outbox.stirred:
-            self._outbox.stirred = False
+        if self._outbox.saw_messages:
+            self._outbox.saw_messages = False
             self._awake = now + AWAKE
-        elif not (self._outbox.behind or now < self._awake):
+        elif not (self._outbox.backlogged or now < self._awake):
             self._reactor.removeReader(self)
             self._nap = self._reactor.callLater(NAP, self._wake)
 
@@ -118,7 +118,7 @@ class Crowd:
         """
         self._nap = None
         some = self._look()
-        if some and not (self._outbox.behind or self._outbox.stirred):
+        if some and not (self._outbox.backlogged or self._outbox.saw_messages):
             self._nap = self._reactor.callLater(NAP, self._wake)
         else:
             self._reactor.addReader(self)
@@ -146,18 +146,18 @@ class Crowd:
                 self._read(reader, event)
                 if self._reactor.seconds() > latest:
                     break
-        self._outbox.behind = full or bool(ready)
-        if self._outbox.behind and self._again is None:
+        self._outbox.backlogged = full or bool(ready)
+        if self._outbox.backlogged and self._again is None:
             # Those that are left may go before their turn, and nobody else speak.
             self._again = self._reactor.callLater(NAP, self._look_again)
         return some
 
     def _look_again(self) -> None:
         self._again = None
-        if self._outbox.behind:
+        if self._outbox.backlogged:
             self._look()
 
-    def _read(self, reader: PromptServer, event: int) -> None:
+    def _read(self, reader: DirectWriteTransport, event: int) -> None:
         try:
             over = reader.doRead() if event & select.EPOLLIN else main.CONNECTION_LOST
         except Exception as error:

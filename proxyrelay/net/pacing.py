@@ -13,7 +13,7 @@ MOMENT = 0.5
 """Seconds for which there is taken to be too much after a piece of work had to wait."""
 
 
-class Pace:
+class TurnBudget:
     """Does so much in one turn of the reactor, and the rest in the next ones.
 
     When all clients come back at once, what those want who are there has its place
@@ -35,7 +35,7 @@ class Pace:
         self._refused = -math.inf
 
     @property
-    def behind(self) -> bool:
+    def backlogged(self) -> bool:
         """Whether work waits for the next turn, or did a moment ago."""
         ago = self._clock.seconds() - self._refused
         return bool(self._waiting) or ago < MOMENT

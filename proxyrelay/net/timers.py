@@ -142,7 +142,7 @@ class Heartbeat:
             self.start()
 
 
-class Deadlines(Generic[T]):
+class TimeoutQueue(Generic[T]):
     """What has a deadline, the earliest first.
 
     Since all have the same length, those that begin last end last: there is nothing to

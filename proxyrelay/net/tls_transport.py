@@ -20,8 +20,8 @@ from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from zope.interface import implementer
 
 from proxyrelay.net.client_hello import LONGEST, StrangeHello, missing, missing_next
-from proxyrelay.net.pacing import Pace
-from proxyrelay.net.transport import PromptServer
+from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.net.transport import DirectWriteTransport
 
 RECORD = 16 * 1024
 """Bytes of the longest record (RFC 8446, section 5.1)."""
@@ -53,7 +53,7 @@ class RecordListener(Protocol):
 
 
 @implementer(ISSLTransport)
-class SecureServer(PromptServer):
+class TlsTransport(DirectWriteTransport):
     """A client's connection, over TLS.
 
     It ends as TLS wants it: with a last word of either side, so that nobody can cut
@@ -66,7 +66,7 @@ class SecureServer(PromptServer):
     Args:
         begin: Makes OpenSSL's part of it, for a socket.
         handshakes: Spreads these.
-        arguments: As for `PromptServer`.
+        arguments: As for `DirectWriteTransport`.
 
     Attributes:
         silent: Whether no byte of the client has been seen.
@@ -82,7 +82,7 @@ class SecureServer(PromptServer):
     def __init__(
         self,
         begin: Callable[[socket], SSL.Connection],
-        handshakes: Pace,
+        handshakes: TurnBudget,
         *arguments: Any,
     ) -> None:
         super().__init__(*arguments)

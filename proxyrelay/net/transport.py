@@ -27,9 +27,9 @@ from twisted.python.failure import Failure
 
 from proxyrelay.errors import ProxyHeaderError
 from proxyrelay.net import addresses
-from proxyrelay.net.pacing import Pace
+from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.proxy_header import ProxyHeader, proxy_header
-from proxyrelay.net.timers import Deadlines
+from proxyrelay.net.timers import TimeoutQueue
 
 PAUSE = 0.1
 """Seconds from one look for room to the next, while nobody is accepted."""
@@ -59,7 +59,7 @@ class Prelude(Protocol):
         """
 
 
-class Outbox:
+class WriteBatch:
     """Who has something to send, while what a client has sent is acted upon.
 
     One read may bring a dozen messages for one receiver.
@@ -74,8 +74,8 @@ class Outbox:
 
     def __init__(self) -> None:
         self.waiting: list[Sender] | None = None
-        self.stirred = True
-        self.behind = False
+        self.saw_messages = True
+        self.backlogged = False
 
     def open(self) -> None:
         """Hold back what is sent from now on."""
@@ -92,7 +92,7 @@ class Outbox:
                 self._log.failure("sending failed")
 
 
-class PromptServer(Server):
+class DirectWriteTransport(Server):
     """Writes to the socket at once where nothing waits to be written.
 
     Twisted keeps everything until the next turn of the reactor, and asks the kernel to
@@ -119,7 +119,7 @@ class PromptServer(Server):
 
     prelude: Prelude | None = None
 
-    def __init__(self, pace: Pace, outbox: Outbox, *arguments: Any) -> None:
+    def __init__(self, pace: TurnBudget, outbox: WriteBatch, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._pace = pace
         self._outbox = outbox
@@ -204,7 +204,7 @@ class PromptServer(Server):
             return 0 if error.errno == errno.ENOBUFS else main.CONNECTION_LOST
 
 
-class Gate:
+class AcceptGate:
     """Stops to accept when there is no room, and goes on when there is.
 
     Whoever connects meanwhile waits, and comes again if that takes too long. To accept
@@ -250,7 +250,7 @@ class Gate:
                 "full: clients that connect now wait until others leave", event="full"
             )
 
-    def last_call(self) -> None:
+    def accept_backlog(self) -> None:
         """Accept all who wait already: a socket that is closed resets them."""
         self._room = lambda _: True
 
@@ -287,7 +287,7 @@ class _Guarded(socket.socket):
     accept all, and to close them.
     """
 
-    def __init__(self, gate: Gate, descriptor: int) -> None:
+    def __init__(self, gate: AcceptGate, descriptor: int) -> None:
         super().__init__(fileno=descriptor)
         self._gate = gate
 
@@ -303,7 +303,7 @@ class _Guarded(socket.socket):
         raise BlockingIOError(errno.EAGAIN, "no room")
 
 
-class Announced(protocol.Protocol):
+class ProxyHeaderReader(protocol.Protocol):
     """Reads whom a trusted proxy speaks for, and leaves the connection to another one.
 
     Args:
@@ -311,10 +311,10 @@ class Announced(protocol.Protocol):
         place: Address of the proxy.
     """
 
-    factory: AnnouncedFactory
+    factory: ProxyHeaderFactory
     transport: Any
 
-    def __init__(self, factory: AnnouncedFactory, place: IAddress) -> None:
+    def __init__(self, factory: ProxyHeaderFactory, place: IAddress) -> None:
         self.factory = factory
         self._place = place
         self._data = b""
@@ -365,7 +365,7 @@ class Announced(protocol.Protocol):
         self.transport.abortConnection()
 
 
-class AnnouncedFactory(protocol.Factory):
+class ProxyHeaderFactory(protocol.Factory):
     """Has the connections of trusted proxies begin with a header.
 
     Args:
@@ -394,7 +394,7 @@ class AnnouncedFactory(protocol.Factory):
     ) -> None:
         self.served = served
         self.dropped = dropped
-        self.waiting = Deadlines(clock, seconds, Announced.expired)
+        self.waiting = TimeoutQueue(clock, seconds, ProxyHeaderReader.expired)
         self._announces = announces
 
     def buildProtocol(  # type: ignore[override]
@@ -402,7 +402,7 @@ class AnnouncedFactory(protocol.Factory):
     ) -> IProtocol | None:
         """Build what reads the header, or what is served."""
         if self._announces(getattr(addr, "host", "")):
-            return Announced(self, addr)
+            return ProxyHeaderReader(self, addr)
         return self.served.buildProtocol(addr)
 
     def doStart(self) -> None:  # noqa: N802

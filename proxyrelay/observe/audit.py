@@ -18,14 +18,14 @@ from proxyrelay import __version__
 from proxyrelay.config import Logging
 from proxyrelay.errors import ConfigError, Problem, Refusal, UnknownMessage
 from proxyrelay.net.clock import Clock
-from proxyrelay.observe.null import Quiet
+from proxyrelay.observe.null import NullObserver
 from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.observe.records import record
 from proxyrelay.observe.writer import File, Writer
-from proxyrelay.switchboard.events import Return
+from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection
-from proxyrelay.switchboard.offers import OUTSTANDING, Drop, Offer
-from proxyrelay.switchboard.peer import Departure, Peer, Registration
+from proxyrelay.switchboard.offers import OUTSTANDING, DropReason, Offer
+from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 
 SETTING = "logging.audit_log"
 
@@ -113,7 +113,7 @@ class AuditOwner:
         )
 
 
-class AuditJournal(Quiet):
+class AuditObserver(NullObserver):
     """Writes the journal to the audit log.
 
     Some things have no line. A replaced client leaves, and the new one registers; that
@@ -191,7 +191,7 @@ class AuditJournal(Quiet):
         peer: Peer,
         registration: Registration,
         why: str,
-        cause: Departure,  # noqa: ARG002
+        cause: LeaveReason,  # noqa: ARG002
     ) -> None:
         """A line, after those for what the client has asked for in vain."""
         client = self._clients.pop(registration.uuid, None)
@@ -280,7 +280,7 @@ class AuditJournal(Quiet):
         source: Peer,
         message: PeerConnection,
         error: str,
-        why: Return,  # noqa: ARG002
+        why: BounceReason,  # noqa: ARG002
     ) -> None:
         """A line."""
         offer = None
@@ -290,7 +290,7 @@ class AuditJournal(Quiet):
             offer = self._end(*(pair if is_offer else reversed(pair)))
         self._tell(source, message, "returned", error, offer)
 
-    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+    def shielded(self, source: Peer, message: PeerConnection, why: DropReason) -> None:
         """A line for the first of each client; when it leaves, the number of all."""
         registration = source.registration
         if registration is not None and registration.dropped == 1:
@@ -359,13 +359,13 @@ def _uuid(source: Peer, message: PeerConnection) -> str:
 
 def audit(
     settings: Logging, clock: IReactorTime, pseudonyms: Clear
-) -> AuditJournal | None:
+) -> AuditObserver | None:
     """Open the audit log that the settings ask for, or None.
 
     Args:
         settings: Name it.
-        clock: As for `AuditJournal`.
-        pseudonyms: As for `AuditJournal`.
+        clock: As for `AuditObserver`.
+        pseudonyms: As for `AuditObserver`.
 
     Raises:
         ConfigError: It cannot be written.
@@ -378,4 +378,4 @@ def audit(
     except OSError as error:
         problem = f"{path} cannot be written: {error.strerror}"
         raise ConfigError([Problem(SETTING, problem)]) from None
-    return AuditJournal(Writer(file, AuditOwner()), clock, pseudonyms)
+    return AuditObserver(Writer(file, AuditOwner()), clock, pseudonyms)

@@ -8,17 +8,17 @@ from http import HTTPStatus
 
 from proxyrelay.errors import Refusal
 from proxyrelay.net.timing import FAST, SLOW, Timing
-from proxyrelay.observe.null import Quiet
-from proxyrelay.switchboard.events import Return
+from proxyrelay.observe.null import NullObserver
+from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import Departure, Peer, Registration
+from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 
 KNOWN_CODES = frozenset({*range(1000, 1016), *range(4000, 4005)})
 """Close codes that are counted one by one; a client can choose any."""
 
 
-class Counts(Quiet):
+class RelayCounters(NullObserver):
     """A journal that counts.
 
     Numbers only grow. It is told of each message that is forwarded, so each event is a
@@ -54,7 +54,7 @@ class Counts(Quiet):
         self._clock = clock
         self.accepted = 0
         self.registrations = 0
-        self.departures: Counter[Departure] = Counter()
+        self.departures: Counter[LeaveReason] = Counter()
         self.refusals: Counter[int] = Counter()
         self.rejections: Counter[int] = Counter()
         self.failures: Counter[int] = Counter()
@@ -63,7 +63,7 @@ class Counts(Quiet):
         self.closes: Counter[tuple[int, bool]] = Counter()
         self.offers = 0
         self.answers = 0
-        self.returns: Counter[Return] = Counter()
+        self.returns: Counter[BounceReason] = Counter()
         self.holds = 0
         self.slowdowns = 0
         self.received_bytes = 0
@@ -81,7 +81,7 @@ class Counts(Quiet):
         peer: Peer,  # noqa: ARG002
         registration: Registration,  # noqa: ARG002
         why: str,  # noqa: ARG002
-        cause: Departure,
+        cause: LeaveReason,
     ) -> None:
         """A peer no longer holds its UUID."""
         self.departures[cause] += 1
@@ -115,7 +115,7 @@ class Counts(Quiet):
         source: Peer,  # noqa: ARG002
         message: PeerConnection,  # noqa: ARG002
         error: str,  # noqa: ARG002
-        why: Return,
+        why: BounceReason,
     ) -> None:
         """An offer or answer went back to its sender with an error."""
         self.returns[why] += 1

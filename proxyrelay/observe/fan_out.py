@@ -7,28 +7,28 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from proxyrelay.observe.null import Quiet
-from proxyrelay.switchboard.events import ConnectionJournal
+from proxyrelay.observe.null import NullObserver
+from proxyrelay.switchboard.events import ConnectionObserver
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
 
-EVENTS = {name: method for name, method in vars(Quiet).items() if name[0] != "_"}
+EVENTS = {name: method for name, method in vars(NullObserver).items() if name[0] != "_"}
 """What a journal hears of, and the methods of one that does nothing about it."""
 
 _log = Logger()
 
 
-class Journals(Quiet):
+class FanOut(NullObserver):
     """Tells several journals of everything.
 
-    Who has inherited a method of `Quiet` is not told of that event.
+    Who has inherited a method of `NullObserver` is not told of that event.
 
     Args:
         journals: The journals, in the order in which they are told.
     """
 
-    def __init__(self, journals: Sequence[ConnectionJournal]) -> None:
+    def __init__(self, journals: Sequence[ConnectionObserver]) -> None:
         listening = {
             event: tuple(
                 getattr(journal, event)

@@ -16,10 +16,10 @@ from twisted.logger import Logger
 from proxyrelay.errors import Refusal, TryAgainLater, UnknownMessage
 from proxyrelay.net.rate import Rate
 from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.switchboard.events import Return
+from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection
-from proxyrelay.switchboard.offers import Drop, Offer
-from proxyrelay.switchboard.peer import REPLACED, Departure, Peer, Registration
+from proxyrelay.switchboard.offers import DropReason, Offer
+from proxyrelay.switchboard.peer import REPLACED, LeaveReason, Peer, Registration
 from proxyrelay.switchboard.registry import Registry
 
 FIGHT = 3
@@ -33,7 +33,7 @@ GUESSES = Rate(per_second=1, burst=0)
 """How many lines tell of wrong tokens."""
 
 
-class LogJournal:
+class LogObserver:
     """Writes the journal to the log.
 
     Args:
@@ -101,7 +101,7 @@ class LogJournal:
         peer: Peer,
         registration: Registration,
         why: str,
-        cause: Departure,  # noqa: ARG002
+        cause: LeaveReason,  # noqa: ARG002
     ) -> None:
         """A peer no longer holds its UUID."""
         if registration.rounds >= FIGHT and why == REPLACED:
@@ -159,7 +159,7 @@ class LogJournal:
         source: Peer,
         message: PeerConnection,
         error: str,
-        why: Return,  # noqa: ARG002
+        why: BounceReason,  # noqa: ARG002
     ) -> None:
         """An offer or answer went back to its sender with an error.
 
@@ -195,7 +195,7 @@ class LogJournal:
                 target=message.peer_uuid,
             )
 
-    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+    def shielded(self, source: Peer, message: PeerConnection, why: DropReason) -> None:
         """A message was dropped that would have harmed its receiver.
 
         The first of each client has a line.

@@ -5,16 +5,16 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from proxyrelay.errors import Refusal, UnknownMessage
-from proxyrelay.switchboard.events import Return
+from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection
-from proxyrelay.switchboard.offers import Drop, Offer
-from proxyrelay.switchboard.peer import Departure, Peer, Registration
+from proxyrelay.switchboard.offers import DropReason, Offer
+from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 
 
-class Quiet:
+class NullObserver:
     """What journals extend that care for some things only.
 
-    It is a `proxyrelay.switchboard.events.ConnectionJournal`,
+    It is a `proxyrelay.switchboard.events.ConnectionObserver`,
     which describes each method.
     """
 
@@ -25,7 +25,7 @@ class Quiet:
         """A newer connection of the same user took over a UUID."""
 
     def left(
-        self, peer: Peer, registration: Registration, why: str, cause: Departure
+        self, peer: Peer, registration: Registration, why: str, cause: LeaveReason
     ) -> None:
         """A peer no longer holds its UUID."""
 
@@ -38,14 +38,14 @@ class Quiet:
         """An offer or answer was handed to its receiver."""
 
     def returned(
-        self, source: Peer, message: PeerConnection, error: str, why: Return
+        self, source: Peer, message: PeerConnection, error: str, why: BounceReason
     ) -> None:
         """An offer or answer went back to its sender with an error."""
 
     def held(self, source: Peer, message: PeerConnection) -> None:
         """An offer waits for its receiver, which has just left, to come back."""
 
-    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+    def shielded(self, source: Peer, message: PeerConnection, why: DropReason) -> None:
         """A message was dropped that would have harmed its receiver."""
 
     def deaf(self, peer: Peer, registration: Registration) -> None:

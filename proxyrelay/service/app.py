@@ -37,20 +37,20 @@ from proxyrelay.config import Config, Offers
 from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
 from proxyrelay.net import addresses, certificates, epoll, listening, process
 from proxyrelay.net.clock import use_monotonic_time
-from proxyrelay.net.epoll import Crowd
+from proxyrelay.net.epoll import EpollMultiplexer
 from proxyrelay.net.heap import Heap
 from proxyrelay.net.timers import Heartbeat
-from proxyrelay.net.tls_transport import SecureServer
-from proxyrelay.net.transport import PromptServer
+from proxyrelay.net.tls_transport import TlsTransport
+from proxyrelay.net.transport import DirectWriteTransport
 from proxyrelay.observe import log as logs
 from proxyrelay.observe import privacy
 from proxyrelay.observe.audit import audit
-from proxyrelay.observe.fan_out import Journals
-from proxyrelay.observe.journal import LogJournal
+from proxyrelay.observe.fan_out import FanOut
+from proxyrelay.observe.journal import LogObserver
 from proxyrelay.service.checks import Inspection, inspect
 from proxyrelay.service.drain import Drain, Successor
 from proxyrelay.service.reload import Reload
-from proxyrelay.switchboard.events import ConnectionJournal
+from proxyrelay.switchboard.events import ConnectionObserver
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.admission import RESERVE
@@ -58,7 +58,7 @@ from proxyrelay.websocket.crossing import Crossing
 from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
 
 if TYPE_CHECKING:
-    from proxyrelay.admin.listener import Watch
+    from proxyrelay.admin.listener import Instrumentation
     from proxyrelay.service.systemd import Supervision
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ class RelayService(MultiService):
         reactor: Any,
         clock: IReactorTime | None = None,
         inherited: Sequence[socket] = (),
-        further: Sequence[ConnectionJournal] = (),
+        further: Sequence[ConnectionObserver] = (),
         kind: type[RelayProtocol] = RelayProtocol,
         observer: logs.Log | None = None,
     ) -> None:
@@ -117,13 +117,13 @@ class RelayService(MultiService):
         self._reactor = reactor
         self.pseudonyms = privacy.pseudonyms(settings.logging)
         verbose = settings.logging.default_level == "DEBUG"
-        self.journal = LogJournal(clock.seconds, verbose, self.pseudonyms)
+        self.journal = LogObserver(clock.seconds, verbose, self.pseudonyms)
         self._audit = audit(settings.logging, clock, self.pseudonyms)
         self.drained: Callable[[], None] = lambda: None
         audited = () if self._audit is None else (self._audit,)
-        journal: ConnectionJournal = self.journal
+        journal: ConnectionObserver = self.journal
         if audited or further:
-            journal = Journals((journal, *audited, *further))
+            journal = FanOut((journal, *audited, *further))
         self._waiting = Crossing(clock, _crossing(settings.offers), self._pass_on)
         self.factory = RelayFactory(
             Relay(journal, clock.seconds, self._waiting, settings.offers),
@@ -136,9 +136,9 @@ class RelayService(MultiService):
         )
         self._contexts = None if pair is None else certificates.Contexts(pair)
         self._served = self.factory.behind_proxies()
-        self._crowd: Crowd | None = None
+        self._crowd: EpollMultiplexer | None = None
         if epoll.AVAILABLE:
-            self._crowd = Crowd(reactor, self.factory.outbox)
+            self._crowd = EpollMultiplexer(reactor, self.factory.outbox)
         self._census = LoopingCall(self._list_clients)
         self._census.clock = clock
         self._sweep = Heartbeat(clock, SWEEP, self._tick, self.factory.has_backlog)
@@ -206,7 +206,7 @@ class RelayService(MultiService):
         """Leave new clients to another relay, and end when the last has left."""
         if self._draining is not None or self.factory.stopping:
             return
-        self.factory.gate.last_call()
+        self.factory.gate.accept_backlog()
         places = [port.getHost() for port in self._ports]
         for port in self._ports:
             listening.retire(port, self._shared)
@@ -262,14 +262,14 @@ class RelayService(MultiService):
             bound.close()  # the reactor has its own descriptor of it
         self._sockets = []
 
-    def _transport(self, *arguments: Any) -> PromptServer:
+    def _transport(self, *arguments: Any) -> DirectWriteTransport:
         """Build the transport of a connection, as Twisted's ports do."""
         *given, _ = arguments
         watch = self._crowd or self._reactor
         common = (self.factory.pace, self.factory.outbox, *given, watch)
         if self._contexts is None:
-            return PromptServer(*common)
-        return SecureServer(self._contexts.begin, self.factory.tls_pace, *common)
+            return DirectWriteTransport(*common)
+        return TlsTransport(self._contexts.begin, self.factory.tls_pace, *common)
 
     def startService(self) -> None:
         """Accept connections, if that has not begun yet."""
@@ -298,7 +298,7 @@ class RelayService(MultiService):
 
     def _tick(self) -> None:
         self.factory.relay.tick()
-        if not self.factory.pace.behind:
+        if not self.factory.pace.backlogged:
             self._heap.look(len(self.factory.connections), self._clock.seconds())
 
     def _pass_on(self, offer: Offer) -> None:
@@ -331,7 +331,7 @@ class RelayService(MultiService):
             bound.close()
         self._sockets = []
         stopping: list[Deferred[Any]] = []
-        self.factory.gate.last_call()
+        self.factory.gate.accept_backlog()
         for port in self._ports:
             if isinstance(port, Port):
                 # Who waits to be accepted is closed like all others, and not reset.
@@ -629,16 +629,16 @@ def _supervision(
     return supervision.Supervision(found, lambda: relay.status, reload, reactor)
 
 
-def _watch(settings: config.Admin, reactor: Any) -> Watch | None:
+def _watch(settings: config.Admin, reactor: Any) -> Instrumentation | None:
     """What is told of all that happens, if anybody is to see it.
 
     It is loaded only then, with all that it needs.
     """
     if settings.listen is None:
         return None
-    from proxyrelay.admin.listener import Watch  # noqa: PLC0415
+    from proxyrelay.admin.listener import Instrumentation  # noqa: PLC0415
 
-    return Watch(reactor)
+    return Instrumentation(reactor)
 
 
 def _observer(options: Options, settings: config.Logging) -> logs.Log | None:

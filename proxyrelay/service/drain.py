@@ -151,7 +151,7 @@ class Drain:
 
     def _close_some(self) -> None:
         for connection in self._left[: self._share]:
-            connection.shut()
+            connection.close_going_away()
         del self._left[: self._share]
 
     def _failed(self, failure: Failure) -> None:

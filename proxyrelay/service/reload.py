@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from proxyrelay import auth, config
-from proxyrelay.admin.control import Outcome, Reloaded
+from proxyrelay.admin.control import Reloaded, ReloadOutcome
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.credentials import Credentials
 from proxyrelay.config import Config, Secret
@@ -161,7 +161,9 @@ class Reload(Service):
                 event="reload_refused",
                 count=len(wrong),
             )
-            return Reloaded(Outcome.REFUSED, "\n".join(map(str, wrong)), self._token)
+            return Reloaded(
+                ReloadOutcome.REFUSED, "\n".join(map(str, wrong)), self._token
+            )
         before, pair = self._relay.config, self._relay.pair
         settings, waiting = applicable(before, found.config)
         names = [".".join(path) for path in differences(before, settings)]
@@ -205,7 +207,7 @@ class Reload(Service):
                 _names=_listed(map(".".join, waiting)),
             )
         return Reloaded(
-            Outcome.CHANGED if names else Outcome.UNCHANGED,
+            ReloadOutcome.CHANGED if names else ReloadOutcome.UNCHANGED,
             _summary(names, list(map(".".join, waiting))),
             self._token,
         )

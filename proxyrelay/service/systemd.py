@@ -17,7 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from proxyrelay.admin.control import Outcome, Reloadable, Reloaded
+from proxyrelay.admin.control import Reloadable, Reloaded, ReloadOutcome
 
 ADDRESS = "NOTIFY_SOCKET"
 """Environment variable that names the supervisor's socket."""
@@ -172,7 +172,7 @@ class Supervision(Service):
         )
         try:
             done = self._reload.reload()
-            self._refused = done.outcome is Outcome.REFUSED
+            self._refused = done.outcome is ReloadOutcome.REFUSED
         finally:
             self._supervisor.tell("READY=1", *self._changes())
         return done

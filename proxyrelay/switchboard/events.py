@@ -8,11 +8,11 @@ from typing import Protocol
 
 from proxyrelay.errors import Refusal, UnknownMessage
 from proxyrelay.switchboard.messages import PeerConnection
-from proxyrelay.switchboard.offers import Drop, Offer
-from proxyrelay.switchboard.peer import Departure, Peer, Registration
+from proxyrelay.switchboard.offers import DropReason, Offer
+from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 
 
-class Return(Enum):
+class BounceReason(Enum):
     """Why a message goes back to its sender."""
 
     UNKNOWN = "unknown"
@@ -27,7 +27,7 @@ class Return(Enum):
     SELF = "self"
 
 
-class Journal(Protocol):
+class RelayObserver(Protocol):
     """Hears of everything that the rules decide."""
 
     def registered(self, peer: Peer, registration: Registration) -> None:
@@ -45,7 +45,7 @@ class Journal(Protocol):
         """
 
     def left(
-        self, peer: Peer, registration: Registration, why: str, cause: Departure
+        self, peer: Peer, registration: Registration, why: str, cause: LeaveReason
     ) -> None:
         """A peer no longer holds its UUID."""
 
@@ -70,7 +70,7 @@ class Journal(Protocol):
         """
 
     def returned(
-        self, source: Peer, message: PeerConnection, error: str, why: Return
+        self, source: Peer, message: PeerConnection, error: str, why: BounceReason
     ) -> None:
         """An offer or answer went back to its sender with an error.
 
@@ -84,7 +84,7 @@ class Journal(Protocol):
     def held(self, source: Peer, message: PeerConnection) -> None:
         """An offer waits for its receiver, which has just left, to come back."""
 
-    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+    def shielded(self, source: Peer, message: PeerConnection, why: DropReason) -> None:
         """A message was dropped that would have harmed its receiver."""
 
     def deaf(self, peer: Peer, registration: Registration) -> None:
@@ -94,7 +94,7 @@ class Journal(Protocol):
         """A message of an old client was ignored, as old clients expect."""
 
 
-class ConnectionJournal(Journal, Protocol):
+class ConnectionObserver(RelayObserver, Protocol):
     """Hears also of what happens to connections below the rules."""
 
     def rejected(self, address: str, status: HTTPStatus, detail: str) -> None:

@@ -36,16 +36,16 @@ OUTSTANDING_OF_USER = OUTSTANDING // 8
 HELD_CEILING = 16 * 1024
 """Bytes of the longest offer that is held. Those of stock clients have 1 to 2 kB."""
 
-ACQUAINTED = 10.0
+CONNECTED_SECONDS = 10.0
 """Seconds from an answer for which its two clients are taken to have found each other.
 Stock clients then keep what came of it, and wait 30 s for it to open: neither begins
 another offer, so that one which comes all the same crosses nothing."""
 
-ACQUAINTANCES = 16 * 1024
+CONNECTED_PAIRS = 16 * 1024
 """Pairs of which that is remembered, at some 0.4 kB each."""
 
 
-class Drop(Enum):
+class DropReason(Enum):
     """Why a message is not passed on: each would end the process that gets it."""
 
     ERROR = "it carries an error, which only the relay may set"
@@ -87,7 +87,7 @@ class Offer(msgspec.Struct, eq=False, gc=False):
 Pair = tuple[str, str]
 
 
-class Ledger:
+class OfferTable:
     """Outstanding offers, at most one from a client to another; and who knows whom."""
 
     def __init__(self) -> None:
@@ -114,12 +114,12 @@ class Ledger:
         """The outstanding offer of a client to another, or None."""
         return self._open.get((source, target))
 
-    def forbids(self, source: str, target: str) -> Drop | None:
+    def forbids(self, source: str, target: str) -> DropReason | None:
         """Why an offer of a client to another may not be passed on, or None."""
         if (source, target) in self._open:
-            return Drop.DUPLICATE
+            return DropReason.DUPLICATE
         if (target, source) in self._open:
-            return Drop.CROSSING
+            return DropReason.CROSSING
         return None
 
     def allows(self, offer: Offer) -> bool:
@@ -247,14 +247,14 @@ class Ledger:
         """The same of those that wait before they are passed on."""
         return list(_older(self._held.values(), now, seconds))
 
-    def acquaint(self, one: str, other: str, now: float) -> None:
+    def mark_connected(self, one: str, other: str, now: float) -> None:
         """Note that an answer has passed between two clients."""
         pair = _pair(one, other)
         self._answered.pop(pair, None)
-        if len(self._answered) < ACQUAINTANCES:
+        if len(self._answered) < CONNECTED_PAIRS:
             self._answered[pair] = now
 
-    def acquainted(self, one: str, other: str, now: float) -> float:
+    def last_connected(self, one: str, other: str, now: float) -> float:
         """When an answer has passed between two clients, if that was lately.
 
         Args:
@@ -281,7 +281,7 @@ def _pair(one: str, other: str) -> Pair:
 
 
 def _is_lately(when: float, now: float) -> bool:
-    return now - ACQUAINTED < when
+    return now - CONNECTED_SECONDS < when
 
 
 def _older(offers: Iterable[Offer], now: float, seconds: float) -> Iterator[Offer]:

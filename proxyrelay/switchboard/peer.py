@@ -20,7 +20,7 @@ REPLACED = "replaced by a newer connection"
 """Why a client has left whose UUID another connection has taken over."""
 
 
-class Departure(Enum):
+class LeaveReason(Enum):
     """Why a client no longer holds its UUID, in one word."""
 
     CLOSED = "closed"

@@ -24,17 +24,17 @@ from proxyrelay.errors import (
 )
 from proxyrelay.switchboard import messages
 from proxyrelay.switchboard.directory import Alone, Directory
-from proxyrelay.switchboard.events import Journal, Return
+from proxyrelay.switchboard.events import BounceReason, RelayObserver
 from proxyrelay.switchboard.messages import (
     LegacyRegistrationRequest,
     PeerConnection,
     RegistrationRequest,
 )
-from proxyrelay.switchboard.offers import Drop, Ledger, Offer
+from proxyrelay.switchboard.offers import DropReason, Offer, OfferTable
 from proxyrelay.switchboard.peer import (
     NAME_LENGTH,
     REPLACED,
-    Departure,
+    LeaveReason,
     Peer,
     Registration,
     share_of,
@@ -67,15 +67,15 @@ FULL = "Too many offers to or from the requested peer {} wait for an answer."
 """Why a message comes back."""
 
 
-_WORDS: Mapping[str, Return] = {
-    FOREIGN: Return.FOREIGN,
-    BUSY: Return.BUSY,
-    LEFT: Return.LEFT,
-    CROSSED: Return.CROSSED,
-    SILENT: Return.SILENT,
-    DEAF: Return.DEAF,
-    FULL: Return.FULL,
-    SELF: Return.SELF,
+_WORDS: Mapping[str, BounceReason] = {
+    FOREIGN: BounceReason.FOREIGN,
+    BUSY: BounceReason.BUSY,
+    LEFT: BounceReason.LEFT,
+    CROSSED: BounceReason.CROSSED,
+    SILENT: BounceReason.SILENT,
+    DEAF: BounceReason.DEAF,
+    FULL: BounceReason.FULL,
+    SELF: BounceReason.SELF,
 }
 """That of each text; any other is a directory's, for a peer that it does not know."""
 
@@ -109,7 +109,7 @@ class Relay:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: RelayObserver,
         clock: Callable[[], float],
         waiting: Waiting,
         offers: Offers = Offers(),  # noqa: B008 - frozen
@@ -117,8 +117,8 @@ class Relay:
         self.offers = offers
         self.registry = Registry()
         self.directory: Directory = Alone()
-        self.ledger = Ledger()
-        self.drops: Counter[Drop] = Counter()
+        self.ledger = OfferTable()
+        self.drops: Counter[DropReason] = Counter()
         self._journal = journal
         self._clock = clock
         self._waiting = waiting
@@ -146,10 +146,12 @@ class Relay:
     def refuse(self, peer: Peer, refusal: Refusal) -> None:
         """Close a peer that is not, or no longer, to be served."""
         self._journal.refused(peer, refusal)
-        self.leave(peer, f"refused with {refusal.code}", Departure.REFUSED)
+        self.leave(peer, f"refused with {refusal.code}", LeaveReason.REFUSED)
         peer.close(refusal.code, refusal.reason)
 
-    def leave(self, peer: Peer, why: str, cause: Departure = Departure.LOST) -> None:
+    def leave(
+        self, peer: Peer, why: str, cause: LeaveReason = LeaveReason.LOST
+    ) -> None:
         """Forget a peer. Does nothing if it holds no UUID.
 
         Args:
@@ -160,7 +162,7 @@ class Relay:
         registration = peer.registration
         if registration is not None:
             peer.registration = None
-            moved = cause is Departure.MOVED
+            moved = cause is LeaveReason.MOVED
             now = None if moved else self._clock()
             self.registry.remove(registration.uuid, peer, now)
             self._journal.left(peer, registration, why, cause)
@@ -229,7 +231,7 @@ class Relay:
             registration.name = name
             registration.legacy = legacy
         else:
-            self.leave(peer, "registered another UUID", Departure.MOVED)
+            self.leave(peer, "registered another UUID", LeaveReason.MOVED)
             registration = Registration(
                 request.uuid, name, legacy, now, rounds=rounds, again=again
             )
@@ -260,7 +262,7 @@ class Relay:
         if held is not None and now - held.since < ROUND:
             rounds += held.rounds
         self._journal.replaced(holder, peer, uuid, rounds)
-        self.leave(holder, REPLACED, Departure.REPLACED)
+        self.leave(holder, REPLACED, LeaveReason.REPLACED)
         holder.close(superseded.code, superseded.reason)
         # Stock clients decide by the state of their old socket whether they were
         # replaced. So that is closed before the new one hears of its success.
@@ -281,14 +283,14 @@ class Relay:
                 message,
                 f"The source {message.source_uuid} is not the UUID "
                 f"{registration.uuid} that this client has registered.",
-                Return.SOURCE,
+                BounceReason.SOURCE,
             )
         elif not self.offers.shield:
             error = self._deliver(peer, message, text)
             if error is not None:
                 self._return(peer, message, error)
         elif message.error is not None:
-            self._drop(peer, registration, message, Drop.ERROR)
+            self._drop(peer, registration, message, DropReason.ERROR)
         elif not messages.is_described(message):
             self._forward_undescribed(peer, registration, message)
         elif message.description_type == "answer":
@@ -309,7 +311,7 @@ class Relay:
         if target is None and message.description_type == "offer":
             self._return(peer, message, self.directory.missing)
         else:
-            self._drop(peer, registration, message, Drop.DESCRIPTION)
+            self._drop(peer, registration, message, DropReason.DESCRIPTION)
 
     def _forward_offer(
         self,
@@ -323,7 +325,7 @@ class Relay:
         if source == target:
             # It has just made this offer itself, and would end at the sight of it.
             self._return(peer, message, SELF)
-        elif forbidden is Drop.CROSSING and self._crosses_held(source, target):
+        elif forbidden is DropReason.CROSSING and self._crosses_held(source, target):
             # This client must have let go of its own offer when it hears of the other.
             self._return(peer, message, CROSSED)
         elif forbidden is not None:
@@ -382,16 +384,16 @@ class Relay:
         registration.deaf = False
         offer = self.ledger.find(message.peer_uuid, message.source_uuid)
         if offer is None:
-            self._drop(peer, registration, message, Drop.UNASKED)
+            self._drop(peer, registration, message, DropReason.UNASKED)
             return
         self.ledger.close(offer)
         if self._is_late(offer):
-            self._drop(peer, registration, message, Drop.LATE)
+            self._drop(peer, registration, message, DropReason.LATE)
             return
         error = self._deliver(peer, message, text, offer)
         if error is None:
             if self.offers.crossing:
-                self.ledger.acquaint(offer.source, offer.target, self._clock())
+                self.ledger.mark_connected(offer.source, offer.target, self._clock())
         else:
             # It makes the sender let go of the connection, so that the next offer of
             # its peer finds a new one.
@@ -431,7 +433,7 @@ class Relay:
         peer: Peer,
         registration: Registration,
         message: PeerConnection,
-        why: Drop,
+        why: DropReason,
     ) -> None:
         self.drops[why] += 1
         registration.dropped += 1
@@ -442,7 +444,7 @@ class Relay:
         peer: Peer,
         message: PeerConnection,
         why: str,
-        word: Return = Return.UNKNOWN,
+        word: BounceReason = BounceReason.UNKNOWN,
     ) -> None:
         error = why.format(message.peer_uuid)
         self._journal.returned(peer, message, error, _WORDS.get(why, word))
@@ -493,7 +495,7 @@ class Relay:
         target = self.registry.get(offer.target)
         if target is None or target.registration is None or target.user != peer.user:
             return False
-        found = self.ledger.acquainted(offer.source, offer.target, offer.since)
+        found = self.ledger.last_connected(offer.source, offer.target, offer.since)
         if found > max(registration.since, target.registration.since):
             return False
         offer.text = text
@@ -599,7 +601,7 @@ class Relay:
             return
         registration, request = source.registration, _request(offer)
         if registration is not None and self._is_late(offer):
-            self._drop(source, registration, request, Drop.LATE)
+            self._drop(source, registration, request, DropReason.LATE)
         else:
             self._return(source, request, error)
 

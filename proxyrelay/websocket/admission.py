@@ -63,7 +63,7 @@ class Origin(Generic[T]):
         self.unregistered: dict[T, float] = {}
         self.ending = 0
         self.registered = 0.0
-        self.spoken = 0.0
+        self.message_debt = 0.0
 
 
 class Limits(Generic[T]):
@@ -159,7 +159,7 @@ class Limits(Generic[T]):
         self.unregistered += 1
         return origin
 
-    def surplus(self, origin: Origin[T], now: float) -> T | None:
+    def over_address_cap(self, origin: Origin[T], now: float) -> T | None:
         """A connection whose time is over before its deadline, since one more has come.
 
         It is the oldest of an address that has too many which hold no UUID, unless
@@ -171,7 +171,7 @@ class Limits(Generic[T]):
             return None
         return self._oldest(origin, now)
 
-    def excess(self, now: float) -> T | None:
+    def over_total_cap(self, now: float) -> T | None:
         """A connection whose time is over since hardly any more may hold no UUID.
 
         It is the oldest of the address that has the most of them, in the same way,
@@ -259,7 +259,7 @@ class Limits(Generic[T]):
         if origin.open or origin.unregistered or origin.ending:
             return
         del self._origins[origin.name]
-        if max(origin.registered, origin.spoken) > now:
+        if max(origin.registered, origin.message_debt) > now:
             self._owing[origin.name] = origin
             if len(self._owing) > REMEMBERED:
                 self._owing.popitem(last=False)
@@ -324,7 +324,9 @@ class Limits(Generic[T]):
             When that is from now on.
         """
         if origin.limited:
-            origin.spoken = self._address_speaks.spend(origin.spoken, now, count)
+            origin.message_debt = self._address_speaks.spend(
+                origin.message_debt, now, count
+            )
         return self._speaks.spend(due, now, count)
 
     def too_fast(
@@ -342,9 +344,9 @@ class Limits(Generic[T]):
             since: From when on it has not been read from; None if it was just now.
         """
         latest = now + self._settings.burst
-        if due <= latest and origin.spoken <= latest:
+        if due <= latest and origin.message_debt <= latest:
             return False
         if self._speaks.over(due, now):
             return True
         patient = since is None or now - since < LONGEST
-        return patient and self._address_speaks.over(origin.spoken, now)
+        return patient and self._address_speaks.over(origin.message_debt, now)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from proxyrelay.net.timers import Deadlines
+from proxyrelay.net.timers import TimeoutQueue
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
 
@@ -82,7 +82,7 @@ class Crossing:
     ) -> None:
         self._clock = clock
         self._pass_on = pass_on
-        self._deadlines = Deadlines(clock, seconds, self._expired)
+        self._deadlines = TimeoutQueue(clock, seconds, self._expired)
         self._probes: dict[Peer, _Probe] = {}
         self._probe_of: dict[Offer, _Probe] = {}
 
@@ -113,7 +113,7 @@ class Crossing:
         self._deadlines.begin(offer)
 
     def change(self, seconds: float) -> None:
-        """Give offers another time to wait, at most; see `Deadlines.change`."""
+        """Give offers another time to wait, at most; see `TimeoutQueue.change`."""
         self._deadlines.change(seconds, 0.0)
 
     def stop(self) -> None:

@@ -137,7 +137,7 @@ def small_frame(data: bytes, start: int, end: int) -> tuple[int, int]:
     return (body, stop) if stop <= end else NOTHING
 
 
-class FastLane(WebSocketServerProtocol):
+class FrameFastPath(WebSocketServerProtocol):
     """Takes what was read apart, and whole small frames out of it."""
 
     # What Autobahn keeps of a connection, which its types do not tell.
@@ -155,14 +155,14 @@ class FastLane(WebSocketServerProtocol):
         """
         state = self.state
         if state == self.STATE_OPEN or state == self.STATE_CLOSING:  # noqa: PLR1714
-            self.counted(self._take(data))
+            self.frames_received(self._take(data))
         elif state != self.STATE_CLOSED:
             self._dataReceived(data)
 
-    def counted(self, count: int) -> None:
+    def frames_received(self, count: int) -> None:
         """Hear how many frames, or pieces of frames, one read has brought."""
 
-    def put_off(self, rest: bytes) -> None:
+    def defer_frames(self, rest: bytes) -> None:
         """Have more frames than are acted upon at once come again, in a while."""
         raise NotImplementedError
 
@@ -175,7 +175,7 @@ class FastLane(WebSocketServerProtocol):
         count = 0
         while position < end:
             if count >= AT_ONCE:
-                self.put_off(data[position:])
+                self.defer_frames(data[position:])
                 break
             frame = self.current_frame
             if frame is not None:

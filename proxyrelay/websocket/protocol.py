@@ -55,17 +55,17 @@ from proxyrelay.errors import (
     TryAgainLater,
 )
 from proxyrelay.net import addresses
-from proxyrelay.net.pacing import Pace
-from proxyrelay.net.timers import Deadlines
-from proxyrelay.net.transport import PAUSE, AnnouncedFactory, Gate, Outbox
+from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.net.timers import TimeoutQueue
+from proxyrelay.net.transport import PAUSE, AcceptGate, ProxyHeaderFactory, WriteBatch
 from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.switchboard.events import ConnectionJournal
+from proxyrelay.switchboard.events import ConnectionObserver
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
-from proxyrelay.switchboard.peer import Departure, Peer, Registration
+from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.admission import Limits, Origin
-from proxyrelay.websocket.fastpath import PING, PONG, TEXT, FastLane, header
+from proxyrelay.websocket.fastpath import PING, PONG, TEXT, FrameFastPath, header
 from proxyrelay.websocket.handshake import (
     acceptance,
     autobahn_head,
@@ -82,13 +82,13 @@ FRAMES_CEILING = 1024
 REASON_CEILING = 123
 """Bytes of the longest close reason (RFC 6455, section 5.5)."""
 
-EARLY = 64
+MAX_CONTROL_BEFORE_REGISTRATION = 64
 """Pings and pongs of a client that has not registered. Stock clients send none."""
 
 RECORDS_CEILING = 1024
 """Changes of TLS keys, and parts of records, before the upgrade. Clients send few."""
 
-AFTER = 128
+MAX_FRAMES_AFTER_CLOSE = 128
 """Frames that may have been under way when the relay closed a connection."""
 
 FIRST_CONTROL = 8
@@ -150,7 +150,7 @@ def _lengths(timeouts: Timeouts) -> dict[Phase, float]:
 
 
 @implementer(IHandshakeListener, IPushProducer)
-class RelayProtocol(FastLane):
+class RelayProtocol(FrameFastPath):
     """A client. It is the `proxyrelay.switchboard.peer.Peer` that the rules see.
 
     It is also the push producer of its own transport, which is how it learns
@@ -189,7 +189,7 @@ class RelayProtocol(FastLane):
     _ping = b""
     _probe: tuple[bytes, Callable[[], None]] | None = None
     _admitted = False
-    _due = 0.0
+    _message_debt = 0.0
     _registered = 0.0
     _slow: float | None = None
     _told_slow = False
@@ -247,8 +247,8 @@ class RelayProtocol(FastLane):
             PeerGone: The connection is closing or closed, or was dropped just
                 now since the client asks and asks and does not read.
         """
-        self._due = self.factory.limits.answered(
-            self._due, self.factory.clock.seconds()
+        self._message_debt = self.factory.limits.answered(
+            self._message_debt, self.factory.clock.seconds()
         )
         self._say(text)
 
@@ -318,14 +318,14 @@ class RelayProtocol(FastLane):
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code, encode_truncate(reason, REASON_CEILING))
 
-    def shut(self) -> None:
+    def close_going_away(self) -> None:
         """Close since the relay stops: at once, or when the upgrade is done."""
         self.close(GOING_AWAY, "The relay is shutting down.")
         if self._checking is not None:
             # The outcome no longer matters: the upgrade is completed, and closed.
             self._checking.cancel()
 
-    def send_on(self) -> None:
+    def refuse_for_drain(self) -> None:
         """Ask a client that has not registered yet to come back, when it can hear it.
 
         It finds the relay that takes over. Who has registered is served on.
@@ -375,13 +375,13 @@ class RelayProtocol(FastLane):
         now = self.factory.clock.seconds()
         self._origin = limits.arrive(self, source, limited, now)
         # While the relay itself is late, nobody else is.
-        surplus = None
-        if not self.factory.behind:
-            surplus = limits.surplus(self._origin, now)
-        if surplus is not None:
-            surplus.hurry()
+        over_address_cap = None
+        if not self.factory.backlogged:
+            over_address_cap = limits.over_address_cap(self._origin, now)
+        if over_address_cap is not None:
+            over_address_cap.expire_early()
 
-    def hurry(self) -> None:
+    def expire_early(self) -> None:
         """The deadline of the phase comes early: there are too many like this."""
         if self._phase in _HANDSHAKES:
             self._drop("too many without a registration")
@@ -459,7 +459,7 @@ class RelayProtocol(FastLane):
         elif (
             self._phase is Phase.AWAITING_PONG
             and self._heard
-            and self._due > self.factory.clock.seconds()
+            and self._message_debt > self.factory.clock.seconds()
         ):
             # Its pong may be behind what it was too fast to send.
             self._enter(Phase.AWAITING_PONG)
@@ -490,9 +490,9 @@ class RelayProtocol(FastLane):
 
     def _may_be_unread(self) -> bool:
         """Whether what was awaited may have come, and wait to be read."""
-        if self._phase is Phase.TLS_HANDSHAKE and self.factory.tls_pace.behind:
+        if self._phase is Phase.TLS_HANDSHAKE and self.factory.tls_pace.backlogged:
             return True
-        return self._phase in _UNREAD and self.factory.outbox.behind
+        return self._phase in _UNREAD and self.factory.outbox.backlogged
 
     def _drop(self, why: str) -> None:
         """End the connection without a close handshake."""
@@ -504,7 +504,7 @@ class RelayProtocol(FastLane):
         """Let go of all that a connection holds, when its state is CLOSED."""
         if self.registration is not None:
             silent = why == _LATE[Phase.AWAITING_PONG]
-            cause = Departure.IDLE if silent else Departure.LOST
+            cause = LeaveReason.IDLE if silent else LeaveReason.LOST
             self.factory.relay.leave(self, why, cause)
         elif self._phase in _WHEN:
             self.factory.journal.dropped(self.address, why)
@@ -658,7 +658,7 @@ class RelayProtocol(FastLane):
             and getattr(served, name, served) is not value
         }
         if self.factory.stopping:
-            self.shut()
+            self.close_going_away()
         elif self.factory.draining:
             self._refusal = None
             self.factory.relay.refuse(self, TryAgainLater(REPLACED))
@@ -726,7 +726,7 @@ class RelayProtocol(FastLane):
         """
         if self.state != self.STATE_OPEN:
             return
-        self.factory.outbox.stirred = True
+        self.factory.outbox.saw_messages = True
         try:
             self.factory.relay.receive(self, payload, binary=isBinary)
         except Exception:
@@ -762,7 +762,7 @@ class RelayProtocol(FastLane):
     def _count_early(self) -> None:
         """Bound what is sent instead of a registration."""
         self._early += 1
-        if self._early > EARLY:
+        if self._early > MAX_CONTROL_BEFORE_REGISTRATION:
             refusal = PolicyViolation("Too many frames before a registration.")
             self._fail_connection(refusal.code, refusal.reason)
 
@@ -838,9 +838,9 @@ class RelayProtocol(FastLane):
         """Send a close frame; from here on the client is no longer registered."""
         why = "closed by the client" if isReply else f"closed with {code}"
         if isReply:
-            cause = Departure.CLOSED
+            cause = LeaveReason.CLOSED
         else:
-            cause = Departure.REFUSED if self.failedByMe else Departure.SHUT
+            cause = LeaveReason.REFUSED if self.failedByMe else LeaveReason.SHUT
         self.factory.relay.leave(self, why, cause)
         # The last word is not counted. Were the connection dropped for it, Autobahn
         # would set its state back from CLOSED to CLOSING.
@@ -855,13 +855,13 @@ class RelayProtocol(FastLane):
     def record_without_data(self) -> None:
         """Count a change of TLS keys, or a part of a record, as a piece of a frame."""
         if self.state != self.STATE_CONNECTING:
-            self.counted(1)
+            self.frames_received(1)
             return
         self._records += 1
         if self._records > RECORDS_CEILING:
             self._drop("too many TLS records without data")
 
-    def counted(self, count: int) -> None:
+    def frames_received(self, count: int) -> None:
         """Read on later from a client that is too fast. Nothing is lost by that.
 
         It is done once for each read, since that is what costs time.
@@ -870,11 +870,13 @@ class RelayProtocol(FastLane):
         now = factory.clock.seconds()
         if self.state != self.STATE_OPEN:
             self._after += count
-            if self._after > AFTER:
+            if self._after > MAX_FRAMES_AFTER_CLOSE:
                 self._drop("sends on after it was closed")
             return
-        self._due = factory.limits.heard(self._origin, self._due, now, count)
-        if factory.limits.too_fast(self._origin, self._due, now):
+        self._message_debt = factory.limits.heard(
+            self._origin, self._message_debt, now, count
+        )
+        if factory.limits.too_fast(self._origin, self._message_debt, now):
             self._slow_down(now)
 
     def _slow_down(self, now: float) -> None:
@@ -887,7 +889,7 @@ class RelayProtocol(FastLane):
             self._told_slow = True
             self.factory.journal.slowed(self.address)
 
-    def put_off(self, rest: bytes) -> None:
+    def defer_frames(self, rest: bytes) -> None:
         """Keep frames for the next turn, and read no others meanwhile."""
         self._rest = rest
         self.transport.pauseProducing()
@@ -904,10 +906,12 @@ class RelayProtocol(FastLane):
         if not self._rest and self._slow is None and self.state != self.STATE_CLOSED:
             self.transport.resumeProducing()
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         """Read again, unless it is too early."""
         now = self.factory.clock.seconds()
-        if self.factory.limits.too_fast(self._origin, self._due, now, self._slow):
+        if self.factory.limits.too_fast(
+            self._origin, self._message_debt, now, self._slow
+        ):
             self.factory.slow.begin(self)
             return
         self._slow = None
@@ -1058,7 +1062,7 @@ class RelayFactory(WebSocketServerFactory):
         self,
         relay: Relay,
         authenticator: Authenticator,
-        journal: ConnectionJournal,
+        journal: ConnectionObserver,
         clock: IReactorTime,
         config: Config,
         pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
@@ -1073,24 +1077,26 @@ class RelayFactory(WebSocketServerFactory):
         self.clock = clock
         self.config = config
         self.deadlines = {
-            phase: Deadlines(
+            phase: TimeoutQueue(
                 clock, seconds, RelayProtocol.expired, seconds * SLACK, self._is_behind
             )
             for phase, seconds in _lengths(config.timeouts).items()
         }
-        self.outbox = Outbox()
+        self.outbox = WriteBatch()
         self.limits = Limits[RelayProtocol](config.limits)
-        self.gate = Gate(self._room, clock)
-        self.slow = Deadlines(clock, PAUSE, RelayProtocol.read_on)
-        self.unread = Deadlines(clock, UNREAD, RelayProtocol.expired)
-        self.followers = Deadlines(clock, FOLLOW_SECONDS, RelayProtocol.stop_following)
-        self._announced: AnnouncedFactory | None = None
+        self.gate = AcceptGate(self._room, clock)
+        self.slow = TimeoutQueue(clock, PAUSE, RelayProtocol.resume_reading)
+        self.unread = TimeoutQueue(clock, UNREAD, RelayProtocol.expired)
+        self.followers = TimeoutQueue(
+            clock, FOLLOW_SECONDS, RelayProtocol.stop_following
+        )
+        self._announced: ProxyHeaderFactory | None = None
         self.connections: set[RelayProtocol] = set()
         self.stopping = False
         self.draining = False
-        self.pace = Pace(clock, HANDSHAKES)
-        self.tls_pace = Pace(clock, TLS_HANDSHAKES)
-        self.rests = Pace(clock, RESTS)
+        self.pace = TurnBudget(clock, HANDSHAKES)
+        self.tls_pace = TurnBudget(clock, TLS_HANDSHAKES)
+        self.rests = TurnBudget(clock, RESTS)
         self.origin_allowed = origin_matcher(config.allowed_origins)
         self.held_up: Callable[[], bool] = lambda: False
         self._arrivals = count()
@@ -1134,16 +1140,18 @@ class RelayFactory(WebSocketServerFactory):
         return protocol
 
     @property
-    def behind(self) -> bool:
+    def backlogged(self) -> bool:
         """Whether the relay itself is late, so that nobody else is to be called so."""
         return self.has_backlog() or self.held_up()
 
     def has_backlog(self) -> bool:
         """Tell whether more has come than could be read and acted upon yet."""
-        return self.pace.behind or self.tls_pace.behind or self.outbox.behind
+        return (
+            self.pace.backlogged or self.tls_pace.backlogged or self.outbox.backlogged
+        )
 
     def _is_behind(self) -> bool:
-        return self.behind
+        return self.backlogged
 
     def _room(self, descriptors: int) -> bool:
         self._make_room()
@@ -1152,21 +1160,21 @@ class RelayFactory(WebSocketServerFactory):
     def _make_room(self) -> None:
         """Let those go that keep others out, unless the relay itself is late."""
         now = self.clock.seconds()
-        while not self.behind:
-            excess = self.limits.excess(now)
-            if excess is None:
+        while not self.backlogged:
+            over_total_cap = self.limits.over_total_cap(now)
+            if over_total_cap is None:
                 break
-            excess.hurry()
+            over_total_cap.expire_early()
 
     @property
     def _waiting(self) -> int:
         """Connections of trusted proxies that have not said yet whose they are."""
         return 0 if self._announced is None else len(self._announced.waiting)
 
-    def behind_proxies(self) -> AnnouncedFactory:
+    def behind_proxies(self) -> ProxyHeaderFactory:
         """Build connections that begin as trusted proxies have them begin."""
         seconds = self.config.timeouts.opening_handshake
-        self._announced = AnnouncedFactory(
+        self._announced = ProxyHeaderFactory(
             self, self.limits.announced, self._dropped, self.clock, seconds
         )
         self._announced.lost = self._tell_if_all_gone
@@ -1193,14 +1201,14 @@ class RelayFactory(WebSocketServerFactory):
         self.stopping = True
         deadline = self.clock.callLater(seconds, self.abort_all)
         for connection in list(self.connections):
-            connection.shut()
+            connection.close_going_away()
         return self.all_gone().addBoth(_cancelled(deadline))
 
     def drain(self) -> None:
         """Ask whoever has not registered yet to come back: another relay takes over."""
         self.draining = True
         for connection in list(self.connections):
-            connection.send_on()
+            connection.refuse_for_drain()
 
     def all_gone(self) -> Deferred[None]:
         """Wait until no connection is left.

@@ -10,7 +10,7 @@ from proxyrelay.admin.events import KEPT, Events
 from proxyrelay.errors import Forbidden
 from proxyrelay.observe.journal import FIGHT
 from proxyrelay.switchboard.messages import PeerConnection
-from proxyrelay.switchboard.offers import Drop
+from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import Registration
 from tests.support.recording import A, B, RecordingPeer
 
@@ -71,7 +71,7 @@ class EventsTests(SynchronousTestCase):
         assert peer.registration is not None
         for dropped in (1, 2):
             peer.registration.dropped = dropped
-            self.events.shielded(peer, message, Drop.DUPLICATE)
+            self.events.shielded(peer, message, DropReason.DUPLICATE)
         self.assertEqual([kind for kind, _ in self.texts()], ["shielded"])
 
     def test_have_words(self) -> None:

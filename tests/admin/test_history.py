@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay.admin.history import FIELDS, KEPT, History
 from proxyrelay.admin.lag import INTERVAL, Lag
 from proxyrelay.net.timing import FAST, Timing
-from proxyrelay.observe.counters import Counts
+from proxyrelay.observe.counters import RelayCounters
 
 AHEAD = 1.7e9
 """Seconds by which the wall clock is ahead of the monotonic one."""
@@ -18,7 +18,7 @@ class HistoryTests(SynchronousTestCase):
     """Rates and times since the sample before."""
 
     def setUp(self) -> None:
-        self.counts = Counts(lambda: 0.0)
+        self.counts = RelayCounters(lambda: 0.0)
         self.lag = Timing(FAST)
         self.history = History(self.counts, self.lag, 100.0)
 

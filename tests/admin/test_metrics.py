@@ -22,8 +22,8 @@ from proxyrelay.config import Config, Limits, Logging
 from proxyrelay.errors import Problem, Refusal
 from proxyrelay.net import certificates
 from proxyrelay.observe import log as logs
-from proxyrelay.switchboard.events import Return
-from proxyrelay.switchboard.peer import Departure
+from proxyrelay.switchboard.events import BounceReason
+from proxyrelay.switchboard.peer import LeaveReason
 from proxyrelay.websocket.handshake import plain_upgrade
 from tests.support.certificates import Authority
 from tests.support.frames import CLOSE, PING, TEXT, frame
@@ -339,16 +339,18 @@ class ValueTests(MetricsTestCase):
         self.registered(A)  # takes the place of the one before
         client = self.registered(B)
         self.send(client, registration(C))
-        client.shut()
+        client.close_going_away()
         silent = self.registered(B)
         self.reactor.pump([20.5, 20.5])
         self.assertEqual(silent.state, silent.STATE_CLOSED)
         causes = {
             cause: self.value(f"departures_total{{cause={cause.value}}}")
-            for cause in Departure
+            for cause in LeaveReason
         }
         # The last one in the place of A has not answered a ping, either.
-        self.assertEqual(causes, {**dict.fromkeys(Departure, 1.0), Departure.IDLE: 2.0})
+        self.assertEqual(
+            causes, {**dict.fromkeys(LeaveReason, 1.0), LeaveReason.IDLE: 2.0}
+        )
 
     def test_who_breaks_the_protocol_is_refused(self) -> None:
         self.serve()
@@ -402,7 +404,7 @@ class ValueTests(MetricsTestCase):
         other = self.registered(B)
         self.send(one, offer(A, B))
         self.lose(other)
-        for why in (Return.UNKNOWN, Return.SOURCE, Return.LEFT):
+        for why in (BounceReason.UNKNOWN, BounceReason.SOURCE, BounceReason.LEFT):
             sample = f"messages_returned_total{{reason={why.value}}}"
             self.assertEqual(self.value(sample), 1, why)
 

@@ -18,7 +18,7 @@ from proxyrelay.auth.circuit_breaker import (
     SHORTEST_PAUSE,
     SPREAD,
     THRESHOLD,
-    Breaker,
+    CircuitBreaker,
 )
 
 
@@ -30,8 +30,8 @@ def never() -> float:
 class BreakerTests(SynchronousTestCase):
     """Closed, open, and one probe."""
 
-    def opened(self, now: float = 0.0, pause: float = 0.0) -> Breaker:
-        breaker = Breaker(never)
+    def opened(self, now: float = 0.0, pause: float = 0.0) -> CircuitBreaker:
+        breaker = CircuitBreaker(never)
         for attempt in [breaker.attempt() for _ in range(THRESHOLD)]:
             self.assertFalse(breaker.blocks(now))
             breaker.failed(attempt, now, pause)
@@ -39,7 +39,7 @@ class BreakerTests(SynchronousTestCase):
         return breaker
 
     def test_lets_everything_through_at_first(self) -> None:
-        breaker = Breaker(never)
+        breaker = CircuitBreaker(never)
         self.assertTrue(breaker.closed)
         for _ in range(100):
             self.assertFalse(breaker.blocks(0))
@@ -52,7 +52,7 @@ class BreakerTests(SynchronousTestCase):
         self.assertFalse(breaker.blocks(5 + SHORTEST_PAUSE))
 
     def test_an_answer_between_starts_the_row_again(self) -> None:
-        breaker = Breaker(never)
+        breaker = CircuitBreaker(never)
         for _ in range(3):
             for _ in range(THRESHOLD - 1):
                 breaker.failed(breaker.attempt(), 0)
@@ -72,7 +72,7 @@ class BreakerTests(SynchronousTestCase):
         numbers = [0.0, 0.5, 1.0, 0.25]
         asked = [0.0, 0.5, 3.0, 100.0]
         pauses = [1.0, 1.5, 4.0, LONGEST_PAUSE + 0.25]
-        breaker, now = Breaker(iter([0.0, *numbers]).__next__), 0.0
+        breaker, now = CircuitBreaker(iter([0.0, *numbers]).__next__), 0.0
         for attempt in [breaker.attempt() for _ in range(THRESHOLD)]:
             breaker.failed(attempt, now)
         for ask, pause in zip(asked, pauses, strict=True):
@@ -105,7 +105,7 @@ class BreakerTests(SynchronousTestCase):
 
     def test_what_began_before_says_nothing_about_the_probe(self) -> None:
         for end in ("failed", "abandoned"):
-            breaker = Breaker(never)
+            breaker = CircuitBreaker(never)
             straggler = breaker.attempt()
             for _ in range(THRESHOLD):
                 breaker.failed(breaker.attempt(), 0)
@@ -125,7 +125,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.chance = 0.0
-        self.breaker = Breaker(lambda: self.chance)
+        self.breaker = CircuitBreaker(lambda: self.chance)
         self.now = 0.0
         self.running: list[int] = []
         self.probes: set[int] = set()

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.auth.fair_queue import STARTS, Turns
+from proxyrelay.auth.fair_queue import STARTS, FairSemaphore
 from tests.support.clock import EagerClock
 
 
@@ -16,7 +16,7 @@ class TurnsTests(SynchronousTestCase):
     """So many at once."""
 
     def test_come_in_order_of_arrival(self) -> None:
-        turns, came = Turns(2, EagerClock()), list[int]()
+        turns, came = FairSemaphore(2, EagerClock()), list[int]()
         waiting = [turns.take("a") for _ in range(5)]
         for number, turn in enumerate(waiting):
             turn.addCallback(lambda _, number: came.append(number), number)
@@ -29,7 +29,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual(came, [0, 1, 2, 4])
 
     def test_are_given_back_by_thousands_at_once(self) -> None:
-        turns, came = Turns(1, EagerClock()), list[int]()
+        turns, came = FairSemaphore(1, EagerClock()), list[int]()
         self.successResultOf(turns.take("a"))
 
         def come(_: None, number: int) -> None:
@@ -44,7 +44,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertNoResult(turns.take("a"))
 
     def test_a_greedy_source_delays_another_by_one_turn(self) -> None:
-        turns, came = Turns(1, EagerClock()), list[str]()
+        turns, came = FairSemaphore(1, EagerClock()), list[str]()
 
         def arrive(source: str, _: None) -> None:
             came.append(source)
@@ -59,7 +59,7 @@ class TurnsTests(SynchronousTestCase):
         )
 
     def test_who_leaves_the_queue_gets_no_turn(self) -> None:
-        turns, came = Turns(1, EagerClock()), list[str]()
+        turns, came = FairSemaphore(1, EagerClock()), list[str]()
         self.successResultOf(turns.take("a"))
         leaving = turns.take("a")
         turns.take("b").addCallback(lambda _: came.append("b"))
@@ -72,7 +72,7 @@ class TurnsTests(SynchronousTestCase):
 
     def test_only_some_set_off_in_one_turn_of_the_reactor(self) -> None:
         clock = Clock()
-        turns, came = Turns(100, clock), list[int]()
+        turns, came = FairSemaphore(100, clock), list[int]()
         for number in range(2 * STARTS + 1):
             turns.take("a").addCallback(lambda _, who: came.append(who), number)
         self.assertEqual(came, list(range(STARTS)))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.auth.invalid_tokens import BURST, RECOVERY, SOURCES, Strangers
+from proxyrelay.auth.invalid_tokens import BURST, RECOVERY, SOURCES, InvalidTokenLimiter
 
 
 class StrangersTests(SynchronousTestCase):
     """A bucket for each source."""
 
     def setUp(self) -> None:
-        self.strangers = Strangers()
+        self.strangers = InvalidTokenLimiter()
 
     def spend(self, source: str, now: float, count: int = BURST) -> None:
         for _ in range(count):

@@ -11,8 +11,8 @@ from proxyrelay.auth.policy import (
     TOKEN_CEILING,
     Introspection,
     Policy,
+    authorize,
     bearer_token,
-    judge,
 )
 from proxyrelay.errors import Forbidden, Unauthorized
 from proxyrelay.switchboard.user import User
@@ -119,20 +119,20 @@ class JudgeTests(SynchronousTestCase):
 
     def refused(self, answer: Introspection, policy: Policy) -> str:
         with self.assertRaises(Forbidden) as caught:
-            judge(answer, policy, NOW)
+            authorize(answer, policy, NOW)
         self.assertEqual(caught.exception.code, 4002)
         reason: str = caught.exception.reason
         return reason
 
     def test_takes_what_is_meant_for_the_relay(self) -> None:
         policy = Policy(RELAY, frozenset({"a"}))
-        self.assertEqual(judge(known(), policy, NOW), User("jo"))
-        self.assertEqual(judge(known(exp=None), policy, NOW), User("jo"))
-        self.assertEqual(judge(known(aud=("x", RELAY)), policy, NOW), User("jo"))
+        self.assertEqual(authorize(known(), policy, NOW), User("jo"))
+        self.assertEqual(authorize(known(exp=None), policy, NOW), User("jo"))
+        self.assertEqual(authorize(known(aud=("x", RELAY)), policy, NOW), User("jo"))
 
     def test_a_user_is_its_sub(self) -> None:
-        one = judge(known(username="a@a", client_id="x"), Policy(RELAY), NOW)
-        other = judge(known(username="b@b", client_id="y"), Policy(RELAY), NOW)
+        one = authorize(known(username="a@a", client_id="x"), Policy(RELAY), NOW)
+        other = authorize(known(username="b@b", client_id="y"), Policy(RELAY), NOW)
         self.assertEqual(one, other)
 
     def test_refuses_the_inactive(self) -> None:
@@ -188,7 +188,7 @@ class JudgeTests(SynchronousTestCase):
             (Policy(RELAY, denied_users=other, denied_domains=other), True),
         ):
             if taken:
-                self.assertEqual(judge(known(), policy, NOW), User("jo"), policy)
+                self.assertEqual(authorize(known(), policy, NOW), User("jo"), policy)
             else:
                 text = self.refused(known(), policy)
                 self.assertIn("may not use this relay", text)

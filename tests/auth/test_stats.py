@@ -10,7 +10,7 @@ from proxyrelay.auth.cache import TokenCache
 from proxyrelay.auth.circuit_breaker import THRESHOLD
 from proxyrelay.auth.introspector import GlobusAuthenticator, Introspector
 from proxyrelay.auth.policy import Policy
-from proxyrelay.auth.stats import Known, Outcome
+from proxyrelay.auth.stats import CacheResult, IntrospectionOutcome
 from tests.support.globus import CLIENT_ID, PendingAgent, active, globus
 
 TIMEOUT = 7.0
@@ -38,7 +38,7 @@ class TallyTests(SynchronousTestCase):
         coming = self.authenticator.authenticate(headers, "192.0.2.1")
         coming.addErrback(lambda _: None)
 
-    def outcomes(self) -> dict[Outcome, int]:
+    def outcomes(self) -> dict[IntrospectionOutcome, int]:
         return dict(self.authenticator.tally.outcomes)
 
     def test_answers(self) -> None:
@@ -47,7 +47,10 @@ class TallyTests(SynchronousTestCase):
         self.agent.last.reply(active())
         self.come("nobody")
         self.agent.last.reply({"active": False})
-        self.assertEqual(self.outcomes(), {Outcome.ACTIVE: 1, Outcome.INACTIVE: 1})
+        self.assertEqual(
+            self.outcomes(),
+            {IntrospectionOutcome.ACTIVE: 1, IntrospectionOutcome.INACTIVE: 1},
+        )
         asking = self.authenticator.tally.asking
         self.assertEqual((asking.count, asking.total), (2, 0.5))
 
@@ -59,8 +62,14 @@ class TallyTests(SynchronousTestCase):
         self.come()
         self.agent.last.fail(Refused())
         found = self.outcomes()
-        self.assertEqual((found[Outcome.ERROR], found[Outcome.UNREACHABLE]), (1, 1))
-        self.assertGreaterEqual(found[Outcome.LATE], 1)
+        self.assertEqual(
+            (
+                found[IntrospectionOutcome.ERROR],
+                found[IntrospectionOutcome.UNREACHABLE],
+            ),
+            (1, 1),
+        )
+        self.assertGreaterEqual(found[IntrospectionOutcome.LATE], 1)
         self.clock.advance(TIMEOUT)
 
     def test_what_is_known(self) -> None:
@@ -72,7 +81,7 @@ class TallyTests(SynchronousTestCase):
         self.agent.last.reply({}, 400)
         self.assertEqual(
             dict(self.authenticator.tally.known),
-            {Known.MISS: 2, Known.HIT: 1, Known.STALE: 1},
+            {CacheResult.MISS: 2, CacheResult.HIT: 1, CacheResult.STALE: 1},
         )
 
     def test_who_follows_counts_on(self) -> None:

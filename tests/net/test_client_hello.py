@@ -124,8 +124,8 @@ class HelloTests(SynchronousTestCase):
         for kind in range(256):
             if kind != HANDSHAKE:
                 self.assertEqual(missing(record(hello(90), kind)), 0)
-                behind = record(hello(90)[:50]) + record(b"x", kind)
-                self.assertEqual(missing(behind), 0)
+                backlogged = record(hello(90)[:50]) + record(b"x", kind)
+                self.assertEqual(missing(backlogged), 0)
             if kind != CLIENT_HELLO:
                 self.assertEqual(missing(record(hello(90, kind))), 0)
                 self.assertEqual(missing(record(hello(90, kind))[: HEADER + 1]), 0)
@@ -134,9 +134,9 @@ class HelloTests(SynchronousTestCase):
 
     def test_nothing_may_come_behind_before_it_was_answered(self) -> None:
         whole = records(cut(hello(90), 2))
-        for behind in (b"x", record(b"x" * 100), bytes(1000)):
+        for backlogged in (b"x", record(b"x" * 100), bytes(1000)):
             with self.assertRaisesRegex(StrangeHello, "behind"):
-                missing(whole + behind)
+                missing(whole + backlogged)
 
     def test_comes_again_behind_a_change(self) -> None:
         change = b"\x14\x03\x03\x00\x01\x01"
@@ -163,11 +163,11 @@ class HelloTests(SynchronousTestCase):
         while taken < length:
             taken += len(parts[needed])
             needed += 1
-        whole, behind = records(parts), records(parts[:needed])
+        whole, backlogged = records(parts), records(parts[:needed])
         have = data.draw(st.integers(0, len(whole)))
         # Empty records may come behind a whole one.
-        if needed <= RECORDS and have <= len(behind):
-            self.assertEqual(steps(whole, have), len(behind))
+        if needed <= RECORDS and have <= len(backlogged):
+            self.assertEqual(steps(whole, have), len(backlogged))
         else:
             with self.assertRaises(StrangeHello):
                 steps(whole, have)

@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.net import epoll
-from proxyrelay.net.epoll import AWAKE, BUDGET, NAP, Crowd
-from proxyrelay.net.pacing import Pace
-from proxyrelay.net.transport import Outbox, PromptServer
+from proxyrelay.net.epoll import AWAKE, BUDGET, NAP, EpollMultiplexer
+from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.net.transport import DirectWriteTransport, WriteBatch
 from tests.net.test_tls_transport import tcp_pair
 from tests.net.test_transport import Descriptors, Ends
 from tests.support.clock import EagerClock
@@ -53,19 +53,19 @@ class CrowdTestCase(SynchronousTestCase):
             self.skipTest("the system has no epoll")
         self.reactor = Descriptors()
         self.reactor.advance(1000)
-        self.outbox = Outbox()
-        self.pace = Pace(EagerClock(), 1000)
-        self.crowd = Crowd(self.reactor, self.outbox)
+        self.outbox = WriteBatch()
+        self.pace = TurnBudget(EagerClock(), 1000)
+        self.crowd = EpollMultiplexer(self.reactor, self.outbox)
         self.addCleanup(self.crowd.stop)
 
     def client(
         self, pair: Callable[[], Any] = socket.socketpair
-    ) -> tuple[PromptServer, Moody, socket.socket]:
+    ) -> tuple[DirectWriteTransport, Moody, socket.socket]:
         """The transport and the protocol of a client, and its socket."""
         near, far = pair()
         protocol = Moody()
         arguments: Any = (near, protocol, ("127.0.0.1", 1), None, 1, self.crowd)
-        transport = PromptServer(self.pace, self.outbox, *arguments)
+        transport = DirectWriteTransport(self.pace, self.outbox, *arguments)
         protocol.makeConnection(transport)
         self.addCleanup(near.close)
         self.addCleanup(far.close)
@@ -235,7 +235,7 @@ class ReadingTests(CrowdTestCase):
             far.send(b"ping")
         self.turn()
         heard = [bool(protocol.heard) for _, protocol, _ in clients]
-        self.assertEqual((heard.count(True), self.outbox.behind), (2, True))
+        self.assertEqual((heard.count(True), self.outbox.backlogged), (2, True))
         # Those who were heard speak again, but the others have their turn first.
         for heard_of, (_, _, far) in zip(heard, clients, strict=True):
             if heard_of:
@@ -243,10 +243,10 @@ class ReadingTests(CrowdTestCase):
         self.turn()
         self.assertTrue(all(protocol.heard for _, protocol, _ in clients))
         self.assertTrue(self.awake)
-        while self.outbox.behind:
+        while self.outbox.backlogged:
             self.turn()
         self.turn()
-        self.assertFalse(self.outbox.behind)
+        self.assertFalse(self.outbox.backlogged)
 
     def test_who_has_gone_before_its_turn_is_left_alone(self) -> None:
         clients = [self.client() for _ in range(3)]
@@ -270,9 +270,9 @@ class ReadingTests(CrowdTestCase):
             if not protocol.heard:
                 transport.connectionLost(Failure(ConnectionDone()))
         self.turn()
-        self.assertTrue(self.outbox.behind)
+        self.assertTrue(self.outbox.backlogged)
         self.reactor.advance(NAP)
-        self.assertFalse(self.outbox.behind)
+        self.assertFalse(self.outbox.backlogged)
 
     def test_nobody_rests_while_there_are_more(self) -> None:
         clients = [self.client() for _ in range(4)]
@@ -311,7 +311,7 @@ class NapTests(CrowdTestCase):
         self.assertFalse(self.awake)
 
     def message(self, data: bytes) -> None:
-        self.outbox.stirred = True
+        self.outbox.saw_messages = True
 
     def test_not_before_it_is_time(self) -> None:
         for _ in range(9):
@@ -473,7 +473,7 @@ class ServedTests(RelayTestCase):
     def test_stops_while_it_naps(self) -> Deferred[Any]:
         served: Any = self.service._crowd
         served._awake = 0
-        served._outbox.stirred = False
+        served._outbox.saw_messages = False
         served.doRead()
         self.assertIsNotNone(served._nap)
         return self.service.stopService().addCallback(

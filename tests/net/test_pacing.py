@@ -7,7 +7,7 @@ from functools import partial
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.net.pacing import MOMENT, Pace
+from proxyrelay.net.pacing import MOMENT, TurnBudget
 
 
 class PaceTests(SynchronousTestCase):
@@ -15,7 +15,7 @@ class PaceTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.pace = Pace(self.clock, 2)
+        self.pace = TurnBudget(self.clock, 2)
         self.done: list[str] = []
 
     def do(self, names: str) -> None:
@@ -58,13 +58,13 @@ class PaceTests(SynchronousTestCase):
     def test_is_behind_for_a_moment_after_a_refusal(self) -> None:
         self.pace.take()
         self.pace.take()
-        self.assertFalse(self.pace.behind)
+        self.assertFalse(self.pace.backlogged)
         self.pace.take()
-        self.assertTrue(self.pace.behind)
+        self.assertTrue(self.pace.backlogged)
         self.clock.advance(MOMENT * 0.9)
-        self.assertTrue(self.pace.behind)
+        self.assertTrue(self.pace.backlogged)
         self.clock.advance(MOMENT * 0.2)
-        self.assertFalse(self.pace.behind)
+        self.assertFalse(self.pace.backlogged)
 
     def test_goes_on_after_a_failure(self) -> None:
         def fail() -> None:

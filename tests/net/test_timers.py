@@ -17,7 +17,12 @@ from hypothesis.stateful import (
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.net.timers import CATCH_UP_SECONDS, LATE_SECONDS, Deadlines, Heartbeat
+from proxyrelay.net.timers import (
+    CATCH_UP_SECONDS,
+    LATE_SECONDS,
+    Heartbeat,
+    TimeoutQueue,
+)
 from tests.support.clock import EagerClock
 
 SECONDS = 10
@@ -41,7 +46,7 @@ class DeadlinesTests(SynchronousTestCase):
         self.clock = clock
         self.met: list[str] = []
         self.actions: dict[str, Callable[[], object]] = {}
-        self.deadlines: Deadlines[str] = Deadlines(clock, SECONDS, self.expired)
+        self.deadlines: TimeoutQueue[str] = TimeoutQueue(clock, SECONDS, self.expired)
 
     def expired(self, item: str) -> None:
         self.met.append(item)
@@ -224,7 +229,7 @@ class DeadlinesTests(SynchronousTestCase):
         for turns, left in ((3, 0), (99, 1)):
             clock, met = EagerClock(), list[str]()
             busy = [False, *[True] * turns]
-            deadlines = Deadlines(clock, SECONDS, met.append, busy=busy.pop)
+            deadlines = TimeoutQueue(clock, SECONDS, met.append, busy=busy.pop)
             deadlines.begin("a")
             clock.turn(SECONDS + LATE_SECONDS + 0.5)
             for _ in range(3):
@@ -253,7 +258,7 @@ class DeadlinesTests(SynchronousTestCase):
             late.append(clock.seconds() - ends.pop(item))
             looks.append(clock.seconds())
 
-        deadlines = Deadlines(clock, SECONDS, expired, slack)
+        deadlines = TimeoutQueue(clock, SECONDS, expired, slack)
         for item, gap in enumerate(gaps):
             ends[item] = clock.seconds() + SECONDS
             deadlines.begin(item)
@@ -365,7 +370,9 @@ class DeadlinesMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.deadlines: Deadlines[str] = Deadlines(self.clock, SECONDS, self.expired)
+        self.deadlines: TimeoutQueue[str] = TimeoutQueue(
+            self.clock, SECONDS, self.expired
+        )
         self.actions: dict[str, tuple[str, str]] = {}
         self.met: list[str] = []
         # The list: what has begun, and when it comes.

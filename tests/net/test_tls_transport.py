@@ -34,9 +34,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from proxyrelay.net import certificates as tls
-from proxyrelay.net.pacing import Pace
-from proxyrelay.net.tls_transport import RECORD, SHORT, SecureServer
-from proxyrelay.net.transport import AnnouncedFactory, Outbox
+from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.net.tls_transport import RECORD, SHORT, TlsTransport
+from proxyrelay.net.transport import ProxyHeaderFactory, WriteBatch
 from tests.net.test_transport import PATIENCE, V1, Descriptors, Ends
 from tests.support.certificates import Authority
 from tests.support.clock import EagerClock
@@ -187,9 +187,9 @@ class Link:
         self.protocol = Talker()
         self.told = self.protocol.told
         arguments: Any = (near, self.protocol, ("127.0.0.1", 4711), None, 1, loop)
-        pace = Pace(EagerClock(), 1)
-        self.transport = SecureServer(
-            contexts().begin, pace, pace, Outbox(), *arguments
+        pace = TurnBudget(EagerClock(), 1)
+        self.transport = TlsTransport(
+            contexts().begin, pace, pace, WriteBatch(), *arguments
         )
         self.protocol.makeConnection(self.transport)
         self._from_relay, self._to_relay = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -385,7 +385,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_waits_for_its_turn(self) -> None:
         link = self.link()
-        full = Pace(Clock(), 1)
+        full = TurnBudget(Clock(), 1)
         full.take()
         link.transport._handshakes = full
         with self.assertRaises(ssl.SSLWantReadError):
@@ -393,7 +393,7 @@ class HandshakeTests(SecureTestCase):
         sent(link.far, memoryview(link.taken()))
         link.loop.turn()
         link.fetch()
-        self.assertEqual((link.wire, full.behind), (b"", True))
+        self.assertEqual((link.wire, full.backlogged), (b"", True))
 
     def test_comes_with_the_first_text_in_one_segment(self) -> None:
         for version in VERSIONS:
@@ -419,7 +419,7 @@ class HandshakeTests(SecureTestCase):
             served, place = link.protocol, link.transport.getPeer()
             factory: Any = Factory()
             factory.buildProtocol = lambda address, served=served: served
-            announced = AnnouncedFactory(
+            announced = ProxyHeaderFactory(
                 factory, lambda host: True, lambda *told: None, self.loop, 10
             )
             announcing: Any = announced.buildProtocol(place)
@@ -1059,7 +1059,7 @@ class InnocentTests(SecureTestCase):
         self.assert_over(link, ConnectionDone)
 
     def leave(self) -> None:
-        """Leave an error in the list, as others than `SecureServer` may."""
+        """Leave an error in the list, as others than `TlsTransport` may."""
         link = self.shaken(pair=tcp_pair)
         link.reset()
         with self.assertRaises(SSL.SysCallError):
@@ -1142,8 +1142,10 @@ class KeyUpdateTests(TestCase):
             lambda addr: self.protocol
         )
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        pace = Pace(EagerClock(), 1)
-        port.transport = partial(SecureServer, contexts().begin, pace, pace, Outbox())
+        pace = TurnBudget(EagerClock(), 1)
+        port.transport = partial(
+            TlsTransport, contexts().begin, pace, pace, WriteBatch()
+        )
         self.addCleanup(port.stopListening)
         self.port = port.getHost().port
 

@@ -26,8 +26,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from proxyrelay.net.pacing import Pace
-from proxyrelay.net.transport import AnnouncedFactory, Outbox, PromptServer
+from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.net.transport import (
+    DirectWriteTransport,
+    ProxyHeaderFactory,
+    WriteBatch,
+)
 from tests.support.clock import EagerClock
 
 reactor: Any = _reactor
@@ -128,8 +132,8 @@ class Connected:
         pace: Spreads the ends of connections; None for one of Twisted's own.
     """
 
-    def __init__(self, pace: Pace | None) -> None:
-        self.outbox = Outbox()
+    def __init__(self, pace: TurnBudget | None) -> None:
+        self.outbox = WriteBatch()
         self.socket: Any = ScriptedSocket()
         self.reactor: Any = Descriptors()
         self.protocol = Ends()
@@ -138,7 +142,9 @@ class Connected:
         arguments: Any
         arguments = (self.socket, self.protocol, address, nobody, 1, self.reactor)
         self.transport = (
-            PromptServer(pace, self.outbox, *arguments) if pace else Server(*arguments)
+            DirectWriteTransport(pace, self.outbox, *arguments)
+            if pace
+            else Server(*arguments)
         )
         self.protocol.makeConnection(self.transport)
 
@@ -164,7 +170,7 @@ class WritingTests(SynchronousTestCase):
     """With a socket that does what the test says."""
 
     def setUp(self) -> None:
-        self.connected = Connected(Pace(EagerClock(), 1))
+        self.connected = Connected(TurnBudget(EagerClock(), 1))
         self.socket = self.connected.socket
         self.transport = self.connected.transport
         self.told = self.connected.protocol.told
@@ -232,7 +238,7 @@ class WritingTests(SynchronousTestCase):
     def test_what_is_written_behind_the_end_is_sent_as_by_twisted(self) -> None:
         for takes in (1, 3):
             ends = []
-            for pace in (Pace(EagerClock(), 1), None):
+            for pace in (TurnBudget(EagerClock(), 1), None):
                 connected = Connected(pace)
                 connected.socket.script = [takes]
                 connected.transport.write(b"one")
@@ -297,7 +303,7 @@ class WritingTests(SynchronousTestCase):
     def test_the_order_is_kept(
         self, writes: list[bytes | None], script: list[int | OSError]
     ) -> None:
-        connected = Connected(Pace(EagerClock(), 1))
+        connected = Connected(TurnBudget(EagerClock(), 1))
         connected.socket.script = script
         written = b""
         for data in writes:
@@ -317,7 +323,7 @@ class HoldingTests(SynchronousTestCase):
     """What comes of one read is held back until all of it was acted upon."""
 
     def setUp(self) -> None:
-        self.connected = Connected(Pace(EagerClock(), 1))
+        self.connected = Connected(TurnBudget(EagerClock(), 1))
         self.outbox = self.connected.outbox
         self.sent: list[str] = []
         self.connected.socket.recv = self.received
@@ -374,7 +380,7 @@ class EndingTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        pace = Pace(self.clock, 1)
+        pace = TurnBudget(self.clock, 1)
         self.first, self.second = Connected(pace), Connected(pace)
 
     def told(self) -> list[list[str]]:
@@ -425,7 +431,7 @@ class SocketTests(TestCase):
     """Over the loopback interface."""
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]
-        self.outbox = Outbox()
+        self.outbox = WriteBatch()
         self.protocol = Ends()
         made: Deferred[None] = Deferred()
         self.protocol.connectionMade = (  # type: ignore[method-assign]
@@ -437,7 +443,9 @@ class SocketTests(TestCase):
             lambda addr: self.protocol
         )
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        port.transport = partial(PromptServer, Pace(EagerClock(), 1), self.outbox)
+        port.transport = partial(
+            DirectWriteTransport, TurnBudget(EagerClock(), 1), self.outbox
+        )
         self.addCleanup(port.stopListening)
         address = ("127.0.0.1", port.getHost().port)
         self.client = socket.create_connection(address, PATIENCE)
@@ -464,7 +472,7 @@ class SocketTests(TestCase):
         return received
 
     def test_is_there_before_the_next_turn(self) -> None:
-        self.assertIsInstance(self.transport, PromptServer)
+        self.assertIsInstance(self.transport, DirectWriteTransport)
         self.transport.write(b"one")
         self.assertEqual(self.read(3), b"one")
         self.assertNotIn(self.transport, reactor.getWriters())
@@ -554,7 +562,7 @@ class PreludeTests(SynchronousTestCase):
         self.lost = 0
         served: Any = Factory()
         served.buildProtocol = self.build
-        self.factory = AnnouncedFactory(
+        self.factory = ProxyHeaderFactory(
             served,
             lambda host: host == "192.0.2.1",
             lambda address, why: self.dropped.append((address, why)),
@@ -581,10 +589,10 @@ class PreludeTests(SynchronousTestCase):
         place: Any = IPv4Address("TCP", "192.0.2.1", 9)
         protocol: Any = self.factory.buildProtocol(place)
         self.reactor = Descriptors()
-        self.outbox = Outbox()
-        pace = Pace(EagerClock(), 10)
+        self.outbox = WriteBatch()
+        pace = TurnBudget(EagerClock(), 10)
         arguments: Any = (near, protocol, ("192.0.2.1", 9), None, 1, self.reactor)
-        self.transport = PromptServer(pace, self.outbox, *arguments)
+        self.transport = DirectWriteTransport(pace, self.outbox, *arguments)
         protocol.makeConnection(self.transport)
 
     def send(self, data: bytes) -> Exception | None:
@@ -606,7 +614,7 @@ class PreludeTests(SynchronousTestCase):
             (V2, "192.0.2.7"),
             (LOCAL, "192.0.2.1"),
         ):
-            for behind in (
+            for backlogged in (
                 b"",
                 b"G",
                 b"GET / HTTP/1.1\r\n\r\n",
@@ -615,12 +623,12 @@ class PreludeTests(SynchronousTestCase):
                 for cut in (0, 1, len(header) - 1, len(header)):
                     self.built.clear()
                     self.connect()
-                    whole = header + behind
+                    whole = header + backlogged
                     for piece in filter(None, (whole[:cut], whole[cut:])):
                         self.assertIsNone(self.send(piece))
                     ((address, served),) = self.built
                     self.assertEqual(getattr(address, "host", None), host)
-                    self.assertEqual(served.heard, behind)
+                    self.assertEqual(served.heard, backlogged)
                     self.assertIsNone(self.transport.prelude)
                     self.assertEqual(len(self.factory.waiting), 0)
         self.assertEqual((self.dropped, self.lost), ([], 0))

@@ -15,10 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Logging, Offers
 from proxyrelay.errors import ConfigError, Forbidden, TryAgainLater
-from proxyrelay.observe.audit import AuditJournal, audit
+from proxyrelay.observe.audit import AuditObserver, audit
 from proxyrelay.observe.pseudonyms import Clear, Pseudonyms
-from proxyrelay.switchboard.offers import Drop
-from proxyrelay.switchboard.peer import NAME_LENGTH, REPLACED, Departure, Registration
+from proxyrelay.switchboard.offers import DropReason
+from proxyrelay.switchboard.peer import NAME_LENGTH, REPLACED, LeaveReason, Registration
 from proxyrelay.switchboard.relay import BUSY, FOREIGN, LEFT, SILENT, Relay
 from proxyrelay.switchboard.user import User
 from tests.support.recording import (
@@ -70,7 +70,7 @@ class AuditTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(BEGIN)
         self.page = Page()
-        self.audit = AuditJournal(
+        self.audit = AuditObserver(
             self.page,
             self.clock,
             self.pseudonyms,
@@ -401,7 +401,9 @@ class OfferTests(AuditTestCase):
             self.relay.receive(self.one, offer())
         self.assertEqual(
             self.line(),
-            self.outcome("dropped", target_address=None, reason=Drop.DUPLICATE.value),
+            self.outcome(
+                "dropped", target_address=None, reason=DropReason.DUPLICATE.value
+            ),
         )
         self.relay.receive(self.other, answer())
         self.assertEqual(self.line()["outcome"], "answered")
@@ -494,7 +496,7 @@ class EvilTests(SynchronousTestCase):
     @given(TEXTS, TEXTS, TEXTS)
     def test_is_one_line_of_ascii(self, name: str, user: str, address: str) -> None:
         page, clock = Page(), Clock()
-        journal = AuditJournal(page, clock, Clear())
+        journal = AuditObserver(page, clock, Clear())
         peer = RecordingPeer(User(user), address)
         held = Registration(A, name[:NAME_LENGTH], False, 0.0, dropped=1)
         calls: list[Callable[[], None]] = [
@@ -502,7 +504,7 @@ class EvilTests(SynchronousTestCase):
             lambda: journal.refused(peer, Forbidden(name)),
             lambda: journal.rejected(address, HTTPStatus.BAD_REQUEST, name),
             lambda: journal.failed(address, 1002, name),
-            lambda: journal.left(peer, held, name, Departure.LOST),
+            lambda: journal.left(peer, held, name, LeaveReason.LOST),
         ]
         for call in calls:
             call()

@@ -29,11 +29,11 @@ from proxyrelay.errors import (
     UnknownMessage,
 )
 from proxyrelay.observe import log
-from proxyrelay.observe.journal import LogJournal
-from proxyrelay.switchboard.events import Return
+from proxyrelay.observe.journal import LogObserver
+from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection
-from proxyrelay.switchboard.offers import Drop
-from proxyrelay.switchboard.peer import REPLACED, Departure, Registration
+from proxyrelay.switchboard.offers import DropReason
+from proxyrelay.switchboard.peer import REPLACED, LeaveReason, Registration
 from proxyrelay.switchboard.registry import Registry
 from proxyrelay.switchboard.user import User
 from tests.support.recording import A, B, C, RecordingPeer, offer
@@ -53,7 +53,7 @@ class JournalTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.journal = LogJournal(self.clock.seconds, self.verbose)
+        self.journal = LogObserver(self.clock.seconds, self.verbose)
         self.events: list[LogEvent] = []
         observer = cast(ILogObserver, self.events.append)
         globalLogPublisher.addObserver(observer)
@@ -109,7 +109,7 @@ class LogJournalTests(JournalTestCase):
                     holder,
                     before,
                     REPLACED,
-                    Departure.REPLACED,
+                    LeaveReason.REPLACED,
                 ),
                 (self.journal.registered, other, after),
             ):
@@ -129,7 +129,7 @@ class LogJournalTests(JournalTestCase):
         self.assertIn("192.0.2.2:4711", text)
         # Who leaves for another reason has its line.
         lines = self.logged(
-            self.journal.left, holder, after, "closed by the client", Departure.CLOSED
+            self.journal.left, holder, after, "closed by the client", LeaveReason.CLOSED
         )
         self.assertEqual(len(lines), 1)
 
@@ -140,7 +140,7 @@ class LogJournalTests(JournalTestCase):
             client.registration.dropped = dropped
             self.assertEqual(
                 self.logged(
-                    self.journal.shielded, client, self.message(), Drop.DUPLICATE
+                    self.journal.shielded, client, self.message(), DropReason.DUPLICATE
                 ),
                 [
                     (
@@ -175,7 +175,7 @@ class LogJournalTests(JournalTestCase):
                 peer(),
                 registration,
                 "closed with 1000",
-                Departure.SHUT,
+                LeaveReason.SHUT,
             ),
             [
                 (
@@ -217,7 +217,7 @@ class LogJournalTests(JournalTestCase):
                 peer(),
                 self.message(),
                 "not there",
-                Return.UNKNOWN,
+                BounceReason.UNKNOWN,
             ),
             [("info", f"returned offer for {B} to 192.0.2.1:4711: not there")],
         )
@@ -231,7 +231,7 @@ class LogJournalTests(JournalTestCase):
                 to,
                 self.message(),
                 "not there",
-                Return.UNKNOWN,
+                BounceReason.UNKNOWN,
             )
             return [text.partition("not there")[2] for _, text in lines]
 
@@ -352,9 +352,9 @@ class VerboseJournalTests(JournalTestCase):
         client.registration = self.registration(dropped=1)
         for call, *args in (
             (self.journal.held, peer(), message),
-            (self.journal.shielded, client, message, Drop.CROSSING),
+            (self.journal.shielded, client, message, DropReason.CROSSING),
             (self.journal.forwarded, peer(), peer(), message, None),
-            (self.journal.returned, peer(), message, "not there", Return.UNKNOWN),
+            (self.journal.returned, peer(), message, "not there", BounceReason.UNKNOWN),
         ):
             self.assertNotIn("ice-pwd", repr(self.logged(call, *args)))
             for event in self.events:
@@ -461,13 +461,13 @@ class EvilTests(JournalTestCase):
             (1, self.journal.replaced, client, client, A, 1),
             (1, self.journal.replaced, client, client, A, 3),
             (1, self.journal.held, client, message),
-            (1, self.journal.shielded, client, message, Drop.ERROR),
+            (1, self.journal.shielded, client, message, DropReason.ERROR),
             (1, self.journal.deaf, client, registration),
-            (1, self.journal.left, client, registration, EVIL, Departure.LOST),
+            (1, self.journal.left, client, registration, EVIL, LeaveReason.LOST),
             (1, self.journal.refused, client, Forbidden(EVIL)),
             (1, self.journal.refused, client, UnknownMessage(EVIL)),
             (1, self.journal.forwarded, client, client, message, None),
-            (1, self.journal.returned, client, message, EVIL, Return.UNKNOWN),
+            (1, self.journal.returned, client, message, EVIL, BounceReason.UNKNOWN),
             (1, self.journal.skipped, client, UnknownMessage(EVIL)),
             (1, self.journal.rejected, EVIL, HTTPStatus.BAD_REQUEST, EVIL),
             (1, self.journal.failed, EVIL, 1002, EVIL),

@@ -97,7 +97,7 @@ class Connection:
         self.aborted = 0
         self.shuts = 0
 
-    def shut(self) -> None:
+    def close_going_away(self) -> None:
         self.shuts += 1
 
     def abort(self) -> None:

@@ -28,7 +28,7 @@ class Connection:
 
     closed = False
 
-    def shut(self) -> None:
+    def close_going_away(self) -> None:
         self.closed = True
 
 

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.admin.control import Outcome, Reloaded
+from proxyrelay.admin.control import Reloaded, ReloadOutcome
 from proxyrelay.auth import Authenticator, authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.auth.credentials import Credentials
@@ -167,16 +167,16 @@ class TokenTests(ReloadTestCase):
 
     def test_is_told_of(self) -> None:
         done = self.reload.reload()
-        expected = Reloaded(Outcome.CHANGED, "changed: token", Secret("another"))
+        expected = Reloaded(ReloadOutcome.CHANGED, "changed: token", Secret("another"))
         self.assertEqual(done, expected)
         self.assertEqual(self.told, [expected])
-        self.assertEqual(self.reload.reload().outcome, Outcome.UNCHANGED)
+        self.assertEqual(self.reload.reload().outcome, ReloadOutcome.UNCHANGED)
         self.assertNotIn("another", repr(done))
 
     def test_stays_while_there_are_problems(self) -> None:
         self.found.problems.append(Problem("port", "is wrong"))
         done = self.reload.reload()
-        self.assertEqual(done, Reloaded(Outcome.REFUSED, "port: is wrong", None))
+        self.assertEqual(done, Reloaded(ReloadOutcome.REFUSED, "port: is wrong", None))
 
     def test_stays_where_another_place_waits(self) -> None:
         self.found.config = Config(admin=Admin("127.0.0.1:1"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.admin.control import Outcome, Reloaded
+from proxyrelay.admin.control import Reloaded, ReloadOutcome
 from proxyrelay.service.systemd import (
     KEPT,
     LOOK,
@@ -163,7 +163,9 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.listener.heard(), ["RELOADING=1\nMONOTONIC_USEC=1234567"])
         if self.reloads == 3:
             raise ValueError("thrice")
-        return Reloaded(Outcome.CHANGED if self.reloads == 1 else Outcome.REFUSED, "")
+        return Reloaded(
+            ReloadOutcome.CHANGED if self.reloads == 1 else ReloadOutcome.REFUSED, ""
+        )
 
     def run_reactor(self) -> None:
         for call, arguments, keywords in self.reactor.whenRunningHooks:
@@ -213,7 +215,7 @@ class SupervisionTests(SynchronousTestCase):
 
     def test_when_settings_are_read(self) -> None:
         self.serve()
-        self.assertIs(self.service.reload().outcome, Outcome.CHANGED)
+        self.assertIs(self.service.reload().outcome, ReloadOutcome.CHANGED)
         self.assertEqual(self.listener.heard(), ["READY=1"])
 
     def test_that_settings_are_refused(self) -> None:

@@ -17,10 +17,10 @@ from proxyrelay.errors import (
     TryAgainLater,
     UnknownMessage,
 )
-from proxyrelay.switchboard.events import Return
+from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection
-from proxyrelay.switchboard.offers import Drop, Offer
-from proxyrelay.switchboard.peer import Departure, Peer, Registration
+from proxyrelay.switchboard.offers import DropReason, Offer
+from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
 A = "0b0f8a9e-5d3a-4a5e-9a58-0c7d4e1f2a3b"
@@ -115,7 +115,7 @@ class RecordingJournal:
         self.events.append(("replaced", old, new, uuid, rounds))
 
     def left(
-        self, peer: Peer, registration: Registration, why: str, cause: Departure
+        self, peer: Peer, registration: Registration, why: str, cause: LeaveReason
     ) -> None:
         self.events.append(("left", peer, registration.uuid, why))
 
@@ -128,14 +128,14 @@ class RecordingJournal:
         self.events.append(("forwarded", source, target))
 
     def returned(
-        self, source: Peer, message: PeerConnection, error: str, why: Return
+        self, source: Peer, message: PeerConnection, error: str, why: BounceReason
     ) -> None:
         self.events.append(("returned", source, error))
 
     def held(self, source: Peer, message: PeerConnection) -> None:
         self.events.append(("held", source))
 
-    def shielded(self, source: Peer, message: PeerConnection, why: Drop) -> None:
+    def shielded(self, source: Peer, message: PeerConnection, why: DropReason) -> None:
         self.events.append(("shielded", source, why))
 
     def deaf(self, peer: Peer, registration: Registration) -> None:

@@ -14,7 +14,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.admin.listener import AdminService, Watch
+from proxyrelay.admin.listener import AdminService, Instrumentation
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Admin, Config, Offers, Secret
@@ -152,7 +152,7 @@ class WatchedTestCase(SynchronousTestCase):
     ) -> None:
         """Start it; its sockets are bound, but on no reactor.
 
-        More arguments are those of `Watch.listener`.
+        More arguments are those of `Instrumentation.listener`.
         """
         settings: Any = config
         admin = config.admin if config.admin.listen else LISTENER
@@ -166,7 +166,7 @@ class WatchedTestCase(SynchronousTestCase):
             port=0,
             admin=admin,
         )
-        self.watch = Watch(self.reactor, self.reactor.seconds)
+        self.watch = Instrumentation(self.reactor, self.reactor.seconds)
         self.relay = RelayService(
             settings,
             authenticator or AnonymousAuthenticator(),

@@ -16,14 +16,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Offers
 from proxyrelay.switchboard.offers import (
-    ACQUAINTANCES,
-    ACQUAINTED,
+    CONNECTED_PAIRS,
+    CONNECTED_SECONDS,
     HELD_CEILING,
     OUTSTANDING,
     OUTSTANDING_OF_ONE,
     OUTSTANDING_OF_USER,
-    Ledger,
     Offer,
+    OfferTable,
 )
 from tests.support.recording import A, B, C
 
@@ -52,7 +52,7 @@ class LedgerTests(SynchronousTestCase):
     """The bounds, and what a machine with few names does not come to."""
 
     def test_an_offer_is_closed_once(self) -> None:
-        ledger, first = Ledger(), made()
+        ledger, first = OfferTable(), made()
         ledger.add(first)
         self.assertTrue(ledger.close(first))
         self.assertFalse(ledger.close(first))
@@ -61,14 +61,14 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(len(ledger), 1)
 
     def test_an_offer_to_oneself_is_one_offer(self) -> None:
-        ledger, alone = Ledger(), made(A, A)
+        ledger, alone = OfferTable(), made(A, A)
         ledger.add(alone)
         self.assertEqual(ledger.of(A), [alone])
         self.assertTrue(ledger.close(alone))
         self.assertEqual(ledger.of(A), [])
 
     def test_bounds_the_offers_of_a_client_on_both_sides(self) -> None:
-        ledger = Ledger()
+        ledger = OfferTable()
         for number in range(OUTSTANDING_OF_ONE):
             self.assertIsNone(ledger.full(made(A, B)))
             pair = (A, str(number)) if number % 2 else (str(number), A)
@@ -80,7 +80,7 @@ class LedgerTests(SynchronousTestCase):
         self.assertIsNone(ledger.full(made(A, B)))
 
     def test_a_full_client_takes_room_from_the_largest_holder(self) -> None:
-        ledger = Ledger()
+        ledger = OfferTable()
         for number in range(OUTSTANDING_OF_ONE):
             ledger.add(made(str(number), A, holder="few" if number < 24 else "many"))
         # It has more elsewhere, which does not count here.
@@ -106,7 +106,7 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(ledger._crowds, {})
 
     def test_bounds_the_offers_of_all(self) -> None:
-        ledger = Ledger()
+        ledger = OfferTable()
         for number in range(OUTSTANDING):
             holder = "few" if number < 9 else str(number % 16)
             ledger.add(made(str(number), str(-number - 1), holder=holder))
@@ -121,7 +121,7 @@ class LedgerTests(SynchronousTestCase):
             ledger.add(made(holder, B))
 
     def test_bounds_those_of_one_holder(self) -> None:
-        ledger = Ledger()
+        ledger = OfferTable()
         for number in range(OUTSTANDING_OF_USER):
             ledger.add(made(str(number), str(-number - 1)))
         one = made()
@@ -131,7 +131,7 @@ class LedgerTests(SynchronousTestCase):
         self.assertTrue(ledger.allows(one))
 
     def test_an_address_without_limits_has_no_bound_of_its_own(self) -> None:
-        ledger = Ledger()
+        ledger = OfferTable()
         for number in range(OUTSTANDING_OF_USER):
             ledger.add(made(str(number), str(-number - 1)))
         one = made()
@@ -145,7 +145,7 @@ class LedgerTests(SynchronousTestCase):
             self.assertIsNone(ledger.displaced(one, TERMS))
 
     def test_bounds_what_waits(self) -> None:
-        ledger = Ledger()
+        ledger = OfferTable()
         self.assertFalse(ledger.hold(waiting(length=HELD_CEILING + 1), TERMS))
         first = waiting(A, B, length=HELD_CEILING)
         self.assertTrue(ledger.hold(first, TERMS))
@@ -166,19 +166,19 @@ class LedgerTests(SynchronousTestCase):
         self.assertIsNone(ledger.displaced(waiting(C, A, holder="others"), TERMS))
 
     def test_bounds_who_has_found_each_other(self) -> None:
-        ledger = Ledger()
-        for number in range(ACQUAINTANCES):
-            ledger.acquaint(A, str(number), 0.0)
-        ledger.acquaint(A, B, 1.0)
-        self.assertEqual(ledger.acquainted(A, B, 1.0), -math.inf)
+        ledger = OfferTable()
+        for number in range(CONNECTED_PAIRS):
+            ledger.mark_connected(A, str(number), 0.0)
+        ledger.mark_connected(A, B, 1.0)
+        self.assertEqual(ledger.last_connected(A, B, 1.0), -math.inf)
         # Who is known stays so, and makes room in the end.
-        ledger.acquaint("0", A, 1.0)
-        self.assertEqual(ledger.acquainted(A, "0", 1.0), 1.0)
-        now = ACQUAINTED
+        ledger.mark_connected("0", A, 1.0)
+        self.assertEqual(ledger.last_connected(A, "0", 1.0), 1.0)
+        now = CONNECTED_SECONDS
         ledger.forget(now)
-        ledger.acquaint(A, B, now)
-        self.assertEqual(ledger.acquainted(B, A, now), now)
-        self.assertEqual(ledger.acquainted(A, "0", now), 1.0)
+        ledger.mark_connected(A, B, now)
+        self.assertEqual(ledger.last_connected(B, A, now), now)
+        self.assertEqual(ledger.last_connected(A, "0", now), 1.0)
 
 
 UUIDS = st.sampled_from([A, B, C])
@@ -190,7 +190,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger()
+        self.ledger = OfferTable()
         self.model: list[Offer] = []
         self.answers: list[tuple[set[str], float]] = []
         self.now = 0.0
@@ -240,8 +240,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not self.ledger.close(made(source, peer))
 
     @rule(one=UUIDS, other=UUIDS)
-    def acquaint(self, one: str, other: str) -> None:
-        self.ledger.acquaint(one, other, self.now)
+    def mark_connected(self, one: str, other: str) -> None:
+        self.ledger.mark_connected(one, other, self.now)
         self.answers.append(({one, other}, self.now))
 
     @rule()
@@ -275,7 +275,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert self.ledger.find(source, peer) is self.found(source, peer)
                 found = [when for pair, when in self.answers if pair == {source, peer}]
                 last = found[-1] if found and self.now - found[-1] < 10 else -math.inf
-                assert self.ledger.acquainted(source, peer, self.now) == last
+                assert self.ledger.last_connected(source, peer, self.now) == last
 
 
 class LedgerMachineTests(SynchronousTestCase):

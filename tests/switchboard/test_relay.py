@@ -23,9 +23,9 @@ from proxyrelay.config import Offers
 from proxyrelay.switchboard import offers
 from proxyrelay.switchboard import relay as rules
 from proxyrelay.switchboard.directory import UNKNOWN, Alone
-from proxyrelay.switchboard.events import Return
+from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import ACCEPTED
-from proxyrelay.switchboard.offers import OUTSTANDING_OF_ONE, Drop, Offer
+from proxyrelay.switchboard.offers import OUTSTANDING_OF_ONE, DropReason, Offer
 from proxyrelay.switchboard.peer import NAME_LENGTH
 from proxyrelay.switchboard.registry import REMEMBERED, Registry
 from proxyrelay.switchboard.relay import (
@@ -331,22 +331,24 @@ class ShieldTests(RelayTestCase):
         one, other = self.registered(A), self.registered(B)
         self.relay.receive(one, offer(A, B))
         for sender, text, why in (
-            (one, offer(A, B), Drop.DUPLICATE),
-            (other, offer(B, A), Drop.CROSSING),
-            (one, answer(A, B), Drop.UNASKED),
-            (one, offer(A, B, error="x"), Drop.ERROR),
-            (other, answer(B, A, error="x"), Drop.ERROR),
-            (one, offer(A, B, description="junk"), Drop.DESCRIPTION),
-            (one, answer(A, C, description="junk"), Drop.DESCRIPTION),
-            (other, answer(B, A, description="{}"), Drop.DESCRIPTION),
+            (one, offer(A, B), DropReason.DUPLICATE),
+            (other, offer(B, A), DropReason.CROSSING),
+            (one, answer(A, B), DropReason.UNASKED),
+            (one, offer(A, B, error="x"), DropReason.ERROR),
+            (other, answer(B, A, error="x"), DropReason.ERROR),
+            (one, offer(A, B, description="junk"), DropReason.DESCRIPTION),
+            (one, answer(A, C, description="junk"), DropReason.DESCRIPTION),
+            (other, answer(B, A, description="{}"), DropReason.DESCRIPTION),
         ):
             self.relay.receive(sender, text)
             self.assertEqual(self.journal.events[-1], ("shielded", sender, why))
         self.relay.receive(other, answer(B, A))
         self.relay.receive(other, answer(B, A))
-        self.assertEqual(self.journal.events[-1], ("shielded", other, Drop.UNASKED))
+        self.assertEqual(
+            self.journal.events[-1], ("shielded", other, DropReason.UNASKED)
+        )
         self.assertEqual((one.sent, other.sent), ([answer(B, A)], [offer(A, B)]))
-        self.assertEqual(self.relay.drops[Drop.UNASKED], 2)
+        self.assertEqual(self.relay.drops[DropReason.UNASKED], 2)
         assert one.registration is not None
         self.assertEqual(one.registration.dropped, 5)
 
@@ -359,7 +361,7 @@ class ShieldTests(RelayTestCase):
         self.relay.directory = Elsewhere(elsewhere := RecordingPeer())
         self.relay.receive(one, offer(A, B, description="junk"))
         self.assertEqual((one.sent, elsewhere.sent), ([], []))
-        self.assertEqual(self.relay.drops, {Drop.DESCRIPTION: 1})
+        self.assertEqual(self.relay.drops, {DropReason.DESCRIPTION: 1})
 
     def test_returns_an_offer_that_is_not_answered(self) -> None:
         one, other = self.registered(A), self.registered(B)
@@ -427,7 +429,9 @@ class ShieldTests(RelayTestCase):
         # Nobody waits for it to come back.
         self.assertIsNone(self.relay.registry.left(A, -1.0))
         self.relay.receive(other, answer(B, A))
-        self.assertEqual(self.journal.events[-1], ("shielded", other, Drop.UNASKED))
+        self.assertEqual(
+            self.journal.events[-1], ("shielded", other, DropReason.UNASKED)
+        )
 
     def test_returns_what_there_is_no_room_for(self) -> None:
         one = self.registered(A)
@@ -457,7 +461,9 @@ class ShieldTests(RelayTestCase):
         # Their oldest one comes back, and is not answered any more.
         self.assertEqual(self.errors(strangers[0]), [FULL.format(B)])
         self.relay.receive(other, answer(B, str(UUID(int=0))))
-        self.assertEqual(self.journal.events[-1], ("shielded", other, Drop.UNASKED))
+        self.assertEqual(
+            self.journal.events[-1], ("shielded", other, DropReason.UNASKED)
+        )
         self.relay.receive(other, answer(B, A))
         self.assertEqual((one.sent, strangers[0].sent), ([answer(B, A)], []))
 
@@ -579,7 +585,7 @@ class ShieldTests(RelayTestCase):
         self.relay.receive(one, offer(A, C))
         self.relay.receive(one, offer(A, B))
         self.wait(PATIENCE_SECONDS + 0.1)
-        self.assertEqual(self.relay.drops[Drop.LATE], 3)
+        self.assertEqual(self.relay.drops[DropReason.LATE], 3)
         self.assertEqual(one.sent, [])
         self.assertEqual(len(self.relay.ledger), 0)
 
@@ -1299,7 +1305,7 @@ class StockMachine(RuleBasedStateMachine):
                 dropped = self.relay.drops.copy()
                 self.relay.receive(client, client.to_write.pop(0))
                 # It may answer too late, but never asks in vain.
-                assert (self.relay.drops - dropped).keys() <= {Drop.UNASKED}
+                assert (self.relay.drops - dropped).keys() <= {DropReason.UNASKED}
         for client in self.peers.values():
             client.read()
 
@@ -1367,7 +1373,7 @@ class ReturnTests(SynchronousTestCase):
     """Why messages come back, in one word."""
 
     def test_each_text_has_its_own(self) -> None:
-        for why in Return:
+        for why in BounceReason:
             text = getattr(rules, why.name, None)
             if text is not None:
                 self.assertIs(rules._WORDS[text], why)

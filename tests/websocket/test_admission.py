@@ -133,7 +133,7 @@ class ConnectionTests(SynchronousTestCase):
         few = limits(connections_per_address=1, unregistered_per_address=1)
         for connection in range(9):
             origin = few.arrive(connection, HERE, limited=False)
-            self.assertIsNone(few.surplus(origin, LATER))
+            self.assertIsNone(few.over_address_cap(origin, LATER))
             few.admit(origin, ANONYMOUS)
 
     def test_of_one_user(self) -> None:
@@ -161,17 +161,17 @@ class ConnectionTests(SynchronousTestCase):
         few = limits(unregistered_per_address=2)
         origin = few.arrive(0, HERE)
         for connection in (1, 2):
-            self.assertIsNone(few.surplus(origin, LATER))
+            self.assertIsNone(few.over_address_cap(origin, LATER))
             few.arrive(connection, HERE)
         few.arrive(7, "192.0.2.2")
-        self.assertEqual(few.surplus(origin, LATER), 0)
-        self.assertIsNone(few.surplus(origin, LATER))
+        self.assertEqual(few.over_address_cap(origin, LATER), 0)
+        self.assertIsNone(few.over_address_cap(origin, LATER))
         # It takes a while to go; meanwhile it is another one's turn.
         few.arrive(3, HERE)
-        self.assertEqual(few.surplus(origin, LATER), 1)
+        self.assertEqual(few.over_address_cap(origin, LATER), 1)
         few.leave(0, origin, 0)
         few.settle(3, origin)
-        self.assertIsNone(few.surplus(origin, LATER))
+        self.assertIsNone(few.over_address_cap(origin, LATER))
         for connection in (1, 2):
             few.leave(connection, origin, 0)
         self.assertEqual((few.unregistered, len(few)), (1, 1))
@@ -180,39 +180,39 @@ class ConnectionTests(SynchronousTestCase):
         few = limits(unregistered_per_address=2)
         for connection in range(100):
             origin = few.arrive(connection, HERE, now=10)
-            self.assertIsNone(few.surplus(origin, 10 + MOMENT))
-        named = [few.surplus(origin, LATER) for _ in range(100)]
+            self.assertIsNone(few.over_address_cap(origin, 10 + MOMENT))
+        named = [few.over_address_cap(origin, LATER) for _ in range(100)]
         self.assertEqual(named, [*range(98), None, None])
 
     def test_those_of_the_address_that_has_most(self) -> None:
         few = limits(unregistered=9)
         for connection, name in enumerate("abbcbbcb"):
             few.arrive(connection, name, limited=name != "b")
-            self.assertIsNone(few.excess(LATER))
+            self.assertIsNone(few.over_total_cap(LATER))
         few.arrive(8, "a")
         self.assertFalse(few.room(9, FILES))
-        self.assertIsNone(few.excess(MOMENT))
-        self.assertEqual(few.excess(LATER), 1)
+        self.assertIsNone(few.over_total_cap(MOMENT))
+        self.assertEqual(few.over_total_cap(LATER), 1)
         # One that is ending is enough, until one more comes.
-        self.assertIsNone(few.excess(LATER))
+        self.assertIsNone(few.over_total_cap(LATER))
         for connection, name, named in ((9, "a", 2), (10, "a", 0), (11, "b", 4)):
             few.arrive(connection, name, now=LATER)
-            self.assertEqual(few.excess(LATER), named)
-            self.assertIsNone(few.excess(LATER))
+            self.assertEqual(few.over_total_cap(LATER), named)
+            self.assertIsNone(few.over_total_cap(LATER))
 
     def test_as_many_of_them_as_there_has_to_be_room_for(self) -> None:
         many = limits(unregistered=10 * ROOM)
         for connection in range(10 * ROOM):
             many.arrive(connection, str(connection % 5))
         self.assertFalse(many.room(0, FILES))
-        named = list(iter(lambda: many.excess(LATER), None))
+        named = list(iter(lambda: many.over_total_cap(LATER), None))
         self.assertEqual(len(named), 11)
         self.assertEqual(sorted(named), list(range(11)))
         for connection in named:
             self.assertFalse(many.room(0, FILES))
             many.settle(connection, many._origins[str(connection % 5)])
         self.assertTrue(many.room(0, FILES))
-        self.assertIsNone(many.excess(LATER))
+        self.assertIsNone(many.over_total_cap(LATER))
 
     def test_other_settings_close_nobody(self) -> None:
         many = limits()
@@ -357,23 +357,23 @@ class LimitsMachine(RuleBasedStateMachine):
         origin = self.limits.arrive(self.count, name, name != "c", self.now)
         self.origins[self.count] = origin
         self.came[self.count] = self.now
-        surplus = self.limits.surplus(origin, self.now)
-        if surplus is not None:
+        over_address_cap = self.limits.over_address_cap(origin, self.now)
+        if over_address_cap is not None:
             assert len(self.waiting(origin)) > 4
             assert origin.limited
-            self.name(surplus, origin)
+            self.name(over_address_cap, origin)
 
     @rule()
     def make_room(self) -> None:
         crowds = {o.name: self.waiting(o) for o in self.origins.values()}
         most = max(map(len, crowds.values()), default=0)
         count = sum(map(len, crowds.values()))
-        excess = self.limits.excess(self.now)
-        if excess is not None:
+        over_total_cap = self.limits.over_total_cap(self.now)
+        if over_total_cap is not None:
             assert count >= 7
-            origin = self.origins[excess]
+            origin = self.origins[over_total_cap]
             assert len(self.waiting(origin)) == most
-            self.name(excess, origin)
+            self.name(over_total_cap, origin)
         elif count >= 7:
             oldest = [c[0] for c in crowds.values() if len(c) == most]
             assert any(self.now - self.came[c] <= MOMENT for c in oldest)

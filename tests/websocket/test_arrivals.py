@@ -23,7 +23,7 @@ from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Limits, Offers, Timeouts
 from proxyrelay.net import addresses
 from proxyrelay.net.rate import LONGEST
-from proxyrelay.net.transport import PAUSE, Announced, AnnouncedFactory
+from proxyrelay.net.transport import PAUSE, ProxyHeaderFactory, ProxyHeaderReader
 from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.admission import MOMENT, RESERVE
 from proxyrelay.websocket.protocol import (
@@ -886,12 +886,12 @@ class UnwantedTests(SynchronousTestCase):
                 return None
 
         clock = Clock()
-        factory = AnnouncedFactory(
+        factory = ProxyHeaderFactory(
             Nobody(), lambda host: host == "192.0.2.1", print, clock, 9
         )
         self.assertIsNone(factory.buildProtocol(addresses.of("192.0.2.2")))
         protocol = factory.buildProtocol(addresses.of("192.0.2.1"))
-        assert isinstance(protocol, Announced)
+        assert isinstance(protocol, ProxyHeaderReader)
         transport = StringTransport()
         protocol.makeConnection(transport)
         self.assertEqual(protocol.read(b"PROXY UNKNOWN\r\nmore"), 15)

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Offers
-from proxyrelay.switchboard.offers import Drop
+from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.relay import CROSSED, LEFT, SILENT, Relay
 from tests.support.recording import A, B, C, answer, offer, registration
 from tests.support.served import (
@@ -371,9 +371,11 @@ class OfferMixin:
         self.assertEqual(
             drops,
             {
-                **dict.fromkeys((Drop.ERROR, Drop.DUPLICATE, Drop.CROSSING), 1),
-                Drop.UNASKED: 1,
-                Drop.DESCRIPTION: 2,
+                **dict.fromkeys(
+                    (DropReason.ERROR, DropReason.DUPLICATE, DropReason.CROSSING), 1
+                ),
+                DropReason.UNASKED: 1,
+                DropReason.DESCRIPTION: 2,
             },
         )
 

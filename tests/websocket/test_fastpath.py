@@ -507,34 +507,34 @@ class LinearTimeTests(SynchronousTestCase):
 
     def copied(self, burst: bytes, *mixins: type, before: bytes = b"") -> int:
         """How many bytes are copied to take a burst in one read, and one before it."""
-        counted = 0
+        frames_received = 0
 
         class Counted(bytes):
             def __getitem__(self, index: Any) -> Any:
-                nonlocal counted
+                nonlocal frames_received
                 if isinstance(index, slice):
-                    counted += len(range(*index.indices(len(self))))
+                    frames_received += len(range(*index.indices(len(self))))
                 return super().__getitem__(index)
 
         class Counting:
             data: bytes
 
             def _dataReceived(self, data: bytes) -> None:
-                nonlocal counted
-                counted += len(self.data) + len(data)
+                nonlocal frames_received
+                frames_received += len(self.data) + len(data)
                 super()._dataReceived(data)  # type: ignore[misc]
 
             def processData(self) -> bool:  # noqa: N802
-                nonlocal counted
-                counted += len(self.data)
+                nonlocal frames_received
+                frames_received += len(self.data)
                 more: bool = super().processData()  # type: ignore[misc]
                 return more
 
         side = Side(Counting, *mixins)
         side.peers[0].dataReceived(before)
-        counted = 0
+        frames_received = 0
         side.peers[0].dataReceived(Counted(burst))
-        return counted
+        return frames_received
 
     def test_copies_a_burst_some_times_and_not_squared(self) -> None:
         begun = frame(TEXT, b"x", fin=False)
@@ -606,8 +606,10 @@ class FrameEndTests(SynchronousTestCase):
     """Where a frame ends."""
 
     @given(st.binary(max_size=5), ANY, st.binary(max_size=5))
-    def test_of_whole_frames(self, before: bytes, whole: bytes, behind: bytes) -> None:
-        data = before + whole + behind
+    def test_of_whole_frames(
+        self, before: bytes, whole: bytes, backlogged: bytes
+    ) -> None:
+        data = before + whole + backlogged
         self.assertEqual(frame_end(data, len(before)), len(before) + len(whole))
 
     @given(st.binary(max_size=5), ANY, st.data())
@@ -632,8 +634,8 @@ class SmallFrameTests(SynchronousTestCase):
     """What is for the lane."""
 
     @given(st.binary(max_size=5), GOOD, st.binary(max_size=5))
-    def test_whole_frames(self, before: bytes, whole: bytes, behind: bytes) -> None:
-        data = before + whole + behind
+    def test_whole_frames(self, before: bytes, whole: bytes, backlogged: bytes) -> None:
+        data = before + whole + backlogged
         body, stop = small_frame(data, len(before), len(data))
         short = len(whole) < 126 + 6
         if short or (whole[0] == 0x81 and whole[1] != 0xFF):

@@ -14,8 +14,8 @@ from proxyrelay.switchboard.peer import Peer
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.fastpath import AT_ONCE
 from proxyrelay.websocket.protocol import (
-    AFTER,
-    EARLY,
+    MAX_CONTROL_BEFORE_REGISTRATION,
+    MAX_FRAMES_AFTER_CLOSE,
     RESTS,
     RelayFactory,
     RelayProtocol,
@@ -147,7 +147,7 @@ class UnregisteredTests(FloodTestCase):
     def test_may_ping_so_often(self) -> None:
         for kind in (PING, PONG):
             client = self.opened()
-            client.dataReceived(frame(kind, b"x") * EARLY)
+            client.dataReceived(frame(kind, b"x") * MAX_CONTROL_BEFORE_REGISTRATION)
             self.assertEqual(client.state, RelayProtocol.STATE_OPEN)
             client.dataReceived(frame(kind, b"x"))
             self.assertEqual(client.state, RelayProtocol.STATE_CLOSING)
@@ -155,9 +155,9 @@ class UnregisteredTests(FloodTestCase):
 
     def test_may_ping_for_ever_once_registered(self) -> None:
         client = self.registered(A)
-        for _ in range(2 * EARLY):
+        for _ in range(2 * MAX_CONTROL_BEFORE_REGISTRATION):
             client.dataReceived(frame(PING, b"x"))
-        self.assertEqual(self.pongs(client), 2 * EARLY)
+        self.assertEqual(self.pongs(client), 2 * MAX_CONTROL_BEFORE_REGISTRATION)
 
 
 class ClosedTests(FloodTestCase):
@@ -170,14 +170,14 @@ class ClosedTests(FloodTestCase):
 
     def test_may_have_had_something_under_way(self) -> None:
         client = self.closed()
-        client.dataReceived(frame(TEXT, offer(A, B)) * (AFTER - 1))
+        client.dataReceived(frame(TEXT, offer(A, B)) * (MAX_FRAMES_AFTER_CLOSE - 1))
         self.assertEqual(client.state, RelayProtocol.STATE_CLOSING)
         client.dataReceived(frame(CLOSE, b""))
         self.assertTrue(client.wasClean)
 
     def test_is_dropped_when_it_goes_on(self) -> None:
         client = self.closed()
-        for _ in range(AFTER):
+        for _ in range(MAX_FRAMES_AFTER_CLOSE):
             client.dataReceived(frame(PONG, b""))
         self.assertEqual(client.state, RelayProtocol.STATE_CLOSING)
         client.dataReceived(frame(PONG, b""))
@@ -192,11 +192,11 @@ class UnreadTests(FloodTestCase):
         client: Any = self.registered(A)
         timeouts = self.factory.config.timeouts
         late = timeouts.ping_interval * 1.02 + timeouts.ping_timeout * 1.02
-        self.factory.outbox.behind = True
+        self.factory.outbox.backlogged = True
         self.clock.pump([1.0] * int(late + timeouts.ping_timeout))
         peer: Peer = client
         self.assertIsNotNone(peer.registration)
-        self.factory.outbox.behind = False
+        self.factory.outbox.backlogged = False
         self.clock.pump([1.0] * int(timeouts.ping_timeout + 2))
         self.assertIsNone(peer.registration)
 
@@ -204,9 +204,9 @@ class UnreadTests(FloodTestCase):
         client = self.factory.buildProtocol(StringTransport().getPeer())
         client.makeConnection(StringTransport())
         length = self.factory.config.timeouts.opening_handshake
-        self.factory.outbox.behind = True
+        self.factory.outbox.backlogged = True
         self.clock.pump([1.0] * int(2 * length))
         self.assertEqual(client.state, RelayProtocol.STATE_CONNECTING)
-        self.factory.outbox.behind = False
+        self.factory.outbox.backlogged = False
         self.clock.pump([1.0] * int(length + 2))
         self.assertEqual(client.state, RelayProtocol.STATE_CLOSED)

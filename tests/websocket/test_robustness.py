@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Offers, Timeouts
 from proxyrelay.errors import Forbidden, Unauthorized
-from proxyrelay.net.pacing import Pace
+from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.handshake import HEAD_CEILING, HEADERS_CEILING
 from proxyrelay.websocket.protocol import (
@@ -919,9 +919,9 @@ class TlsOpenTests(OpenMixin, RelayTestCase):
 class EndingMixin(SocketMixin):
     """Connections whose request, or whose end, waits for its turn."""
 
-    def hold(self: Any) -> Pace:
+    def hold(self: Any) -> TurnBudget:
         """Have paced work wait from now on."""
-        pace: Pace = self.service.factory.pace
+        pace: TurnBudget = self.service.factory.pace
         self.in_reactor(setattr, pace, "_left", 0)
         self.addCleanup(pace._next_turn)
         return pace
@@ -932,7 +932,7 @@ class EndingMixin(SocketMixin):
         factory = self.service.factory
         pace = self.hold()
         old.close()
-        self.until(lambda: pace.behind)
+        self.until(lambda: pace.backlogged)
         self.assertEqual(len(self.connections()), 2)
         sender.send(offer(B, A).decode())
         sender.ping()
@@ -949,7 +949,7 @@ class EndingMixin(SocketMixin):
         pace = self.hold()
         whole.sendall(upgrade())
         half.sendall(upgrade()[:-2])
-        self.until(lambda: pace.behind)
+        self.until(lambda: pace.backlogged)
         self.until(lambda: all(peer.data for peer in self.service.factory.connections))
         self.advance(TIMEOUTS.opening_handshake)
         self.in_reactor(pace._next_turn)
