@@ -120,12 +120,14 @@ class Comparison:
                 self._note("latency_median", relay, median(took))
                 self._note("latency_p99", relay, percentile(took, 0.99))
                 self._forward(relay, "forward_alone", 1, turns=True)
+                self._forward(relay, "forward_loop", PAIRS, loop=True)
 
     def forwarding_tls(self) -> None:
         """Offers over TLS, and connections one by one."""
         with self._running(self._more, self._certificate) as relays:
             for relay in self._turns(relays, self._plan.rounds):
                 self._forward(relay, "forward_tls", IN_FLIGHT)
+                self._forward(relay, "forward_loop_tls", PAIRS, loop=True)
                 took = load.one_by_one(self._target(relay), self._plan.single)
                 self._note("connect_tls_p99", relay, percentile(took, 0.99))
 
@@ -210,10 +212,10 @@ class Comparison:
         values[relay.name].append(value)
 
     def _forward(
-        self, relay: Server, key: str, in_flight: int, *, turns: bool = False
+        self, relay: Server, key: str, in_flight: int, **rhythm: bool
     ) -> list[float]:
         """Forward for a while, and note the CPU of a message; gives the latencies."""
-        traffic = load.Traffic(self._target(relay), PAIRS, in_flight, turns)
+        traffic = load.traffic(self._target(relay), PAIRS, in_flight, **rhythm)
         traffic.run(WARM_UP)
         before = processes.cpu(relay.pid)
         took = traffic.run(self._plan.seconds)
