@@ -224,7 +224,11 @@ class Traffic:
             self._sources += ours
             self._targets += theirs
         self._parties = [*self._sources, *self._targets]
-        self._listen()
+        by_sender: dict[Client, dict[bytes, Party]] = defaultdict(dict)
+        for party in self._parties:
+            parties = by_sender[party.client]
+            parties.update(dict.fromkeys(party.partners, party))
+            party.client.on_texts = partial(self._received, parties)
         self._verify()
 
     def run(self, seconds: float) -> list[float]:
@@ -256,13 +260,6 @@ class Traffic:
         close([party.client for party in self._parties])
 
     _texts: list[bytes] | None = None
-
-    def _listen(self) -> None:
-        by_sender: dict[Client, dict[bytes, Party]] = defaultdict(dict)
-        for party in self._parties:
-            parties = by_sender[party.client]
-            parties.update(dict.fromkeys(party.partners, party))
-            party.client.on_texts = partial(self._received, parties)
 
     def _received(self, parties: Mapping[bytes, Party], texts: list[bytes]) -> None:
         if self._texts is not None:
@@ -305,12 +302,7 @@ def _spelled(texts: Iterable[bytes]) -> set[str]:
 
 
 def traffic(
-    target: Target,
-    pairs: int,
-    in_flight: int,
-    *,
-    turns: bool = False,
-    loop: bool = False,
+    target: Target, pairs: int, in_flight: int, turns: bool = False, loop: bool = False
 ) -> Traffic:
     """Connect clients that exchange offers and answers.
 
@@ -318,13 +310,12 @@ def traffic(
         target: The relay.
         pairs: How many clients make offers.
         in_flight: Exchanges that each of these has under way, with as many others.
-        turns: Whether the pairs take turns, so that with one in flight the relay has
-            never more than one message to handle.
+        turns: Whether pairs take turns: one message is in flight in all.
         loop: Whether clients react to each message at once, and not when they have
             one of each partner.
     """
     hub = Hub()
-    alone = in_flight == 1
+    alone = turns or in_flight == 1
     others = pairs if alone else in_flight
     clients = connect(hub, target, identities(pairs + others), 16)
     sides = clients[:pairs], clients[pairs:]
@@ -528,13 +519,8 @@ def _measured(pid: int | None) -> Callable[[], float | None]:
 
 
 def _forward(target: Target, arguments: argparse.Namespace) -> dict[str, object]:
-    load = traffic(
-        target,
-        arguments.pairs,
-        arguments.in_flight,
-        turns=arguments.turns,
-        loop=arguments.loop,
-    )
+    pairs, in_flight = arguments.pairs, arguments.in_flight
+    load = traffic(target, pairs, in_flight, arguments.turns, arguments.loop)
     load.run(min(0.5, arguments.seconds))
     spent, own = _measured(arguments.pid), time.process_time()
     began = time.perf_counter()
@@ -614,7 +600,7 @@ def _parser() -> argparse.ArgumentParser:
     forward.add_argument("--in-flight", type=int, default=32, help="of each pair")
     rhythm = forward.add_mutually_exclusive_group()
     rhythm.add_argument(
-        "--turns", action="store_true", help="pairs take turns; --in-flight is of all"
+        "--turns", action="store_true", help="pairs take turns, one message in all"
     )
     rhythm.add_argument(
         "--loop", action="store_true", help="clients react to each message at once"
