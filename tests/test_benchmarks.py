@@ -17,7 +17,12 @@ from benchmarks import frames, plot, processes
 from benchmarks.client import Client, Failed, Hub
 from benchmarks.figures import Result, Row, document, percentile, table
 from benchmarks.load import Party, Traffic, identities
-from proxyrelay.switchboard.messages import PeerConnection, RegistrationRequest, decode, echo
+from proxyrelay.switchboard.messages import (
+    PeerConnection,
+    RegistrationRequest,
+    decode,
+    echo,
+)
 from tests.support.recording import A, B
 
 ROW = Row("forward", "forward & more", "us", 1e6, ratio=0.5)
