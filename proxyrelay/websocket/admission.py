@@ -53,7 +53,7 @@ class Origin(Generic[T]):
 
     __slots__ = (
         *("ending", "limited", "name", "open"),
-        *("registered", "spoken", "unregistered"),
+        *("registered", "message_debt", "unregistered"),
     )
 
     def __init__(self, name: str, limited: bool) -> None:
