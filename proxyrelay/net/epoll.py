@@ -21,7 +21,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyrelay.net.transport import DirectWriteTransport, WriteBatch
+from proxyrelay.net.transport import DirectWriteTransport
+from proxyrelay.net.write_batch import WriteBatch
 
 NAP = 0.05
 """Seconds for which nobody is read from, when nothing but pings comes. The first offer
@@ -38,6 +39,10 @@ AT_ONCE = 256
 BUDGET = 0.01
 """Seconds for which clients are read from in one turn of the reactor; the others have
 their turn in the next one."""
+
+FLUSH_BYTES = 256 * 1024
+"""Bytes read after which a sweep writes before it reads on. So a receiver is found to
+be slow before much is gathered for it."""
 
 AVAILABLE = hasattr(select, "epoll")
 """Whether the system has it. macOS has not; there the reactor sees each socket."""
@@ -138,19 +143,31 @@ class EpollMultiplexer:
                 if reader is not None:
                     ready.append((descriptor, reader, event))
         some = bool(ready)
-        latest = self._reactor.seconds() + BUDGET
-        while ready:
-            descriptor, reader, event = ready.popleft()
-            # It may have gone meanwhile, and another one have its descriptor.
-            if self._readers.get(descriptor) is reader:
-                self._read(reader, event)
-                if self._reactor.seconds() > latest:
-                    break
+        self._outbox.open()
+        try:
+            self._sweep()
+        finally:
+            self._outbox.close()
         self._outbox.backlogged = full or bool(ready)
         if self._outbox.backlogged and self._again is None:
             # Those that are left may go before their turn, and nobody else speak.
             self._again = self._reactor.callLater(NAP, self._look_again)
         return some
+
+    def _sweep(self) -> None:
+        """Read from the ready sockets, for a bounded time."""
+        ready, batch = self._ready, self._outbox
+        end = self._reactor.seconds() + BUDGET
+        while ready:
+            descriptor, reader, event = ready.popleft()
+            # It may have gone meanwhile, and another one have its descriptor.
+            if self._readers.get(descriptor) is reader:
+                self._read(reader, event)
+                if batch.read_bytes > FLUSH_BYTES:
+                    batch.close()
+                    batch.open()
+                if self._reactor.seconds() > end:
+                    break
 
     def _look_again(self) -> None:
         self._again = None

@@ -112,9 +112,9 @@ class TlsTransport(DirectWriteTransport):
         records: list[bytes] = []
         over = self._receive(records)
         if records and not self._writeDisconnected:
-            self.protocol.dataReceived(
-                records[0] if len(records) == 1 else b"".join(records)
-            )
+            data = records[0] if len(records) == 1 else b"".join(records)
+            self._outbox.read_bytes += len(data)
+            self.protocol.dataReceived(data)
         elif not records and over is None and isinstance(self.protocol, RecordListener):
             self.protocol.record_without_data()
         return over

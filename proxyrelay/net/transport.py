@@ -30,6 +30,7 @@ from proxyrelay.net import addresses
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.proxy_header import ProxyHeader, proxy_header
 from proxyrelay.net.timers import TimeoutQueue
+from proxyrelay.net.write_batch import WriteBatch
 
 PAUSE = 0.1
 """Seconds from one look for room to the next, while nobody is accepted."""
@@ -41,13 +42,6 @@ EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 """Why the kernel gives no socket, though a client waits."""
 
 
-class Sender(Protocol):
-    """Has something to send."""
-
-    def send_held(self) -> None:
-        """Send it, in one piece."""
-
-
 class Prelude(Protocol):
     """Reads what comes before all that a connection is for."""
 
@@ -57,39 +51,6 @@ class Prelude(Protocol):
         Returns:
             Bytes that are to be taken. The others are looked at anew.
         """
-
-
-class WriteBatch:
-    """Who has something to send, while what a client has sent is acted upon.
-
-    One read may bring a dozen messages for one receiver.
-
-    Attributes:
-        waiting: Who has; None while nothing is held back.
-        stirred: Whether anything but pings has come since this was set to False.
-        behind: Whether more has come than could be read yet.
-    """
-
-    _log = Logger()
-
-    def __init__(self) -> None:
-        self.waiting: list[Sender] | None = None
-        self.saw_messages = True
-        self.backlogged = False
-
-    def open(self) -> None:
-        """Hold back what is sent from now on."""
-        self.waiting = []
-
-    def close(self) -> None:
-        """Send it."""
-        waiting, self.waiting = self.waiting, None
-        for sender in waiting or ():
-            try:
-                sender.send_held()
-            except Exception:  # noqa: PERF203
-                # The others have nothing to do with it.
-                self._log.failure("sending failed")
 
 
 class DirectWriteTransport(Server):
@@ -132,6 +93,8 @@ class DirectWriteTransport(Server):
         """
         if self.prelude is not None:
             return self._read_prelude(self.prelude)
+        if self._outbox.waiting is not None:
+            return self._read()  # a sweep over many sockets flushes
         self._outbox.open()
         try:
             return self._read()
@@ -147,6 +110,7 @@ class DirectWriteTransport(Server):
             return main.CONNECTION_LOST
         if not data:
             return main.CONNECTION_DONE
+        self._outbox.read_bytes += len(data)
         self.protocol.dataReceived(data)
         return None
 

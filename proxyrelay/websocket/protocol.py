@@ -57,7 +57,8 @@ from proxyrelay.errors import (
 from proxyrelay.net import addresses
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.timers import TimeoutQueue
-from proxyrelay.net.transport import PAUSE, AcceptGate, ProxyHeaderFactory, WriteBatch
+from proxyrelay.net.transport import PAUSE, AcceptGate, ProxyHeaderFactory
+from proxyrelay.net.write_batch import WriteBatch
 from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.switchboard.events import ConnectionObserver
 from proxyrelay.switchboard.messages import MESSAGE_CEILING

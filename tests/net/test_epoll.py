@@ -19,7 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay.net import epoll
 from proxyrelay.net.epoll import AWAKE, BUDGET, NAP, EpollMultiplexer
 from proxyrelay.net.pacing import TurnBudget
-from proxyrelay.net.transport import DirectWriteTransport, WriteBatch
+from proxyrelay.net.transport import DirectWriteTransport
+from proxyrelay.net.write_batch import WriteBatch
 from tests.net.test_tls_transport import tcp_pair
 from tests.net.test_transport import Descriptors, Ends
 from tests.support.clock import EagerClock
@@ -293,6 +294,98 @@ class ReadingTests(CrowdTestCase):
         self.assertEqual(self.reactor.writers, {transport})
         transport.stopWriting()
         self.assertEqual(self.reactor.writers, set())
+
+
+class FlushTests(CrowdTestCase):
+    """Writes to one receiver leave together at the end of a sweep."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.receiver, _, self.far = self.client()
+        self.writes: list[bytes] = []
+        self.held: list[bytes] = []
+        self.receiver.write = self.writes.append  # type: ignore[method-assign, assignment]
+
+    def send_held(self) -> None:
+        self.receiver.write(b"".join(self.held))
+        self.held.clear()
+
+    def forward(self, data: bytes) -> None:
+        """Write to the receiver, as connections do."""
+        waiting = self.batch.waiting
+        assert waiting is not None
+        if not self.held:
+            waiting.append(self)
+        self.held.append(data[-1:])
+
+    @property
+    def batch(self) -> WriteBatch:
+        return self.outbox
+
+    def senders(self, count: int) -> list[socket.socket]:
+        found = []
+        for _ in range(count):
+            _, protocol, far = self.client()
+            protocol.act = self.forward
+            found.append(far)
+        self.turn()
+        return found
+
+    def test_sweep_many_senders_one_write(self) -> None:
+        for number, far in enumerate(self.senders(5)):
+            far.send(b"%d" % number)
+        self.turn()
+        (written,) = self.writes
+        self.assertEqual(sorted(written), sorted(b"01234"))
+        self.assertIsNone(self.batch.waiting)
+
+    def test_sweep_order_of_one_sender_is_kept(self) -> None:
+        first, second = self.senders(2)
+        for number in range(3):
+            first.send(b"%d" % number)
+            second.send(b"%d" % (number + 5))
+            self.turn()
+        written = b"".join(self.writes)
+        self.assertEqual([n for n in written if n < ord("5")], list(b"012"))
+        self.assertEqual([n for n in written if n >= ord("5")], list(b"567"))
+
+    def test_sweep_over_budget_flushes_at_its_end(self) -> None:
+        far, other = self.senders(2)
+        slow = self.forward
+
+        def act(data: bytes) -> None:
+            slow(data)
+            self.reactor.advance(BUDGET * 2)
+
+        for transport in self.crowd._readers.values():
+            transport.protocol.act = act
+        far.send(b"a")
+        other.send(b"b")
+        self.turn()
+        self.assertEqual(len(self.writes), 1)
+        self.turn()
+        self.assertEqual(sorted(self.writes), [b"a", b"b"])
+
+    def test_sweep_much_data_flushes_before_its_end(self) -> None:
+        self.patch(epoll, "FLUSH_BYTES", 10)
+        for far in self.senders(4):
+            far.send(bytes(6))
+        self.turn()
+        self.assertEqual(self.writes, [bytes(2), bytes(2)])
+
+    def test_failing_reader_does_not_hold_up_writes(self) -> None:
+        far, other = self.senders(2)
+
+        def fail(data: bytes) -> None:
+            self.forward(data)
+            raise ZeroDivisionError
+
+        self.crowd._readers[max(self.crowd._readers)].protocol.act = fail
+        far.send(b"a")
+        other.send(b"b")
+        self.turn()
+        self.assertEqual(sorted(b"".join(self.writes)), sorted(b"ab"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class NapTests(CrowdTestCase):

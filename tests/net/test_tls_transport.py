@@ -36,7 +36,8 @@ from zope.interface import implementer
 from proxyrelay.net import certificates as tls
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.tls_transport import RECORD, SHORT, TlsTransport
-from proxyrelay.net.transport import ProxyHeaderFactory, WriteBatch
+from proxyrelay.net.transport import ProxyHeaderFactory
+from proxyrelay.net.write_batch import WriteBatch
 from tests.net.test_transport import PATIENCE, V1, Descriptors, Ends
 from tests.support.certificates import Authority
 from tests.support.clock import EagerClock

@@ -30,8 +30,8 @@ from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.transport import (
     DirectWriteTransport,
     ProxyHeaderFactory,
-    WriteBatch,
 )
+from proxyrelay.net.write_batch import WriteBatch
 from tests.support.clock import EagerClock
 
 reactor: Any = _reactor
