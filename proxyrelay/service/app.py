@@ -6,7 +6,6 @@ Only this module touches the global reactor.
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import signal
 import sys
@@ -38,7 +37,7 @@ from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
 from proxyrelay.net import addresses, certificates, epoll, listening, process
 from proxyrelay.net.clock import use_monotonic_time
 from proxyrelay.net.epoll import EpollMultiplexer
-from proxyrelay.net.heap import Heap
+from proxyrelay.net.process import Heap
 from proxyrelay.net.timers import Heartbeat
 from proxyrelay.net.tls_transport import TlsTransport
 from proxyrelay.net.transport import DirectWriteTransport
@@ -412,8 +411,7 @@ class Signals(Service):
             signal.signal(number, self._called)
         # What is there now stays. To look at all of it again, again and again, would
         # hold every client up for 60 ms at a time.
-        gc.collect()
-        gc.freeze()
+        process.freeze_garbage()
 
     def _called(self, number: int, _frame: FrameType | None) -> None:
         # A storm of them is one.

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from proxyrelay import config
 from proxyrelay.errors import TryAgainLater
-from proxyrelay.net.proxy_header import Proxies
+from proxyrelay.net.proxies import Proxies
 from proxyrelay.net.rate import LONGEST, Rate
 from proxyrelay.switchboard.user import ANONYMOUS, User
 

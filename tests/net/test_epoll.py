@@ -312,15 +312,11 @@ class FlushTests(CrowdTestCase):
 
     def forward(self, data: bytes) -> None:
         """Write to the receiver, as connections do."""
-        waiting = self.batch.waiting
+        waiting = self.outbox.waiting
         assert waiting is not None
         if not self.held:
             waiting.append(self)
         self.held.append(data[-1:])
-
-    @property
-    def batch(self) -> WriteBatch:
-        return self.outbox
 
     def senders(self, count: int) -> list[socket.socket]:
         found = []
@@ -337,7 +333,7 @@ class FlushTests(CrowdTestCase):
         self.turn()
         (written,) = self.writes
         self.assertEqual(sorted(written), sorted(b"01234"))
-        self.assertIsNone(self.batch.waiting)
+        self.assertIsNone(self.outbox.waiting)
 
     def test_sweep_order_of_one_sender_is_kept(self) -> None:
         first, second = self.senders(2)
@@ -358,7 +354,7 @@ class FlushTests(CrowdTestCase):
             self.reactor.advance(BUDGET * 2)
 
         for transport in self.crowd._readers.values():
-            transport.protocol.act = act
+            transport.protocol.act = act  # type: ignore[attr-defined]
         far.send(b"a")
         other.send(b"b")
         self.turn()
@@ -380,7 +376,8 @@ class FlushTests(CrowdTestCase):
             self.forward(data)
             raise ZeroDivisionError
 
-        self.crowd._readers[max(self.crowd._readers)].protocol.act = fail
+        protocol: Any = self.crowd._readers[max(self.crowd._readers)].protocol
+        protocol.act = fail
         far.send(b"a")
         other.send(b"b")
         self.turn()

@@ -22,8 +22,9 @@ from websockets.exceptions import ConnectionClosed
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Limits, Offers, Timeouts
 from proxyrelay.net import addresses
+from proxyrelay.net.accept import RETRY_SECONDS as PAUSE
+from proxyrelay.net.proxy_header import ProxyHeaderFactory, ProxyHeaderReader
 from proxyrelay.net.rate import LONGEST
-from proxyrelay.net.transport import PAUSE, ProxyHeaderFactory, ProxyHeaderReader
 from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.admission import MOMENT, RESERVE
 from proxyrelay.websocket.protocol import (
