@@ -39,6 +39,7 @@ from proxyrelay.net.clock import use_monotonic_time
 from proxyrelay.net.epoll import EpollMultiplexer
 from proxyrelay.net.process import Heap
 from proxyrelay.net.timers import Heartbeat
+from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.net.tls_transport import TlsTransport
 from proxyrelay.net.transport import DirectWriteTransport
 from proxyrelay.observe import log as logs
@@ -133,7 +134,7 @@ class RelayService(MultiService):
             self.pseudonyms,
             kind,
         )
-        self._contexts = None if pair is None else certificates.Contexts(pair)
+        self._contexts = None if pair is None else TlsContexts(pair)
         self._served = self.factory.behind_proxies()
         self._crowd: EpollMultiplexer | None = None
         if epoll.AVAILABLE:
@@ -170,7 +171,7 @@ class RelayService(MultiService):
     @property
     def pair(self) -> certificates.KeyPair | None:
         """Certificate and key; None without TLS."""
-        return None if self._contexts is None else self._contexts.pair
+        return None if self._contexts is None else self._contexts.certificate
 
     @property
     def authenticator(self) -> Authenticator:

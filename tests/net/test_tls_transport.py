@@ -33,9 +33,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from proxyrelay.net import certificates as tls
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.proxy_header import ProxyHeaderFactory
+from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.net.tls_transport import RECORD, SHORT, TlsTransport
 from proxyrelay.net.write_batch import WriteBatch
 from tests.net.test_proxy_header import V1
@@ -69,9 +69,9 @@ def authority() -> Authority:
 
 
 @cache
-def contexts() -> tls.Contexts:
+def contexts() -> TlsContexts:
     """What the relay's side begins with."""
-    return tls.Contexts(authority().pair())
+    return TlsContexts(authority().pair())
 
 
 @cache
