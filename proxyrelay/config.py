@@ -24,7 +24,7 @@ from tomlkit.exceptions import KeyAlreadyPresent, TOMLKitError
 from tomlkit.items import AoT
 
 from proxyrelay.errors import Problem
-from proxyrelay.net.proxy_header import Proxies
+from proxyrelay.net.proxies import Proxies
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 """Names of log levels, as the reference relay spells them."""

@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 PURE = (
     *("errors", "config", "switchboard"),
-    *("net.client_hello", "net.proxy_header", "net.rate", "net.timing"),
+    *("net.client_hello", "net.proxies", "net.rate", "net.timing"),
     *("auth.cache", "auth.circuit_breaker", "auth.invalid_tokens", "auth.policy"),
     *("auth.stats", "observe.counters", "observe.null", "observe.pseudonyms"),
     *("observe.records", "websocket.admission", "websocket.handshake"),

@@ -1,4 +1,4 @@
-"""Where clients come from, as logs spell it and as limits count it."""
+"""Addresses of clients, as logs spell them and as limits count them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ipaddress import ip_address
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
 
-SITE = 64
-"""Bits of an IPv6 address that a site is given as a whole (RFC 6177)."""
+SITE_PREFIX_BITS = 64
+"""Length of an IPv6 prefix that one site owns (RFC 6177)."""
 
 
 def text(address: IAddress) -> str:
     """Spell an address the way a URL does: ``192.0.2.1:80``, ``[::1]:80``.
 
-    A port that is not known, which is then 0, is left out.
+    An unknown port, 0, is left out.
     """
     if isinstance(address, IPv6Address):
         host = f"[{address.host}]"
@@ -27,18 +27,18 @@ def text(address: IAddress) -> str:
 
 
 def of(host: str, port: int = 0) -> IAddress:
-    """What Twisted makes of an address that a proxy told.
+    """Twisted's address object for an IP address.
 
     Args:
         host: An IP address.
-        port: The port; 0 if it is not known.
+        port: The port; 0 if unknown.
     """
     kind = IPv6Address if ":" in host else IPv4Address
     return kind("TCP", host, port)
 
 
 def is_loopback(address: IAddress) -> bool:
-    """Whether it is of this machine, or of a proxy on it that is not listed."""
+    """Whether an address is of this machine. An unlisted proxy on it counts as well."""
     if isinstance(address, IPv4Address):
         return bool(address.host.startswith("127."))
     if not isinstance(address, IPv6Address):
@@ -50,25 +50,25 @@ def is_loopback(address: IAddress) -> bool:
 
 
 def source(address: IAddress, alone: bool = False) -> str:
-    """Who shares a fair share with an address: whoever can send from it.
+    """Name of the source that shares one fair share with an address.
 
-    That is the address itself with IPv4, also where it is mapped into IPv6, and the
-    network of 64 bits with IPv6, in which one machine can have any address.
+    With IPv4 it is the address itself, also where it is mapped into IPv6. With IPv6 it
+    is the network of 64 bits, since one machine can have any address in it.
 
     Args:
         address: The address.
-        alone: Whether it shares with nobody, as a proxy that is trusted.
+        alone: Whether the address has a share of its own, such as a trusted proxy's.
     """
     if isinstance(address, IPv6Address):
-        # A scope, after "%", is the relay's own word for an interface.
+        # A scope, after "%", names an interface of the relay.
         host = ip_address(address.host.partition("%")[0])
         if isinstance(host, Address):
             if host.ipv4_mapped is not None:
                 return str(host.ipv4_mapped)
             if alone:
                 return str(host)
-            network = int(host) >> (128 - SITE) << (128 - SITE)
-            return f"{Address(network)}/{SITE}"
+            network = int(host) >> (128 - SITE_PREFIX_BITS) << (128 - SITE_PREFIX_BITS)
+            return f"{Address(network)}/{SITE_PREFIX_BITS}"
     if isinstance(address, IPv4Address):
         return str(address.host)
     return "local"

@@ -1,15 +1,14 @@
-"""Certificates and keys: what is in the files, and what TLS is served with."""
+"""Certificates and keys: loading and checking the files."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from socket import socket
 from stat import S_ISREG
 
 from cryptography import x509
@@ -21,40 +20,22 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from OpenSSL import SSL, crypto
-from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
+from OpenSSL import crypto
 
 from proxyrelay.errors import ConfigError, Problem
-
-CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""For TLS 1.2: forward secrecy and authenticated encryption only, as Mozilla's
-intermediate profile has it."""
-
-CIPHERSUITES = b":".join(
-    (
-        b"TLS_AES_128_GCM_SHA256",
-        b"TLS_AES_256_GCM_SHA384",
-        b"TLS_CHACHA20_POLY1305_SHA256",
-    )
-)
-"""For TLS 1.3: all that it has. OpenSSL would have the second one first, whose hash
-makes a handshake take a tenth longer."""
-
-HTTP = b"http/1.1"
 
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 """Curves of the ECDSA keys that current clients accept."""
 
-SHORTEST_RSA = 2048
-"""Bits of the shortest RSA key that current clients accept."""
+MIN_RSA_BITS = 2048
+"""Length of the shortest RSA key that current clients accept."""
 
 SHORT_LIFETIME = timedelta(days=10)
-"""Below this lifetime a certificate is due for renewal when half of it is left. Others
-are when a third is left."""
+"""A certificate with a shorter lifetime is due for renewal with half of it left. Others
+are due with a third left."""
 
-
-LABELS_SHOWN = 5
-"""PEM labels of a file that an error names."""
+MAX_LABELS = 5
+"""PEM labels of a file in an error, at most."""
 
 _LABEL = re.compile(rb"^-----BEGIN ([A-Z0-9 ]{1,40})-----", re.MULTILINE)
 
@@ -75,7 +56,7 @@ class KeyPair:
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
     def names(self) -> list[str]:
-        """The host names and addresses that the certificate is for."""
+        """Host names and addresses of the certificate."""
         try:
             names = self.chain[0].extensions.get_extension_for_class(
                 x509.SubjectAlternativeName
@@ -86,13 +67,13 @@ class KeyPair:
 
     @property
     def renewal(self) -> datetime:
-        """When the certificate is due for renewal: from then on it expires soon."""
+        """Time of the due renewal. From then on the certificate expires soon."""
         start = self.chain[0].not_valid_before_utc
         end = self.chain[0].not_valid_after_utc
         return end - (end - start) / (2 if end - start < SHORT_LIFETIME else 3)
 
     def problems(self, now: datetime) -> Iterator[Problem]:
-        """Why clients that verify will refuse it.
+        """Reasons of verifying clients to refuse it.
 
         Args:
             now: The time, aware of its zone.
@@ -130,7 +111,7 @@ class KeyPair:
                 )
 
     def warnings(self, now: datetime) -> Iterator[Problem]:
-        """What the operator should know, or do soon.
+        """Advice for the operator.
 
         Args:
             now: The time, aware of its zone.
@@ -168,7 +149,7 @@ def load(certfile: Path, keyfile: Path | None) -> KeyPair:
         keyfile: PEM file with the key; None if ``certfile`` has it.
 
     Raises:
-        ConfigError: They cannot be read, or do not belong together.
+        ConfigError: A file cannot be read, or the key does not match.
     """
     setting, place = ("keyfile", keyfile) if keyfile else ("certfile", certfile)
     problems: list[Problem] = []
@@ -199,86 +180,16 @@ def load(certfile: Path, keyfile: Path | None) -> KeyPair:
     return KeyPair(chain, key)
 
 
-def context(pair: KeyPair) -> CertificateOptions:
-    """What TLS connections are made with.
-
-    Raises:
-        ConfigError: OpenSSL refuses the pair.
-    """
-    options = CertificateOptions(
-        privateKey=crypto.PKey.from_cryptography_key(pair.key),
-        certificate=crypto.X509.from_cryptography(pair.chain[0]),
-        extraCertChain=[crypto.X509.from_cryptography(c) for c in pair.chain[1:]],
-        raiseMinimumTo=TLSVersion.TLSv1_2,
-        acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
-        # Who comes back with one saves both sides the costly part of the handshake, and
-        # the relay keeps nothing for it.
-        enableSessionTickets=True,
-    )
-    try:
-        made = options.getContext()
-        made.set_tls13_ciphersuites(CIPHERSUITES)
-        # Twisted's own function asks for the protocol that its own transports know.
-        made.set_alpn_select_callback(_choose_protocol)
-    except SSL.Error as error:
-        reasons = ", ".join(str(reason) for _, _, reason in error.args[0])
-        raise _wrong("certfile", f"is refused by OpenSSL: {reasons}") from None
-    return options
+FileFingerprint = tuple[tuple[int, int, int] | None, ...]
+"""Inode, modification time and size of each file; None for a missing one."""
 
 
-def _choose_protocol(
-    _: SSL.Connection, offered: Sequence[bytes]
-) -> bytes | SSL._NoOverlappingProtocols:
-    """Answer a client that says what it would speak (RFC 7301)."""
-    return HTTP if HTTP in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+def file_fingerprint(*paths: Path | None) -> FileFingerprint:
+    """Fingerprint of files. A write or a replacement changes it. Nothing is read."""
+    return tuple(_fingerprint(path) for path in paths if path is not None)
 
 
-class Contexts:
-    """Begins TLS connections with the pair of the day.
-
-    Connections that have begun keep the one that they began with.
-
-    Args:
-        pair: Certificate and key.
-
-    Attributes:
-        pair: Those that the next connection begins with.
-
-    Raises:
-        ConfigError: OpenSSL refuses the pair.
-    """
-
-    pair: KeyPair
-
-    def __init__(self, pair: KeyPair) -> None:
-        self.use(pair)
-
-    def use(self, pair: KeyPair) -> None:
-        """Begin connections with another pair from now on.
-
-        Raises:
-            ConfigError: OpenSSL refuses it. Nothing has changed.
-        """
-        self._context = context(pair).getContext()
-        self.pair = pair
-
-    def begin(self, sock: socket) -> SSL.Connection:
-        """Make OpenSSL's part of a connection."""
-        connection = SSL.Connection(self._context, sock)
-        connection.set_accept_state()
-        return connection
-
-
-Stamp = tuple[tuple[int, int, int] | None, ...]
-"""What changes when a file is replaced or written, for each file; None without one."""
-
-
-def stamp(*paths: Path | None) -> Stamp:
-    """Tell the present state of files from others, without reading them."""
-    return tuple(_stamp(path) for path in paths if path is not None)
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _fingerprint(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
     except OSError:
@@ -293,7 +204,7 @@ def _is_root(certificate: x509.Certificate) -> bool:
 
 
 def now() -> datetime:
-    """The time, aware of its zone."""
+    """Present time, with its zone."""
     return datetime.now(timezone.utc)
 
 
@@ -312,7 +223,7 @@ def _read(setting: str, path: Path) -> bytes:
 
 def _load_chain(path: Path) -> tuple[x509.Certificate, ...]:
     pem = _read("certfile", path)
-    # The library passes over a certificate with another label.
+    # The library skips a certificate with another label.
     if b"TRUSTED CERTIFICATE" not in _LABEL.findall(pem):
         with contextlib.suppress(ValueError):
             return tuple(x509.load_pem_x509_certificates(pem))
@@ -324,19 +235,19 @@ def _load_chain(path: Path) -> tuple[x509.Certificate, ...]:
 
 
 def _found(pem: bytes) -> str:
-    """The PEM labels of a file, for an error."""
+    """PEM labels of a file, for an error."""
     labels = dict.fromkeys(_LABEL.findall(pem))
     if not labels:
         return ""
-    shown = ", ".join(label.decode("ascii") for label in list(labels)[:LABELS_SHOWN])
+    shown = ", ".join(label.decode("ascii") for label in list(labels)[:MAX_LABELS])
     return f"; found in it: {shown}"
 
 
 def _look_through(chain: Iterable[x509.Certificate], path: Path) -> None:
-    """Refuse certificates of which something cannot be read: some are read lazily.
+    """Refuse unreadable certificates. The library parses some fields lazily.
 
     Raises:
-        ConfigError: There is one.
+        ConfigError: A certificate is unreadable.
     """
     for number, certificate in enumerate(chain, 1):
         try:
@@ -347,7 +258,7 @@ def _look_through(chain: Iterable[x509.Certificate], path: Path) -> None:
             _ = certificate.not_valid_after_utc, certificate.not_valid_before_utc
             crypto.X509.from_cryptography(certificate)
         except Exception:  # noqa: PERF203
-            # The libraries raise a dozen kinds.
+            # The libraries raise a dozen kinds of errors.
             raise _wrong(
                 "certfile",
                 f"certificate {number} in {path} is broken, or of a kind that is not "
@@ -377,11 +288,11 @@ def _load_key(
     if isinstance(key, rsa.RSAPrivateKey) and _is_pss(pem):
         kind = "RSA-PSS"
     elif isinstance(key, rsa.RSAPrivateKey):
-        if key.key_size < SHORTEST_RSA:
+        if key.key_size < MIN_RSA_BITS:
             raise _wrong(
                 setting,
                 f"the RSA key in {path} has {key.key_size} bits; clients want at "
-                f"least {SHORTEST_RSA}",
+                f"least {MIN_RSA_BITS}",
             )
         return key
     if isinstance(key, ec.EllipticCurvePrivateKey):
@@ -399,7 +310,7 @@ def _load_key(
 
 
 def _is_pss(pem: bytes) -> bool:
-    """Whether a key may only sign with RSA-PSS. The library calls it an RSA key."""
+    """Whether a key signs with RSA-PSS only. The library calls it an RSA key."""
     return crypto.load_privatekey(crypto.FILETYPE_PEM, pem).type() == _RSA_PSS
 
 
@@ -411,7 +322,7 @@ def _public(key: object) -> bytes:
 
 
 def _anchored(chain: tuple[x509.Certificate, ...]) -> bool:
-    """Whether a chain ends at an authority that this machine's TLS clients trust."""
+    """Whether a chain ends at an authority that this machine trusts."""
     places = ssl.get_default_verify_paths()
     store = crypto.X509Store()
     for file, folder in ((places.cafile, None), (None, places.capath)):
@@ -427,8 +338,8 @@ def _anchored(chain: tuple[x509.Certificate, ...]) -> bool:
 
 
 _NO_ISSUER = {2, 20, 21}
-"""What OpenSSL says of a chain whose last issuer is unknown (X509_V_ERR_UNABLE_TO_...).
-Other errors, such as an expired certificate, are found elsewhere."""
+"""OpenSSL's errors for an unknown last issuer (X509_V_ERR_UNABLE_TO_...). Other errors,
+such as an expired certificate, are found elsewhere."""
 
 
 def _name(name: x509.Name) -> str:

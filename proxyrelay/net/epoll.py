@@ -1,12 +1,11 @@
-"""The sockets of all clients, which the reactor sees as one.
+"""One epoll for the sockets of all clients. The reactor watches only that epoll.
 
-Twisted calls each socket through five functions, which keep a context that nobody
-here looks at. For a message or a ping that costs as much as all else in Python, so
-the clients have an epoll of their own, and the reactor watches that.
+Twisted calls each socket through five functions. For a message or a ping they cost as
+much as everything else in Python. The epoll calls the sockets directly, in sweeps.
+Writes that follow from a sweep are flushed once at its end.
 
-It also lets the relay sleep. Thousands of idle clients ping at any moment, and to be
-woken for each of them costs more than to answer: while nothing but pings comes, the
-relay looks after them only so often.
+The epoll also lets the relay sleep. With thousands of idle clients a wake-up for each
+ping costs more than its answer. While only pings come, the relay reads in intervals.
 """
 
 from __future__ import annotations
@@ -21,37 +20,37 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyrelay.net.transport import DirectWriteTransport, WriteBatch
+from proxyrelay.net.transport import DirectWriteTransport
+from proxyrelay.net.write_batch import WriteBatch
 
-NAP = 0.05
-"""Seconds for which nobody is read from, when nothing but pings comes. The first offer
-after a silence waits for so long at most; to gather what goes into it has taken its
-client longer."""
+NAP_SECONDS = 0.05
+"""Seconds between two sweeps while only pings come. The first offer after a silence
+waits this long at most."""
 
-AWAKE = 1.0
-"""Seconds without anything but pings before that. An answer that takes longer is not
-kept waiting by much."""
+AWAKE_SECONDS = 1.0
+"""Seconds with only pings before the first nap."""
 
-AT_ONCE = 256
-"""Clients that are found ready at a time."""
+MAX_EVENTS = 256
+"""Ready sockets per poll."""
 
-BUDGET = 0.01
-"""Seconds for which clients are read from in one turn of the reactor; the others have
-their turn in the next one."""
+SWEEP_SECONDS = 0.01
+"""Length of a sweep. The remaining sockets are read in the next turn of the reactor."""
+
+FLUSH_BYTES = 256 * 1024
+"""Bytes read in a sweep before it flushes early. The flush finds slow receivers before
+much is gathered for them."""
 
 AVAILABLE = hasattr(select, "epoll")
-"""Whether the system has it. macOS has not; there the reactor sees each socket."""
+"""Whether the system has epoll. On macOS the reactor watches each socket."""
 
 
 @implementer(IReadDescriptor)
 class EpollMultiplexer:
-    """What the transports of clients take for their reactor.
-
-    To read is its own affair. To write, which is rare, and all else is the reactor's.
+    """The reactor of the clients' transports: it reads, the real reactor does the rest.
 
     Args:
-        reactor: That.
-        outbox: Tells whether anything but pings has come.
+        reactor: The real reactor.
+        outbox: Opened for each sweep; tells whether anything but pings came.
     """
 
     _log = Logger()
@@ -67,12 +66,12 @@ class EpollMultiplexer:
         self._ready: deque[tuple[int, DirectWriteTransport, int]] = deque()
         self._awake = 0.0
         self._nap: IDelayedCall | None = None
-        self._again: IDelayedCall | None = None
+        self._resume: IDelayedCall | None = None
 
     # -- towards transports
 
     def addReader(self, reader: DirectWriteTransport) -> None:  # noqa: N802
-        """Read from a socket whenever something has come."""
+        """Read from a socket whenever it is readable."""
         descriptor = reader.fileno()
         if descriptor not in self._readers:
             self._epoll.register(descriptor, select.EPOLLIN)
@@ -84,7 +83,7 @@ class EpollMultiplexer:
                 self._reactor.addReader(self)
 
     def removeReader(self, reader: DirectWriteTransport) -> None:  # noqa: N802
-        """Read from it no longer."""
+        """Stop reading from a socket."""
         descriptor = reader.fileno()
         if self._readers.get(descriptor) is reader:
             del self._readers[descriptor]
@@ -93,67 +92,79 @@ class EpollMultiplexer:
     # -- towards the reactor
 
     def fileno(self) -> int:
-        """What the reactor watches: an epoll is ready when one of its sockets is."""
+        """Descriptor of the epoll. It is readable when one of its sockets is."""
         return self._epoll.fileno()
 
     def logPrefix(self) -> str:  # noqa: N802
-        """How Twisted calls it in the log."""
+        """Name in Twisted's log."""
         return "clients"
 
     def doRead(self) -> None:  # noqa: N802
-        """Read from those of whom something has come."""
+        """Sweep over the readable sockets, and perhaps nap after that."""
         self._look()
         now = self._reactor.seconds()
         if self._outbox.saw_messages:
             self._outbox.saw_messages = False
-            self._awake = now + AWAKE
+            self._awake = now + AWAKE_SECONDS
         elif not (self._outbox.backlogged or now < self._awake):
             self._reactor.removeReader(self)
-            self._nap = self._reactor.callLater(NAP, self._wake)
+            self._nap = self._reactor.callLater(NAP_SECONDS, self._wake)
 
     def _wake(self) -> None:
-        """Look once more, and sleep on if there were pings again, but only pings.
+        """Sweep once, and nap again if only pings came.
 
-        To have the reactor watch takes the kernel a look at each client.
+        Adding the epoll to the reactor costs the kernel a check of each socket.
         """
         self._nap = None
         some = self._look()
         if some and not (self._outbox.backlogged or self._outbox.saw_messages):
-            self._nap = self._reactor.callLater(NAP, self._wake)
+            self._nap = self._reactor.callLater(NAP_SECONDS, self._wake)
         else:
             self._reactor.addReader(self)
 
     def _look(self) -> bool:
-        """Read from some of those of whom something has come.
+        """Read from the ready sockets, and flush the writes that follow.
 
         Returns:
-            Whether there were any.
+            Whether any socket was ready.
         """
         ready, full = self._ready, False
         if not ready:
-            found = self._epoll.poll(0, AT_ONCE)
-            full = len(found) == AT_ONCE
+            found = self._epoll.poll(0, MAX_EVENTS)
+            full = len(found) == MAX_EVENTS
             for descriptor, event in found:
                 reader = self._readers.get(descriptor)
                 if reader is not None:
                     ready.append((descriptor, reader, event))
         some = bool(ready)
-        latest = self._reactor.seconds() + BUDGET
-        while ready:
-            descriptor, reader, event = ready.popleft()
-            # It may have gone meanwhile, and another one have its descriptor.
-            if self._readers.get(descriptor) is reader:
-                self._read(reader, event)
-                if self._reactor.seconds() > latest:
-                    break
+        self._outbox.open()
+        try:
+            self._sweep()
+        finally:
+            self._outbox.close()
         self._outbox.backlogged = full or bool(ready)
-        if self._outbox.backlogged and self._again is None:
-            # Those that are left may go before their turn, and nobody else speak.
-            self._again = self._reactor.callLater(NAP, self._look_again)
+        if self._outbox.backlogged and self._resume is None:
+            # The remaining sockets may close, and no other one become ready.
+            self._resume = self._reactor.callLater(NAP_SECONDS, self._resume_sweep)
         return some
 
-    def _look_again(self) -> None:
-        self._again = None
+    def _sweep(self) -> None:
+        """Read from the ready sockets, for a bounded time."""
+        ready, batch = self._ready, self._outbox
+        end = self._reactor.seconds() + SWEEP_SECONDS
+        while ready:
+            descriptor, reader, event = ready.popleft()
+            # A connection may end meanwhile, and another one get its descriptor.
+            if self._readers.get(descriptor) is reader:
+                self._read(reader, event)
+                if batch.read_bytes > FLUSH_BYTES:
+                    batch.close()
+                    batch.open()
+                if self._reactor.seconds() > end:
+                    break
+
+    def _resume_sweep(self) -> None:
+        self._resume = None
         if self._outbox.backlogged:
             self._look()
 
@@ -167,17 +178,17 @@ class EpollMultiplexer:
             reader.connectionLost(Failure(over))
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops: so end those that are left."""
+        """End all connections, as the reactor stops."""
         self._ready.clear()
         for reader in list(self._readers.values()):
             reader.connectionLost(reason)
 
     def stop(self) -> None:
-        """Be done, as all clients are gone. May be called again."""
-        for call in (self._nap, self._again):
+        """Close the epoll after the last connection. May be called again."""
+        for call in (self._nap, self._resume):
             if call is not None:
                 call.cancel()
-        self._nap = self._again = None
+        self._nap = self._resume = None
         if not self._epoll.closed:
             self._reactor.removeReader(self)
             self._epoll.close()

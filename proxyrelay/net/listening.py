@@ -1,8 +1,8 @@
 """The listening sockets: bound, or taken over, before anything else starts.
 
-They are bound here rather than by a Twisted endpoint so that a taken port is
-found while there is still a terminal to say it on, before the process becomes a
-daemon, and so that one name can mean both IPv4 and IPv6, as in asyncio.
+A Twisted endpoint binds too late: after the process has become a daemon, a terminal no
+longer shows the error of a taken port. It also binds one address of a name only, and a
+name may mean both IPv4 and IPv6.
 """
 
 from __future__ import annotations
@@ -21,43 +21,37 @@ from twisted.python.failure import Failure
 
 from proxyrelay.errors import StartError
 
-BACKLOG = 4096
-"""Connections that may wait to be accepted: all clients come back at once after
-a fault of the network. The kernel caps it at ``net.core.somaxconn``."""
+ACCEPT_BACKLOG = 4096
+"""Connections that may wait for accept: after a network fault all clients come back at
+once. The kernel caps the number at ``net.core.somaxconn``."""
 
+SEND_BUFFER_BYTES = 128 * 1024
+"""Size of the kernel's buffer for a slow client (Linux takes twice that). By default it
+grows to several MB, in front of the relay's ping."""
 
-SEND_BUFFER = 128 * 1024
-"""Bytes that the kernel keeps for a client that reads slowly (Linux takes twice that).
-Left to itself it keeps several MB, and a slow client would find the relay's ping
-behind all of them."""
-
-
-FIRST_HANDED_OVER = 3
-"""The first descriptor that a process is started with, in systemd's way."""
-
+FIRST_DESCRIPTOR = 3
+"""First descriptor of socket activation (SD_LISTEN_FDS_START)."""
 
 ADMIN = "admin"
-"""Name of a socket that is handed over for the relay's operator, and not for clients
-(``FileDescriptorName=admin`` in the unit of systemd)."""
-
+"""Name of the activation socket for the admin listener (``FileDescriptorName=admin`` in
+the unit of systemd)."""
 
 UNUSABLE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""Errors of an address that this machine does not have. A name may stand for one:
-``localhost`` for ``::1`` where IPv6 is turned off."""
-
+"""Errors for an address that this machine lacks. With IPv6 turned off, ``localhost``
+may still mean ``::1``."""
 
 _log = Logger()
 
 
 def handed_over(given: Path = Path("/proc/self/environ")) -> dict[int, str]:
-    """The descriptors that the process was started with (sd_listen_fds(3)).
+    """Descriptors of socket activation (sd_listen_fds(3)).
 
     Args:
-        given: The environment that it was started with. When Twisted is loaded, it
-            removes them from the present one, and takes none that have no names.
+        given: Environment at the start of the process. Twisted removes the variables
+            from the present one, and ignores descriptors without names.
 
     Returns:
-        Their names by their numbers; the name of one that has none is empty.
+        Names by numbers; a missing name is empty.
     """
     try:
         entries = given.read_text(errors="replace").split("\0")
@@ -67,7 +61,7 @@ def handed_over(given: Path = Path("/proc/self/environ")) -> dict[int, str]:
     count = variables.get("LISTEN_FDS", "")
     if variables.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
         return {}
-    numbers = range(FIRST_HANDED_OVER, FIRST_HANDED_OVER + int(count))
+    numbers = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count))
     names = chain(variables.get("LISTEN_FDNAMES", "").split(":"), repeat(""))
     return dict(zip(numbers, names, strict=False))
 
@@ -75,11 +69,11 @@ def handed_over(given: Path = Path("/proc/self/environ")) -> dict[int, str]:
 def inherited(descriptors: Iterable[int]) -> list[socket.socket]:
     """Take over listening sockets.
 
-    Such a socket has one queue, whoever accepts from it: when one relay takes over from
-    another, no client is lost between them.
+    All processes accept from the one queue of a socket. So no client is lost between
+    one relay and its successor.
 
     Raises:
-        StartError: One is no listening TCP socket.
+        StartError: A descriptor is no listening TCP socket.
     """
     sockets: list[socket.socket] = []
     for number in descriptors:
@@ -112,17 +106,16 @@ def bind(
     """Open the listening sockets.
 
     Args:
-        host: Address or name of an interface; None for all interfaces.
+        host: Address or host name; None for all interfaces.
         port: TCP port; 0 for any free one, the same for all sockets.
         reuse: Whether other processes of the same user may listen there as well.
-        accepting: Whether clients may connect; else it is only tried whether the
-            address can be had.
+        accepting: Whether clients may connect; otherwise the sockets are only bound.
 
     Returns:
-        One socket for each address that the host stands for, and this machine has.
+        A socket for each address of the host on this machine.
 
     Raises:
-        StartError: The port is taken or privileged, or the machine has no such address.
+        StartError: The port is taken or privileged, or this machine lacks the address.
     """
     # A kernel without IPv6 still resolves names to it.
     found = [info for info in _resolved(host, port) if _available(info[0])]
@@ -160,10 +153,9 @@ def bind(
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether nobody listens at an address, as far as can be told.
+    """Whether no process listens at an address, as far as a bind can tell.
 
-    It is bound for a moment for that; nobody can connect meanwhile, and who wants to
-    listen there can.
+    The address is bound for a moment, without listening.
     """
     try:
         bound = bind(host, port, accepting=False)
@@ -175,20 +167,19 @@ def is_free(host: str, port: int) -> bool:
 
 
 def retire(port: Any, shared: bool) -> None:
-    """Accept nobody any more, and reset nobody who waits to be accepted.
+    """Close a port without a reset of the waiting connections.
 
-    A port of Twisted's closes in the next turn of the reactor, and whoever has come
-    until then is reset, as are those whom the kernel has in its queue. Checked against
-    Twisted 26.10.0.
+    Twisted closes a port in the next turn of the reactor. The kernel then resets all
+    waiting connections. Checked against Twisted 26.10.0.
 
     Args:
-        port: Listens.
-        shared: Whether another process accepts from the very same socket: it finds
-            those who wait. Else they are accepted here.
+        port: The listening port.
+        shared: Whether another process accepts from the same socket. Otherwise the
+            waiting connections are accepted here.
     """
     port.stopReading()
     if not shared:
-        port.numberAccepts = BACKLOG
+        port.numberAccepts = ACCEPT_BACKLOG
         port.doRead()
     port.connectionLost(Failure(ConnectionDone()))
 
@@ -236,7 +227,7 @@ def _bound(
         _prepare(listener)
         listener.bind(address)
         if accepting:
-            listener.listen(BACKLOG)
+            listener.listen(ACCEPT_BACKLOG)
     except BaseException:
         listener.close()
         raise
@@ -248,7 +239,7 @@ def _prepare(listener: socket.socket) -> None:
     listener.setblocking(False)
     # Connections inherit these. Nagle's algorithm would hold up TLS handshakes.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 def _explain(host: str | None, port: int, error: OSError, reuse: bool = False) -> str:

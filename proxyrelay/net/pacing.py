@@ -1,4 +1,4 @@
-"""A burst of work, spread over turns of the reactor."""
+"""Spreading a burst of work over turns of the reactor."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-MOMENT = 0.5
-"""Seconds for which there is taken to be too much after a piece of work had to wait."""
+BACKLOG_HOLD_SECONDS = 0.5
+"""Seconds for which a refusal still counts as a backlog."""
 
 
 class TurnBudget:
-    """Does so much in one turn of the reactor, and the rest in the next ones.
+    """A number of pieces of work per turn of the reactor; the rest waits its turn.
 
-    When all clients come back at once, what those want who are there has its place
-    between.
+    So connected clients are served while all others come back at once.
 
     Args:
         clock: Runs the next turn of the reactor.
-        count: How many pieces of work are done in one turn.
+        count: Pieces of work per turn.
     """
 
     _log = Logger()
@@ -36,24 +35,24 @@ class TurnBudget:
 
     @property
     def backlogged(self) -> bool:
-        """Whether work waits for the next turn, or did a moment ago."""
+        """Whether work waits for the next turn, or was refused a moment ago."""
         ago = self._clock.seconds() - self._refused
-        return bool(self._waiting) or ago < MOMENT
+        return bool(self._waiting) or ago < BACKLOG_HOLD_SECONDS
 
     @property
     def full(self) -> bool:
-        """Whether no more may be done in this turn."""
+        """Whether the budget of this turn is spent."""
         return not self._left or bool(self._waiting)
 
     def do(self, work: Callable[[], None]) -> None:
-        """Do a piece of work: now, or after those that wait already."""
+        """Do a piece of work now, or in its place after the waiting ones."""
         self._waiting.append(work)
         self._go_on()
 
-    def take(self) -> bool:
-        """Whether a piece of work may be done in this turn.
+    def try_acquire(self) -> bool:
+        """Take one piece of work from the budget of this turn, if any is left.
 
-        For work that comes back by itself in the next one: its place is not kept.
+        Refused work is not queued: the caller retries on its next event.
         """
         if self.full:
             self._refused = self._clock.seconds()
@@ -77,7 +76,7 @@ class TurnBudget:
                 try:
                     work()
                 except Exception:
-                    # The next one has nothing to do with it.
+                    # The other pieces of work go on.
                     self._log.failure("a piece of work failed")
         finally:
             self._going_on = False

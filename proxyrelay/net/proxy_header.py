@@ -1,28 +1,38 @@
-"""Where clients behind a proxy come from: what the proxy says, if it is trusted. Pure.
+"""The PROXY protocol: a trusted proxy names the client in front of its bytes.
 
-A proxy that passes bytes on says it in front of them, with the PROXY protocol, versions
-1 and 2 (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt; sections below are
-its own). One that speaks HTTP adds to the header ``X-Forwarded-For``. Whoever is no
-listed proxy may write there what it likes.
+Versions 1 and 2 of https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, with
+the numbers of its sections. Twisted's parser refuses a version 2 header in pieces,
+takes any text for an address, bounds no length, and reads past the header.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+from twisted.internet import protocol
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import (
+    IAddress,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+)
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 
 from proxyrelay.errors import ProxyHeaderError
+from proxyrelay.net import addresses
+from proxyrelay.net.timers import TimeoutQueue
 
-V1_CEILING = 107
-"""Bytes of the longest header of version 1 (section 2.1)."""
+MAX_V1_BYTES = 107
+"""Length of the longest header of version 1 (section 2.1)."""
 
-V2_CEILING = 4096
-"""Bytes that may follow the fixed part of version 2: an address, and notes on TLS."""
-
-HOPS = 16
-"""Proxies of one request that are looked at."""
+MAX_V2_BYTES = 4096
+"""Length of the part of version 2 with addresses and notes on TLS, at most."""
 
 _V1 = b"PROXY "
 _V2 = b"\r\n\r\n\0\r\nQUIT\n"
@@ -34,7 +44,7 @@ _V1_LINE = re.compile(
     rb" (?P<port>[0-9]{1,5}) (?P<to_port>[0-9]{1,5}))\r\n"
 )
 
-_LAST_PORT = 65535
+_MAX_PORT = 65535
 
 _LOCAL, _PROXY = 0x20, 0x21
 
@@ -44,25 +54,18 @@ _FAMILIES: dict[int, tuple[int, int]] = {
     0x21: (16, 36),
     0x31: (0, 216),
 }
-"""Of version 2: bytes of a host, and of all addresses together. UNIX sockets have no
-host, and datagrams no business here."""
-
-_FORWARDED = re.compile(
-    r"\[(?P<v6>[0-9A-Fa-f.:]+)\](?::[0-9]{1,5})?"
-    r"|(?P<v4>[0-9.]+)(?::[0-9]{1,5})?"
-    r"|(?P<bare>[0-9A-Fa-f.:]+)"
-)
+"""Families of version 2: bytes of a host, and of all addresses. A UNIX socket has no
+host. Datagrams are refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """What a proxy says in front of a connection.
+    """A header of the PROXY protocol.
 
     Attributes:
-        length: Bytes that it takes.
-        host: Address of the client; None where it has none, or where the proxy speaks
-            for itself.
-        port: Its port; 0 without a host.
+        length: Bytes of the header.
+        host: Address of the client; None if the header has none.
+        port: Port of the client; 0 without a host.
     """
 
     length: int
@@ -74,13 +77,13 @@ def proxy_header(data: bytes) -> ProxyHeader | None:
     """Read a header of the PROXY protocol.
 
     Args:
-        data: All that came so far.
+        data: All bytes so far.
 
     Returns:
-        The header, or None if more must come.
+        The header, or None while it is incomplete.
 
     Raises:
-        ProxyHeaderError: It is none, and cannot become one.
+        ProxyHeaderError: The bytes are no header, whatever follows.
     """
     if data[:1] == _V1[:1]:
         return _version_1(data)
@@ -92,9 +95,9 @@ def proxy_header(data: bytes) -> ProxyHeader | None:
 def _version_1(data: bytes) -> ProxyHeader | None:
     if not _V1.startswith(data[: len(_V1)]):
         raise ProxyHeaderError("it does not begin with a PROXY header")
-    end = data.find(b"\r\n", 0, V1_CEILING) + 2
+    end = data.find(b"\r\n", 0, MAX_V1_BYTES) + 2
     if end < 2:  # noqa: PLR2004 - not found
-        if len(data) >= V1_CEILING:
+        if len(data) >= MAX_V1_BYTES:
             raise ProxyHeaderError("its PROXY header is too long")
         return None
     line = _V1_LINE.fullmatch(data, 0, end)
@@ -108,7 +111,7 @@ def _version_1(data: bytes) -> ProxyHeader | None:
     except ValueError:
         raise ProxyHeaderError("its PROXY header has no such address") from None
     port = int(line["port"])
-    if max(port, int(line["to_port"])) > _LAST_PORT:
+    if max(port, int(line["to_port"])) > _MAX_PORT:
         raise ProxyHeaderError("its PROXY header has no such port")
     return ProxyHeader(end, str(host), port)
 
@@ -118,7 +121,7 @@ def _version_2(data: bytes) -> ProxyHeader | None:
     length = int.from_bytes(data[len(_V2) + 2 : _V2_FIXED], "big")
     if command not in {_LOCAL, _PROXY}:
         raise ProxyHeaderError("its PROXY header has an unknown version or command")
-    if length > V2_CEILING:
+    if length > MAX_V2_BYTES:
         raise ProxyHeaderError("its PROXY header is too long")
     end = _V2_FIXED + length
     size = 0
@@ -138,73 +141,115 @@ def _version_2(data: bytes) -> ProxyHeader | None:
     return ProxyHeader(end, str(ip_address(host)), port)
 
 
-class Proxies:
-    """The proxies that are trusted.
+class ProxyHeaderReader(protocol.Protocol):
+    """Reads the header, and hands the connection to the served protocol.
 
     Args:
-        networks: Theirs: ``10.0.0.0/8``, ``2001:db8::/32``, or a single address.
-
-    Raises:
-        ValueError: One is no network.
+        factory: Builds the served protocol.
+        place: Address of the proxy.
     """
 
-    def __init__(self, networks: Iterable[str] = ()) -> None:
-        found = [ip_network(network) for network in networks]
-        self._networks = {
-            version: [network for network in found if network.version == version]
-            for version in (4, 6)
-        }
-        self._any = bool(found)
+    factory: ProxyHeaderFactory
+    transport: Any
 
-    def __bool__(self) -> bool:
-        return self._any
+    def __init__(self, factory: ProxyHeaderFactory, place: IAddress) -> None:
+        self.factory = factory
+        self._place = place
+        self._data = b""
 
-    def trust(self, host: str) -> bool:
-        """Whether an address is one of theirs.
+    def connectionMade(self) -> None:
+        """Wait for the header, for a bounded time."""
+        self.transport.header_reader = self
+        self.factory.waiting.begin(self)
 
-        Args:
-            host: The address; one that is none belongs to nobody.
-        """
-        if not self._any:
-            return False
+    def read(self, data: bytes) -> int:
+        """Take a piece of the header, and leave everything behind it."""
+        before = len(self._data)
+        self._data += data
         try:
-            address = ip_address(host.partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._networks[address.version])
+            header = proxy_header(self._data)
+        except ProxyHeaderError as error:
+            self._drop(str(error))
+            return len(data)
+        if header is None:
+            return len(data)
+        self.factory.waiting.end(self)
+        self._hand_over(header)
+        return header.length - before
 
-    def client(self, host: str, forwarded: str | None) -> str:
-        """Where a request comes from, as far as that can be trusted.
+    def _hand_over(self, header: ProxyHeader) -> None:
+        client = addresses.of(header.host, header.port) if header.host else self._place
+        served = self.factory.served.buildProtocol(client)
+        if served is None:
+            self.transport.abortConnection()
+            return
+        self.transport.header_reader = None
+        self.transport.protocol = served
+        served.makeConnection(self.transport)
 
-        Each proxy appends whom it has the request from. So the client is, from the
-        right, the first one that is not a trusted proxy.
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End the wait. A connection without a byte was a probe."""
+        self.factory.waiting.end(self)
+        if not self._data and not reason.check(ConnectionAborted):
+            self.factory.probed(addresses.text(self._place))
+        self.factory.lost()
 
-        Args:
-            host: Address at the other end of the connection.
-            forwarded: ``X-Forwarded-For``, its lines joined with commas, or None.
+    def expired(self) -> None:
+        """Drop the connection: its header is late."""
+        self._drop("no whole PROXY header came in time")
 
-        Returns:
-            The address of the client, or of the last proxy that is trusted.
-        """
-        if forwarded is not None and self.trust(host):
-            for entry in reversed(forwarded.rsplit(",", HOPS)[-HOPS:]):
-                before = _host(entry.strip(" \t"))
-                if before is None:
-                    break
-                host = before
-                if not self.trust(host):
-                    break
-        return host
+    def _drop(self, why: str) -> None:
+        self.factory.dropped(addresses.text(self._place), f"a trusted proxy: {why}")
+        self.transport.abortConnection()
 
 
-def _host(entry: str) -> str | None:
-    """The address in an entry of ``X-Forwarded-For``, with or without a port."""
-    found = _FORWARDED.fullmatch(entry)
-    if found is None:
-        return None
-    try:
-        return str(ip_address(found["v6"] or found["v4"] or found["bare"]))
-    except ValueError:
-        return None
+class ProxyHeaderFactory(protocol.Factory):
+    """Reads a header in front of the connections of trusted proxies.
+
+    Args:
+        served: Builds the served protocols, with the address in the header.
+        announces: Whether a host is a proxy with such headers.
+        dropped: Called with the address of a proxy without a valid header, and the
+            reason.
+        clock: Runs the timeout of the headers.
+        seconds: Timeout of a header.
+    """
+
+    noisy = False
+
+    lost: Callable[[], object] = staticmethod(lambda: None)
+    """Called at the end of a connection without a whole header."""
+
+    probed: Callable[[str], object] = staticmethod(lambda _: None)
+    """Called with the address of a proxy that closed a connection without a byte."""
+
+    def __init__(
+        self,
+        served: IProtocolFactory,
+        announces: Callable[[str], bool],
+        dropped: Callable[[str, str], None],
+        clock: IReactorTime,
+        seconds: float,
+    ) -> None:
+        self.served = served
+        self.dropped = dropped
+        self.waiting = TimeoutQueue(clock, seconds, ProxyHeaderReader.expired)
+        self._announces = announces
+
+    def buildProtocol(  # type: ignore[override]
+        self, addr: IAddress
+    ) -> IProtocol | None:
+        """Build the reader of a header, or the served protocol."""
+        if self._announces(getattr(addr, "host", "")):
+            return ProxyHeaderReader(self, addr)
+        return self.served.buildProtocol(addr)
+
+    def doStart(self) -> None:  # noqa: N802
+        """Start the served factory as well."""
+        super().doStart()
+        self.served.doStart()
+
+    def doStop(self) -> None:  # noqa: N802
+        """Stop the served factory as well."""
+        super().doStop()
+        self.served.doStop()

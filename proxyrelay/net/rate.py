@@ -1,21 +1,20 @@
-"""How fast something may happen. Pure: time is an argument."""
+"""Rates of events, with bursts. Pure: time is an argument."""
 
 from __future__ import annotations
 
-LONGEST = 1.0
-"""Seconds that a client waits at most until it is read from again, so that it can
-answer a ping. What it has sent beyond that is forgiven."""
+MAX_WAIT_SECONDS = 1.0
+"""Longest pause of a client above its rate, so that it can answer a ping. Debt beyond
+that is forgiven."""
 
 
 class Rate:
-    """How fast something may happen: so often in a second, and in bursts.
+    """A rate of events, with bursts: a token bucket in one number.
 
-    What happened is kept as one number, the time at which it will be paid for; at first
-    it is 0.
+    That number is the debt: the time at which all past events are paid. It starts at 0.
 
     Args:
-        per_second: How often in a second, in the long run.
-        burst: How many seconds' worth may happen at once.
+        per_second: Events per second, in the long run.
+        burst: Seconds' worth of events that may happen at once.
     """
 
     __slots__ = ("_burst", "_ceiling", "_cost")
@@ -23,24 +22,24 @@ class Rate:
     def __init__(self, per_second: float, burst: float) -> None:
         self._cost = 1 / per_second
         self._burst = burst
-        self._ceiling = burst + LONGEST
+        self._ceiling = burst + MAX_WAIT_SECONDS
 
-    def spend(self, due: float, now: float, count: float = 1) -> float:
-        """Note that something happens.
+    def spend(self, debt: float, now: float, count: float = 1) -> float:
+        """Count events.
 
         Args:
-            due: What was returned last.
-            now: The time in seconds.
-            count: How often it happens.
+            debt: Return value of the last call.
+            now: Time in seconds.
+            count: Number of events.
 
         Returns:
-            When all is paid for.
+            The new debt.
         """
-        # By hand, as max() and min() take three times as long.
-        due = (due if due > now else now) + count * self._cost  # noqa: FURB136
+        # max() and min() take three times as long.
+        debt = (debt if debt > now else now) + count * self._cost  # noqa: FURB136
         ceiling = now + self._ceiling
-        return due if due < ceiling else ceiling  # noqa: FURB136
+        return debt if debt < ceiling else ceiling  # noqa: FURB136
 
-    def over(self, due: float, now: float) -> bool:
-        """Whether more has happened than may."""
-        return due - now > self._burst
+    def over(self, debt: float, now: float) -> bool:
+        """Whether the debt exceeds the burst."""
+        return debt - now > self._burst

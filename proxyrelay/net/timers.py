@@ -1,8 +1,8 @@
-"""Many deadlines of one length, with one timer for all of them.
+"""Timeouts and intervals that survive a pause of the process.
 
-A process may stand still, by SIGSTOP or while its machine is moved. Twisted runs timers
-before it reads sockets. So work that comes late waits until what came meanwhile was
-read: nobody is called late for what lies unread.
+SIGSTOP or a moved machine may pause the process. Twisted runs timers before it reads
+sockets. So late work waits until the unread data has been read: a client is not timed
+out for data that lies in its socket.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 CATCH_UP_SECONDS = 5.0
-"""Longest time that late work waits until what came meanwhile was read."""
+"""Longest wait of late work for the unread data."""
 
 BACKLOG_SECONDS = 0.02
-"""Time from one look at the backlog to the next."""
+"""Interval between two checks of the backlog."""
 
 LATE_SECONDS = 1.0
-"""Lateness from which on the process was held up: by SIGSTOP, by the move of its
-machine, or by work."""
+"""Lateness of a timer that means a pause of the process."""
 
 T = TypeVar("T")
 
@@ -33,11 +32,11 @@ def _never() -> bool:
 
 
 class CatchUp:
-    """Does work now, or late work after what came meanwhile was read.
+    """Does punctual work now, and late work after the unread data.
 
     Args:
-        clock: Gives the time in seconds, and runs the next turn of the reactor.
-        busy: Tells whether more has come than was read so far.
+        clock: Time in seconds, and timers.
+        busy: Whether readable sockets still wait to be read.
     """
 
     def __init__(self, clock: IReactorTime, busy: Callable[[], bool] = _never) -> None:
@@ -46,10 +45,10 @@ class CatchUp:
         self._call: IDelayedCall | None = None
 
     def do(self, due: float, work: Callable[[], None]) -> None:
-        """Do work that was due at a time. Only one piece of work may wait.
+        """Do work that was due at a time. One piece of work may wait at a time.
 
         Args:
-            due: The time, in seconds of the clock.
+            due: Time in seconds of the clock.
             work: The work.
         """
         now = self._clock.seconds()
@@ -60,10 +59,10 @@ class CatchUp:
             work()
 
     def stop(self) -> bool:
-        """Forget work that waits.
+        """Forget the waiting work.
 
         Returns:
-            Whether there was any.
+            Whether any work waited.
         """
         if self._call is None:
             return False
@@ -83,13 +82,13 @@ class CatchUp:
 
 
 class Heartbeat:
-    """Calls at an interval; after the process was held up, not before reading.
+    """Calls at an interval; after a pause of the process, once the unread data is read.
 
     Args:
-        clock: Gives the time in seconds, and runs the timer.
+        clock: Time in seconds, and the timer.
         seconds: Interval.
         beat: Called each time.
-        busy: Tells whether more has come than was read so far.
+        busy: Whether readable sockets still wait to be read.
     """
 
     _log = Logger()
@@ -110,7 +109,7 @@ class Heartbeat:
 
     @property
     def overdue(self) -> bool:
-        """Whether the process was held up, and has not caught up yet."""
+        """Whether the process was paused, and has not caught up yet."""
         return (
             self._due is not None and self._clock.seconds() - self._due > LATE_SECONDS
         )
@@ -136,27 +135,26 @@ class Heartbeat:
         try:
             self._beat()
         except Exception:
-            # There is a next time.
+            # The next beat may succeed.
             self._log.failure("a regular look failed")
         if self._due is not None:
             self.start()
 
 
 class TimeoutQueue(Generic[T]):
-    """What has a deadline, the earliest first.
+    """Items with timeouts of one length, and one timer for all of them.
 
-    Since all have the same length, those that begin last end last: there is nothing to
-    sort, and to begin or end one is a step in a linked list. A timer of Twisted's for
-    each would take 0.8 kB and several times as long.
+    Equal timeouts end in the order of their beginning, so nothing is sorted. A Twisted
+    timer for each item would take 0.8 kB and several times as long.
 
     Args:
-        clock: Tells the time, and runs the timer.
-        seconds: How long each deadline is.
-        expired: Called with what has reached its deadline; after the process was held
-            up, not before what has come meanwhile was read.
-        slack: Seconds from one look at the deadlines to the next, at least: how much
-            later it may be called, so that thousands do not take a wake-up each.
-        busy: Tells whether more has come than could be read yet.
+        clock: Time in seconds, and the timer.
+        seconds: Length of each timeout.
+        expired: Called with each expired item; after a pause of the process, once the
+            unread data is read.
+        slack: Seconds between two checks, at least. Calls may be this much later, so
+            that thousands of items share a wake-up.
+        busy: Whether readable sockets still wait to be read.
     """
 
     _log = Logger()
@@ -181,23 +179,23 @@ class TimeoutQueue(Generic[T]):
         return len(self._ends)
 
     def begin(self, item: T) -> None:
-        """Let the deadline of something begin now, which has none."""
+        """Begin the timeout of an item. The item has no other timeout."""
         self._ends[item] = self._clock.seconds() + self._seconds
         if self._timer is None:
             self._timer = self._clock.callLater(self._seconds, self._look)
 
     def end(self, item: T) -> None:
-        """Forget the deadline of something, if it has one."""
+        """End the timeout of an item, if it has one."""
         self._ends.pop(item, None)
 
     def change(self, seconds: float, slack: float) -> None:
-        """Give deadlines another length.
+        """Change the length of all timeouts.
 
-        Of those that run, what is left is stretched or shrunk alike: they keep their
-        order, and none comes of the change itself.
+        The remaining time of each is scaled. So the order stays, and none expires at
+        the change itself.
 
         Args:
-            seconds: How long each deadline is; more than 0.
+            seconds: Length of each timeout; more than 0.
             slack: As for the class.
         """
         if (seconds, slack) == (self._seconds, self._slack):
@@ -220,12 +218,12 @@ class TimeoutQueue(Generic[T]):
             self._timer = None
 
     def _look(self) -> None:
-        # The timer stays, so that what begins meanwhile sets no other one.
+        # The timer stays set, so a new item starts no second one.
         due = math.inf if self._timer is None else self._timer.getTime()
         self._catch_up.do(due, self._act)
 
     def _act(self) -> None:
-        # What begins meanwhile sets no timer of its own: this one has not ended yet.
+        # A new item starts no timer: the present one has not ended yet.
         while self._ends:
             now = self._clock.seconds()
             item, end = next(iter(self._ends.items()))
@@ -237,6 +235,6 @@ class TimeoutQueue(Generic[T]):
             try:
                 self._expired(item)
             except Exception:
-                # The others have nothing to do with it.
+                # The other items expire all the same.
                 self._log.failure("what follows a deadline failed")
         self._timer = None

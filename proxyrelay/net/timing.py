@@ -1,4 +1,4 @@
-"""How long things take: a histogram, and the last of them. Pure."""
+"""Durations: a histogram, and the most recent ones. Pure."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-"""Bounds for what a relay does by itself, in seconds."""
+"""Histogram bounds for the relay's own work, in seconds."""
 
 SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
-"""Bounds for what takes a network or a client, in seconds."""
+"""Histogram bounds for work of a network or a client, in seconds."""
 
-RECENT = 1024
-"""How many of the last ones are kept."""
+MAX_RECENT = 1024
+"""Most recent durations that are kept."""
 
 
 class Timing:
-    """How long something took, each time.
+    """Durations of one kind of work.
 
-    It may happen with each message. So the times are only put down, and looked at when
-    somebody asks, or when there are many: to sort them takes a fraction of what it
-    would to find the bucket of each.
+    New durations are only appended, since they may come with each message. Sorting many
+    at once costs a fraction of finding a bucket for each.
 
     Args:
         bounds: Upper bounds of the histogram's buckets in seconds, ascending.
@@ -33,37 +32,37 @@ class Timing:
         self._within = [0] * len(self._bounds)
         self._count = 0
         self._total = 0.0
-        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._recent: deque[float] = deque(maxlen=MAX_RECENT)
         self._new: list[float] = []
 
     def took(self, seconds: float) -> None:
-        """Note that it happened."""
+        """Add a duration."""
         self._new.append(seconds)
-        if len(self._new) >= RECENT:
+        if len(self._new) >= MAX_RECENT:
             self._look()
 
     @property
     def count(self) -> int:
-        """How often it happened."""
+        """Number of durations."""
         return self._count + len(self._new)
 
     @property
     def total(self) -> float:
-        """Seconds that it took in all."""
+        """Sum of all durations in seconds."""
         self._look()
         return self._total
 
     def buckets(self) -> Iterator[tuple[str, int]]:
-        """Each upper bound as text, and how often it took no longer."""
+        """Each upper bound as text, and the number of durations up to it."""
         self._look()
         yield from zip(map(repr, self._bounds), self._within, strict=True)
         yield "+Inf", self._count
 
-    def last(self, number: int = RECENT) -> list[float]:
-        """How long the last ones took in seconds, the shortest first.
+    def last(self, number: int = MAX_RECENT) -> list[float]:
+        """The most recent durations in seconds, the shortest first.
 
         Args:
-            number: How many, at most; `RECENT` if it is more.
+            number: Number of durations, at most; `MAX_RECENT` if it is more.
         """
         self._look()
         last = islice(reversed(self._recent), max(0, number))
@@ -80,7 +79,7 @@ class Timing:
 
 
 def quantile(ascending: Sequence[float], share: float) -> float | None:
-    """What a share of values does not exceed (the nearest rank), or None without any.
+    """Quantile of values by the nearest rank; None without values.
 
     Args:
         ascending: The values.

@@ -112,9 +112,9 @@ class TlsTransport(DirectWriteTransport):
         records: list[bytes] = []
         over = self._receive(records)
         if records and not self._writeDisconnected:
-            self.protocol.dataReceived(
-                records[0] if len(records) == 1 else b"".join(records)
-            )
+            data = records[0] if len(records) == 1 else b"".join(records)
+            self._outbox.read_bytes += len(data)
+            self.protocol.dataReceived(data)
         elif not records and over is None and isinstance(self.protocol, RecordListener):
             self.protocol.record_without_data()
         return over
@@ -122,7 +122,7 @@ class TlsTransport(DirectWriteTransport):
     def _await_hello(self) -> Exception | None:
         """Let a handshake begin when all is there for that, and in its turn."""
         if self._handshakes.full:
-            self._handshakes.take()  # in vain, so that it is known
+            self._handshakes.try_acquire()  # in vain, so that it is known
             return None
         try:
             data = self.socket.recv(LONGEST + RECORD, MSG_PEEK)
@@ -143,7 +143,7 @@ class TlsTransport(DirectWriteTransport):
             return main.CONNECTION_LOST
         except StrangeHello as error:
             return SSL.Error([("", "", str(error))])
-        if not more and self._handshakes.take():
+        if not more and self._handshakes.try_acquire():
             self._seen = 0
             self._flights += 1
         return None

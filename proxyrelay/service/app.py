@@ -6,7 +6,6 @@ Only this module touches the global reactor.
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import signal
 import sys
@@ -38,8 +37,9 @@ from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
 from proxyrelay.net import addresses, certificates, epoll, listening, process
 from proxyrelay.net.clock import use_monotonic_time
 from proxyrelay.net.epoll import EpollMultiplexer
-from proxyrelay.net.heap import Heap
+from proxyrelay.net.process import Heap
 from proxyrelay.net.timers import Heartbeat
+from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.net.tls_transport import TlsTransport
 from proxyrelay.net.transport import DirectWriteTransport
 from proxyrelay.observe import log as logs
@@ -134,7 +134,7 @@ class RelayService(MultiService):
             self.pseudonyms,
             kind,
         )
-        self._contexts = None if pair is None else certificates.Contexts(pair)
+        self._contexts = None if pair is None else TlsContexts(pair)
         self._served = self.factory.behind_proxies()
         self._crowd: EpollMultiplexer | None = None
         if epoll.AVAILABLE:
@@ -171,7 +171,7 @@ class RelayService(MultiService):
     @property
     def pair(self) -> certificates.KeyPair | None:
         """Certificate and key; None without TLS."""
-        return None if self._contexts is None else self._contexts.pair
+        return None if self._contexts is None else self._contexts.certificate
 
     @property
     def authenticator(self) -> Authenticator:
@@ -412,8 +412,7 @@ class Signals(Service):
             signal.signal(number, self._called)
         # What is there now stays. To look at all of it again, again and again, would
         # hold every client up for 60 ms at a time.
-        gc.collect()
-        gc.freeze()
+        process.freeze_garbage()
 
     def _called(self, number: int, _frame: FrameType | None) -> None:
         # A storm of them is one.

@@ -29,6 +29,7 @@ from proxyrelay.config import (
 )
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net import certificates
+from proxyrelay.net.tls_context import server_context
 from proxyrelay.observe import audit, privacy
 from proxyrelay.observe.log import FILE_NAME
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
@@ -85,7 +86,7 @@ def inspect(
     if config.certfile is not None and loaded.sound("certfile", "keyfile"):
         try:
             found.pair = certificates.load(config.certfile, config.keyfile)
-            certificates.context(found.pair)
+            server_context(found.pair)
         except ConfigError as error:
             found.problems += map(loaded.located, error.problems)
         else:

@@ -113,7 +113,7 @@ class Reload(Service):
         self._inspected = inspected
         self._levels = levels
         self._reactor = reactor
-        self._stamp: certificates.Stamp = ()
+        self._stamp: certificates.FileFingerprint = ()
         self._trouble: tuple[Problem, ...] = ()
         self._told = True
         self._watch = LoopingCall(self.look)
@@ -221,7 +221,7 @@ class Reload(Service):
         settings, served = self._relay.config, self._relay.pair
         if settings.certfile is None or served is None:
             return
-        stamp = certificates.stamp(settings.certfile, settings.keyfile)
+        stamp = certificates.file_fingerprint(settings.certfile, settings.keyfile)
         if stamp == self._stamp:
             return
         try:

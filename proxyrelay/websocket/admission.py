@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 
 from proxyrelay import config
 from proxyrelay.errors import TryAgainLater
-from proxyrelay.net.proxy_header import Proxies
-from proxyrelay.net.rate import LONGEST, Rate
+from proxyrelay.net.proxies import Proxies
+from proxyrelay.net.rate import MAX_WAIT_SECONDS, Rate
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
 RESERVE = 64
@@ -48,12 +48,12 @@ class Origin(Generic[T]):
             at which they came.
         ending: How many there are besides whose time is over.
         registered: When its registrations are paid for.
-        spoken: When its messages are.
+        message_debt: When its messages are.
     """
 
     __slots__ = (
         *("ending", "limited", "name", "open"),
-        *("registered", "message_debt", "unregistered"),
+        *("message_debt", "registered", "unregistered"),
     )
 
     def __init__(self, name: str, limited: bool) -> None:
@@ -334,8 +334,8 @@ class Limits(Generic[T]):
     ) -> bool:
         """Whether a client is not to be read from now.
 
-        For others of its address it waits no longer than `LONGEST`: those that are read
-        from first could have it wait for ever.
+        For others of its address it waits no longer than `MAX_WAIT_SECONDS`: those that
+        are read from first could have it wait for ever.
 
         Args:
             origin: Where it comes from.
@@ -348,5 +348,5 @@ class Limits(Generic[T]):
             return False
         if self._speaks.over(due, now):
             return True
-        patient = since is None or now - since < LONGEST
+        patient = since is None or now - since < MAX_WAIT_SECONDS
         return patient and self._address_speaks.over(origin.message_debt, now)

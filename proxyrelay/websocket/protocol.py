@@ -55,9 +55,11 @@ from proxyrelay.errors import (
     TryAgainLater,
 )
 from proxyrelay.net import addresses
+from proxyrelay.net.accept import RETRY_SECONDS, AcceptGate
 from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.net.proxy_header import ProxyHeaderFactory
 from proxyrelay.net.timers import TimeoutQueue
-from proxyrelay.net.transport import PAUSE, AcceptGate, ProxyHeaderFactory, WriteBatch
+from proxyrelay.net.write_batch import WriteBatch
 from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.switchboard.events import ConnectionObserver
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
@@ -1097,7 +1099,7 @@ class RelayFactory(WebSocketServerFactory):
         self.outbox = WriteBatch()
         self.limits = Limits[RelayProtocol](config.limits)
         self.gate = AcceptGate(self._room, clock)
-        self.slow = TimeoutQueue(clock, PAUSE, RelayProtocol.resume_reading)
+        self.slow = TimeoutQueue(clock, RETRY_SECONDS, RelayProtocol.resume_reading)
         self.unread = TimeoutQueue(clock, UNREAD, RelayProtocol.expired)
         self.followers = TimeoutQueue(
             clock, FOLLOW_SECONDS, RelayProtocol.stop_following

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from base64 import encodebytes
 from collections.abc import Iterable
@@ -10,7 +9,6 @@ from datetime import datetime, timedelta, timezone
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from socket import socket
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -23,11 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
-from OpenSSL import SSL, crypto
+from OpenSSL import crypto
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net import certificates
+from proxyrelay.net.tls_context import server_context
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
@@ -177,7 +176,7 @@ class LoadTests(FilesTestCase):
             self.assertEqual(
                 pair.key.private_numbers(), leaf.pair().key.private_numbers()
             )
-            certificates.context(pair)
+            server_context(pair)
 
     def test_reads_an_rsa_pair(self) -> None:
         leaf = Issued("leaf", key=rsa_key(2048))
@@ -187,7 +186,7 @@ class LoadTests(FilesTestCase):
                 self.write("key.pem", leaf.key_pem(form)),
             )
             self.assertEqual(pair.chain, (leaf.certificate,))
-            certificates.context(pair)
+            server_context(pair)
 
     def test_reads_the_chain_in_its_order(self) -> None:
         root, middle = authorities()
@@ -246,7 +245,7 @@ class RefusedTests(FilesTestCase):
         for files in ((pipe, self.keyfile), (self.certfile, pipe), (pipe, None)):
             problem = self.refusal(*files)
             self.assertIn("pipe.pem is not a regular file", problem.message)
-        self.assertEqual(certificates.stamp(pipe), (None,))
+        self.assertEqual(certificates.file_fingerprint(pipe), (None,))
 
     def test_refuses_what_cannot_be_looked_at_later(self) -> None:
         """Some parts of a certificate are read only when they are asked for."""
@@ -427,7 +426,7 @@ class RefusedTests(FilesTestCase):
     def test_refuses_what_openssl_refuses(self) -> None:
         weak = Issued("leaf", key=ecdsa(ec.SECP192R1()))
         with self.assertRaises(ConfigError) as caught:
-            certificates.context(weak.pair())
+            server_context(weak.pair())
         (problem,) = caught.exception.problems
         self.assertEqual(problem.key, "certfile")
         self.assertIn("ee key too small", problem.message)
@@ -435,7 +434,7 @@ class RefusedTests(FilesTestCase):
     def test_speaks_plainly_of_what_openssl_refuses(self) -> None:
         weak = Issued("leaf", key=ecdsa(ec.SECP192R1()))
         with self.assertRaises(ConfigError) as caught:
-            certificates.context(weak.pair())
+            server_context(weak.pair())
         self.assertNotIn("[(", str(caught.exception))
 
     def test_refuses_a_malformed_extension(self) -> None:
@@ -635,207 +634,22 @@ class WarningsTests(SynchronousTestCase):
         self.assertIn("a nameless certificate expired", problem.message)
 
 
-class HandshakeTests(SynchronousTestCase):
-    """What is served, over a handshake in memory."""
-
-    def setUp(self) -> None:
-        self.root = Issued("root", end=certificates.now() + DAY)
-        self.middle = Issued("intermediate", self.root, end=certificates.now() + DAY)
-        self.leaf = self.issued(ecdsa())
-
-    def issued(self, key: Key) -> Issued:
-        hosts = ["relay.example"]
-        return Issued(
-            "leaf", self.middle, key, hosts=hosts, end=certificates.now() + DAY
-        )
-
-    def server(self, leaf: Issued | None = None) -> SSL.Context:
-        pair = (leaf or self.leaf).pair(self.middle)
-        context: SSL.Context = certificates.context(pair).getContext()
-        return context
-
-    def client(self, version: int, ciphers: bytes = b"ALL:@SECLEVEL=0") -> SSL.Context:
-        """A client of one version of TLS, which takes whatever is offered."""
-        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.set_cipher_list(ciphers)
-        context.set_min_proto_version(version)
-        context.set_max_proto_version(version)
-        return context
-
-    def shake(self, server: SSL.Context, client: SSL.Context) -> SSL.Connection:
-        """Shake hands; returns the client's side.
-
-        Raises:
-            SSL.Error: A side refused the other.
-        """
-        sides = (SSL.Connection(client), SSL.Connection(server))
-        sides[0].set_connect_state()
-        sides[1].set_accept_state()
-        for _ in range(5):
-            for side, other in (sides, sides[::-1]):
-                with contextlib.suppress(SSL.WantReadError):
-                    side.do_handshake()
-                self.carry(side, other)
-        return sides[0]
-
-    @staticmethod
-    def carry(side: SSL.Connection, other: SSL.Connection) -> None:
-        with contextlib.suppress(SSL.WantReadError):
-            while True:
-                other.bio_write(side.bio_read(65536))
-
-    def test_speaks_tls_1_2_and_1_3(self) -> None:
-        for version, spelt in (
-            (SSL.TLS1_2_VERSION, "TLSv1.2"),
-            (SSL.TLS1_3_VERSION, "TLSv1.3"),
-        ):
-            for key in (self.leaf.key, rsa_key(2048)):
-                server = self.server(self.issued(key))
-                side = self.shake(server, self.client(version))
-                self.assertEqual(side.get_protocol_version_name(), spelt)
-
-    def test_refuses_tls_1_1_and_1_0(self) -> None:
-        for version in (SSL.TLS1_1_VERSION, SSL.TLS1_VERSION):
-            with self.assertRaises(SSL.Error) as caught:
-                self.shake(self.server(), self.client(version))
-            self.assertIn("unsupported protocol", str(caught.exception))
-
-    def test_rules_out_old_versions_whatever_the_ciphers(self) -> None:
-        options = self.server().set_options(0)
-        for old in (SSL.OP_NO_SSLv3, SSL.OP_NO_TLSv1, SSL.OP_NO_TLSv1_1):
-            self.assertTrue(options & old)
-        for new in (SSL.OP_NO_TLSv1_2, SSL.OP_NO_TLSv1_3):
-            self.assertFalse(options & new)
-
-    def test_a_client_of_tls_1_1_would_find_a_server_that_speaks_it(self) -> None:
-        server = SSL.Context(SSL.TLS_SERVER_METHOD)
-        server.set_cipher_list(b"ALL:@SECLEVEL=0")
-        server.set_min_proto_version(SSL.TLS1_VERSION)
-        server.use_certificate(self.leaf.certificate)
-        server.use_privatekey(self.leaf.pair().key)
-        side = self.shake(server, self.client(SSL.TLS1_1_VERSION))
-        self.assertEqual(side.get_protocol_version_name(), "TLSv1.1")
-
-    def test_offers_only_ephemeral_keys_and_authenticated_encryption(self) -> None:
-        ciphers = SSL.Connection(self.server()).get_cipher_list()
-        self.assertNotEqual(ciphers, [])
-        for cipher in ciphers:
-            self.assertTrue(cipher.startswith(("ECDHE-", "TLS_")), cipher)
-            self.assertTrue("GCM" in cipher or "CHACHA20" in cipher, cipher)
-
-    def test_takes_each_cipher_of_mozilla_intermediate(self) -> None:
-        for cipher, key in (
-            ("ECDHE-ECDSA-AES128-GCM-SHA256", self.leaf.key),
-            ("ECDHE-ECDSA-AES256-GCM-SHA384", self.leaf.key),
-            ("ECDHE-ECDSA-CHACHA20-POLY1305", self.leaf.key),
-            ("ECDHE-RSA-AES128-GCM-SHA256", rsa_key(2048)),
-            ("ECDHE-RSA-AES256-GCM-SHA384", rsa_key(2048)),
-            ("ECDHE-RSA-CHACHA20-POLY1305", rsa_key(2048)),
-        ):
-            client = self.client(SSL.TLS1_2_VERSION, cipher.encode())
-            side = self.shake(self.server(self.issued(key)), client)
-            self.assertEqual(side.get_cipher_name(), cipher)
-
-    def test_refuses_weaker_ciphers(self) -> None:
-        for cipher, key in (
-            (b"ECDHE-ECDSA-AES128-SHA", self.leaf.key),
-            (b"ECDHE-ECDSA-AES128-SHA256", self.leaf.key),
-            (b"ECDHE-RSA-AES256-SHA384", rsa_key(2048)),
-            (b"DHE-RSA-AES128-GCM-SHA256", rsa_key(2048)),
-            (b"AES128-GCM-SHA256", rsa_key(2048)),
-        ):
-            server = self.server(self.issued(key))
-            with self.assertRaises(SSL.Error) as caught:
-                self.shake(server, self.client(SSL.TLS1_2_VERSION, cipher))
-            self.assertIn("no shared cipher", str(caught.exception), cipher)
-
-    def test_serves_clients_that_offer_protocols(self) -> None:
-        for offered, chosen in (
-            ([b"http/1.1"], b"http/1.1"),
-            ([b"h2", b"http/1.1"], b"http/1.1"),
-            ([b"unheard-of"], b""),
-        ):
-            client = self.client(SSL.TLS1_3_VERSION)
-            client.set_alpn_protos(offered)
-            side = self.shake(self.server(), client)
-            self.assertEqual(side.get_alpn_proto_negotiated(), chosen)
-
-    def test_prefers_the_quicker_suite_of_tls_1_3(self) -> None:
-        side = self.shake(self.server(), self.client(SSL.TLS1_3_VERSION))
-        self.assertEqual(side.get_cipher_name(), "TLS_AES_128_GCM_SHA256")
-        client = self.client(SSL.TLS1_3_VERSION)
-        client.set_tls13_ciphersuites(b"TLS_CHACHA20_POLY1305_SHA256")
-        side = self.shake(self.server(), client)
-        self.assertEqual(side.get_cipher_name(), "TLS_CHACHA20_POLY1305_SHA256")
-
-    def test_sends_the_chain(self) -> None:
-        side = self.shake(self.server(), self.client(SSL.TLS1_3_VERSION))
-        chain = side.get_peer_cert_chain(as_cryptography=True)
-        self.assertEqual(chain, [self.leaf.certificate, self.middle.certificate])
-
-    def test_satisfies_a_client_that_trusts_only_the_root(self) -> None:
-        client = self.client(SSL.TLS1_3_VERSION)
-        client.set_verify(SSL.VERIFY_PEER)
-        with self.assertRaises(SSL.Error):
-            self.shake(self.server(), client)
-        store = client.get_cert_store()
-        assert store is not None
-        store.add_cert(crypto.X509.from_cryptography(self.root.certificate))
-        self.shake(self.server(), client)
-
-    def test_takes_no_certificate_of_a_client(self) -> None:
-        side = self.shake(self.server(), self.client(SSL.TLS1_2_VERSION))
-        self.assertEqual(side.get_client_ca_list(), [])
-
-    # -- another pair, while connections come and stay
-
-    def context_of(self, contexts: certificates.Contexts) -> SSL.Context:
-        """What a new connection begins with."""
-        with socket() as sock:
-            return contexts.begin(sock).get_context()
-
-    def served(self, contexts: certificates.Contexts) -> x509.Certificate:
-        """The certificate that a new connection is shown."""
-        side = self.shake(self.context_of(contexts), self.client(SSL.TLS1_3_VERSION))
-        shown = side.get_peer_certificate()
-        assert shown is not None
-        return shown.to_cryptography()
-
-    def test_another_pair_is_served_to_new_connections(self) -> None:
-        pair, other = (self.issued(ecdsa()).pair(self.middle) for _ in "ab")
-        contexts = certificates.Contexts(pair)
-        before = self.context_of(contexts)
-        self.assertEqual(self.served(contexts), pair.chain[0])
-        contexts.use(other)
-        self.assertEqual(contexts.pair, other)
-        self.assertEqual(self.served(contexts), other.chain[0])
-        self.assertIsNot(self.context_of(contexts), before)
-
-    def test_a_pair_that_is_refused_changes_nothing(self) -> None:
-        pair, other = (self.issued(ecdsa()).pair(self.middle) for _ in "ab")
-        contexts = certificates.Contexts(pair)
-        with self.assertRaises(ConfigError):
-            contexts.use(certificates.KeyPair(pair.chain, other.key))
-        self.assertIs(contexts.pair, pair)
-        self.assertEqual(self.served(contexts), pair.chain[0])
-
-
-class StampTests(FilesTestCase):
+class FileFingerprintTests(FilesTestCase):
     """Whether files are as they were."""
 
     def test_changes_with_the_files(self) -> None:
         path = Path(self.mktemp())
-        seen = [certificates.stamp(path, None)]
+        seen = [certificates.file_fingerprint(path, None)]
         path.write_text("a")
-        seen.append(certificates.stamp(path, None))
+        seen.append(certificates.file_fingerprint(path, None))
         os.utime(path, (1, 1))
-        seen.append(certificates.stamp(path, None))
-        self.assertEqual(seen[-1], certificates.stamp(path))
+        seen.append(certificates.file_fingerprint(path, None))
+        self.assertEqual(seen[-1], certificates.file_fingerprint(path))
         newer = Path(self.mktemp())
         newer.write_text("b")
         os.utime(newer, (1, 1))
         newer.replace(path)
-        seen.append(certificates.stamp(path))
+        seen.append(certificates.file_fingerprint(path))
         self.assertEqual(seen[0], (None,))
         self.assertEqual(len(set(seen)), 4)
 

@@ -17,9 +17,15 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.net import epoll
-from proxyrelay.net.epoll import AWAKE, BUDGET, NAP, EpollMultiplexer
+from proxyrelay.net.epoll import (
+    AWAKE_SECONDS,
+    NAP_SECONDS,
+    SWEEP_SECONDS,
+    EpollMultiplexer,
+)
 from proxyrelay.net.pacing import TurnBudget
-from proxyrelay.net.transport import DirectWriteTransport, WriteBatch
+from proxyrelay.net.transport import DirectWriteTransport
+from proxyrelay.net.write_batch import WriteBatch
 from tests.net.test_tls_transport import tcp_pair
 from tests.net.test_transport import Descriptors, Ends
 from tests.support.clock import EagerClock
@@ -218,7 +224,7 @@ class ReadingTests(CrowdTestCase):
             self.assertEqual(protocol.heard, [])
 
     def test_in_turns_if_there_are_many(self) -> None:
-        self.patch(epoll, "AT_ONCE", 3)
+        self.patch(epoll, "MAX_EVENTS", 3)
         clients = [self.client() for _ in range(10)]
         for _ in range(4):
             for _, _, far in clients:
@@ -231,7 +237,7 @@ class ReadingTests(CrowdTestCase):
     def test_for_so_long_in_one_turn(self) -> None:
         clients = [self.client() for _ in range(4)]
         for _, protocol, far in clients:
-            protocol.act = lambda _: self.reactor.advance(BUDGET * 0.6)
+            protocol.act = lambda _: self.reactor.advance(SWEEP_SECONDS * 0.6)
             far.send(b"ping")
         self.turn()
         heard = [bool(protocol.heard) for _, protocol, _ in clients]
@@ -251,7 +257,7 @@ class ReadingTests(CrowdTestCase):
     def test_who_has_gone_before_its_turn_is_left_alone(self) -> None:
         clients = [self.client() for _ in range(3)]
         for _, protocol, far in clients:
-            protocol.act = lambda _: self.reactor.advance(BUDGET * 2)
+            protocol.act = lambda _: self.reactor.advance(SWEEP_SECONDS * 2)
             far.send(b"ping")
         self.turn()
         left = [c for c in clients if not c[1].heard]
@@ -263,7 +269,7 @@ class ReadingTests(CrowdTestCase):
     def test_those_who_are_left_may_all_go(self) -> None:
         clients = [self.client() for _ in range(2)]
         for _, protocol, far in clients:
-            protocol.act = lambda _: self.reactor.advance(BUDGET * 2)
+            protocol.act = lambda _: self.reactor.advance(SWEEP_SECONDS * 2)
             far.send(b"ping")
         self.turn()
         for transport, protocol, _ in clients:
@@ -271,15 +277,15 @@ class ReadingTests(CrowdTestCase):
                 transport.connectionLost(Failure(ConnectionDone()))
         self.turn()
         self.assertTrue(self.outbox.backlogged)
-        self.reactor.advance(NAP)
+        self.reactor.advance(NAP_SECONDS)
         self.assertFalse(self.outbox.backlogged)
 
     def test_nobody_rests_while_there_are_more(self) -> None:
         clients = [self.client() for _ in range(4)]
         self.turn()
         self.ping(clients[0][2])
-        self.reactor.advance(AWAKE)
-        self.patch(epoll, "AT_ONCE", 3)
+        self.reactor.advance(AWAKE_SECONDS)
+        self.patch(epoll, "MAX_EVENTS", 3)
         for _, _, far in clients:
             far.send(b"ping")
         self.turn()
@@ -295,6 +301,95 @@ class ReadingTests(CrowdTestCase):
         self.assertEqual(self.reactor.writers, set())
 
 
+class FlushTests(CrowdTestCase):
+    """Writes to one receiver leave together at the end of a sweep."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.receiver, _, self.far = self.client()
+        self.writes: list[bytes] = []
+        self.held: list[bytes] = []
+        self.receiver.write = self.writes.append  # type: ignore[method-assign, assignment]
+
+    def send_held(self) -> None:
+        self.receiver.write(b"".join(self.held))
+        self.held.clear()
+
+    def forward(self, data: bytes) -> None:
+        """Write to the receiver, as connections do."""
+        waiting = self.outbox.waiting
+        assert waiting is not None
+        if not self.held:
+            waiting.append(self)
+        self.held.append(data[-1:])
+
+    def senders(self, count: int) -> list[socket.socket]:
+        found = []
+        for _ in range(count):
+            _, protocol, far = self.client()
+            protocol.act = self.forward
+            found.append(far)
+        self.turn()
+        return found
+
+    def test_sweep_many_senders_one_write(self) -> None:
+        for number, far in enumerate(self.senders(5)):
+            far.send(b"%d" % number)
+        self.turn()
+        (written,) = self.writes
+        self.assertEqual(sorted(written), sorted(b"01234"))
+        self.assertIsNone(self.outbox.waiting)
+
+    def test_sweep_order_of_one_sender_is_kept(self) -> None:
+        first, second = self.senders(2)
+        for number in range(3):
+            first.send(b"%d" % number)
+            second.send(b"%d" % (number + 5))
+            self.turn()
+        written = b"".join(self.writes)
+        self.assertEqual([n for n in written if n < ord("5")], list(b"012"))
+        self.assertEqual([n for n in written if n >= ord("5")], list(b"567"))
+
+    def test_sweep_over_budget_flushes_at_its_end(self) -> None:
+        far, other = self.senders(2)
+        slow = self.forward
+
+        def act(data: bytes) -> None:
+            slow(data)
+            self.reactor.advance(SWEEP_SECONDS * 2)
+
+        for transport in self.crowd._readers.values():
+            transport.protocol.act = act  # type: ignore[attr-defined]
+        far.send(b"a")
+        other.send(b"b")
+        self.turn()
+        self.assertEqual(len(self.writes), 1)
+        self.turn()
+        self.assertEqual(sorted(self.writes), [b"a", b"b"])
+
+    def test_sweep_much_data_flushes_before_its_end(self) -> None:
+        self.patch(epoll, "FLUSH_BYTES", 10)
+        for far in self.senders(4):
+            far.send(bytes(6))
+        self.turn()
+        self.assertEqual(self.writes, [bytes(2), bytes(2)])
+
+    def test_failing_reader_does_not_hold_up_writes(self) -> None:
+        far, other = self.senders(2)
+
+        def fail(data: bytes) -> None:
+            self.forward(data)
+            raise ZeroDivisionError
+
+        protocol: Any = self.crowd._readers[max(self.crowd._readers)].protocol
+        protocol.act = fail
+        far.send(b"a")
+        other.send(b"b")
+        self.turn()
+        self.assertEqual(sorted(b"".join(self.writes)), sorted(b"ab"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
 class NapTests(CrowdTestCase):
     """When the relay looks after its clients only so often."""
 
@@ -306,7 +401,7 @@ class NapTests(CrowdTestCase):
 
     def doze(self) -> None:
         """Let so much time pass that the next ping is followed by a nap."""
-        self.reactor.advance(AWAKE)
+        self.reactor.advance(AWAKE_SECONDS)
         self.ping(self.far)
         self.assertFalse(self.awake)
 
@@ -315,10 +410,10 @@ class NapTests(CrowdTestCase):
 
     def test_not_before_it_is_time(self) -> None:
         for _ in range(9):
-            self.reactor.advance(AWAKE / 10)
+            self.reactor.advance(AWAKE_SECONDS / 10)
             self.ping(self.far)
             self.assertTrue(self.awake)
-        self.reactor.advance(AWAKE / 10)
+        self.reactor.advance(AWAKE_SECONDS / 10)
         self.ping(self.far)
         self.assertFalse(self.awake)
         self.assertEqual(len(self.protocol.heard), 10)
@@ -327,44 +422,44 @@ class NapTests(CrowdTestCase):
         self.doze()
         self.ping(self.far)
         self.assertEqual(len(self.protocol.heard), 1)
-        self.reactor.advance(NAP * 0.9)
+        self.reactor.advance(NAP_SECONDS * 0.9)
         self.assertEqual(len(self.protocol.heard), 1)
-        self.reactor.advance(NAP * 0.2)
+        self.reactor.advance(NAP_SECONDS * 0.2)
         self.assertEqual(self.protocol.heard, [b"ping", b"ping"])
 
     def test_is_followed_by_the_next_one_while_there_are_pings(self) -> None:
         self.doze()
         for _ in range(3):
             self.ping(self.far)
-            self.reactor.advance(NAP)
+            self.reactor.advance(NAP_SECONDS)
             self.assertFalse(self.awake)
         self.assertEqual(len(self.protocol.heard), 4)
-        self.reactor.advance(NAP)
+        self.reactor.advance(NAP_SECONDS)
         self.assertTrue(self.awake)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_is_not_while_there_are_more(self) -> None:
         self.doze()
-        self.patch(epoll, "AT_ONCE", 1)
+        self.patch(epoll, "MAX_EVENTS", 1)
         self.ping(self.far)
-        self.reactor.advance(NAP)
+        self.reactor.advance(NAP_SECONDS)
         self.assertTrue(self.awake)
 
     def test_not_as_long_as_there_are_messages(self) -> None:
         self.protocol.act = self.message
         for _ in range(5):
-            self.reactor.advance(AWAKE * 2)
+            self.reactor.advance(AWAKE_SECONDS * 2)
             self.ping(self.far)
             self.assertTrue(self.awake)
         self.protocol.act = lambda data: None
-        self.reactor.advance(AWAKE * 0.9)
+        self.reactor.advance(AWAKE_SECONDS * 0.9)
         self.ping(self.far)
         self.assertTrue(self.awake)
         self.doze()
 
     def test_not_when_nothing_comes(self) -> None:
         """So that what comes first is acted upon at once."""
-        self.reactor.advance(AWAKE * 100)
+        self.reactor.advance(AWAKE_SECONDS * 100)
         self.assertTrue(self.awake)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.protocol.act = self.message
@@ -375,7 +470,7 @@ class NapTests(CrowdTestCase):
         self.doze()
         self.protocol.act = self.message
         self.ping(self.far)
-        self.reactor.advance(NAP)
+        self.reactor.advance(NAP_SECONDS)
         self.turn()
         self.assertTrue(self.awake)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
@@ -393,9 +488,9 @@ class NapTests(CrowdTestCase):
         transport, _, _ = self.client()
         transport.pauseProducing()
         self.turn()
-        self.reactor.advance(AWAKE)
+        self.reactor.advance(AWAKE_SECONDS)
         self.ping(self.far)
-        self.reactor.advance(AWAKE)
+        self.reactor.advance(AWAKE_SECONDS)
         self.ping(self.far)
         self.assertFalse(self.awake)
         transport.resumeProducing()
@@ -405,12 +500,12 @@ class NapTests(CrowdTestCase):
     def test_a_client_may_leave_meanwhile(self) -> None:
         transport, protocol, _ = self.client()
         self.turn()
-        self.reactor.advance(AWAKE)
+        self.reactor.advance(AWAKE_SECONDS)
         self.ping(self.far)
         self.doze()
         transport.connectionLost(Failure(ConnectionDone()))
         self.assertEqual((protocol.told, self.awake), (["lost"], False))
-        self.reactor.advance(NAP)
+        self.reactor.advance(NAP_SECONDS)
         self.turn()
         self.assertEqual(protocol.told, ["lost"])
 
@@ -422,7 +517,7 @@ class EndTests(CrowdTestCase):
         descriptor = self.crowd.fileno()
         _, _, far = self.client()
         self.ping(far)
-        self.reactor.advance(AWAKE)
+        self.reactor.advance(AWAKE_SECONDS)
         self.ping(far)
         self.assertEqual(len(self.reactor.getDelayedCalls()), 1)
         for _ in range(2):
@@ -467,7 +562,7 @@ class ServedTests(RelayTestCase):
         client._loop.call_soon_threadsafe(client._loop.create_task, pinged(client))
         served: Any = self.service._crowd
         # Time runs for this, as if nobody had said anything for long.
-        served._awake -= AWAKE
+        served._awake -= AWAKE_SECONDS
         return served._nap is not None
 
     def test_stops_while_it_naps(self) -> Deferred[Any]:

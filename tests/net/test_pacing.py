@@ -7,7 +7,7 @@ from functools import partial
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.net.pacing import MOMENT, TurnBudget
+from proxyrelay.net.pacing import BACKLOG_HOLD_SECONDS, TurnBudget
 
 
 class PaceTests(SynchronousTestCase):
@@ -47,23 +47,25 @@ class PaceTests(SynchronousTestCase):
         self.assertEqual(self.done, ["a", "b", "c"])
 
     def test_work_that_comes_back_by_itself_is_counted(self) -> None:
-        self.assertEqual([self.pace.take() for _ in range(3)], [True, True, False])
+        self.assertEqual(
+            [self.pace.try_acquire() for _ in range(3)], [True, True, False]
+        )
         self.assertTrue(self.pace.full)
         self.do("a")
         self.assertEqual(self.done, [])
         self.turn()
         # Those that have a place go first.
-        self.assertEqual((self.done, self.pace.take()), (["a"], True))
+        self.assertEqual((self.done, self.pace.try_acquire()), (["a"], True))
 
     def test_is_behind_for_a_moment_after_a_refusal(self) -> None:
-        self.pace.take()
-        self.pace.take()
+        self.pace.try_acquire()
+        self.pace.try_acquire()
         self.assertFalse(self.pace.backlogged)
-        self.pace.take()
+        self.pace.try_acquire()
         self.assertTrue(self.pace.backlogged)
-        self.clock.advance(MOMENT * 0.9)
+        self.clock.advance(BACKLOG_HOLD_SECONDS * 0.9)
         self.assertTrue(self.pace.backlogged)
-        self.clock.advance(MOMENT * 0.2)
+        self.clock.advance(BACKLOG_HOLD_SECONDS * 0.2)
         self.assertFalse(self.pace.backlogged)
 
     def test_goes_on_after_a_failure(self) -> None:

@@ -1,22 +1,35 @@
-"""Where clients behind a proxy come from, in the words of the proxy."""
+"""The PROXY protocol: its headers, and their readers on real sockets."""
 
 from __future__ import annotations
 
+import select
+import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.errors import ProxyHeaderError
+from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.proxy_header import (
-    V1_CEILING,
-    V2_CEILING,
-    Proxies,
+    MAX_V1_BYTES,
+    MAX_V2_BYTES,
     ProxyHeader,
+    ProxyHeaderFactory,
     proxy_header,
 )
+from proxyrelay.net.transport import DirectWriteTransport
+from proxyrelay.net.write_batch import WriteBatch
+from tests.net.test_transport import Descriptors, Ends
+from tests.support.clock import EagerClock
 
 MAPPED = IPv6Address("::ffff:192.0.2.7")
 
@@ -53,7 +66,7 @@ HEADERS = {
     version_2(0x20, 0x00): (None, 0),
     version_2(0x20, 0x11, told("192.0.2.7", 80)): (None, 0),
     version_2(0x20, 0x77, b"anything"): (None, 0),
-    version_2(family=0, body=bytes(V2_CEILING)): (None, 0),
+    version_2(family=0, body=bytes(MAX_V2_BYTES)): (None, 0),
 }
 """What is taken, and where it says that the client is."""
 
@@ -76,7 +89,7 @@ MALFORMED = (
     b"PROXY TCP4 192.0.2.7 192.0.2.2 4711 443 \r\n",
     b"PROXY TCP4 192.0.2.7 192.0.2.2 4711 443\n\r\n",
     b"PROXY TCP6 fe80::1%eth0 ::2 4711 443\r\n",
-    b"PROXY UNKNOWN " + b"x" * V1_CEILING,
+    b"PROXY UNKNOWN " + b"x" * MAX_V1_BYTES,
     b"PROXY TCP4 \xff\r\n",
     SIGNATURE + b"\x11\x11\0\0",
     SIGNATURE + b"\x22\x11\0\0",
@@ -85,7 +98,7 @@ MALFORMED = (
     version_2(family=0x31, body=bytes(215)),
     version_2(family=0x12, body=bytes(12)),
     version_2(family=0x41, body=bytes(12)),
-    version_2(family=0, body=bytes(V2_CEILING + 1)),
+    version_2(family=0, body=bytes(MAX_V2_BYTES + 1)),
 )
 
 
@@ -109,8 +122,8 @@ class ProxyHeaderTests(SynchronousTestCase):
                 proxy_header(data)
 
     def test_the_longest_line(self) -> None:
-        line = b"PROXY UNKNOWN " + b"x" * (V1_CEILING - 16) + b"\r\n"
-        self.assertEqual(proxy_header(line), ProxyHeader(V1_CEILING))
+        line = b"PROXY UNKNOWN " + b"x" * (MAX_V1_BYTES - 16) + b"\r\n"
+        self.assertEqual(proxy_header(line), ProxyHeader(MAX_V1_BYTES))
         self.assertIsNone(proxy_header(line[:-1]))
 
     @given(
@@ -163,68 +176,172 @@ class ProxyHeaderTests(SynchronousTestCase):
         self.assertEqual(proxy_header(data + rest), expected)
 
 
-class ProxiesTests(SynchronousTestCase):
-    """Who is believed, and how far."""
+V1 = b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\n"
 
-    proxies = Proxies(("192.0.2.0/24", "198.51.100.1", "2001:db8::/32"))
+V2 = (
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f"
+    b"\xc0\0\x02\x07\xcb\0\x71\x01\x12\x67\x01\xbb\x04\0\0"
+)
+"""The same client, and an empty note."""
 
-    def test_whom_it_trusts(self) -> None:
-        for host in (
-            *("192.0.2.0", "192.0.2.255", "198.51.100.1", "2001:db8:1::2"),
-            *("::ffff:192.0.2.1", "2001:db8::1%eth0"),
+LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
+
+
+class Served(Ends):
+    """Keeps the bytes that it receives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = b""
+        self.pieces: list[bytes] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.pieces.append(data)
+        self.heard += data
+
+
+class ProxyHeaderReaderTests(SynchronousTestCase):
+    """The reader of a header, on a real socket."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.built: list[tuple[object, Served]] = []
+        self.dropped: list[tuple[str, str]] = []
+        self.refuses = False
+        self.lost = 0
+        served: Any = Factory()
+        served.buildProtocol = self.build
+        self.factory = ProxyHeaderFactory(
+            served,
+            lambda host: host == "192.0.2.1",
+            lambda *dropped: self.dropped.append(dropped),
+            self.clock,
+            10,
+        )
+        self.factory.lost = self.count
+        self.addCleanup(self.factory.waiting.stop)
+
+    def build(self, place: object) -> Served | None:
+        if self.refuses:
+            return None
+        self.built.append((place, Served()))
+        return self.built[-1][1]
+
+    def count(self) -> None:
+        self.lost += 1
+
+    def connect(self) -> None:
+        """Let the proxy connect."""
+        near, self.far = socket.socketpair()
+        self.addCleanup(near.close)
+        self.addCleanup(self.far.close)
+        place: Any = address.IPv4Address("TCP", "192.0.2.1", 9)
+        protocol: Any = self.factory.buildProtocol(place)
+        self.reactor = Descriptors()
+        self.outbox = WriteBatch()
+        pace = TurnBudget(EagerClock(), 10)
+        arguments: Any = (near, protocol, ("192.0.2.1", 9), None, 1, self.reactor)
+        self.transport = DirectWriteTransport(pace, self.outbox, *arguments)
+        protocol.makeConnection(self.transport)
+
+    def send(self, data: bytes) -> Exception | None:
+        """Send something, and let it be read."""
+        self.far.sendall(data)
+        return self.read()
+
+    def read(self) -> Exception | None:
+        over = None
+        while over is None and select.select([self.transport], [], [], 0)[0]:
+            if self.transport not in self.reactor.readers:
+                break
+            over = self.transport.doRead()
+        return over
+
+    def test_is_taken_and_nothing_else(self) -> None:
+        for header, host in (
+            (V1, "192.0.2.7"),
+            (V2, "192.0.2.7"),
+            (LOCAL, "192.0.2.1"),
         ):
-            self.assertTrue(self.proxies.trust(host), host)
-        for host in ("192.0.3.0", "198.51.100.2", "2001:db9::", "", "local", "::1"):
-            self.assertFalse(self.proxies.trust(host), host)
+            for backlogged in (
+                b"",
+                b"G",
+                b"GET / HTTP/1.1\r\n\r\n",
+                b"\x16\x03" + bytes(99),
+            ):
+                for cut in (0, 1, len(header) - 1, len(header)):
+                    self.built.clear()
+                    self.connect()
+                    whole = header + backlogged
+                    for piece in filter(None, (whole[:cut], whole[cut:])):
+                        self.assertIsNone(self.send(piece))
+                    ((place, served),) = self.built
+                    self.assertEqual(getattr(place, "host", None), host)
+                    self.assertEqual(served.heard, backlogged)
+                    self.assertIsNone(self.transport.header_reader)
+                    self.assertEqual(len(self.factory.waiting), 0)
+        self.assertEqual((self.dropped, self.lost), ([], 0))
 
-    def test_nobody_by_default(self) -> None:
-        nobody = Proxies()
-        self.assertFalse(nobody)
-        self.assertFalse(nobody.trust("192.0.2.1"))
-        self.assertEqual(nobody.client("192.0.2.1", "203.0.113.1"), "192.0.2.1")
-        self.assertTrue(self.proxies)
+    def test_comes_byte_by_byte(self) -> None:
+        for header in (V1, V2, LOCAL):
+            self.built.clear()
+            self.connect()
+            for number, byte in enumerate(header + b"one"):
+                self.assertEqual(bool(self.built), number >= len(header))
+                self.send(bytes([byte]))
+            self.assertEqual(self.built[0][1].pieces, [b"o", b"n", b"e"])
 
-    def test_refuses_what_is_no_network(self) -> None:
-        for network in ("", "a", "192.0.2.1/24", "192.0.2.0/33"):
-            self.assertRaises(ValueError, Proxies, (network,))
+    def test_what_is_behind_stays_in_the_socket(self) -> None:
+        self.connect()
+        self.far.sendall(V1 + b"one")
+        self.assertIsNone(self.transport.doRead())
+        self.assertEqual(self.built[0][1].heard, b"")
+        self.assertEqual(self.transport.socket.recv(9), b"one")
 
-    def test_the_client_is_the_last_that_is_no_proxy(self) -> None:
-        for forwarded, host in {
-            "203.0.113.1": "203.0.113.1",
-            " 203.0.113.1 ": "203.0.113.1",
-            "203.0.113.1, 198.51.100.1": "203.0.113.1",
-            "203.0.113.9, 203.0.113.1,192.0.2.9": "203.0.113.1",
-            "192.0.2.8,203.0.113.1": "203.0.113.1",
-            "192.0.2.8, 192.0.2.9": "192.0.2.8",
-            "2001:DB9::1": "2001:db9::1",
-            "[2001:db9::1]": "2001:db9::1",
-            "[2001:db9::1]:443": "2001:db9::1",
-            "203.0.113.1:443": "203.0.113.1",
-        }.items():
-            self.assertEqual(self.proxies.client("192.0.2.1", forwarded), host)
+    def test_a_wrong_one_is_dropped(self) -> None:
+        for sent in (b"GET / HTTP/1.1\r\n", b"PROXY TCP4 junk\r\n", b"\x16\x03\x01"):
+            self.connect()
+            self.assertIsNone(self.send(sent))
+            self.reactor.advance(0)
+            self.assertFalse(self.transport.connected)
+        self.assertEqual((len(self.dropped), self.lost, self.built), (3, 3, []))
+        self.assertEqual(len(self.factory.waiting), 0)
 
-    def test_what_cannot_be_read_ends_the_way(self) -> None:
-        for bad in (
-            "",
-            "unknown",
-            "_hidden",
-            "203.0.113.1:x",
-            "300.1.1.1",
-            "[::1",
-            "%",
-        ):
-            for more, host in (("", "192.0.2.1"), (", 192.0.2.9", "192.0.2.9")):
-                forwarded = f"203.0.113.1, {bad}{more}"
-                self.assertEqual(self.proxies.client("192.0.2.1", forwarded), host)
+    def test_one_that_never_ends_is_dropped(self) -> None:
+        self.connect()
+        self.send(V1[:-1])
+        self.clock.advance(11)
+        self.reactor.advance(0)
+        self.assertEqual((len(self.dropped), self.lost), (1, 1))
 
-    def test_a_stranger_may_say_what_it_likes(self) -> None:
-        host = self.proxies.client("203.0.113.1", "198.51.100.77")
-        self.assertEqual(host, "203.0.113.1")
+    def test_ends_with_the_connection(self) -> None:
+        probed: list[str] = []
+        self.factory.probed = probed.append
+        for sent in (b"", V1[:-1]):
+            self.connect()
+            self.far.sendall(sent)
+            self.far.close()
+            over = self.read()
+            assert over is not None
+            self.assertIsInstance(over, ConnectionDone)
+            self.transport.connectionLost(Failure(over))
+        self.assertEqual((self.dropped, self.lost, self.built), ([], 2, []))
+        self.assertEqual(probed, ["192.0.2.1:9"])
 
-    def test_looks_at_so_many_proxies_only(self) -> None:
-        forwarded = ", ".join(["203.0.113.1", *["192.0.2.5"] * 1000])
-        self.assertEqual(self.proxies.client("192.0.2.1", forwarded), "192.0.2.5")
+    def test_a_silent_one_that_is_late_is_no_probe(self) -> None:
+        self.factory.probed = self.fail
+        self.connect()
+        self.clock.advance(11)
+        self.reactor.advance(0)
+        self.assertEqual((len(self.dropped), self.lost), (1, 1))
 
-    @given(st.text(st.sampled_from("0123456789abcdef.:[], %xX"), max_size=80))
-    def test_always_finds_an_address(self, forwarded: str) -> None:
-        ip_address(self.proxies.client("192.0.2.1", forwarded))
+    def test_nobody_may_be_there_to_serve_it(self) -> None:
+        self.refuses = True
+        self.connect()
+        self.assertIsNone(self.send(V1))
+        self.reactor.advance(0)
+        self.assertFalse(self.transport.connected)
+
+    def test_others_have_none(self) -> None:
+        place: Any = address.IPv4Address("TCP", "192.0.2.2", 9)
+        self.assertIsInstance(self.factory.buildProtocol(place), Served)

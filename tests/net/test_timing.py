@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.net.timing import RECENT, Timing, quantile
+from proxyrelay.net.timing import MAX_RECENT, Timing, quantile
 
 
 class TimingTests(SynchronousTestCase):
@@ -19,12 +19,14 @@ class TimingTests(SynchronousTestCase):
 
     def test_keeps_the_last_ones(self) -> None:
         timing = Timing((1.0,))
-        for number in range(RECENT + 10):
+        for number in range(MAX_RECENT + 10):
             timing.took(float(number))
-        self.assertEqual(timing.last(3), [RECENT + 7, RECENT + 8, RECENT + 9])
-        self.assertEqual(len(timing.last()), RECENT)
-        self.assertEqual(timing.count, RECENT + 10)
-        self.assertEqual(timing.total, sum(range(RECENT + 10)))
+        self.assertEqual(
+            timing.last(3), [MAX_RECENT + 7, MAX_RECENT + 8, MAX_RECENT + 9]
+        )
+        self.assertEqual(len(timing.last()), MAX_RECENT)
+        self.assertEqual(timing.count, MAX_RECENT + 10)
+        self.assertEqual(timing.total, sum(range(MAX_RECENT + 10)))
         self.assertEqual(timing.last(0), [])
 
 

@@ -33,11 +33,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from proxyrelay.net import certificates as tls
 from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.net.proxy_header import ProxyHeaderFactory
+from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.net.tls_transport import RECORD, SHORT, TlsTransport
-from proxyrelay.net.transport import ProxyHeaderFactory, WriteBatch
-from tests.net.test_transport import PATIENCE, V1, Descriptors, Ends
+from proxyrelay.net.write_batch import WriteBatch
+from tests.net.test_proxy_header import V1
+from tests.net.test_transport import PATIENCE, Descriptors, Ends
 from tests.support.certificates import Authority
 from tests.support.clock import EagerClock
 
@@ -67,9 +69,9 @@ def authority() -> Authority:
 
 
 @cache
-def contexts() -> tls.Contexts:
+def contexts() -> TlsContexts:
     """What the relay's side begins with."""
-    return tls.Contexts(authority().pair())
+    return TlsContexts(authority().pair())
 
 
 @cache
@@ -386,7 +388,7 @@ class HandshakeTests(SecureTestCase):
     def test_waits_for_its_turn(self) -> None:
         link = self.link()
         full = TurnBudget(Clock(), 1)
-        full.take()
+        full.try_acquire()
         link.transport._handshakes = full
         with self.assertRaises(ssl.SSLWantReadError):
             link.client.do_handshake()

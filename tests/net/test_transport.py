@@ -1,10 +1,8 @@
-"""The sockets of clients: what is written goes out at once, and in its order."""
+"""The sockets of clients: writes go out at once, and in order."""
 
 from __future__ import annotations
 
 import errno
-import inspect
-import select
 import socket
 import struct
 from functools import partial
@@ -14,14 +12,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as _reactor
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
-from twisted.internet.tcp import Connection, Port, Server
+from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
@@ -29,9 +25,8 @@ from zope.interface import implementer
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.transport import (
     DirectWriteTransport,
-    ProxyHeaderFactory,
-    WriteBatch,
 )
+from proxyrelay.net.write_batch import WriteBatch
 from tests.support.clock import EagerClock
 
 reactor: Any = _reactor
@@ -525,239 +520,6 @@ class SocketTests(TestCase):
             self.assertEqual(self.read(4), b"bye")
 
         return self.protocol.lost.addCallback(check)
-
-
-V1 = b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\n"
-
-V2 = (
-    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f"
-    b"\xc0\0\x02\x07\xcb\0\x71\x01\x12\x67\x01\xbb\x04\0\0"
-)
-"""The same client, and a note that says nothing."""
-
-LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
-
-
-class Served(Ends):
-    """Keeps what it is sent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard = b""
-        self.pieces: list[bytes] = []
-
-    def dataReceived(self, data: bytes) -> None:
-        self.pieces.append(data)
-        self.heard += data
-
-
-class PreludeTests(SynchronousTestCase):
-    """What comes before all that a connection is for, on a real socket."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.built: list[tuple[object, Served]] = []
-        self.dropped: list[tuple[str, str]] = []
-        self.refuses = False
-        self.lost = 0
-        served: Any = Factory()
-        served.buildProtocol = self.build
-        self.factory = ProxyHeaderFactory(
-            served,
-            lambda host: host == "192.0.2.1",
-            lambda address, why: self.dropped.append((address, why)),
-            self.clock,
-            10,
-        )
-        self.factory.lost = self.count
-        self.addCleanup(self.factory.waiting.stop)
-
-    def build(self, address: object) -> Served | None:
-        if self.refuses:
-            return None
-        self.built.append((address, Served()))
-        return self.built[-1][1]
-
-    def count(self) -> None:
-        self.lost += 1
-
-    def connect(self) -> None:
-        """Let the proxy connect."""
-        near, self.far = socket.socketpair()
-        self.addCleanup(near.close)
-        self.addCleanup(self.far.close)
-        place: Any = IPv4Address("TCP", "192.0.2.1", 9)
-        protocol: Any = self.factory.buildProtocol(place)
-        self.reactor = Descriptors()
-        self.outbox = WriteBatch()
-        pace = TurnBudget(EagerClock(), 10)
-        arguments: Any = (near, protocol, ("192.0.2.1", 9), None, 1, self.reactor)
-        self.transport = DirectWriteTransport(pace, self.outbox, *arguments)
-        protocol.makeConnection(self.transport)
-
-    def send(self, data: bytes) -> Exception | None:
-        """Send something, and let it be read."""
-        self.far.sendall(data)
-        return self.read()
-
-    def read(self) -> Exception | None:
-        over = None
-        while over is None and select.select([self.transport], [], [], 0)[0]:
-            if self.transport not in self.reactor.readers:
-                break
-            over = self.transport.doRead()
-        return over
-
-    def test_is_taken_and_nothing_else(self) -> None:
-        for header, host in (
-            (V1, "192.0.2.7"),
-            (V2, "192.0.2.7"),
-            (LOCAL, "192.0.2.1"),
-        ):
-            for backlogged in (
-                b"",
-                b"G",
-                b"GET / HTTP/1.1\r\n\r\n",
-                b"\x16\x03" + bytes(99),
-            ):
-                for cut in (0, 1, len(header) - 1, len(header)):
-                    self.built.clear()
-                    self.connect()
-                    whole = header + backlogged
-                    for piece in filter(None, (whole[:cut], whole[cut:])):
-                        self.assertIsNone(self.send(piece))
-                    ((address, served),) = self.built
-                    self.assertEqual(getattr(address, "host", None), host)
-                    self.assertEqual(served.heard, backlogged)
-                    self.assertIsNone(self.transport.prelude)
-                    self.assertEqual(len(self.factory.waiting), 0)
-        self.assertEqual((self.dropped, self.lost), ([], 0))
-
-    def test_comes_byte_by_byte(self) -> None:
-        for header in (V1, V2, LOCAL):
-            self.built.clear()
-            self.connect()
-            for number, byte in enumerate(header + b"one"):
-                self.assertEqual(bool(self.built), number >= len(header))
-                self.send(bytes([byte]))
-            self.assertEqual(self.built[0][1].pieces, [b"o", b"n", b"e"])
-
-    def test_what_is_behind_stays_in_the_socket(self) -> None:
-        self.connect()
-        self.far.sendall(V1 + b"one")
-        self.assertIsNone(self.transport.doRead())
-        self.assertEqual(self.built[0][1].heard, b"")
-        self.assertEqual(self.transport.socket.recv(9), b"one")
-
-    def test_a_wrong_one_is_dropped(self) -> None:
-        for sent in (b"GET / HTTP/1.1\r\n", b"PROXY TCP4 junk\r\n", b"\x16\x03\x01"):
-            self.connect()
-            self.assertIsNone(self.send(sent))
-            self.reactor.advance(0)
-            self.assertFalse(self.transport.connected)
-        self.assertEqual((len(self.dropped), self.lost, self.built), (3, 3, []))
-        self.assertEqual(len(self.factory.waiting), 0)
-
-    def test_one_that_never_ends_is_dropped(self) -> None:
-        self.connect()
-        self.send(V1[:-1])
-        self.clock.advance(11)
-        self.reactor.advance(0)
-        self.assertEqual((len(self.dropped), self.lost), (1, 1))
-
-    def test_ends_with_the_connection(self) -> None:
-        probed: list[str] = []
-        self.factory.probed = probed.append
-        for sent in (b"", V1[:-1]):
-            self.connect()
-            self.far.sendall(sent)
-            self.far.close()
-            over = self.read()
-            assert over is not None
-            self.assertIsInstance(over, ConnectionDone)
-            self.transport.connectionLost(Failure(over))
-        self.assertEqual((self.dropped, self.lost, self.built), ([], 2, []))
-        self.assertEqual(probed, ["192.0.2.1:9"])
-
-    def test_a_silent_one_that_is_late_is_no_probe(self) -> None:
-        self.factory.probed = self.fail
-        self.connect()
-        self.clock.advance(11)
-        self.reactor.advance(0)
-        self.assertEqual((len(self.dropped), self.lost), (1, 1))
-
-    def test_nobody_may_be_there_to_serve_it(self) -> None:
-        self.refuses = True
-        self.connect()
-        self.assertIsNone(self.send(V1))
-        self.reactor.advance(0)
-        self.assertFalse(self.transport.connected)
-
-    def test_others_have_none(self) -> None:
-        place: Any = IPv4Address("TCP", "192.0.2.2", 9)
-        self.assertIsInstance(self.factory.buildProtocol(place), Served)
-
-
-class TwistedTests(SynchronousTestCase):
-    """What is taken for granted of its transports. A new Twisted may break it."""
-
-    def names(self, function: Any) -> set[str]:
-        return set(function.__code__.co_names)
-
-    def test_writing_ends_where_it_did(self) -> None:
-        self.assertIs(Server.doWrite, FileDescriptor.doWrite)
-        self.assertIs(Server._postLoseConnection, FileDescriptor._postLoseConnection)
-        known = {"_postLoseConnection", "writeSomeData", "_tempDataBuffer"}
-        known |= {"dataBuffer", "offset", "stopWriting", "disconnecting", "producer"}
-        self.assertLessEqual(known, self.names(FileDescriptor.doWrite))
-
-    def test_a_transport_that_is_half_closed_writes_nothing(self) -> None:
-        for function in (FileDescriptor.write, FileDescriptor.writeSequence):
-            self.assertIn("_writeDisconnected", self.names(function))
-            self.assertIn("connected", self.names(function))
-
-    def test_what_is_written_at_once_has_no_other_way(self) -> None:
-        # The attributes in which Twisted keeps what is to be written.
-        fresh = vars(Connected(None).transport)
-        kept = {name for name in fresh if "ata" in name}
-        self.assertEqual(kept, {"_tempDataBuffer", "_tempDataLen"})
-        self.assertEqual((Server.dataBuffer, Server.offset), (b"", 0))
-        self.assertFalse(Server.TLS)
-        self.assertIs(Server._aborting, False)
-        self.assertIs(Server._writeDisconnected, False)
-
-    def test_ends_close_the_socket(self) -> None:
-        names = self.names(Connection.connectionLost)
-        self.assertLessEqual({"_closeSocket", "socket", "fileno", "protocol"}, names)
-        self.assertIn("shutdown", self.names(Connection._closeSocket))
-        closing = list(inspect.signature(Connection._closeSocket).parameters)
-        self.assertEqual(closing, ["self", "orderly"])
-        # To be called again does no harm, and reads and writes are over.
-        self.assertLessEqual(
-            {"stopReading", "stopWriting", "stopProducing"},
-            self.names(FileDescriptor.connectionLost),
-        )
-
-    def test_a_lost_transport_has_no_descriptor(self) -> None:
-        transport = Connected(None).transport
-        transport.connectionLost(Failure(ConnectionDone()))
-        self.assertEqual(transport.fileno(), -1)
-        self.assertFalse(hasattr(transport, "socket"))
-
-    def test_aborts_replace_what_is_called(self) -> None:
-        transport = Connected(None).transport
-        transport.abortConnection()
-        self.assertTrue(transport._aborting)
-        self.assertIsNone(transport.doRead())
-        self.assertIsNone(transport.doWrite())
-
-    def test_transports_are_built_as_they_were(self) -> None:
-        given = list(inspect.signature(Server.__init__).parameters)
-        self.assertEqual(
-            given,
-            ["self", "sock", "protocol", "client", "server", "sessionno", "reactor"],
-        )
-        self.assertIn("transport", self.names(Port.doRead))
 
 
 class Reader:

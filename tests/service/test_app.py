@@ -41,7 +41,8 @@ from proxyrelay.config import Config, Level, Logging, Timeouts
 from proxyrelay.errors import ConfigError, StartError
 from proxyrelay.net import certificates as tls
 from proxyrelay.net import listening, process
-from proxyrelay.net.heap import CROWD, Heap
+from proxyrelay.net.process import CROWD_CONNECTIONS as CROWD
+from proxyrelay.net.process import Heap
 from proxyrelay.observe import log
 from proxyrelay.service.app import (
     SWEEP,

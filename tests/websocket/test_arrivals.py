@@ -22,8 +22,9 @@ from websockets.exceptions import ConnectionClosed
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Limits, Offers, Timeouts
 from proxyrelay.net import addresses
-from proxyrelay.net.rate import LONGEST
-from proxyrelay.net.transport import PAUSE, ProxyHeaderFactory, ProxyHeaderReader
+from proxyrelay.net.accept import RETRY_SECONDS as PAUSE
+from proxyrelay.net.proxy_header import ProxyHeaderFactory, ProxyHeaderReader
+from proxyrelay.net.rate import MAX_WAIT_SECONDS
 from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.admission import MOMENT, RESERVE
 from proxyrelay.websocket.protocol import (
@@ -513,7 +514,7 @@ class FloodMixin(AdmissionMixin):
         flooding.setblocking(False)
         self.assertRaises((BlockingIOError, ssl.SSLWantReadError), flooding.recv, 1)
         flooding.settimeout(PATIENCE)
-        self.advance(LONGEST)
+        self.advance(MAX_WAIT_SECONDS)
         self.assertEqual(self.take(flooding, 3), b"\x8a\x01y")
         self.assertEqual(json.loads(other.recv())["source_uuid"], A)
         self.assertEqual(len(self.connections()), 2)
@@ -522,7 +523,7 @@ class FloodMixin(AdmissionMixin):
     def test_may_answer_a_ping_late(self: Any) -> None:
         timeouts = Timeouts()
         flooding = self.flooding()
-        self.advance(LONGEST)
+        self.advance(MAX_WAIT_SECONDS)
         self.until_slow(0)
         for phase in (Phase.READY, Phase.AWAITING_PONG):
             self.advance(timeouts.ping_interval)
@@ -543,7 +544,7 @@ class FloodMixin(AdmissionMixin):
         self.assertIn("is not the UUID", client.recv())
         self.until_slow()
         client.send(offer(B, C).decode())
-        self.advance(LONGEST)
+        self.advance(MAX_WAIT_SECONDS)
         self.assertIn("is not the UUID", client.recv())
 
     @scenario
@@ -563,7 +564,7 @@ class FloodMixin(AdmissionMixin):
         told: list[str] = []
         self.service.factory.journal.slowed = told.append
         flooding = self.flooding()
-        self.advance(LONGEST)
+        self.advance(MAX_WAIT_SECONDS)
         self.until_slow(0)
         flooding.sendall(frame(PING, b"x") * 100)
         self.until_slow()
@@ -574,7 +575,7 @@ class FloodMixin(AdmissionMixin):
     def test_may_leave_meanwhile(self: Any) -> None:
         flooding = self.flooding()
         flooding.close()
-        self.advance(LONGEST)
+        self.advance(MAX_WAIT_SECONDS)
         self.until_count(0)
         self.until_slow(0)
 
@@ -584,7 +585,7 @@ class FloodMixin(AdmissionMixin):
         client.send(registration(A).decode())
         self.assertIn(b"\x0f\xa4Relay received", flooding.recv(65536))
         flooding.sendall(frame(CLOSE, b"\x0f\xa4"))
-        self.advance(LONGEST)
+        self.advance(MAX_WAIT_SECONDS)
         self.read_to_end(flooding)
         flooding.close()
         self.until_count(1)
@@ -668,7 +669,7 @@ class AddressFloodTests(AdmissionMixin, RelayTestCase):
         self.until(lambda: len(self.service.factory.slow) == 1)
         for _ in range(9):
             other.ping()
-        self.advance(LONGEST)
+        self.advance(MAX_WAIT_SECONDS)
         first.ping()
         second.ping()
 

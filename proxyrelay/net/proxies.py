@@ -1,0 +1,87 @@
+"""Trusted proxies, and the client that they name in ``X-Forwarded-For``. Pure.
+
+A header of another peer is ignored: any client may write one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address, ip_network
+
+MAX_HOPS = 16
+"""Entries of ``X-Forwarded-For`` that are read, from the right."""
+
+_FORWARDED = re.compile(
+    r"\[(?P<v6>[0-9A-Fa-f.:]+)\](?::[0-9]{1,5})?"
+    r"|(?P<v4>[0-9.]+)(?::[0-9]{1,5})?"
+    r"|(?P<bare>[0-9A-Fa-f.:]+)"
+)
+
+
+class Proxies:
+    """Networks of trusted proxies.
+
+    Args:
+        networks: Networks such as ``10.0.0.0/8`` or ``2001:db8::/32``, or addresses.
+
+    Raises:
+        ValueError: A text is no network.
+    """
+
+    def __init__(self, networks: Iterable[str] = ()) -> None:
+        found = [ip_network(network) for network in networks]
+        self._networks = {
+            version: [network for network in found if network.version == version]
+            for version in (4, 6)
+        }
+        self._any = bool(found)
+
+    def __bool__(self) -> bool:
+        return self._any
+
+    def trust(self, host: str) -> bool:
+        """Whether an address belongs to a trusted proxy. Other texts never do."""
+        if not self._any:
+            return False
+        try:
+            address = ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._networks[address.version])
+
+    def client(self, host: str, forwarded: str | None) -> str:
+        """Address of the client, as far as the proxies can be trusted.
+
+        Each proxy appends the address of its own peer. From the right, the first
+        address outside of the trusted networks is the client's.
+
+        Args:
+            host: Address at the other end of the connection.
+            forwarded: ``X-Forwarded-For``, its lines joined with commas, or None.
+
+        Returns:
+            The address of the client, or of the last trusted proxy.
+        """
+        if forwarded is not None and self.trust(host):
+            for entry in reversed(forwarded.rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
+                before = _host(entry.strip(" \t"))
+                if before is None:
+                    break
+                host = before
+                if not self.trust(host):
+                    break
+        return host
+
+
+def _host(entry: str) -> str | None:
+    """Address in an entry of ``X-Forwarded-For``, with or without a port."""
+    found = _FORWARDED.fullmatch(entry)
+    if found is None:
+        return None
+    try:
+        return str(ip_address(found["v6"] or found["v4"] or found["bare"]))
+    except ValueError:
+        return None

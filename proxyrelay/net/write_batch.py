@@ -1,0 +1,55 @@
+"""Writes that wait until everything readable has been read.
+
+Several clients may send to one receiver at the same moment. Its messages then leave
+in one system call, and over TLS in one record.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.logger import Logger
+
+
+class Sender(Protocol):
+    """A connection with gathered writes."""
+
+    def send_held(self) -> None:
+        """Write everything in one piece."""
+
+
+class WriteBatch:
+    """Senders with gathered writes, in the order of their first write.
+
+    `EpollMultiplexer` opens the batch for a sweep over all readable sockets. A socket
+    outside of it opens the batch for one read.
+
+    Attributes:
+        waiting: Senders with gathered writes; None while writes go out at once.
+        read_bytes: Bytes read since the last flush. They bound the gathered bytes.
+        saw_messages: Whether anything but pings came since this was last cleared.
+        backlogged: Whether readable sockets still wait to be read.
+    """
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self.waiting: list[Sender] | None = None
+        self.read_bytes = 0
+        self.saw_messages = True
+        self.backlogged = False
+
+    def open(self) -> None:
+        """Gather writes from now on."""
+        self.waiting = []
+        self.read_bytes = 0
+
+    def close(self) -> None:
+        """Send the gathered writes. Later writes go out at once."""
+        waiting, self.waiting = self.waiting, None
+        for sender in waiting or ():
+            try:
+                sender.send_held()
+            except Exception:  # noqa: PERF203
+                # One broken connection must not hold up the others.
+                self._log.failure("sending failed")
