@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from treq.client import HTTPClient
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.auth import authenticator, changed, policy
+from proxyrelay.auth import authenticator, changed
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
+from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.cache import TokenCache
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.auth.globus_api import Globus, PlainAgent
-from proxyrelay.auth.introspector import GlobusAuthenticator, Introspector
+from proxyrelay.auth.introspector import Introspector
 from proxyrelay.auth.policy import Policy
-from proxyrelay.config import PROXYSTORE_RELAY, Auth, AuthArguments, Secret
+from proxyrelay.config import Auth, AuthArguments, Secret
 from proxyrelay.errors import TryAgainLater
 from proxyrelay.switchboard.user import ANONYMOUS
 from tests.service.test_app import Capture
 from tests.support.globus import (
     CLIENT_ID,
+    CREDENTIALS,
     JSON,
     SECRET,
     SERVICE,
     TOKEN,
     FakeResponse,
     PendingAgent,
+    globus,
 )
-
-CREDENTIALS = Credentials(CLIENT_ID, Secret(SECRET))
 
 
 class BuilderTests(SynchronousTestCase):
@@ -144,8 +142,7 @@ class StartTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1_000_000)
         credentials = Credentials(CLIENT_ID, Secret(SECRET), "here", "there")
-        http = HTTPClient(PlainAgent(self.agent))
-        asked = Globus(http, credentials, SERVICE, cast(Any, self.clock))
+        asked = globus(self.agent, self.clock, credentials)
         self.built = GlobusAuthenticator(
             Introspector(asked, cast(Any, self.clock), 7),
             TokenCache(1, 0, 0),
@@ -236,46 +233,3 @@ class StartTests(SynchronousTestCase):
         anybody = AnonymousAuthenticator()
         anybody.start()
         anybody.stop()
-
-
-class PolicyTests(SynchronousTestCase):
-    """Which tokens the settings let in."""
-
-    def test_the_defaults_are_those_of_stock_clients(self) -> None:
-        self.assertEqual(policy(AuthArguments(), CLIENT_ID), Policy(PROXYSTORE_RELAY))
-
-    def test_an_application_of_its_own_wants_its_scope(self) -> None:
-        made = policy(AuthArguments(audience=CLIENT_ID), CLIENT_ID)
-        self.assertEqual(made.audience, CLIENT_ID)
-        self.assertEqual(
-            made.required_scopes,
-            {f"https://auth.globus.org/scopes/{CLIENT_ID}/relay_all"},
-        )
-
-    def test_scopes_can_be_set(self) -> None:
-        for scopes in ((), ("a",), ("a", "b")):
-            for audience in (CLIENT_ID, "other"):
-                arguments = AuthArguments(audience=audience, required_scopes=scopes)
-                made = policy(arguments, CLIENT_ID)
-                self.assertEqual(made.required_scopes, set(scopes))
-
-    def test_domains_are_compared_in_lower_case(self) -> None:
-        made = policy(
-            AuthArguments(
-                client_secret_file=Path("secret"),
-                allowed_users=("A",),
-                denied_users=("B",),
-                allowed_domains=("Example.ORG",),
-                denied_domains=("EVIL.example",),
-            ),
-            CLIENT_ID,
-        )
-        self.assertEqual(
-            (
-                made.allowed_users,
-                made.denied_users,
-                made.allowed_domains,
-                made.denied_domains,
-            ),
-            ({"A"}, {"B"}, {"example.org"}, {"evil.example"}),
-        )

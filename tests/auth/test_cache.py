@@ -14,7 +14,12 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.auth.cache import INACTIVE_SIZE, INACTIVE_TTL, TokenCache, fingerprint
+from proxyrelay.auth.cache import (
+    INACTIVE_TTL_SECONDS,
+    MAX_INACTIVE_ENTRIES,
+    TokenCache,
+    fingerprint,
+)
 from proxyrelay.auth.policy import Introspection
 
 KEY = fingerprint("token")
@@ -75,10 +80,10 @@ class CacheTests(SynchronousTestCase):
     def test_inactive_answers_displace_no_active_one(self) -> None:
         cache = TokenCache(3, 60, 300)
         cache.put(KEY, active(), 100)
-        for number in range(2 * INACTIVE_SIZE):
+        for number in range(2 * MAX_INACTIVE_ENTRIES):
             cache.put(fingerprint(str(number)), INACTIVE, 100)
         self.assertEqual(cache.fresh(KEY, 101, 101), active())
-        self.assertEqual(len(cache), INACTIVE_SIZE + 1)
+        self.assertEqual(len(cache), MAX_INACTIVE_ENTRIES + 1)
 
     def test_the_newest_answer_is_the_one(self) -> None:
         cache = TokenCache(3, 60, 300)
@@ -91,24 +96,30 @@ class CacheTests(SynchronousTestCase):
 
     def test_knows_what_was_once_active(self) -> None:
         cache = TokenCache(3, 60, 300)
-        self.assertFalse(cache.knows(KEY, 0))
+        self.assertFalse(cache.was_active(KEY, 0))
         cache.put(KEY, active(), 0)
-        self.assertTrue(cache.knows(KEY, 1e6))
+        self.assertTrue(cache.was_active(KEY, 1e6))
         cache.put(KEY, active(2000), 0)
-        self.assertFalse(cache.knows(KEY, 2000))
+        self.assertFalse(cache.was_active(KEY, 2000))
         cache.put(KEY, INACTIVE, 0)
-        self.assertFalse(cache.knows(KEY, 1))
+        self.assertFalse(cache.was_active(KEY, 1))
 
     def test_inactive_answers_are_soon_forgotten(self) -> None:
         cache = TokenCache(3, 60, 300)
         cache.put(KEY, INACTIVE, 100)
         self.assertEqual(
-            cache.fresh(KEY, 100 + INACTIVE_TTL - 0.1, 100 + INACTIVE_TTL - 0.1),
+            cache.fresh(
+                KEY, 100 + INACTIVE_TTL_SECONDS - 0.1, 100 + INACTIVE_TTL_SECONDS - 0.1
+            ),
             INACTIVE,
         )
-        self.assertIsNone(cache.fresh(KEY, 100 + INACTIVE_TTL, 100 + INACTIVE_TTL))
-        self.assertIsNone(cache.stale(KEY, 100 + INACTIVE_TTL, 100 + INACTIVE_TTL))
-        self.assertLessEqual(INACTIVE_TTL, 10)
+        self.assertIsNone(
+            cache.fresh(KEY, 100 + INACTIVE_TTL_SECONDS, 100 + INACTIVE_TTL_SECONDS)
+        )
+        self.assertIsNone(
+            cache.stale(KEY, 100 + INACTIVE_TTL_SECONDS, 100 + INACTIVE_TTL_SECONDS)
+        )
+        self.assertLessEqual(INACTIVE_TTL_SECONDS, 10)
         cache = TokenCache(3, 2, 300)
         cache.put(KEY, INACTIVE, 100)
         self.assertIsNone(cache.fresh(KEY, 102, 102))
@@ -171,7 +182,7 @@ class CacheMachine(RuleBasedStateMachine):
             assert fresh is stale is None
             return
         expired = answer.exp is not None and self.now + AHEAD >= answer.exp
-        ttl = TTL if answer.active else INACTIVE_TTL
+        ttl = TTL if answer.active else INACTIVE_TTL_SECONDS
         assert (fresh is answer) == (not expired and self.now < since + ttl)
         if stale is not None:
             assert stale is answer

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay.auth.credentials import (
     CREDENTIAL,
     ID_VARIABLE,
-    SECRET_CEILING,
+    MAX_SECRET_BYTES,
     SECRET_VARIABLE,
     Credentials,
     find,
@@ -122,7 +122,7 @@ class FindTests(SynchronousTestCase):
             (self.written(b"hunter2\nhunter3", "two"), "has spaces or other"),
             (self.written(b"hunter2 # ours", "comment"), "has spaces or other"),
             (self.written(b"hunter2\xff", "binary"), "it is not UTF-8"),
-            (self.written(b"h" * (SECRET_CEILING + 1), "long"), "expected a secret"),
+            (self.written(b"h" * (MAX_SECRET_BYTES + 1), "long"), "expected a secret"),
             (Path("/dev/zero"), "is not a regular file"),
             (fifo, "is not a regular file"),
         ):

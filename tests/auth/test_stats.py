@@ -6,9 +6,10 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.cache import TokenCache
-from proxyrelay.auth.circuit_breaker import THRESHOLD
-from proxyrelay.auth.introspector import GlobusAuthenticator, Introspector
+from proxyrelay.auth.circuit_breaker import FAILURE_THRESHOLD
+from proxyrelay.auth.introspector import Introspector
 from proxyrelay.auth.policy import Policy
 from proxyrelay.auth.stats import CacheResult, IntrospectionOutcome
 from tests.support.globus import CLIENT_ID, PendingAgent, active, globus
@@ -39,7 +40,7 @@ class TallyTests(SynchronousTestCase):
         coming.addErrback(lambda _: None)
 
     def outcomes(self) -> dict[IntrospectionOutcome, int]:
-        return dict(self.authenticator.tally.outcomes)
+        return dict(self.authenticator.stats.outcomes)
 
     def test_answers(self) -> None:
         self.come()
@@ -51,7 +52,7 @@ class TallyTests(SynchronousTestCase):
             self.outcomes(),
             {IntrospectionOutcome.ACTIVE: 1, IntrospectionOutcome.INACTIVE: 1},
         )
-        asking = self.authenticator.tally.asking
+        asking = self.authenticator.stats.durations
         self.assertEqual((asking.count, asking.total), (2, 0.5))
 
     def test_answers_that_are_none(self) -> None:
@@ -80,22 +81,22 @@ class TallyTests(SynchronousTestCase):
         self.come()
         self.agent.last.reply({}, 400)
         self.assertEqual(
-            dict(self.authenticator.tally.known),
+            dict(self.authenticator.stats.cache_results),
             {CacheResult.MISS: 2, CacheResult.HIT: 1, CacheResult.STALE: 1},
         )
 
     def test_who_follows_counts_on(self) -> None:
         self.come()
         self.agent.last.reply(active())
-        before = self.authenticator.tally
+        before = self.authenticator.stats
         for introspector in (None, self.introspector()):
             after = self.authenticator.changed(Policy(CLIENT_ID), introspector)
-            self.assertIs(after.tally, before)
+            self.assertIs(after.stats, before)
 
     def test_the_breaker_shows(self) -> None:
         self.assertEqual(self.authenticator.breaker, "closed")
         seen = set()
-        for number in range(4 * THRESHOLD):
+        for number in range(4 * FAILURE_THRESHOLD):
             self.come(f"token{number}")
             for asked in self.agent.pending:
                 asked.reply({}, 500)

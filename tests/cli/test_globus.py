@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import io
-import os
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, TextIO
-from unittest import mock
+from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -18,12 +15,11 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import config
-from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
-from proxyrelay.auth.globus_api import Globus, GlobusError
-from proxyrelay.auth.policy import bearer_token
+from proxyrelay.auth.credentials import Credentials
+from proxyrelay.auth.globus_api import Globus
+from proxyrelay.auth.globus_error import GlobusError
 from proxyrelay.cli import globus
 from proxyrelay.config import AuthArguments, Secret
-from proxyrelay.errors import ConfigError, Unauthorized
 from tests.support import globus as support
 from tests.support.globus import (
     CLIENT_ID,
@@ -41,13 +37,6 @@ WANTED = f"https://auth.globus.org/scopes/{CLIENT_ID}/relay_all"
 APPLICATION = {"id": CLIENT_ID, "name": "Our \x1b[2Jrelay", "scopes": []}
 
 OURS = AuthArguments(audience=CLIENT_ID)
-
-
-class Terminal(io.StringIO):
-    """Standard input at which somebody sits."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 class GlobusTestCase(SynchronousTestCase):
@@ -98,7 +87,7 @@ class SetupTests(GlobusTestCase):
         )
 
     def test_creates_the_scope(self) -> None:
-        done = self.start(globus.setup)
+        done = self.start(globus.ensure_scope)
         self.application()
         asked = self.reply(
             "POST",
@@ -133,7 +122,7 @@ class SetupTests(GlobusTestCase):
         self.assertEqual(lines[-1].strip() or lines[-2].strip(), WANTED)
 
     def test_leaves_the_scope_that_is_there(self) -> None:
-        done = self.start(globus.setup)
+        done = self.start(globus.ensure_scope)
         self.application("other", "ours", "never asked about")
         self.scope("other", f"https://auth.globus.org/scopes/{CLIENT_ID}/other")
         self.scope("ours", WANTED)
@@ -142,7 +131,7 @@ class SetupTests(GlobusTestCase):
         self.assertEqual(self.lines()[1], f"scope: {WANTED} is there")
 
     def test_creates_it_beside_others(self) -> None:
-        done = self.start(globus.setup)
+        done = self.start(globus.ensure_scope)
         self.application("other")
         self.scope("other", f"{WANTED}_too")
         self.assertNoResult(done)
@@ -152,7 +141,7 @@ class SetupTests(GlobusTestCase):
         self.assertEqual(str(failure.value), "answered 403 (FORBIDDEN)")
 
     def test_what_it_prints_is_a_configuration(self) -> None:
-        done = self.start(globus.setup)
+        done = self.start(globus.ensure_scope)
         self.application("ours")
         self.scope("ours", WANTED)
         self.successResultOf(done)
@@ -166,8 +155,8 @@ class SetupTests(GlobusTestCase):
         self.assertEqual((kwargs.client_id, kwargs.audience), (CLIENT_ID, CLIENT_ID))
 
     def test_does_not_wait_for_ever(self) -> None:
-        done = self.start(globus.setup)
-        self.clock.advance(globus.PATIENCE)
+        done = self.start(globus.ensure_scope)
+        self.clock.advance(globus.ANSWER_TIMEOUT_SECONDS)
         self.failureResultOf(done, GlobusError)
 
 
@@ -177,7 +166,7 @@ class CheckTests(GlobusTestCase):
     def check(
         self, token: str | None, answer: object = None, arguments: AuthArguments = OURS
     ) -> int:
-        done = self.start(globus.check(arguments, token))
+        done = self.start(globus.trial(arguments, token))
         self.reply("GET", f"/v2/api/clients/{CLIENT_ID}", {"client": APPLICATION})
         if answer is not None:
             asked = self.reply("POST", "/v2/oauth2/token/introspect", answer)
@@ -244,7 +233,7 @@ class CheckTests(GlobusTestCase):
 
     def test_a_token_as_it_stands_in_a_header(self) -> None:
         for scheme in ("Bearer ", "bearer  ", "BEARER\t"):
-            done = self.start(globus.check(OURS, scheme + TOKEN))
+            done = self.start(globus.trial(OURS, scheme + TOKEN))
             self.reply("GET", f"/v2/api/clients/{CLIENT_ID}", {"client": APPLICATION})
             asked = self.reply("POST", "/v2/oauth2/token/introspect", active())
             self.assertEqual(asked.token, TOKEN)
@@ -268,188 +257,9 @@ class CheckTests(GlobusTestCase):
         )
 
     def test_wrong_credentials(self) -> None:
-        done = self.start(globus.check(OURS, TOKEN))
+        done = self.start(globus.trial(OURS, TOKEN))
         self.agent.last.reply({"error": "invalid_client"}, 401)
         self.failureResultOf(done, GlobusError)
-
-
-class CredentialsTests(SynchronousTestCase):
-    """They are asked for only where somebody sits."""
-
-    def setUp(self) -> None:
-        self.asked: list[str] = []
-
-    def ask(
-        self, environment: dict[str, str], terminal: io.StringIO, *answers: str
-    ) -> Credentials:
-        left = list(answers)
-
-        def answer(prompt: str) -> str:
-            self.asked.append(prompt)
-            if not left:
-                raise EOFError
-            return left.pop(0)
-
-        # Python's own, which read from a terminal.
-        self.output = io.StringIO()
-        with (
-            redirect_stdout(self.output),
-            mock.patch("builtins.input", answer),
-            mock.patch.object(getpass, "getpass", answer),
-        ):
-            return globus.ask_for_credentials(AuthArguments(), environment, terminal)
-
-    def test_not_if_they_are_found(self) -> None:
-        found = self.ask({ID_VARIABLE: CLIENT_ID, SECRET_VARIABLE: "b"}, Terminal())
-        self.assertEqual((found, self.asked), (Credentials(CLIENT_ID, Secret("b")), []))
-
-    def test_not_without_a_terminal(self) -> None:
-        with self.assertRaises(ConfigError):
-            self.ask({}, io.StringIO())
-        self.assertEqual(self.asked, [])
-
-    def test_for_what_is_missing(self) -> None:
-        self.assertEqual(
-            self.ask({}, Terminal(), f" {CLIENT_ID} ", " b "),
-            Credentials(CLIENT_ID, Secret("b")),
-        )
-        self.assertEqual(
-            self.ask({ID_VARIABLE: JO}, Terminal(), "d"),
-            Credentials(JO, Secret("d")),
-        )
-        self.assertEqual(
-            self.ask({SECRET_VARIABLE: "e"}, Terminal(), JO),
-            Credentials(JO, Secret("e")),
-        )
-        self.assertEqual(
-            [prompt.partition(" (")[0].rstrip(": ") for prompt in self.asked],
-            ["Client ID", "Client secret", "Client secret", "Client ID"],
-        )
-
-    def test_nothing_is_no_answer(self) -> None:
-        for answers in (("a",), (), ("", " ", "", "a"), ("a", "", "", "", "b")):
-            self.asked.clear()
-            with self.assertRaises(ConfigError):
-                self.ask({}, Terminal(), *answers)
-            self.assertLessEqual(len(self.asked), 1 + globus.ATTEMPTS)
-
-    def test_a_line_ends_where_input_does(self) -> None:
-        for answers in ((), (CLIENT_ID,)):
-            with self.assertRaises(ConfigError):
-                self.ask({}, Terminal(), *answers)
-            self.assertEqual(self.output.getvalue(), "\n")
-
-    def test_names_the_options_that_would_do(self) -> None:
-        for terminal in (io.StringIO(), Terminal()):
-            with self.assertRaises(ConfigError) as caught:
-                self.ask({}, terminal)
-            for problem, option in zip(
-                caught.exception.problems,
-                ("--client-id", "--client-secret-file"),
-                strict=True,
-            ):
-                self.assertTrue(problem.message.endswith(f"; or give {option}"))
-
-    def test_again_after_nothing(self) -> None:
-        found = self.ask({}, Terminal(), "", " ", CLIENT_ID, "", "b")
-        self.assertEqual(found, Credentials(CLIENT_ID, Secret("b")))
-
-    def test_what_was_typed_came_from_the_terminal(self) -> None:
-        found = self.ask({SECRET_VARIABLE: "b"}, Terminal(), CLIENT_ID)
-        self.assertEqual(
-            found.origin, f"client ID from the terminal, secret from {SECRET_VARIABLE}"
-        )
-
-    def test_not_for_what_is_wrong(self) -> None:
-        with self.assertRaises(ConfigError) as caught:
-            self.ask({SECRET_VARIABLE: "b b"}, Terminal(), "a")
-        self.assertEqual(len(caught.exception.problems), 2)
-        self.assertEqual(self.asked, [])
-
-    def test_not_without_standard_input(self) -> None:
-        with self.assertRaises(ConfigError):
-            globus.ask_for_credentials(AuthArguments(), {}, None)
-
-
-class TokenTests(SynchronousTestCase):
-    """A token comes on standard input, or is not meant to come."""
-
-    def pipe(self, *pieces: bytes, end: bool = True) -> TextIO:
-        """Standard input that is a pipe."""
-        receiving, sending = os.pipe()
-        for piece in pieces:
-            os.write(sending, piece)
-        if end:
-            os.close(sending)
-        else:
-            self.addCleanup(os.close, sending)
-        return self.opened(receiving)
-
-    def opened(self, file: int | str) -> TextIO:
-        stream = open(file, encoding="utf-8")  # noqa: PTH123, SIM115
-        self.addCleanup(stream.close)
-        return stream
-
-    def refused(self, stream: TextIO, **options: Any) -> str:
-        with self.assertRaises(ConfigError) as caught:
-            globus.token_from(stream, **options)
-        (problem,) = caught.exception.problems
-        self.assertEqual(problem.key, "standard input")
-        self.assertIn("</dev/null", problem.message)
-        return str(problem.message)
-
-    def test_from_a_pipe(self) -> None:
-        text = f"  {TOKEN}\n".encode()
-        self.assertEqual(globus.token_from(self.pipe(text)), TOKEN)
-        self.assertEqual(globus.token_from(self.pipe(text[:9], text[9:])), TOKEN)
-
-    def test_from_a_file(self) -> None:
-        path = self.mktemp()
-        Path(path).write_text(f"{TOKEN}\r\n")
-        self.assertEqual(globus.token_from(self.opened(path)), TOKEN)
-
-    def test_none_is_meant_to_come(self) -> None:
-        primary, terminal = os.openpty()
-        self.addCleanup(os.close, primary)
-        for stream in (None, self.opened(os.devnull), self.opened(terminal)):
-            self.assertIsNone(globus.token_from(stream, patience=0))
-
-    def test_an_empty_one_is_a_problem(self) -> None:
-        path = self.mktemp()
-        Path(path).write_text(" \n")
-        for stream in (self.pipe(), self.pipe(b"\n"), self.opened(path)):
-            self.assertIn("is empty", self.refused(stream))
-
-    def test_a_pipe_that_stays_open_is_a_problem(self) -> None:
-        for pieces in ((), (TOKEN.encode(),)):
-            stream = self.pipe(*pieces, end=False)
-            self.assertIn("does not end within 0 s", self.refused(stream, patience=0))
-
-    def test_a_pipe_that_drips_is_a_problem(self) -> None:
-        receiving, sending = os.pipe()
-        self.addCleanup(os.close, sending)
-        times = iter(range(100))
-
-        def now() -> float:
-            seconds = next(times)
-            if seconds < globus.TOKEN_PATIENCE:
-                os.write(sending, b"a")
-            return seconds
-
-        stream = self.opened(receiving)
-        self.assertIn("does not end", self.refused(stream, now=now))
-
-    def test_a_flood_is_a_problem(self) -> None:
-        path = self.mktemp()
-        Path(path).write_text("a" * (globus.TOKEN_CEILING + 1))
-        self.assertIn("has over 65536 bytes", self.refused(self.opened(path)))
-
-    def test_other_bytes_are_a_malformed_token(self) -> None:
-        self.assertEqual(globus.token_from(self.pipe(b"\xef\xbb\xbfab\r\n")), "ab")
-        token = globus.token_from(self.pipe(b"\xff"))
-        assert token is not None
-        with self.assertRaises(Unauthorized):
-            bearer_token({"authorization": f"Bearer {token}"})
 
 
 class RunTests(SynchronousTestCase):

@@ -18,8 +18,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from proxyrelay.auth.agent import PlainAgent
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.auth.globus_api import Globus, PlainAgent
+from proxyrelay.auth.globus_api import Globus
+from proxyrelay.auth.http import BoundedClient
 from proxyrelay.config import Secret
 
 CLIENT_ID = "8d7fdd4c-5f2c-4f43-9d7a-3c1f0a7f2f52"
@@ -27,6 +29,7 @@ SECRET = "s3cr3t/of+the=relay"
 TOKEN = "AgPBearerTokenOfJo0123456789"
 JO = "f2f0b1c4-0d3e-4d4c-9a59-6d4b5d0e8a11"
 SERVICE = "https://auth.example.org"
+CREDENTIALS = Credentials(CLIENT_ID, Secret(SECRET))
 JSON = {"Content-Type": "application/json"}
 
 
@@ -169,12 +172,15 @@ class PendingAgent:
         return self.requests[-1]
 
 
-def globus(agent: IAgent, clock: Clock | IReactorTime) -> Globus:
-    """Globus Auth, asked by means of an agent."""
-    return Globus(
+def globus(
+    agent: IAgent, clock: Clock | IReactorTime, credentials: Credentials = CREDENTIALS
+) -> Globus:
+    """Globus Auth behind an agent."""
+    client = BoundedClient(
         HTTPClient(PlainAgent(agent)),
-        Credentials(CLIENT_ID, Secret(SECRET)),
         SERVICE,
+        credentials.auth,
         cast(Any, clock),
         wall=clock.seconds,
     )
+    return Globus(client, credentials)

@@ -1,0 +1,547 @@
+"""``proxyrelay check``: the relay that would serve, or each problem."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import trustme
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
+
+from proxyrelay import config
+from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
+from proxyrelay.auth.policy import Policy
+from proxyrelay.cli import globus
+from proxyrelay.config import PROXYSTORE_RELAY, AuthArguments
+from proxyrelay.net import certificates, listening
+from proxyrelay.service.checks import inspect
+from tests.cli.command_case import DAY, GLOBUS, HOST, CommandTestCase
+from tests.support.globus import CLIENT_ID, JO, SERVICE, PendingAgent
+from tests.support.globus import globus as service_of
+
+
+class CheckTests(CommandTestCase):
+    """What would be served, or every reason why not."""
+
+    def test_tells_what_would_be_served(self) -> None:
+        self.assertEqual(
+            self.check(HOST + "port = 0\n"),
+            (
+                0,
+                [
+                    "would serve ws on 127.0.0.1, port (any)",
+                    "authentication: none",
+                    "log: INFO and above, to standard output",
+                    'set: host = "127.0.0.1"',
+                    "set: port = 0",
+                    "no problems",
+                ],
+            ),
+        )
+
+    def test_tells_what_the_options_say(self) -> None:
+        status, lines = self.check(
+            "host = 'nowhere.invalid'\nport = 'x'\n",
+            "--host=127.0.0.1",
+            "--port=0",
+            f"--log-dir={self.folder / 'logs'}",
+            "--log-level=debug",
+        )
+        self.assertEqual(status, 0)
+        self.assertEqual(lines[0], "would serve ws on 127.0.0.1, port (any)")
+        self.assertIn(
+            f"log: DEBUG and above, to standard output and {self.folder / 'logs'}",
+            lines,
+        )
+        self.assertIn('set: logging.default_level = "DEBUG"', lines)
+
+    def test_tells_how_users_are_shown(self) -> None:
+        text = HOST + "port = 0\n[logging]\nprivacy = true\n"
+        words = "users and addresses: shown as pseudonyms"
+        key = f"privacy_key_file = '{self.folder / 'key'}'\n"
+        for more, end in (("", ", others after each start"), (key, "")):
+            status, lines = self.check(text + more)
+            self.assertEqual(status, 0)
+            self.assertIn(words + end, lines)
+        self.assertIn("set: logging.privacy = true", lines)
+        self.assertFalse((self.folder / "key").exists())
+
+    def test_never_shows_a_secret(self) -> None:
+        status, lines = self.check(
+            HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n", "--offline"
+        )
+        self.assertEqual(status, 0)
+        self.assertIn("set: auth.kwargs.client_secret = (hidden)", lines)
+        self.assertNotIn("hunter2", "\n".join(lines))
+
+    def test_tells_of_the_certificate(self) -> None:
+        status, lines = self.check(self.certificates())
+        end = (certificates.now() + 90 * DAY + timedelta(hours=1)).date().isoformat()
+        self.assertEqual(status, 0, lines)
+        self.assertEqual(lines[0], "would serve wss on 127.0.0.1, port (any)")
+        self.assertIn("certificate: for relay.example, 192.0.2.1", lines)
+        self.assertIn(f"certificate: valid until {end} (90 days left)", lines)
+        self.assertIn("certificate: 2 in the chain, and the key matches", lines)
+
+    def test_warns_and_passes(self) -> None:
+        status, lines = self.check(
+            self.certificates(days=3, whole=False)
+            + "max_message_bytes = 2000000\n[logging]\ndefault_log_level = 'INFO'\n"
+        )
+        self.assertEqual(status, 0)
+        self.assertEqual(
+            [line.partition(":")[0] for line in lines[:4]], ["warning"] * 4
+        )
+        self.assertFalse(lines[4].startswith("warning"))
+        text = "\n".join(lines[:4])
+        for start, word in (
+            (f"warning: {self.path}:7: logging.default_log_level: ", "default_level"),
+            (f"warning: {self.path}:3: certfile: ", "expires soon"),
+            (f"warning: {self.path}:3: certfile: ", "fullchain.pem"),
+            (f"warning: {self.path}:5: max_message_bytes: ", "has no effect"),
+        ):
+            self.assertIn(start, text)
+            self.assertIn(word, text)
+
+    def test_warns_of_strangers(self) -> None:
+        status, lines = self.run_command("check", "--port=0")
+        self.assertEqual(status, 0)
+        self.assertTrue(lines[0].startswith("warning: other machines reach"), lines)
+        self.assertEqual(lines[1], "would serve ws on all interfaces, port (any)")
+
+    def test_lists_every_problem(self) -> None:
+        status, lines = self.check(
+            "prot = 1\ncertfile = 'missing.pem'\n[logging]\nlog_dir = 'relay.toml'\n",
+            "--log-level=loud",
+            "--port=x",
+        )
+        self.assertEqual(status, 1)
+        self.assertEqual(
+            sorted(line.removeprefix(f"problem: {self.path}")[:28] for line in lines),
+            sorted(
+                [
+                    ":1: prot: unknown setting; did you mean port"[:28],
+                    ":2: certfile: /"[:14] + str(self.folder / "missing.pem")[:14],
+                    ":4: logging.log_dir: /"[:21] + str(self.path)[:7],
+                    "problem: --log-level: expected DEBUG"[:28],
+                    "problem: --port: expected a whole"[:28],
+                ]
+            ),
+        )
+
+    def test_a_file_that_cannot_be_read_is_the_only_problem(self) -> None:
+        for path in (self.folder / "missing.toml", self.folder):
+            status, lines = self.run_command("check", "--config", str(path))
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertTrue(lines[0].startswith(f"problem: {path}: cannot be read: "))
+
+    def test_broken_toml_is_the_only_problem(self) -> None:
+        status, lines = self.check("\nport 1\n")
+        self.assertEqual((status, len(lines)), (1, 1), lines)
+        self.assertTrue(lines[0].startswith(f"problem: {self.path}:2: is not valid"))
+
+    def test_an_expired_certificate_fails(self) -> None:
+        status, lines = self.check(self.certificates(days=-3))
+        self.assertEqual((status, len(lines)), (1, 1), lines)
+        self.assertTrue(lines[0].startswith(f"problem: {self.path}:3: certfile: "))
+        self.assertIn("expired on", lines[0])
+
+    def test_the_key_of_another_certificate_fails(self) -> None:
+        text = self.certificates()
+        key = trustme.CA().issue_cert("relay.example").private_key_pem
+        (self.folder / "key.pem").write_bytes(key.bytes())
+        status, lines = self.check(text)
+        self.assertEqual((status, len(lines)), (1, 1), lines)
+        self.assertTrue(lines[0].startswith(f"problem: {self.path}:4: keyfile: "))
+
+
+class GlobusCheckTests(CommandTestCase):
+    """Globus is asked about the credentials, unless that is not wanted."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.agent = PendingAgent()
+        self.answer: tuple[object, int] = ({}, 500)
+        self.settings: list[AuthArguments] = []
+        for variable in (ID_VARIABLE, SECRET_VARIABLE, "CREDENTIALS_DIRECTORY"):
+            if variable in os.environ:
+                value = os.environ.pop(variable)
+                self.addCleanup(os.environ.__setitem__, variable, value)
+        # The only way to a reactor of its own; a reactor does not start twice.
+        self.patch(globus, "run", self.run_globus)
+
+    def run_globus(
+        self,
+        arguments: AuthArguments,
+        found: Credentials,
+        command: globus.Command,
+    ) -> int:
+        service = service_of(self.agent, Clock(), found)
+        self.settings.append(arguments)
+        done = ensureDeferred(cast(Any, command(service)))
+        for asked in self.agent.pending:
+            asked.reply(*self.answer)
+        status: int = self.successResultOf(done)
+        return status
+
+    def stdin(self, text: str | None) -> None:
+        """Give the command a file, or /dev/null, as its standard input."""
+        path = Path(os.devnull) if text is None else self.folder / "stdin"
+        if text is not None:
+            path.write_text(text)
+        stream = path.open(encoding="utf-8")
+        self.addCleanup(stream.close)
+        self.patch(sys, "stdin", stream)
+
+    def check_globus(self, *options: str) -> tuple[int, list[str]]:
+        text = GLOBUS + f"audience = '{CLIENT_ID}'\nclient_secret = 'hunter2'\n"
+        return self.check(HOST + "port = 0\n" + text, *options)
+
+    def test_tells_that_they_work(self) -> None:
+        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
+        status, lines = self.check_globus()
+        self.assertEqual(status, 0, lines)
+        self.assertIn("authentication: globus", lines)
+        self.assertEqual(
+            lines[-2:],
+            ["credentials: work, for the application 'ours'", "no problems"],
+        )
+        self.assertNotIn("hunter2", "\n".join(lines))
+
+    def test_tells_which_tokens_are_taken(self) -> None:
+        own = f"https://auth.globus.org/scopes/{CLIENT_ID}/relay_all"
+        for text, audience, scopes in (
+            ("", PROXYSTORE_RELAY, "(none)"),
+            (f"audience = '{CLIENT_ID}'\n", CLIENT_ID, own),
+            ("required_scopes = ['urn:b', 'urn:a']\n", PROXYSTORE_RELAY, "urn:a urn:b"),
+        ):
+            status, lines = self.check(
+                HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n" + text,
+                "--offline",
+            )
+            self.assertEqual(status, 0, lines)
+            self.assertIn(f"tokens: must be meant for {audience}", lines)
+            self.assertIn(f"tokens: must have the scopes {scopes}", lines)
+
+    def test_tells_where_it_has_asked(self) -> None:
+        for code, text, place in (
+            (404, "", ":3: auth: "),
+            (404, f"service_url = '{SERVICE}'\n", ":8: auth.kwargs.service_url: "),
+            (500, f"service_url = '{SERVICE}'\n", ":3: auth: "),
+        ):
+            self.answer = ({}, code)
+            status, (line, *_) = self.check(
+                HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n" + text
+            )
+            self.assertEqual(status, 1)
+            start = f"problem: {self.path}{place}Globus Auth answered {code}"
+            self.assertTrue(line.startswith(start), line)
+            address = f"(auth.kwargs.service_url is {SERVICE})"
+            self.assertEqual(address in line, code == 404)
+
+    def test_tells_that_they_do_not(self) -> None:
+        self.answer = ({"error": "invalid_client"}, 401)
+        status, lines = self.check_globus()
+        self.assertEqual(
+            (status, lines),
+            (
+                1,
+                [
+                    f"problem: {self.path}:3: auth: Globus Auth answered 401 "
+                    "(invalid_client): the client ID or the secret is wrong (client ID "
+                    "from auth.kwargs.client_id, secret from "
+                    "auth.kwargs.client_secret)"
+                ],
+            ),
+        )
+
+    def test_does_not_ask_somebody_else(self) -> None:
+        status, lines = self.check(
+            HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n"
+            "service_url = 'https://x:99999'\n"
+        )
+        self.assertEqual((status, len(lines)), (1, 1), lines)
+        self.assertTrue(
+            lines[0].startswith(f"problem: {self.path}:8: auth.kwargs.service_url: ")
+        )
+        self.assertEqual(self.agent.requests, [])
+
+    def test_does_not_ask_without_leave(self) -> None:
+        status, lines = self.check_globus("--offline")
+        self.assertEqual(status, 0, lines)
+        self.assertEqual(self.agent.requests, [])
+        self.assertEqual(
+            lines[-2:], ["credentials: not tried (--offline)", "no problems"]
+        )
+
+    def test_tells_what_is_missing(self) -> None:
+        status, lines = self.check(HOST + "port = 0\n[auth]\nmethod = 'globus'\n")
+        self.assertEqual((status, len(lines)), (1, 2), lines)
+        self.assertEqual(self.agent.requests, [])
+
+    def test_tries_the_credentials_of_the_command_line(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        secret = self.folder / "other"
+        secret.write_text("hunter3\n")
+        self.answer = ({"client": {"id": JO, "name": "theirs"}}, 200)
+        self.stdin(None)
+        status, lines = self.run_command(
+            *("globus", "check", "-c", str(self.path)),
+            *("--client-id", JO, "--client-secret-file", str(secret)),
+        )
+        self.assertEqual(
+            (status, lines), (0, ["credentials: work, for the application 'theirs'"])
+        )
+        expected = base64.b64encode(f"{JO}:hunter3".encode()).decode()
+        self.assertEqual(
+            self.agent.last.headers.getRawHeaders("Authorization"),
+            [f"Basic {expected}"],
+        )
+
+    def test_tries_a_token_from_a_pipe(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
+        self.stdin("not a token\n")
+        status, lines = self.run_command("globus", "check", "-c", str(self.path))
+        self.assertEqual(status, 1)
+        self.assertIn("refused with 4001", lines[-1])
+
+    def test_tells_where_wrong_credentials_come_from(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        secret = self.folder / "other"
+        secret.write_text("hunter3\n")
+        self.stdin(None)
+        used: list[Credentials] = []
+
+        def run(arguments: object, found: Credentials, command: object) -> int:
+            used.append(found)
+            return 1
+
+        self.patch(globus, "run", run)
+        self.run_command(
+            *("globus", "check", "-c", str(self.path)),
+            *("--client-id", JO, "--client-secret-file", str(secret)),
+        )
+        self.assertEqual(
+            used[0].origin, f"client ID from --client-id, secret from {secret}"
+        )
+
+    def test_wrong_options_have_their_names(self) -> None:
+        self.stdin(None)
+        missing = str(self.folder / "missing")
+        for options, start in (
+            (("--client-id", "relay"), "problem: --client-id: expected an ID"),
+            (("--client-secret-file", missing), "problem: --client-secret-file: "),
+        ):
+            self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+            status, lines = self.run_command(
+                "globus", "check", "-c", str(self.path), *options
+            )
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertTrue(lines[0].startswith(start), lines)
+
+    def test_an_empty_token_is_a_problem(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        self.stdin("\n")
+        self.assertEqual(
+            self.run_command("globus", "check", "-c", str(self.path)),
+            (
+                1,
+                [
+                    "problem: standard input: is empty: expected a token; to try only "
+                    "the credentials, add </dev/null"
+                ],
+            ),
+        )
+        self.assertEqual(self.agent.requests, [])
+
+    def test_without_standard_input_there_is_no_token(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
+        self.patch(sys, "stdin", None)
+        self.assertEqual(
+            self.run_command("globus", "check", "-c", str(self.path)),
+            (0, ["credentials: work, for the application 'ours'"]),
+        )
+        self.path.write_text("[auth]\nmethod = 'globus'\n")
+        status, lines = self.run_command("globus", "check", "-c", str(self.path))
+        self.assertEqual((status, len(lines)), (1, 2), lines)
+
+    def test_a_file_that_lets_everybody_in_accepts_no_token(self) -> None:
+        self.stdin("token\n")
+        for text, place in (
+            ("", ": auth: lacks method"),
+            ("\n[auth]\n", ":2: auth: lacks method"),
+            (
+                "[auth.kwargs]\nclient_id = 'relay'\nclient_secret = 'hunter2'\n",
+                ":1: auth.kwargs: has no effect without method",
+            ),
+        ):
+            self.path.write_text(text)
+            status, lines = self.run_command("globus", "check", "-c", str(self.path))
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertTrue(lines[0].startswith(f"problem: {self.path}{place}"), lines)
+            self.assertIn("everybody would be let in", lines[0])
+        self.assertEqual(self.agent.requests, [])
+
+    def test_no_file_is_needed(self) -> None:
+        self.stdin(None)
+        secret = self.folder / "secret"
+        secret.write_text("hunter2")
+        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
+        status, lines = self.run_command(
+            *("globus", "check", "--client-id", CLIENT_ID),
+            *("--client-secret-file", str(secret)),
+        )
+        self.assertEqual(status, 0, lines)
+
+    def test_the_case_of_ids_does_not_matter(self) -> None:
+        client_id = "8D7FDD4C-5F2C-4F43-9D7A-3C1F0A7F2F52"
+        self.path.write_text(
+            f"[auth]\nmethod = 'globus'\n[auth.kwargs]\naudience = '{client_id}'\n"
+        )
+        loaded = config.load(self.path)
+        environment = {ID_VARIABLE: client_id, SECRET_VARIABLE: "hunter2"}
+        found = inspect(loaded, certificates.now(), environment).credentials
+        assert found is not None
+        tokens = Policy.from_settings(loaded.config.auth.kwargs, found.client_id)
+        self.assertEqual(tokens.audience, client_id.lower())
+        self.assertEqual(
+            [*tokens.required_scopes],
+            [f"https://auth.globus.org/scopes/{client_id.lower()}/relay_all"],
+        )
+
+    def test_sets_up(self) -> None:
+        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
+        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
+        commands: list[object] = []
+
+        def run(arguments: object, found: object, command: object) -> int:
+            commands.append(command)
+            return 3
+
+        self.patch(globus, "run", run)
+        status, lines = self.run_command("globus", "setup", "-c", str(self.path))
+        self.assertEqual((status, lines, commands), (3, [], [globus.ensure_scope]))
+
+    def test_wants_credentials_and_sound_settings(self) -> None:
+        self.stdin("")
+        for text, words in (
+            ("", "auth.kwargs.client_id: is missing"),
+            ("prot = 1\n", "unknown setting"),
+        ):
+            self.path.write_text(text)
+            status, lines = self.run_command("globus", "setup", "-c", str(self.path))
+            self.assertEqual(status, 1)
+            self.assertTrue(lines[0].startswith(f"problem: {self.path}:"), lines)
+            self.assertIn(words, lines[0])
+        self.assertEqual(self.settings, [])
+
+
+class PortTests(CommandTestCase):
+    """The port is tried, and given back."""
+
+    def taken(self) -> int:
+        (taken,) = listening.bind("127.0.0.1", 0)
+        self.addCleanup(taken.close)
+        port: int = taken.getsockname()[1]
+        return port
+
+    def test_a_taken_port_fails(self) -> None:
+        port = self.taken()
+        status, lines = self.check(HOST + f"port = {port}\n")
+        self.assertEqual(status, 1)
+        self.assertEqual(
+            lines,
+            [
+                f"problem: {self.path}:2: port: cannot listen on 127.0.0.1 port "
+                f"{port}: address already in use (another process listens there; "
+                "stop it or set another port)"
+            ],
+        )
+
+    def test_a_taken_port_that_is_not_shared_is_explained(self) -> None:
+        status, (line,) = self.check(
+            HOST + f"port = {self.taken()}\nreuse_port = true\n"
+        )
+        self.assertEqual(status, 1)
+        self.assertIn("was started without reuse_port, or by another user", line)
+
+    def test_a_taken_port_of_an_option_has_no_line_of_the_file(self) -> None:
+        port = self.taken()
+        status, (line,) = self.check(HOST + "port = 0\n", f"--port={port}")
+        self.assertEqual(status, 1)
+        self.assertIn(f"127.0.0.1 port {port}", line)
+        self.assertNotIn(f"{self.path}:2", line)
+
+    def test_a_host_of_nobody_is_a_problem_of_the_host(self) -> None:
+        for host in ("nowhere.invalid", "192.0.2.1", "a..b"):
+            status, lines = self.check(f"\n\nhost = '{host}'\nport = 0\n")
+            self.assertEqual(status, 1)
+            (line,) = [line for line in lines if line.startswith("problem: ")]
+            self.assertTrue(line.startswith(f"problem: {self.path}:3: host: "), line)
+            self.assertIn(host, line)
+
+    def test_the_port_is_given_back(self) -> None:
+        port = self.taken()
+        self.doCleanups()
+        for _ in range(2):
+            status, lines = self.check(HOST + f"port = {port}\n")
+            self.assertEqual(status, 0, lines)
+            self.assertEqual(lines[0], f"would serve ws on 127.0.0.1, port {port}")
+        for bound in listening.bind("127.0.0.1", port):
+            bound.close()
+
+    def test_a_port_that_is_shared_is_not_taken(self) -> None:
+        (other,) = listening.bind("127.0.0.1", 0, reuse=True)
+        self.addCleanup(other.close)
+        port = other.getsockname()[1]
+        text = HOST + f"port = {port}\n"
+        self.assertEqual(self.check(text)[0], 1)
+        self.assertEqual(self.check(text + "reuse_port = true\n")[0], 0)
+
+    def test_the_default_port_is_not_tried_for_a_wrong_one(self) -> None:
+        self.patch(listening, "bind", lambda *_, **__: self.fail("tried"))
+        for text, options in (
+            ("port = 'x'\n", []),
+            ("host = 1\n", []),
+            ("", ["--port=x"]),
+            ("port =\n", []),
+        ):
+            status, lines = self.check(text, *options)
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+
+
+class LogDirTests(CommandTestCase):
+    """The folder of the log is looked at, and left alone."""
+
+    def test_is_never_made(self) -> None:
+        for options in ([], [f"--log-dir={self.folder / 'x' / 'y'}"]):
+            status, _ = self.check(
+                HOST + "port = 0\nlogging.log_dir = 'logs'\n", *options
+            )
+            self.assertEqual(status, 0)
+            self.assertEqual(list(self.folder.iterdir()), [self.path])
+
+    def test_one_that_cannot_be_made_fails(self) -> None:
+        status, (line,) = self.check(
+            HOST + "port = 0\nlogging.log_dir = 'relay.toml/logs'\n"
+        )
+        self.assertEqual(status, 1)
+        self.assertTrue(line.startswith(f"problem: {self.path}:3: logging.log_dir: "))
+
+    def test_one_that_cannot_be_written_fails(self) -> None:
+        locked = self.folder / "locked"
+        locked.mkdir(mode=0o500)
+        if os.access(locked, os.W_OK):
+            self.skipTest("this user may write everywhere")
+        status, (line,) = self.check(
+            HOST + "port = 0\nlogging.log_dir = 'locked/logs'\n"
+        )
+        self.assertEqual(status, 1)
+        self.assertIn("logging.log_dir", line)
