@@ -58,7 +58,7 @@ def print_problems(found: Inspection) -> bool:
 
 
 def _bind_problems(settings: Config, loaded: config.Loaded) -> Iterator[Problem]:
-    """Bind each port, and close it again; leave sockets in the file system alone."""
+    """Try to listen in each place."""
     reuse, place = settings.reuse_port, settings.admin.place
     try:
         if loaded.sound("", "host", "port"):
@@ -67,7 +67,7 @@ def _bind_problems(settings: Config, loaded: config.Loaded) -> Iterator[Problem]
                     settings.host, settings.port, reuse=reuse, accepting=False
                 )
             )
-        if loaded.sound("", "admin.listen") and isinstance(place, tuple):
+        if loaded.sound("", "admin.listen") and place is not None:
             _close(sockets.bind(place, reuse, accepting=False))
     except StartError as error:
         yield loaded.located(Problem(error.setting, str(error)))
