@@ -24,6 +24,8 @@ class CircuitBreaker:
     before the opening may end at any time: a success closes the breaker, any other end
     says nothing about the probe.
 
+    In its methods, ``now`` is monotonic time in seconds.
+
     Args:
         chance: Source of random numbers from 0 to 1.
     """
@@ -41,21 +43,13 @@ class CircuitBreaker:
         return self._failures < FAILURE_THRESHOLD
 
     def blocks(self, now: float) -> bool:
-        """Whether an attempt is forbidden.
-
-        Args:
-            now: Time in seconds.
-        """
+        """Whether an attempt is forbidden."""
         if self.closed:
             return False
         return now < self._open_until or self._probe is not None
 
     def attempt(self) -> int:
-        """Begin an attempt that is not blocked.
-
-        Returns:
-            Number of the attempt, for `failed` and `abandoned`.
-        """
+        """Begin an attempt that is not blocked; return its number."""
         self._last_attempt += 1
         if not self.closed:
             self._probe = self._last_attempt
@@ -72,7 +66,7 @@ class CircuitBreaker:
         Args:
             attempt: Number of the attempt.
             now: Time in seconds.
-            retry_after: Pause in seconds that the service asks for.
+            retry_after: Pause in seconds that the service asks for; 0 for none.
         """
         was_closed = self.closed
         self._failures += 1
@@ -82,10 +76,6 @@ class CircuitBreaker:
         self.abandoned(attempt)
 
     def abandoned(self, attempt: int) -> None:
-        """End an attempt without an outcome.
-
-        Args:
-            attempt: Number of the attempt.
-        """
+        """End an attempt without an outcome."""
         if attempt == self._probe:
             self._probe = None

@@ -15,7 +15,10 @@ MAX_SOURCES = 10_000
 
 
 class InvalidTokenLimiter:
-    """A leaky bucket for each source: made-up tokens must not delay other clients."""
+    """A leaky bucket for each source: made-up tokens must not delay other clients.
+
+    In its methods, ``now`` is monotonic time in seconds.
+    """
 
     def __init__(self) -> None:
         # Level of each bucket, and the time of that level.
@@ -25,21 +28,11 @@ class InvalidTokenLimiter:
         return len(self._levels)
 
     def trusts(self, source: str, now: float) -> bool:
-        """Whether the bucket of a source has room.
-
-        Args:
-            source: Source of a client.
-            now: Time in seconds.
-        """
+        """Whether the bucket of a source has room."""
         return self._level(source, now) < BURST_TOKENS
 
     def record(self, source: str, now: float) -> None:
-        """Count one invalid token.
-
-        Args:
-            source: Source of a client.
-            now: Time in seconds.
-        """
+        """Count one invalid token of a source."""
         self._levels[source] = (self._level(source, now) + 1, now)
         self._levels.move_to_end(source)
         if len(self._levels) > MAX_SOURCES:

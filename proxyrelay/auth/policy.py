@@ -109,12 +109,7 @@ class Policy:
 
     @classmethod
     def from_settings(cls, arguments: AuthArguments, client_id: str) -> Policy:
-        """Policy of the settings.
-
-        Args:
-            arguments: Settings.
-            client_id: Client ID of the relay's application.
-        """
+        """Policy of the settings and the relay's client ID."""
         scopes = arguments.required_scopes
         if scopes is None:
             own = f"{SCOPES}/{client_id}/{RELAY_SCOPE}"

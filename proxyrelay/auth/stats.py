@@ -42,11 +42,6 @@ class IntrospectionStats:
         self.durations = Timing(SLOW)
 
     def record(self, outcome: IntrospectionOutcome, seconds: float) -> None:
-        """Count one request.
-
-        Args:
-            outcome: Its outcome.
-            seconds: Its duration.
-        """
+        """Count one request."""
         self.outcomes[outcome] += 1
         self.durations.took(seconds)

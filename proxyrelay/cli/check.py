@@ -6,6 +6,7 @@ import os
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from socket import socket
 
@@ -128,7 +129,8 @@ def _summary(found: Inspection) -> Iterator[str]:
         yield f"users and addresses: shown as pseudonyms{kept}"
     defaults = Config()
     for path in config.settings():
-        value, default = _value(settings, path), _value(defaults, path)
+        value = reduce(getattr, path, settings)
+        default = reduce(getattr, path, defaults)
         if value != default and not isinstance(value, Struct):
             yield f"set: {'.'.join(path)} = {_toml(value)}"
 
@@ -139,10 +141,3 @@ def _toml(value: object) -> str:
         return str(value)
     plain = str(value) if isinstance(value, Path) else value
     return tomlkit.item(plain).as_string()
-
-
-def _value(settings: Config, path: tuple[str, ...]) -> object:
-    value: object = settings
-    for name in path:
-        value = getattr(value, name)
-    return value

@@ -416,20 +416,6 @@ class IntrospectorTests(GlobusTestCase):
             self.assertEqual(self.introspector._breaker._failures, 2)
             self.introspector._breaker.succeeded()
 
-    def test_a_clock_that_is_set_back_or_forth(self) -> None:
-        for hours in (1, -1):
-            held = [self.ask(str(number)) for number in range(MAX_CONNECTIONS)]
-            asked = self.ask()
-            self.clock.rightNow += 3600 * hours
-            for each in list(self.agent.pending):
-                each.reply(active())
-            for one in held:
-                self.successResultOf(one)
-            for each in self.agent.pending:
-                each.reply(active())
-            self.successResultOf(asked)
-            self.nothing_is_left()
-
 
 class LogTests(GlobusTestCase):
     """Trouble is logged when it begins, changes and ends."""
