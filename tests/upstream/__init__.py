@@ -1,0 +1,1 @@
+"""Tests of what Autobahn, Twisted and treq do."""
