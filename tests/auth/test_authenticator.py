@@ -23,52 +23,28 @@ from proxyrelay.auth.invalid_tokens import BURST_TOKENS
 from proxyrelay.auth.policy import Introspection, Policy
 from proxyrelay.errors import Forbidden, TryAgainLater, Unauthorized
 from proxyrelay.switchboard.user import User
-from tests.auth.globus_case import START, TIMEOUT, GlobusTestCase
+from tests.auth.globus_case import (
+    STALE_SECONDS,
+    START,
+    TIMEOUT,
+    AuthenticatorTestCase,
+)
 from tests.support.clock import EagerClock
 from tests.support.globus import (
     CLIENT_ID,
     JO,
     JSON,
     SECRET,
+    SERVICE,
     TOKEN,
     Asked,
+    FakeResponse,
     active,
 )
 
-STALE_SECONDS = 300.0
 
-
-class AuthenticatorTests(GlobusTestCase):
-    """Users, refusals, and answers that several clients share."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.use_cache(stale_if_error=STALE_SECONDS)
-
-    def use_cache(self, stale_if_error: float) -> None:
-        self.cache = TokenCache(100, 60, stale_if_error)
-        self.auth = GlobusAuthenticator(
-            *(self.introspector, self.cache, Policy(CLIENT_ID), self.clock),
-            wall=self.clock.seconds,
-        )
-
-    def nothing_is_left(self) -> None:
-        super().nothing_is_left()
-        self.assertEqual(self.auth._pending, {})
-
-    def come(self, token: str = TOKEN) -> Deferred[User]:
-        return self.auth.authenticate({"authorization": f"Bearer {token}"}, "192.0.2.1")
-
-    def enter(self, **fields: Any) -> None:
-        """A client with the usual token is let in."""
-        coming = self.come()
-        self.agent.last.reply(active(**fields))
-        self.assertEqual(self.successResultOf(coming), User(JO))
-
-    def sent_away(self, coming: Deferred[User]) -> None:
-        refusal = self.failureResultOf(coming, TryAgainLater).value
-        self.assertEqual(refusal.code, 1013)
-        self.assertEqual(str(refusal), "Globus Auth cannot be asked right now.")
+class AuthenticatorTests(AuthenticatorTestCase):
+    """Users, refusals, and shared answers."""
 
     def test_lets_in_whom_globus_knows(self) -> None:
         self.enter()
@@ -256,7 +232,7 @@ class AuthenticatorTests(GlobusTestCase):
         (line,) = self.captured.lines(LogLevel.warn)
         self.assertIn("are let in on an older answer", line)
         self.assertEqual(len(self.errors()), 1)
-        # The next outage is told of again.
+        # The log has a line about each outage.
         self.clock.advance(MAX_PAUSE_SECONDS)
         self.enter()
         self.clock.advance(60)
@@ -281,7 +257,7 @@ class AuthenticatorTests(GlobusTestCase):
             self.agent.last.reply({"active": False})
             self.failureResultOf(coming, Forbidden)
         waiting = [self.come(f"more{number}") for number in range(20)]
-        self.clock.advance(60)  # its answer is no longer fresh
+        self.clock.advance(60)  # past the freshness of its answer
         for one in waiting:
             one.addErrback(lambda _: None)
         coming = self.come()
@@ -348,6 +324,86 @@ class AuthenticatorTests(GlobusTestCase):
         self.assertIn(fingerprint(TOKEN), self.auth._pending)
         coming.cancel()
         self.failureResultOf(coming, CancelledError)
+
+
+class StartTests(AuthenticatorTestCase):
+    """The trial of the credentials when the relay begins to serve."""
+
+    def said(self, level: Any) -> str:
+        """The only line in the log; it has this level."""
+        (line,) = self.captured.lines()
+        self.assertEqual(self.captured.lines(level), [line])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        return line
+
+    def test_credentials_that_work(self) -> None:
+        self.auth.start()
+        self.assertEqual(
+            [(asked.method, asked.uri) for asked in self.agent.requests],
+            [("GET", f"{SERVICE}/v2/api/clients/{CLIENT_ID}")],
+        )
+        self.assertEqual(self.captured.lines(), [])
+        self.agent.last.reply({"client": {"id": CLIENT_ID, "name": "Our\nrelay"}})
+        self.assertEqual(
+            self.said(LogLevel.debug),
+            "Globus Auth knows the relay's application, 'Our\\nrelay'",
+        )
+        self.auth.stop()
+
+    def test_credentials_that_do_not(self) -> None:
+        self.auth.start()
+        self.agent.last.reply({"error": "invalid_client"}, 401)
+        self.assertEqual(
+            self.said(LogLevel.error),
+            "Globus Auth answered 401 (invalid_client): the client ID or the secret is "
+            "wrong (client ID from here, secret from there): new clients are asked to "
+            "come back until that is put right; 'proxyrelay check' tells whether it is",
+        )
+        # The same trouble with the first token needs no second line.
+        coming = self.come()
+        self.agent.last.reply({"error": "invalid_client"}, 401)
+        self.failureResultOf(coming, TryAgainLater)
+        self.clock.advance(0)
+        self.said(LogLevel.error)
+
+    def test_globus_that_cannot_be_asked(self) -> None:
+        address = f"(auth.kwargs.service_url is {SERVICE})"
+        untried = ": the relay's client ID and secret could not be tried"
+        for end, words in (
+            (lambda: self.agent.last.reply({}, 503), "answered 503"),
+            (lambda: self.agent.last.reply({}, 404), f"answered 404 {address}"),
+            (
+                lambda: self.agent.last.fail(OSError("refused")),
+                f"cannot be reached: refused {address}",
+            ),
+            (lambda: self.clock.advance(7), "did not answer within 7 s"),
+        ):
+            self.captured.events.clear()
+            self.auth.start()
+            end()
+            line = self.said(LogLevel.warn)
+            self.assertEqual(line, f"Globus Auth {words}{untried}")
+
+    def test_no_line_is_forged(self) -> None:
+        self.auth.start()
+        self.agent.last.reply({"error": "a\nb\u2028c"}, 401)
+        self.assertIn("(a\\nb\\u2028c)", self.said(LogLevel.error))
+
+    def test_stopping_gives_it_up(self) -> None:
+        self.auth.stop()
+        self.auth.start()
+        self.auth.stop()
+        self.assertEqual(self.agent.last.cancelled, 1)
+        self.assertEqual(self.captured.lines(), [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_mistake_of_the_relay_is_logged(self) -> None:
+        self.auth.start()
+        broken = FakeResponse(200, JSON)
+        self.patch(broken, "deliverBody", None)
+        self.agent.last.answer.callback(broken)
+        (line,) = self.captured.lines(LogLevel.error)
+        self.assertIn("trying the credentials failed with TypeError at\n", line)
 
 
 class ImmediateTests(SynchronousTestCase):

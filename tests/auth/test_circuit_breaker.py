@@ -119,7 +119,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.take(data)
         self.breaker.succeeded()
         self.row = 0
-        # A success ends the probe, whichever attempt it was.
+        # The success of any attempt ends the probe.
         self.probes.clear()
         assert self.breaker.closed
 

@@ -1,4 +1,4 @@
-"""Where the credentials are looked for, and what is said when they are not there."""
+"""Places of the credentials, and errors about them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class FindTests(SynchronousTestCase):
     def test_a_file_that_cannot_be_used(self) -> None:
         (self.folder / "folder").mkdir()
         fifo = self.folder / "fifo"
-        os.mkfifo(fifo)  # to read it would wait for ever
+        os.mkfifo(fifo)  # a read would block
         for path, word in (
             (self.folder / "missing", "No such file"),
             (self.folder / "folder", "Is a directory"),

@@ -1,4 +1,4 @@
-"""Taking turns."""
+"""The semaphore with a fair queue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.clock import EagerClock
 
 
 class TurnsTests(SynchronousTestCase):
-    """So many at once."""
+    """Order, limits and cancellation."""
 
     def test_come_in_order_of_arrival(self) -> None:
         turns, came = FairSemaphore(2, EagerClock()), list[int]()

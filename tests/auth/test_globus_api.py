@@ -29,7 +29,7 @@ BASIC = "Basic " + base64.b64encode(f"{CLIENT_ID}:{SECRET}".encode()).decode()
 
 
 class RequestTests(SynchronousTestCase):
-    """Requests, exactly as the API wants them."""
+    """Method, path, header fields and body of each request."""
 
     def expect(
         self,
@@ -39,7 +39,7 @@ class RequestTests(SynchronousTestCase):
         answer: object,
         code: int = 200,
     ) -> Globus:
-        """Globus that takes one request, with this answer."""
+        """Globus with one answer to one expected request."""
 
         def respond(
             method_: bytes, url: str, params: object, headers: Any, data: bytes

@@ -1,4 +1,4 @@
-"""From tokens to users, while Globus is well, and while it is not."""
+"""Introspection, while Globus answers and while it fails."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.support.globus import (
 
 
 class IntrospectorTests(GlobusTestCase):
-    """Attempts, turns and the breaker."""
+    """Retries, fair queueing and the circuit breaker."""
 
     def failed(self, asked: Deferred[Introspection]) -> str:
         return str(self.failureResultOf(asked, GlobusError).value)
@@ -63,7 +63,7 @@ class IntrospectorTests(GlobusTestCase):
         self.clock.advance(TIMEOUT)
 
     def works(self) -> None:
-        """A question is asked at once, and answered."""
+        """Introspect one token at once."""
         asked = self.ask("well")
         self.agent.last.reply(active())
         self.assertEqual(self.successResultOf(asked).sub, JO)
@@ -135,7 +135,7 @@ class IntrospectorTests(GlobusTestCase):
         self.assertNotEqual(self.agent.last.token, TOKEN)
         self.agent.requests[0].reply(active())
         self.successResultOf(others[0])
-        # It is this one's turn; 5 s are left.
+        # The grant comes with 5 s left.
         self.assertEqual(self.agent.last.token, TOKEN)
         for other in others[1:]:
             other.cancel()
@@ -151,7 +151,7 @@ class IntrospectorTests(GlobusTestCase):
         for number in range(MAX_CONNECTIONS):
             self.ask(f"other{number}")
         asked = self.ask()
-        # The others, which came first, are kept from ending first.
+        # Delay the timeouts of the earlier requests.
         waiting = list(self.clock.getDelayedCalls())
         for call in waiting[:-1]:
             call.delay(TIMEOUT)
@@ -177,7 +177,7 @@ class IntrospectorTests(GlobusTestCase):
         self.nothing_is_left()
 
     def test_a_connection_that_the_network_has_forgotten(self) -> None:
-        """It costs a part of the time, and says nothing about Globus."""
+        """It costs a part of the time; the breaker stays closed."""
         for number in range(2 * FAILURE_THRESHOLD):
             asked = self.ask(f"forgotten{number}")
             self.clock.advance(FIRST_ATTEMPT_SHARE * TIMEOUT)
@@ -188,7 +188,7 @@ class IntrospectorTests(GlobusTestCase):
         self.assertEqual(self.captured.lines(), [])
 
     def test_connections_that_are_reset(self) -> None:
-        """They say nothing about Globus either, and cost no time."""
+        """They cost no time; the breaker stays closed."""
         asked = [self.ask(str(number)) for number in range(2 * FAILURE_THRESHOLD)]
         for each in self.agent.pending:
             each.fail(ResponseNeverReceived([Failure(ConnectionLost())]))
@@ -227,7 +227,7 @@ class IntrospectorTests(GlobusTestCase):
         return asked
 
     def exhaust(self, source: str) -> None:
-        """Bring so many tokens of nobody that the source is no longer trusted."""
+        """Use up the invalid tokens of a source."""
         for number in range(BURST_TOKENS):
             self.successResultOf(self.nobodys(source, str(number)))
 
@@ -345,7 +345,7 @@ class IntrospectorTests(GlobusTestCase):
         self.works()
 
     def test_thousands_in_line_when_it_stops(self) -> None:
-        """The line is sent away in one go, and every turn comes back."""
+        """All waiters fail at once; no grant is lost."""
         asked = [self.ask(str(number)) for number in range(3000)]
         for _ in range(2):
             for each in self.agent.pending:
@@ -384,7 +384,7 @@ class IntrospectorTests(GlobusTestCase):
             self.nothing_is_left()
             self.clock.advance(TIMEOUT)
             self.nothing_is_left()
-        # None of them kept a turn.
+        # No grant is lost.
         waits_for_its_turn()
         self.assertEqual(len(self.agent.pending), MAX_CONNECTIONS)
         asked = self.ask()
@@ -418,7 +418,7 @@ class IntrospectorTests(GlobusTestCase):
 
 
 class LogTests(GlobusTestCase):
-    """Trouble is logged when it begins, changes and ends."""
+    """Log lines at the beginning, each change and the end of trouble."""
 
     def fail_with(self, value: object, code: int = 400) -> None:
         asked = self.ask()
@@ -430,15 +430,8 @@ class LogTests(GlobusTestCase):
         for _ in range(20):
             self.fail_with({"error": "invalid_client"}, 401)
             self.clock.advance(LOG_INTERVAL_SECONDS)
-        self.assertEqual(
-            self.captured.lines(),
-            [
-                "Globus Auth answered 401 (invalid_client): the client ID or the "
-                "secret is wrong (client ID from , secret from ): new clients are "
-                "asked to come back until that is put right; 'proxyrelay check' tells "
-                "whether it is"
-            ],
-        )
+        (line,) = self.captured.lines()
+        self.assertIn("answered 401 (invalid_client)", line)
         self.assertEqual(len(self.errors()), 1)
 
     def test_when_it_changes_and_when_it_ends(self) -> None:

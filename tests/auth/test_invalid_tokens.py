@@ -1,4 +1,4 @@
-"""From where too many tokens come that are nobody's."""
+"""The limit on invalid tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens are well formed, and which are taken."""
+"""Bearer tokens, introspection answers and the policy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOW = 1000.0
 
 
 def known(**fields: object) -> Introspection:
-    """An answer about a token that is taken; keywords replace fields."""
+    """Answer about an accepted token; keywords replace fields."""
     values: dict[str, object] = {
         "active": True,
         "sub": "jo",
@@ -90,7 +90,7 @@ class BearerTokenTests(SynchronousTestCase):
 
 
 class IntrospectionTests(SynchronousTestCase):
-    """What an answer says."""
+    """Fields of an answer."""
 
     def test_an_audience_is_a_list_or_one(self) -> None:
         for aud, meant in (
@@ -118,7 +118,7 @@ class IntrospectionTests(SynchronousTestCase):
 
 
 class JudgeTests(SynchronousTestCase):
-    """Whether a token is taken."""
+    """Accepted and rejected tokens."""
 
     def refused(self, answer: Introspection, policy: Policy) -> str:
         with self.assertRaises(Forbidden) as caught:
@@ -205,7 +205,7 @@ class JudgeTests(SynchronousTestCase):
 
 
 class SettingsTests(SynchronousTestCase):
-    """Which tokens the settings let in."""
+    """The policy of the settings."""
 
     def test_the_defaults_are_those_of_stock_clients(self) -> None:
         self.assertEqual(

@@ -22,7 +22,7 @@ GLOBUS = f"[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = '{CLIENT_ID}'\n
 
 
 class CommandTestCase(SynchronousTestCase):
-    """Has a folder of its own, and runs the command in this process."""
+    """A command in this process, and its folder."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
@@ -30,7 +30,7 @@ class CommandTestCase(SynchronousTestCase):
         self.path = self.folder / "relay.toml"
 
     def run_command(self, *arguments: str) -> tuple[int, list[str]]:
-        """Run it; returns the exit status and the lines of standard output."""
+        """Run it; return exit status and lines of standard output."""
         output = io.StringIO()
         with redirect_stdout(output):
             status = cli.main(arguments)
@@ -43,7 +43,7 @@ class CommandTestCase(SynchronousTestCase):
         return self.run_command("check", "-c", str(self.path), *options)
 
     def certificates(self, days: int = 90, whole: bool = True) -> str:
-        """Write a pair; returns the settings that name it."""
+        """Write certificate and key; return their settings."""
         authority = trustme.CA()
         now = certificates.now()
         issued = authority.issue_cert(

@@ -17,10 +17,10 @@ from tests.cli.test_status import STATUS
 
 
 class AnswerTests(SynchronousTestCase):
-    """What answers, or does not."""
+    """Answers and errors."""
 
     def answering(self, answer: bytes, token: Secret | None = None) -> AdminClient:
-        """Asks somebody who says this to one caller."""
+        """Client of a server with one answer to one request."""
         listener = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listener.close)
         self.asked = b""

@@ -26,7 +26,7 @@ from tests.support.globus import globus as service_of
 
 
 class CheckTests(CommandTestCase):
-    """What would be served, or every reason why not."""
+    """The relay of a configuration, or its problems."""
 
     def test_tells_what_would_be_served(self) -> None:
         self.assertEqual(
@@ -161,7 +161,7 @@ class CheckTests(CommandTestCase):
 
 
 class GlobusCheckTests(CommandTestCase):
-    """Globus is asked about the credentials, unless that is not wanted."""
+    """Trial of the credentials and of a token."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -172,7 +172,7 @@ class GlobusCheckTests(CommandTestCase):
             if variable in os.environ:
                 value = os.environ.pop(variable)
                 self.addCleanup(os.environ.__setitem__, variable, value)
-        # The only way to a reactor of its own; a reactor does not start twice.
+        # A reactor does not start twice in one process.
         self.patch(globus, "run", self.run_globus)
 
     def run_globus(
@@ -190,7 +190,7 @@ class GlobusCheckTests(CommandTestCase):
         return status
 
     def stdin(self, text: str | None) -> None:
-        """Give the command a file, or /dev/null, as its standard input."""
+        """Set standard input: a file, or /dev/null."""
         path = Path(os.devnull) if text is None else self.folder / "stdin"
         if text is not None:
             path.write_text(text)
@@ -444,7 +444,7 @@ class GlobusCheckTests(CommandTestCase):
 
 
 class PortTests(CommandTestCase):
-    """The port is tried, and given back."""
+    """Trial of the port."""
 
     def taken(self) -> int:
         (taken,) = listening.bind("127.0.0.1", 0)
@@ -518,7 +518,7 @@ class PortTests(CommandTestCase):
 
 
 class LogDirTests(CommandTestCase):
-    """The folder of the log is looked at, and left alone."""
+    """The folder of the log stays as it is."""
 
     def test_is_never_made(self) -> None:
         for options in ([], [f"--log-dir={self.folder / 'x' / 'y'}"]):

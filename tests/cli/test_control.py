@@ -16,7 +16,7 @@ from tests.support.processes import PATIENCE, ProcessTestCase
 
 
 class SignalTests(CommandTestCase):
-    """Commands that talk to a running relay."""
+    """Signals, PID files and their errors."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -116,7 +116,7 @@ class SignalTests(CommandTestCase):
 
 
 class StrangerTests(ProcessTestCase):
-    """A process that is no relay outlives what is meant for one."""
+    """Processes without a handler get no signal."""
 
     def test_survives(self) -> None:
         sleeper = self.start("sleep", str(PATIENCE))
@@ -126,7 +126,7 @@ class StrangerTests(ProcessTestCase):
                 status = cli.main([command, f"--pid={sleeper.pid}"])
             self.assertEqual(status, 1)
             self.assertIn(f"process {sleeper.pid} is no relay", output.getvalue())
-        # It ends by the first signal that it was sent.
+        # Its first signal is this one.
         self.assertEqual(sleeper.stop(signal.SIGTERM), -signal.SIGTERM)
 
     if not Path("/proc/self/status").exists():

@@ -1,4 +1,4 @@
-"""``proxyrelay globus``: the application is prepared, and tokens are tried."""
+"""``proxyrelay globus``: scope, credentials and tokens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OURS = AuthArguments(audience=CLIENT_ID)
 
 
 class GlobusTestCase(SynchronousTestCase):
-    """Runs a command against an agent that answers when the test says so."""
+    """A command against an agent under the control of the test."""
 
     def setUp(self) -> None:
         self.agent = PendingAgent()
@@ -55,7 +55,7 @@ class GlobusTestCase(SynchronousTestCase):
             return Deferred.fromCoroutine(command(self.globus))
 
     def reply(self, method: str, path: str, value: object, code: int = 200) -> Asked:
-        """Answer the request that is expected to be under way."""
+        """Answer the expected request."""
         (asked,) = self.agent.pending
         self.assertEqual((asked.method, asked.uri), (method, SERVICE + path))
         with redirect_stdout(self.output):
@@ -70,7 +70,7 @@ class GlobusTestCase(SynchronousTestCase):
 
 
 class SetupTests(GlobusTestCase):
-    """The scope that clients request is found or created."""
+    """The scope for clients."""
 
     def application(self, *scopes: str) -> None:
         self.reply(
@@ -161,7 +161,7 @@ class SetupTests(GlobusTestCase):
 
 
 class CheckTests(GlobusTestCase):
-    """Credentials, and whether a token would be accepted."""
+    """Trial of the credentials and of a token."""
 
     def check(
         self, token: str | None, answer: object = None, arguments: AuthArguments = OURS
@@ -266,7 +266,7 @@ class RunTests(SynchronousTestCase):
     """One command in one process."""
 
     def run_command(self, ended: object, command: Any) -> tuple[int, str]:
-        """Run it on a reactor that ends as `react` would."""
+        """Run it; the reactor ends as in `react`."""
 
         def react(main: Callable[[object], Deferred[None]]) -> None:
             self.successResultOf(main(MemoryReactorClock()))
@@ -310,7 +310,7 @@ class RunTests(SynchronousTestCase):
 
     def test_is_interrupted_by_a_signal(self) -> None:
         def react(main: Callable[[object], Deferred[None]]) -> None:
-            """Twisted's, whose reactor a signal stops."""
+            """Twisted's own; a signal stops the reactor."""
             reactor = MemoryReactorClock()
             running = main(reactor)
             self.assertNoResult(running)

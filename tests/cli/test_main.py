@@ -20,10 +20,10 @@ from tests.support.processes import PATIENCE, ProcessTestCase, environment
 
 
 class CommandLineTests(CommandTestCase):
-    """The command itself."""
+    """Options, help and exit statuses."""
 
     def ended(self, *arguments: str) -> tuple[object, str, str]:
-        """Exit status, output and errors of a command that ends by itself."""
+        """Exit status, output and errors after `SystemExit`."""
         output, errors = io.StringIO(), io.StringIO()
         with (
             redirect_stdout(output),
@@ -103,7 +103,7 @@ class CommandLineTests(CommandTestCase):
 
 
 class InterruptedTests(ProcessTestCase):
-    """Ctrl-C ends a command in one word."""
+    """Ctrl-C ends a command without a traceback."""
 
     def test_while_somebody_is_asked(self) -> None:
         terminal = mock.Mock(isatty=lambda: True)
@@ -111,7 +111,7 @@ class InterruptedTests(ProcessTestCase):
         errors = io.StringIO()
         with (
             mock.patch.dict(os.environ),
-            # Python's own, which reads from a terminal.
+            # Python's own reads from a terminal.
             mock.patch("builtins.input", side_effect=KeyboardInterrupt),
             redirect_stderr(errors),
         ):

@@ -25,14 +25,14 @@ from tests.support.globus import (
 
 
 class Terminal(io.StringIO):
-    """Standard input at which somebody sits."""
+    """Standard input with a person."""
 
     def isatty(self) -> bool:
         return True
 
 
 class CredentialsTests(SynchronousTestCase):
-    """They are asked for only where somebody sits."""
+    """Prompts for credentials, only on a terminal."""
 
     def setUp(self) -> None:
         self.asked: list[str] = []
@@ -48,7 +48,7 @@ class CredentialsTests(SynchronousTestCase):
                 raise EOFError
             return left.pop(0)
 
-        # Python's own, which read from a terminal.
+        # Python's own read from a terminal.
         self.output = io.StringIO()
         with (
             redirect_stdout(self.output),
@@ -130,10 +130,10 @@ class CredentialsTests(SynchronousTestCase):
 
 
 class TokenTests(SynchronousTestCase):
-    """A token comes on standard input, or is not meant to come."""
+    """A token on standard input."""
 
     def pipe(self, *pieces: bytes, end: bool = True) -> TextIO:
-        """Standard input that is a pipe."""
+        """Standard input from a pipe."""
         receiving, sending = os.pipe()
         for piece in pieces:
             os.write(sending, piece)

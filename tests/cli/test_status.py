@@ -185,13 +185,13 @@ class WordsTests(SynchronousTestCase):
 
 
 class Restarting:
-    """A relay that is away once, until it is looked at no more."""
+    """A relay with one restart between two answers."""
 
     def __init__(self) -> None:
         self._answers = iter((STATUS, Unanswered("refused"), STATUS))
 
     def status(self) -> Status:
-        """How it is."""
+        """State, error, state; then Ctrl-C."""
         answer = next(self._answers, KeyboardInterrupt())
         if isinstance(answer, BaseException):
             raise answer
@@ -199,17 +199,17 @@ class Restarting:
 
 
 class Terminal(io.StringIO):
-    """Shows what is written to it."""
+    """Standard output on a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 class WatchTests(SynchronousTestCase):
-    """``proxyrelay status --watch`` while the relay is started anew."""
+    """``proxyrelay status --watch`` over a restart of the relay."""
 
     def watch(self, output: io.StringIO, as_json: bool = False) -> tuple[str, str]:
-        """Watch it; returns what was written to standard output and error."""
+        """Watch it; return standard output and standard error."""
         errors = io.StringIO()
         with redirect_stdout(output), redirect_stderr(errors):
             asked = cast(AdminClient, Restarting())
