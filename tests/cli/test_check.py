@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import os
-import sys
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, cast
 
 import trustme
-from twisted.internet.defer import ensureDeferred
-from twisted.internet.task import Clock
 
-from proxyrelay import config
-from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
-from proxyrelay.auth.policy import Policy
-from proxyrelay.cli import globus
-from proxyrelay.config import PROXYSTORE_RELAY, AuthArguments
+from proxyrelay.config import PROXYSTORE_RELAY
 from proxyrelay.net import certificates, listening
-from proxyrelay.service.checks import inspect
-from tests.cli.command_case import DAY, GLOBUS, HOST, CommandTestCase
-from tests.support.globus import CLIENT_ID, JO, SERVICE, PendingAgent
-from tests.support.globus import globus as service_of
+from tests.cli.command_case import (
+    DAY,
+    GLOBUS,
+    HOST,
+    OUR_CLIENT,
+    CommandTestCase,
+    GlobusCommandTestCase,
+)
+from tests.support.globus import CLIENT_ID, SERVICE
 
 
 class CheckTests(CommandTestCase):
@@ -72,9 +66,7 @@ class CheckTests(CommandTestCase):
         self.assertFalse((self.folder / "key").exists())
 
     def test_never_shows_a_secret(self) -> None:
-        status, lines = self.check(
-            HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n", "--offline"
-        )
+        status, lines = self.check(HOST + "port = 0\n" + GLOBUS, "--offline")
         self.assertEqual(status, 0)
         self.assertIn("set: auth.kwargs.client_secret = (hidden)", lines)
         self.assertNotIn("hunter2", "\n".join(lines))
@@ -160,50 +152,14 @@ class CheckTests(CommandTestCase):
         self.assertTrue(lines[0].startswith(f"problem: {self.path}:4: keyfile: "))
 
 
-class GlobusCheckTests(CommandTestCase):
-    """Trial of the credentials and of a token."""
+class GlobusCheckTests(GlobusCommandTestCase):
+    """Trial of the credentials."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.agent = PendingAgent()
-        self.answer: tuple[object, int] = ({}, 500)
-        self.settings: list[AuthArguments] = []
-        for variable in (ID_VARIABLE, SECRET_VARIABLE, "CREDENTIALS_DIRECTORY"):
-            if variable in os.environ:
-                value = os.environ.pop(variable)
-                self.addCleanup(os.environ.__setitem__, variable, value)
-        # A reactor does not start twice in one process.
-        self.patch(globus, "run", self.run_globus)
-
-    def run_globus(
-        self,
-        arguments: AuthArguments,
-        found: Credentials,
-        command: globus.Command,
-    ) -> int:
-        service = service_of(self.agent, Clock(), found)
-        self.settings.append(arguments)
-        done = ensureDeferred(cast(Any, command(service)))
-        for asked in self.agent.pending:
-            asked.reply(*self.answer)
-        status: int = self.successResultOf(done)
-        return status
-
-    def stdin(self, text: str | None) -> None:
-        """Set standard input: a file, or /dev/null."""
-        path = Path(os.devnull) if text is None else self.folder / "stdin"
-        if text is not None:
-            path.write_text(text)
-        stream = path.open(encoding="utf-8")
-        self.addCleanup(stream.close)
-        self.patch(sys, "stdin", stream)
-
-    def check_globus(self, *options: str) -> tuple[int, list[str]]:
-        text = GLOBUS + f"audience = '{CLIENT_ID}'\nclient_secret = 'hunter2'\n"
-        return self.check(HOST + "port = 0\n" + text, *options)
+    def check_globus(self, text: str = "", *options: str) -> tuple[int, list[str]]:
+        return self.check(f"{HOST}port = 0\n{GLOBUS}{text}", *options)
 
     def test_tells_that_they_work(self) -> None:
-        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
+        self.answer = OUR_CLIENT
         status, lines = self.check_globus()
         self.assertEqual(status, 0, lines)
         self.assertIn("authentication: globus", lines)
@@ -217,62 +173,49 @@ class GlobusCheckTests(CommandTestCase):
         own = f"https://auth.globus.org/scopes/{CLIENT_ID}/relay_all"
         for text, audience, scopes in (
             ("", PROXYSTORE_RELAY, "(none)"),
-            (f"audience = '{CLIENT_ID}'\n", CLIENT_ID, own),
+            (f"audience = '{CLIENT_ID.upper()}'\n", CLIENT_ID, own),
             ("required_scopes = ['urn:b', 'urn:a']\n", PROXYSTORE_RELAY, "urn:a urn:b"),
         ):
-            status, lines = self.check(
-                HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n" + text,
-                "--offline",
-            )
+            status, lines = self.check_globus(text, "--offline")
             self.assertEqual(status, 0, lines)
             self.assertIn(f"tokens: must be meant for {audience}", lines)
             self.assertIn(f"tokens: must have the scopes {scopes}", lines)
 
     def test_tells_where_it_has_asked(self) -> None:
+        url = f"service_url = '{SERVICE}'\n"
         for code, text, place in (
             (404, "", ":3: auth: "),
-            (404, f"service_url = '{SERVICE}'\n", ":8: auth.kwargs.service_url: "),
-            (500, f"service_url = '{SERVICE}'\n", ":3: auth: "),
+            (404, url, ":8: auth.kwargs.service_url: "),
+            (500, url, ":3: auth: "),
         ):
             self.answer = ({}, code)
-            status, (line, *_) = self.check(
-                HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n" + text
-            )
+            status, (line, *_) = self.check_globus(text)
             self.assertEqual(status, 1)
             start = f"problem: {self.path}{place}Globus Auth answered {code}"
             self.assertTrue(line.startswith(start), line)
             address = f"(auth.kwargs.service_url is {SERVICE})"
             self.assertEqual(address in line, code == 404)
 
-    def test_tells_that_they_do_not(self) -> None:
+    def test_tells_that_they_do_not_work(self) -> None:
         self.answer = ({"error": "invalid_client"}, 401)
-        status, lines = self.check_globus()
+        status, (line, *_) = self.check_globus()
+        self.assertEqual(status, 1)
         self.assertEqual(
-            (status, lines),
-            (
-                1,
-                [
-                    f"problem: {self.path}:3: auth: Globus Auth answered 401 "
-                    "(invalid_client): the client ID or the secret is wrong (client ID "
-                    "from auth.kwargs.client_id, secret from "
-                    "auth.kwargs.client_secret)"
-                ],
-            ),
+            line,
+            f"problem: {self.path}:3: auth: Globus Auth answered 401 (invalid_client): "
+            "the client ID or the secret is wrong (client ID from "
+            "auth.kwargs.client_id, secret from auth.kwargs.client_secret)",
         )
 
-    def test_does_not_ask_somebody_else(self) -> None:
-        status, lines = self.check(
-            HOST + "port = 0\n" + GLOBUS + "client_secret = 'hunter2'\n"
-            "service_url = 'https://x:99999'\n"
-        )
-        self.assertEqual((status, len(lines)), (1, 1), lines)
-        self.assertTrue(
-            lines[0].startswith(f"problem: {self.path}:8: auth.kwargs.service_url: ")
-        )
+    def test_does_not_ask_a_wrong_address(self) -> None:
+        status, (line,) = self.check_globus("service_url = 'https://x:99999'\n")
+        self.assertEqual(status, 1)
+        start = f"problem: {self.path}:8: auth.kwargs.service_url: "
+        self.assertTrue(line.startswith(start), line)
         self.assertEqual(self.agent.requests, [])
 
-    def test_does_not_ask_without_leave(self) -> None:
-        status, lines = self.check_globus("--offline")
+    def test_does_not_ask_offline(self) -> None:
+        status, lines = self.check_globus("", "--offline")
         self.assertEqual(status, 0, lines)
         self.assertEqual(self.agent.requests, [])
         self.assertEqual(
@@ -283,164 +226,6 @@ class GlobusCheckTests(CommandTestCase):
         status, lines = self.check(HOST + "port = 0\n[auth]\nmethod = 'globus'\n")
         self.assertEqual((status, len(lines)), (1, 2), lines)
         self.assertEqual(self.agent.requests, [])
-
-    def test_tries_the_credentials_of_the_command_line(self) -> None:
-        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
-        secret = self.folder / "other"
-        secret.write_text("hunter3\n")
-        self.answer = ({"client": {"id": JO, "name": "theirs"}}, 200)
-        self.stdin(None)
-        status, lines = self.run_command(
-            *("globus", "check", "-c", str(self.path)),
-            *("--client-id", JO, "--client-secret-file", str(secret)),
-        )
-        self.assertEqual(
-            (status, lines), (0, ["credentials: work, for the application 'theirs'"])
-        )
-        expected = base64.b64encode(f"{JO}:hunter3".encode()).decode()
-        self.assertEqual(
-            self.agent.last.headers.getRawHeaders("Authorization"),
-            [f"Basic {expected}"],
-        )
-
-    def test_tries_a_token_from_a_pipe(self) -> None:
-        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
-        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
-        self.stdin("not a token\n")
-        status, lines = self.run_command("globus", "check", "-c", str(self.path))
-        self.assertEqual(status, 1)
-        self.assertIn("refused with 4001", lines[-1])
-
-    def test_tells_where_wrong_credentials_come_from(self) -> None:
-        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
-        secret = self.folder / "other"
-        secret.write_text("hunter3\n")
-        self.stdin(None)
-        used: list[Credentials] = []
-
-        def run(arguments: object, found: Credentials, command: object) -> int:
-            used.append(found)
-            return 1
-
-        self.patch(globus, "run", run)
-        self.run_command(
-            *("globus", "check", "-c", str(self.path)),
-            *("--client-id", JO, "--client-secret-file", str(secret)),
-        )
-        self.assertEqual(
-            used[0].origin, f"client ID from --client-id, secret from {secret}"
-        )
-
-    def test_wrong_options_have_their_names(self) -> None:
-        self.stdin(None)
-        missing = str(self.folder / "missing")
-        for options, start in (
-            (("--client-id", "relay"), "problem: --client-id: expected an ID"),
-            (("--client-secret-file", missing), "problem: --client-secret-file: "),
-        ):
-            self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
-            status, lines = self.run_command(
-                "globus", "check", "-c", str(self.path), *options
-            )
-            self.assertEqual((status, len(lines)), (1, 1), lines)
-            self.assertTrue(lines[0].startswith(start), lines)
-
-    def test_an_empty_token_is_a_problem(self) -> None:
-        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
-        self.stdin("\n")
-        self.assertEqual(
-            self.run_command("globus", "check", "-c", str(self.path)),
-            (
-                1,
-                [
-                    "problem: standard input: is empty: expected a token; to try only "
-                    "the credentials, add </dev/null"
-                ],
-            ),
-        )
-        self.assertEqual(self.agent.requests, [])
-
-    def test_without_standard_input_there_is_no_token(self) -> None:
-        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
-        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
-        self.patch(sys, "stdin", None)
-        self.assertEqual(
-            self.run_command("globus", "check", "-c", str(self.path)),
-            (0, ["credentials: work, for the application 'ours'"]),
-        )
-        self.path.write_text("[auth]\nmethod = 'globus'\n")
-        status, lines = self.run_command("globus", "check", "-c", str(self.path))
-        self.assertEqual((status, len(lines)), (1, 2), lines)
-
-    def test_a_file_that_lets_everybody_in_accepts_no_token(self) -> None:
-        self.stdin("token\n")
-        for text, place in (
-            ("", ": auth: lacks method"),
-            ("\n[auth]\n", ":2: auth: lacks method"),
-            (
-                "[auth.kwargs]\nclient_id = 'relay'\nclient_secret = 'hunter2'\n",
-                ":1: auth.kwargs: has no effect without method",
-            ),
-        ):
-            self.path.write_text(text)
-            status, lines = self.run_command("globus", "check", "-c", str(self.path))
-            self.assertEqual((status, len(lines)), (1, 1), lines)
-            self.assertTrue(lines[0].startswith(f"problem: {self.path}{place}"), lines)
-            self.assertIn("everybody would be let in", lines[0])
-        self.assertEqual(self.agent.requests, [])
-
-    def test_no_file_is_needed(self) -> None:
-        self.stdin(None)
-        secret = self.folder / "secret"
-        secret.write_text("hunter2")
-        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
-        status, lines = self.run_command(
-            *("globus", "check", "--client-id", CLIENT_ID),
-            *("--client-secret-file", str(secret)),
-        )
-        self.assertEqual(status, 0, lines)
-
-    def test_the_case_of_ids_does_not_matter(self) -> None:
-        client_id = "8D7FDD4C-5F2C-4F43-9D7A-3C1F0A7F2F52"
-        self.path.write_text(
-            f"[auth]\nmethod = 'globus'\n[auth.kwargs]\naudience = '{client_id}'\n"
-        )
-        loaded = config.load(self.path)
-        environment = {ID_VARIABLE: client_id, SECRET_VARIABLE: "hunter2"}
-        found = inspect(loaded, certificates.now(), environment).credentials
-        assert found is not None
-        tokens = Policy.from_settings(loaded.config.auth.kwargs, found.client_id)
-        self.assertEqual(tokens.audience, client_id.lower())
-        self.assertEqual(
-            [*tokens.required_scopes],
-            [f"https://auth.globus.org/scopes/{client_id.lower()}/relay_all"],
-        )
-
-    def test_sets_up(self) -> None:
-        self.path.write_text(GLOBUS + "client_secret = 'hunter2'\n")
-        self.answer = ({"client": {"id": CLIENT_ID, "name": "ours"}}, 200)
-        commands: list[object] = []
-
-        def run(arguments: object, found: object, command: object) -> int:
-            commands.append(command)
-            return 3
-
-        self.patch(globus, "run", run)
-        status, lines = self.run_command("globus", "setup", "-c", str(self.path))
-        self.assertEqual((status, lines, commands), (3, [], [globus.ensure_scope]))
-
-    def test_wants_credentials_and_sound_settings(self) -> None:
-        self.stdin("")
-        for text, words in (
-            ("", "auth.kwargs.client_id: is missing"),
-            ("prot = 1\n", "unknown setting"),
-        ):
-            self.path.write_text(text)
-            status, lines = self.run_command("globus", "setup", "-c", str(self.path))
-            self.assertEqual(status, 1)
-            self.assertTrue(lines[0].startswith(f"problem: {self.path}:"), lines)
-            self.assertIn(words, lines[0])
-        self.assertEqual(self.settings, [])
 
 
 class PortTests(CommandTestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -20,6 +21,7 @@ from proxyrelay.auth.globus_api import Globus
 from proxyrelay.auth.globus_error import GlobusError
 from proxyrelay.cli import globus
 from proxyrelay.config import AuthArguments, Secret
+from tests.cli.command_case import GLOBUS, OUR_CLIENT, GlobusCommandTestCase
 from tests.support import globus as support
 from tests.support.globus import (
     CLIENT_ID,
@@ -217,7 +219,11 @@ class CheckTests(GlobusTestCase):
             (active(), denied, "may not use this relay"),
         ):
             self.assertEqual(self.check(TOKEN, answer, arguments), 1)
-            self.assertIn(words, self.lines()[-1])
+            *_, asked, line = self.lines()
+            self.assertIn(words, line)
+            self.assertEqual(
+                "Globus does not know it" in asked, answer == {"active": False}
+            )
 
     def test_a_malformed_token_is_not_asked_about(self) -> None:
         self.assertEqual(self.check("a b"), 1)
@@ -239,74 +245,163 @@ class CheckTests(GlobusTestCase):
             self.assertEqual(asked.token, TOKEN)
             self.assertEqual(self.successResultOf(done), 0)
 
-    def test_a_token_that_globus_does_not_know(self) -> None:
-        self.assertEqual(self.check(TOKEN, {"active": False}), 1)
-        self.assertEqual(
-            self.lines()[1:],
-            [
-                "token: Globus does not know it: expired, revoked, or none of Globus's",
-                "token: refused with 4002: ForbiddenError: The token is expired or has "
-                "been revoked.",
-            ],
-        )
-
     def test_a_day_beyond_the_calendar(self) -> None:
         self.assertEqual(self.check(TOKEN, active(exp=1e18)), 0)
         self.assertIn(
             "token: expires on a day beyond the calendar (1e+18)", self.lines()
         )
 
-    def test_wrong_credentials(self) -> None:
-        done = self.start(globus.trial(OURS, TOKEN))
-        self.agent.last.reply({"error": "invalid_client"}, 401)
-        self.failureResultOf(done, GlobusError)
+
+class CommandTests(GlobusCommandTestCase):
+    """Settings, options and standard input of both commands."""
+
+    def run_action(
+        self, text: str | None, action: str, *options: str
+    ) -> tuple[int, list[str]]:
+        """Run an action, with the text as its configuration."""
+        if text is None:
+            return self.run_command("globus", action, *options)
+        self.path.write_text(text)
+        return self.run_command("globus", action, "-c", str(self.path), *options)
+
+    def secret(self) -> Path:
+        path = self.folder / "other"
+        path.write_text("hunter3\n")
+        return path
+
+    def test_check_tries_the_credentials_of_the_options(self) -> None:
+        secret = str(self.secret())
+        self.stdin(None)
+        self.answer = ({"client": {"id": JO, "name": "theirs"}}, 200)
+        for text in (GLOBUS, None):
+            self.assertEqual(
+                self.run_action(
+                    *(text, "check", "--client-id", JO),
+                    *("--client-secret-file", secret),
+                ),
+                (0, ["credentials: work, for the application 'theirs'"]),
+            )
+            found, _ = self.ran[-1]
+            self.assertEqual(found, Credentials(JO, Secret("hunter3")))
+            self.assertEqual(
+                found.origin, f"client ID from --client-id, secret from {secret}"
+            )
+
+    def test_check_tries_a_token_from_a_pipe(self) -> None:
+        self.answer = OUR_CLIENT
+        self.stdin("not a token\n")
+        status, lines = self.run_action(GLOBUS, "check")
+        self.assertEqual(status, 1)
+        self.assertIn("refused with 4001", lines[-1])
+
+    def test_wrong_options_have_their_names(self) -> None:
+        self.stdin(None)
+        missing = str(self.folder / "missing")
+        for options, start in (
+            (("--client-id", "relay"), "problem: --client-id: expected an ID"),
+            (("--client-secret-file", missing), "problem: --client-secret-file: "),
+        ):
+            status, lines = self.run_action(GLOBUS, "check", *options)
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertTrue(lines[0].startswith(start), lines)
+
+    def test_check_reports_an_empty_token(self) -> None:
+        self.stdin("\n")
+        self.assertEqual(
+            self.run_action(GLOBUS, "check"),
+            (
+                1,
+                [
+                    "problem: standard input: is empty: expected a token; to try only "
+                    "the credentials, add </dev/null"
+                ],
+            ),
+        )
+        self.assertEqual(self.agent.requests, [])
+
+    def test_check_needs_no_standard_input(self) -> None:
+        self.answer = OUR_CLIENT
+        self.patch(sys, "stdin", None)
+        self.assertEqual(
+            self.run_action(GLOBUS, "check"),
+            (0, ["credentials: work, for the application 'ours'"]),
+        )
+        status, lines = self.run_action("[auth]\nmethod = 'globus'\n", "check")
+        self.assertEqual((status, len(lines)), (1, 2), lines)
+
+    def test_check_refuses_a_file_without_authentication(self) -> None:
+        self.stdin("token\n")
+        for text, place in (
+            ("", ": auth: lacks method"),
+            ("\n[auth]\n", ":2: auth: lacks method"),
+            (
+                "[auth.kwargs]\nclient_id = 'relay'\nclient_secret = 'hunter2'\n",
+                ":1: auth.kwargs: has no effect without method",
+            ),
+        ):
+            status, lines = self.run_action(text, "check")
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertTrue(lines[0].startswith(f"problem: {self.path}{place}"), lines)
+            self.assertIn("everybody would be let in", lines[0])
+        self.assertEqual(self.agent.requests, [])
+
+    def test_setup_ensures_the_scope(self) -> None:
+        self.answer = OUR_CLIENT
+        status, lines = self.run_action(GLOBUS, "setup")
+        self.assertEqual(status, 0)
+        self.assertIn("scope: urn:a has been created", lines)
+
+    def test_setup_needs_credentials_and_sound_settings(self) -> None:
+        self.stdin("")
+        for text, words in (
+            ("", "auth.kwargs.client_id: is missing"),
+            ("prot = 1\n", "unknown setting"),
+        ):
+            status, lines = self.run_action(text, "setup")
+            self.assertEqual(status, 1)
+            self.assertTrue(lines[0].startswith(f"problem: {self.path}:"), lines)
+            self.assertIn(words, lines[0])
+        self.assertEqual(self.ran, [])
 
 
 class RunTests(SynchronousTestCase):
     """One command in one process."""
 
-    def run_command(self, ended: object, command: Any) -> tuple[int, str]:
-        """Run it; the reactor ends as in `react`."""
+    def run_command(self, result: int | GlobusError, ended: int = 0) -> tuple[int, str]:
+        """Run a command with a result; the reactor ends as in `react`."""
 
         def react(main: Callable[[object], Deferred[None]]) -> None:
             self.successResultOf(main(MemoryReactorClock()))
             raise SystemExit(ended)
 
+        async def command(service: Globus) -> int:
+            if isinstance(result, GlobusError):
+                raise result
+            return result
+
         self.patch(globus, "react", react)
         output = io.StringIO()
         with redirect_stdout(output):
-            found = Credentials(CLIENT_ID, Secret(SECRET), "here", "there")
-            status = globus.run(AuthArguments(), found, command)
+            status = globus.run(AuthArguments(), support.CREDENTIALS, command)
         return status, output.getvalue()
 
     def test_hands_the_status_on(self) -> None:
         for status in (0, 1):
+            self.assertEqual(self.run_command(status), (status, ""))
 
-            async def command(service: Globus, status: int = status) -> int:
-                return status
-
-            self.assertEqual(self.run_command(0, command), (status, ""))
-
-    def test_shows_what_globus_says(self) -> None:
-        async def command(service: Globus) -> int:
-            raise GlobusError("answered 401 (invalid_client)", 401)
-
-        self.assertEqual(
-            self.run_command(0, command),
+    def test_blames_the_credentials_for_401_only(self) -> None:
+        for code, blame in (
+            (403, ""),
             (
-                1,
-                "problem: Globus Auth answered 401 (invalid_client): the client ID or "
-                "the secret is wrong (client ID from here, secret from there)\n",
+                401,
+                ": the client ID or the secret is wrong (client ID from here, secret "
+                "from there)",
             ),
-        )
-
-    def test_blames_the_credentials_for_nothing_else(self) -> None:
-        async def command(service: Globus) -> int:
-            raise GlobusError("answered 403", 403)
-
-        self.assertEqual(
-            self.run_command(0, command), (1, "problem: Globus Auth answered 403\n")
-        )
+        ):
+            self.assertEqual(
+                self.run_command(GlobusError(f"answered {code}", code)),
+                (1, f"problem: Globus Auth answered {code}{blame}\n"),
+            )
 
     def test_is_interrupted_by_a_signal(self) -> None:
         def react(main: Callable[[object], Deferred[None]]) -> None:
@@ -323,14 +418,10 @@ class RunTests(SynchronousTestCase):
             return await Deferred()
 
         self.patch(globus, "react", react)
-        found = Credentials(CLIENT_ID, Secret(SECRET))
         with self.assertRaises(KeyboardInterrupt):
-            globus.run(AuthArguments(), found, command)
+            globus.run(AuthArguments(), support.CREDENTIALS, command)
 
     def test_ends_when_twisted_gives_up(self) -> None:
-        async def command(service: Globus) -> int:
-            return 0
-
         with self.assertRaises(SystemExit) as caught:
-            self.run_command(1, command)
+            self.run_command(0, ended=1)
         self.assertEqual(caught.exception.code, 1)

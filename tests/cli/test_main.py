@@ -126,10 +126,7 @@ class InterruptedTests(ProcessTestCase):
         silent.settimeout(PATIENCE)
         path = self.folder / "relay.toml"
         port = silent.getsockname()[1]
-        path.write_text(
-            GLOBUS + "client_secret = 'hunter2'\n"
-            f"service_url = 'https://127.0.0.1:{port}'\n"
-        )
+        path.write_text(GLOBUS + f"service_url = 'https://127.0.0.1:{port}'\n")
         for command in (["globus", "check"], ["check", "--port=0"]):
             process = self.start(
                 *(sys.executable, "-m", "proxyrelay.cli.main", *command),
