@@ -35,7 +35,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 PURE = (
     *("errors", "config", "switchboard"),
     *("net.client_hello", "net.proxies", "net.rate", "net.timing"),
-    *("auth.cache", "auth.circuit_breaker", "auth.invalid_tokens", "auth.policy"),
+    *("auth.cache", "auth.circuit_breaker", "auth.globus_error"),
+    *("auth.invalid_tokens", "auth.policy"),
     *("auth.stats", "observe.counters", "observe.null", "observe.pseudonyms"),
     *("observe.records", "websocket.admission", "websocket.handshake"),
     *("admin.control", "admin.history", "admin.report"),

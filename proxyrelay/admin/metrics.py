@@ -109,16 +109,20 @@ def _deaf(view: View) -> Values:
 def _introspections(view: View) -> Values:
     globus = view.globus
     return (
-        None if globus is None else _words(IntrospectionOutcome, globus.tally.outcomes)
+        None if globus is None else _words(IntrospectionOutcome, globus.stats.outcomes)
     )
 
 
 def _introspecting(view: View) -> Values:
-    return None if view.globus is None else view.globus.tally.asking
+    return None if view.globus is None else view.globus.stats.durations
 
 
 def _cache(view: View) -> Values:
-    return None if view.globus is None else _words(CacheResult, view.globus.tally.known)
+    return (
+        None
+        if view.globus is None
+        else _words(CacheResult, view.globus.stats.cache_results)
+    )
 
 
 def _breaker(view: View) -> Values:

@@ -27,7 +27,7 @@ from proxyrelay.admin.report import (
     Waiting,
 )
 from proxyrelay.auth import Authenticator
-from proxyrelay.auth.introspector import GlobusAuthenticator
+from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.config import Config
 from proxyrelay.net import certificates
 from proxyrelay.net.clock import Clock

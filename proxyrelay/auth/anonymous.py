@@ -1,4 +1,4 @@
-"""The authenticator of a relay that does not authenticate."""
+"""Authenticator of a relay without authentication."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from proxyrelay.switchboard.user import ANONYMOUS, User
 
 
 class AnonymousAuthenticator:
-    """Everybody is the same user."""
+    """Gives the user `ANONYMOUS` to each client."""
 
     def start(self) -> None:
-        """Nothing has to be found out."""
+        """Do nothing."""
 
     def stop(self) -> None:
-        """Nothing has begun."""
+        """Do nothing."""
 
     def authenticate(
         self,
         headers: Mapping[str, str],  # noqa: ARG002
         source: str,  # noqa: ARG002
     ) -> Deferred[User]:
-        """Identify nobody, at once."""
+        """Fire at once."""
         return succeed(ANONYMOUS)

@@ -1,8 +1,6 @@
-"""What the identity provider said of tokens, for a while. Pure.
+"""Cache of introspection answers, by the SHA-256 of the token. Pure.
 
-The age of an answer is measured on a monotonic clock, the end of a token on the wall's.
-
-Tokens themselves are not kept: only their SHA-256 is.
+The age of an answer is monotonic time; the ``exp`` of a token is wall time.
 """
 
 from __future__ import annotations
@@ -13,16 +11,16 @@ from hashlib import sha256
 
 from proxyrelay.auth.policy import Introspection
 
-INACTIVE_TTL = 10.0
-"""Seconds for which a token stays refused without another question: the provider may
-come to know it, and asking for each attempt would let strangers make us ask."""
+INACTIVE_TTL_SECONDS = 10.0
+"""Life of an inactive answer. The token may become valid; a request for each attempt
+would let strangers make the relay send requests."""
 
-INACTIVE_SIZE = 1000
-"""How many of these are kept: apart, since anybody can make up any number of them."""
+MAX_INACTIVE_ENTRIES = 1000
+"""Inactive answers have their own table: anybody can make up tokens."""
 
 
 def fingerprint(token: str) -> bytes:
-    """What stands for a token in the cache."""
+    """Key of a token in the cache."""
     return sha256(token.encode()).digest()
 
 
@@ -32,19 +30,20 @@ class _Entry:
     fresh_until: float
     stale_until: float
 
-    def lasts(self, wall: float) -> bool:
-        """Whether the token has not ended yet."""
+    def is_unexpired(self, wall: float) -> bool:
         return self.answer.exp is None or wall < self.answer.exp
 
 
 class TokenCache:
-    """Remembers answers, the most recently used ones.
+    """A cache of the most recently used answers.
+
+    In its methods, ``now`` is monotonic time in seconds, and ``wall`` is wall time in
+    seconds since 1970. A ``key`` is a `fingerprint`.
 
     Args:
-        size: How many active ones.
-        ttl: Seconds for which an active answer is as good as a new one.
-        stale_if_error: Seconds for which it may be used beyond that, while the
-            provider cannot be asked.
+        size: Entries for active tokens.
+        ttl: Seconds of freshness of an active answer.
+        stale_if_error: Seconds of use beyond that while the provider fails.
     """
 
     def __init__(self, size: int, ttl: float, stale_if_error: float) -> None:
@@ -58,66 +57,35 @@ class TokenCache:
         return len(self._active) + len(self._inactive)
 
     def fresh(self, key: bytes, now: float, wall: float) -> Introspection | None:
-        """An answer that is as good as a new one, or None.
-
-        Args:
-            key: The token's fingerprint.
-            now: Time in seconds, of the clock by which answers are put.
-            wall: Time in seconds since 1970, which the end of a token is in.
-        """
+        """A fresh answer, or None."""
         for entries in (self._active, self._inactive):
             entry = entries.get(key)
-            if entry is not None and now < entry.fresh_until and entry.lasts(wall):
+            if entry and now < entry.fresh_until and entry.is_unexpired(wall):
                 entries.move_to_end(key)
                 return entry.answer
         return None
 
     def stale(self, key: bytes, now: float, wall: float) -> Introspection | None:
-        """An answer that serves while the provider cannot be asked, or None.
-
-        Args:
-            key: The token's fingerprint.
-            now: As for `fresh`.
-            wall: As for `fresh`.
-        """
+        """An active answer for the time of a failure, or None."""
         entry = self._active.get(key)
-        if entry is None or now >= entry.stale_until or not entry.lasts(wall):
-            return None
-        return entry.answer
+        if entry and now < entry.stale_until and entry.is_unexpired(wall):
+            return entry.answer
+        return None
 
-    def knows(self, key: bytes, wall: float) -> bool:
-        """Whether the newest answer, however old, was that the token is active.
-
-        Args:
-            key: The token's fingerprint.
-            wall: As for `fresh`.
-        """
+    def was_active(self, key: bytes, wall: float) -> bool:
+        """Whether the last answer, however old, was active, and has not expired."""
         entry = self._active.get(key)
-        return entry is not None and entry.lasts(wall)
+        return entry is not None and entry.is_unexpired(wall)
 
     def put(self, key: bytes, answer: Introspection, now: float) -> None:
-        """Remember an answer.
-
-        Args:
-            key: The token's fingerprint.
-            answer: The answer.
-            now: Time in seconds.
-        """
+        """Keep an answer."""
+        self._active.pop(key, None)
+        self._inactive.pop(key, None)
         if answer.active:
-            fresh = now + self._ttl
-            entry = _Entry(answer, fresh, fresh + self._stale_if_error)
-            self._inactive.pop(key, None)
-            _keep(self._active, key, entry, self._size)
+            entries, size, ttl = self._active, self._size, self._ttl
         else:
-            until = now + min(self._ttl, INACTIVE_TTL)
-            self._active.pop(key, None)
-            _keep(self._inactive, key, _Entry(answer, until, until), INACTIVE_SIZE)
-
-
-def _keep(
-    entries: OrderedDict[bytes, _Entry], key: bytes, entry: _Entry, size: int
-) -> None:
-    entries[key] = entry
-    entries.move_to_end(key)
-    while len(entries) > size:
-        entries.popitem(last=False)
+            entries, size = self._inactive, MAX_INACTIVE_ENTRIES
+            ttl = min(self._ttl, INACTIVE_TTL_SECONDS)
+        entries[key] = _Entry(answer, now + ttl, now + ttl + self._stale_if_error)
+        if len(entries) > size:
+            entries.popitem(last=False)

@@ -1,93 +1,81 @@
-"""When to stop asking a service that does not answer. Pure."""
+"""Circuit breaker in front of a service. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-THRESHOLD = 5
-"""Failures in a row after which the service is left alone."""
+FAILURE_THRESHOLD = 5
+"""Consecutive failures that open the breaker."""
 
-SHORTEST_PAUSE = 1.0
-LONGEST_PAUSE = 10.0
-"""Seconds for which it is left alone: as long as it asks for, between these. One
-attempt a second is no burden. Pauses that grew would miss the good times of a service
-that is well now and then, and clients come back after 1, 2, 4 to 60 s only."""
+MIN_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 10.0
+"""Bounds of a pause; the service asks for one by ``Retry-After``. Longer pauses would
+miss the good times of a flapping service."""
 
-SPREAD = 1.0
-"""Seconds by which a pause is longer, at most: by chance, so that the probes do not
-keep step with the bad times of such a service."""
+MAX_JITTER_SECONDS = 1.0
+"""Random part of a pause: probes must not keep step with a flapping service."""
 
 
 class CircuitBreaker:
-    """A circuit breaker.
+    """A circuit breaker with one probe.
 
-    Closed, it lets everything through. After `THRESHOLD` failures in a row it opens
-    for a pause, and then lets one attempt through, the probe, on whose outcome it
-    closes or opens again. What began before it opened may end at any time: that an
-    answer comes closes it, but anything else says nothing about the probe.
+    Closed, it lets each attempt through. `FAILURE_THRESHOLD` failures in a row open it
+    for a pause. Then one attempt, the probe, closes it or opens it again. Attempts from
+    before the opening may end at any time: a success closes the breaker, any other end
+    says nothing about the probe.
+
+    In its methods, ``now`` is monotonic time in seconds.
 
     Args:
-        chance: Gives numbers from 0 to 1 at random.
+        chance: Source of random numbers from 0 to 1.
     """
 
     def __init__(self, chance: Callable[[], float]) -> None:
         self._chance = chance
         self._failures = 0
         self._open_until = 0.0
-        self._last = 0
+        self._last_attempt = 0
         self._probe: int | None = None
 
     @property
     def closed(self) -> bool:
-        """Whether the service is believed to be well."""
-        return self._failures < THRESHOLD
+        """Whether the service counts as healthy."""
+        return self._failures < FAILURE_THRESHOLD
 
     def blocks(self, now: float) -> bool:
-        """Whether an attempt must not be made.
-
-        Args:
-            now: The time in seconds.
-        """
+        """Whether an attempt is forbidden."""
         if self.closed:
             return False
         return now < self._open_until or self._probe is not None
 
     def attempt(self) -> int:
-        """An attempt begins, which is not blocked.
-
-        Returns:
-            Its number, with which its outcome must be reported.
-        """
-        self._last += 1
+        """Begin an attempt that is not blocked; return its number."""
+        self._last_attempt += 1
         if not self.closed:
-            self._probe = self._last
-        return self._last
+            self._probe = self._last_attempt
+        return self._last_attempt
 
     def succeeded(self) -> None:
-        """An attempt was answered."""
+        """End an attempt with an answer."""
         self._failures = 0
         self._probe = None
 
-    def failed(self, attempt: int, now: float, pause: float = 0.0) -> None:
-        """An attempt was not answered.
+    def failed(self, attempt: int, now: float, retry_after: float = 0.0) -> None:
+        """End an attempt with a failure.
 
         Args:
-            attempt: Its number.
-            now: The time in seconds.
-            pause: For how long the service asks to be left alone.
+            attempt: Number of the attempt.
+            now: Time in seconds.
+            retry_after: Pause in seconds that the service asks for; 0 for none.
         """
         was_closed = self.closed
         self._failures += 1
         if attempt == self._probe or (was_closed and not self.closed):
-            asked = max(SHORTEST_PAUSE, min(pause, LONGEST_PAUSE))
-            self._open_until = now + asked + SPREAD * self._chance()
+            pause = max(MIN_PAUSE_SECONDS, min(retry_after, MAX_PAUSE_SECONDS))
+            self._open_until = now + pause + MAX_JITTER_SECONDS * self._chance()
         self.abandoned(attempt)
 
     def abandoned(self, attempt: int) -> None:
-        """An attempt was given up without an outcome.
-
-        Args:
-            attempt: Its number.
-        """
+        """End an attempt without an outcome."""
         if attempt == self._probe:
             self._probe = None

@@ -1,4 +1,4 @@
-"""What the relay's Globus application identifies itself with, and where it is found."""
+"""Credentials of the relay's Globus application, and the places to look for them."""
 
 from __future__ import annotations
 
@@ -18,33 +18,32 @@ from proxyrelay.errors import ConfigError, Problem
 
 ID_VARIABLE = "PROXYSTORE_GLOBUS_CLIENT_ID"
 SECRET_VARIABLE = "PROXYSTORE_GLOBUS_CLIENT_SECRET"  # noqa: S105 - a name
-"""Environment variables that ProxyStore's own relay reads."""
+"""Environment variables of ProxyStore's own relay."""
 
 CREDENTIAL = "globus_client_secret"
-"""Name of the secret among the credentials that systemd hands over
+"""Name of systemd's credential
 (``LoadCredential=globus_client_secret:/etc/proxyrelay/secret``)."""
 
+_SECRET = re.compile("[!-~]+")
+"""Characters of a secret (RFC 6749, appendix A.2), without the space."""
 
-_WORD = re.compile("[!-~]+")
-"""What secrets are made of (RFC 6749, appendix A.2), less the space."""
-
-SECRET_CEILING = 1000
-"""Bytes of the longest file that is taken for a secret; Globus's have 44."""
+MAX_SECRET_BYTES = 1000
+"""Longest file with a secret; Globus's secrets have 44 bytes."""
 
 
 class Missing(Problem):
-    """A credential is nowhere."""
+    """A credential without a value in any place."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What the relay's application identifies itself with.
+    """Credentials of the relay's application.
 
     Attributes:
-        client_id: Its client ID.
+        client_id: Client ID.
         secret: One of its secrets.
-        id_origin: Where the client ID was found, for messages.
-        secret_origin: Where the secret was found.
+        id_origin: Place of the client ID, for messages.
+        secret_origin: Place of the secret, for messages.
     """
 
     client_id: str
@@ -54,8 +53,13 @@ class Credentials:
 
     @property
     def origin(self) -> str:
-        """Where both were found, in a few words."""
+        """Places of both, for messages."""
         return f"client ID from {self.id_origin}, secret from {self.secret_origin}"
+
+    @property
+    def auth(self) -> tuple[str, str]:
+        """User and password of HTTP basic authentication."""
+        return self.client_id, self.secret.reveal()
 
 
 def find(
@@ -63,33 +67,30 @@ def find(
     environment: Mapping[str, str],
     names: Mapping[str, str] | None = None,
 ) -> Credentials:
-    """Look for the credentials: in the settings, the environment, and at systemd.
+    """Look for the credentials in the settings, the environment, and systemd's.
 
-    White space around them is not part of them, and the case of the ID does not matter.
+    White space around them is removed; the client ID becomes lower case.
 
     Args:
-        arguments: The settings, which win.
-        environment: The environment of the process.
-        names: What to call settings that did not come from the file, by their dotted
-            name.
+        arguments: Settings; they win.
+        environment: Environment of the process.
+        names: Names in messages of settings from elsewhere than the file, by the
+            setting's dotted name.
 
     Raises:
-        ConfigError: Something is missing, cannot be read, cannot be right, or stands
-            twice.
+        ConfigError: A credential is missing, unreadable, malformed, or set twice.
     """
     problems: list[Problem] = []
-    client_id = secret = ("", "")
-    try:
-        client_id = _client_id(arguments, environment, names or {})
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        secret = _secret(arguments, environment, names or {})
-    except ConfigError as error:
-        problems += error.problems
+    found: list[tuple[str, str]] = []
+    for look_up in (_client_id, _secret):
+        try:
+            found.append(look_up(arguments, environment, names or {}))
+        except ConfigError as error:  # noqa: PERF203 - two places
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return Credentials(client_id[0], Secret(secret[0]), client_id[1], secret[1])
+    (client_id, id_origin), (secret, secret_origin) = found
+    return Credentials(client_id, Secret(secret), id_origin, secret_origin)
 
 
 def _client_id(
@@ -102,15 +103,8 @@ def _client_id(
         origin = ID_VARIABLE
         client_id = environment.get(ID_VARIABLE, "").strip()
     if not client_id:
-        raise ConfigError(
-            [
-                Missing(
-                    key,
-                    "is missing: the client ID of the relay's Globus application, here "
-                    f"or in {ID_VARIABLE}",
-                )
-            ]
-        )
+        text = "is missing: the client ID of the relay's Globus application, here or in"
+        raise ConfigError([Missing(key, f"{text} {ID_VARIABLE}")])
     try:
         return application_id(client_id), origin
     except ValueError:
@@ -127,7 +121,7 @@ def _secret(
     secret = secret.strip()
     if not secret:
         raise _problem(setting, f"is empty (it is from {origin})")
-    if not _WORD.fullmatch(secret):
+    if not _SECRET.fullmatch(secret):
         raise _problem(
             setting,
             f"has spaces or other characters that no secret has (it is from {origin})",
@@ -138,7 +132,7 @@ def _secret(
 def _found_secret(
     arguments: AuthArguments, environment: Mapping[str, str], names: Mapping[str, str]
 ) -> tuple[str, str, str]:
-    """The setting that a secret belongs to, the secret as it stands, and its origin."""
+    """Setting, raw value and origin of the secret."""
     file = arguments.client_secret_file
     if arguments.client_secret is not None:
         if file is not None:
@@ -157,29 +151,25 @@ def _found_secret(
         path = Path(folder) / CREDENTIAL
         origin = f"systemd's credential {path}"
         return "client_secret", _read("client_secret", path), origin
-    raise ConfigError(
-        [
-            Missing(
-                "auth.kwargs.client_secret",
-                "is missing: a secret of the relay's Globus application, here, in "
-                f"client_secret_file, in {SECRET_VARIABLE}, or as systemd's credential "
-                f"{CREDENTIAL}",
-            )
-        ]
+    text = (
+        "is missing: a secret of the relay's Globus application, here, in "
+        f"client_secret_file, in {SECRET_VARIABLE}, or as systemd's credential "
+        f"{CREDENTIAL}"
     )
+    raise ConfigError([Missing("auth.kwargs.client_secret", text)])
 
 
 def _read(setting: str, path: Path) -> str:
     try:
-        # To read a pipe would wait for ever.
+        # A read from a pipe could block for ever.
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise _problem(setting, f"{path} is not a regular file")
         with path.open("rb") as file:
-            data = file.read(SECRET_CEILING + 1)
-        if len(data) > SECRET_CEILING:
+            data = file.read(MAX_SECRET_BYTES + 1)
+        if len(data) > MAX_SECRET_BYTES:
             raise _problem(
                 setting,
-                f"expected a secret: {path} has over {SECRET_CEILING} bytes",
+                f"expected a secret: {path} has over {MAX_SECRET_BYTES} bytes",
             )
         return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Who may go next, where only a few may go at once."""
+"""A semaphore with a fair queue."""
 
 from __future__ import annotations
 
@@ -8,79 +8,78 @@ from functools import partial
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-STARTS = 2
-"""How many set off in one turn of the reactor: asking about a token costs 1 ms."""
+MAX_GRANTS_PER_TURN = 2
+"""Grants in one turn of the reactor: an introspection costs 1 ms."""
 
 
 class FairSemaphore:
-    """A semaphore that is fair between sources.
+    """A semaphore, round-robin between sources and in order within one source.
 
-    Whoever waits is served in turn by where it comes from, and in its order within one
-    source: a source that asks a thousand times delays another by one turn only.
+    A source with a thousand requests delays another source by one grant only.
 
-    Twisted's semaphore knows no sources, and hands each turn on from within the one
-    before: when many are given back at once, the stack ends.
+    `DeferredSemaphore` has one queue for all, and grants recursively: thousands of
+    releases at once overflow the stack.
 
-    When many could go, only some set off in one turn of the reactor: setting off is
-    work, and what other clients wait for has its place between.
+    Grants are spread over turns of the reactor: each one starts work, and other
+    clients wait.
 
     Args:
-        count: How many may go at once.
-        clock: Runs the next turn of the reactor.
+        tokens: Concurrent grants.
+        clock: Scheduler of the next turn.
     """
 
-    def __init__(self, count: int, clock: IReactorTime) -> None:
-        self._free = count
+    def __init__(self, tokens: int, clock: IReactorTime) -> None:
+        self._free = tokens
         self._clock = clock
-        self._starts = STARTS
+        self._grants_left = MAX_GRANTS_PER_TURN
         self._waiting: OrderedDict[str, OrderedDict[Deferred[None], None]] = (
             OrderedDict()
         )
-        self._handing_on = False
+        self._granting = False
 
-    def take(self, source: str) -> Deferred[None]:
-        """Wait for a turn; whoever got one gives it back.
+    def acquire(self, source: str) -> Deferred[None]:
+        """Wait for a grant; each grant needs one `release`.
 
         Args:
-            source: Where the request comes from.
+            source: Source of the request.
 
         Returns:
-            Fires when it is there, and can be cancelled until then.
+            Fires with the grant; can be cancelled before.
         """
-        turn: Deferred[None] = Deferred(partial(self._leave, source))
-        self._waiting.setdefault(source, OrderedDict())[turn] = None
-        self._hand_on()
-        return turn
+        waiter: Deferred[None] = Deferred(partial(self._leave, source))
+        self._waiting.setdefault(source, OrderedDict())[waiter] = None
+        self._grant()
+        return waiter
 
-    def give_back(self) -> None:
-        """End a turn."""
+    def release(self) -> None:
+        """Give back one grant."""
         self._free += 1
-        self._hand_on()
+        self._grant()
 
-    def _leave(self, source: str, turn: Deferred[None]) -> None:
+    def _leave(self, source: str, waiter: Deferred[None]) -> None:
         queue = self._waiting[source]
-        del queue[turn]
+        del queue[waiter]
         if not queue:
             del self._waiting[source]
 
-    def _hand_on(self) -> None:
-        if self._handing_on:
+    def _grant(self) -> None:
+        if self._granting:
             return
-        self._handing_on = True
+        self._granting = True
         try:
-            while self._free and self._waiting and self._starts:
-                self._starts -= 1
-                if self._starts == STARTS - 1:
+            while self._free and self._waiting and self._grants_left:
+                self._grants_left -= 1
+                if self._grants_left == MAX_GRANTS_PER_TURN - 1:
                     self._clock.callLater(0, self._next_turn)
                 self._free -= 1
                 source, queue = self._waiting.popitem(last=False)
-                turn, _ = queue.popitem(last=False)
+                waiter, _ = queue.popitem(last=False)
                 if queue:
                     self._waiting[source] = queue
-                turn.callback(None)
+                waiter.callback(None)
         finally:
-            self._handing_on = False
+            self._granting = False
 
     def _next_turn(self) -> None:
-        self._starts = STARTS
-        self._hand_on()
+        self._grants_left = MAX_GRANTS_PER_TURN
+        self._grant()

@@ -1,54 +1,43 @@
-"""Who brings tokens that are nobody's. Pure."""
+"""Limit on invalid tokens from one source. Pure."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-BURST = 100
-"""Tokens in a row from one source that may turn out to be nobody's. A whole machine
-room may share one address, and all its tokens may expire on one day."""
+BURST_TOKENS = 100
+"""Invalid tokens in a row from a trusted source. A machine room may share one address,
+and all its tokens may expire on one day."""
 
-RECOVERY = 1.0
-"""Of these are forgiven in a second."""
+TOKENS_FORGIVEN_PER_SECOND = 1.0
 
-SOURCES = 10_000
-"""Sources that are remembered."""
+MAX_SOURCES = 10_000
+"""Sources in memory; the oldest one is forgotten."""
 
 
 class InvalidTokenLimiter:
-    """Knows from where so many made-up tokens come that others must not wait for them.
+    """A leaky bucket for each source: made-up tokens must not delay other clients.
 
-    Each costs the relay and the identity provider more than whoever made it up.
+    In its methods, ``now`` is monotonic time in seconds.
     """
 
     def __init__(self) -> None:
-        # How much each has spent, and when that was right.
-        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        # Level of each bucket, and the time of that level.
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._spent)
+        return len(self._levels)
 
-    def trusted(self, source: str, now: float) -> bool:
-        """Whether a token of a source may well be somebody's.
+    def trusts(self, source: str, now: float) -> bool:
+        """Whether the bucket of a source has room."""
+        return self._level(source, now) < BURST_TOKENS
 
-        Args:
-            source: Where it comes from.
-            now: The time in seconds.
-        """
-        return self._of(source, now) < BURST
+    def record(self, source: str, now: float) -> None:
+        """Count one invalid token of a source."""
+        self._levels[source] = (self._level(source, now) + 1, now)
+        self._levels.move_to_end(source)
+        if len(self._levels) > MAX_SOURCES:
+            self._levels.popitem(last=False)
 
-    def was_nobody(self, source: str, now: float) -> None:
-        """A token turned out to be nobody's.
-
-        Args:
-            source: Where it came from.
-            now: The time in seconds.
-        """
-        self._spent[source] = (self._of(source, now) + 1, now)
-        self._spent.move_to_end(source)
-        if len(self._spent) > SOURCES:
-            self._spent.popitem(last=False)
-
-    def _of(self, source: str, now: float) -> float:
-        spent, then = self._spent.get(source, (0.0, now))
-        return max(0.0, spent - RECOVERY * (now - then))
+    def _level(self, source: str, now: float) -> float:
+        level, then = self._levels.get(source, (0.0, now))
+        return max(0.0, level - TOKENS_FORGIVEN_PER_SECOND * (now - then))

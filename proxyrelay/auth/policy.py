@@ -1,4 +1,4 @@
-"""Who a client is, and whether a token says so. Pure: no network, no clock."""
+"""Rules of authentication: bearer tokens, introspection answers, the policy. Pure."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from proxyrelay.config import AuthArguments
 from proxyrelay.errors import Forbidden, Unauthorized
 from proxyrelay.switchboard.user import User
 
-TOKEN_CEILING = 8192
-"""Characters of the longest bearer token that is looked at."""
+MAX_TOKEN_CHARACTERS = 8192
+"""Longest bearer token."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750, section 2.1: ``b64token``."""
 
 SCOPES = "https://auth.globus.org/scopes"
-"""Where Globus names scopes: ``<SCOPES>/<client id>/<suffix>``."""
+"""Prefix of Globus scopes: ``<SCOPES>/<client id>/<suffix>``."""
 
 RELAY_SCOPE = "relay_all"
-"""Suffix of the scope that a relay's clients request."""
+"""Suffix of the scope for clients of a relay."""
 
 
 def bearer_token(headers: Mapping[str, str]) -> str:
-    """The bearer token of a handshake (RFC 6750, section 2.1).
+    """Bearer token of a handshake (RFC 6750, section 2.1).
 
     Args:
         headers: Header fields, names in lower case.
 
     Raises:
-        Unauthorized: There is not exactly one well-formed token.
+        Unauthorized: The token is missing or malformed.
     """
     value = headers.get("authorization")
     if value is None:
@@ -40,22 +41,22 @@ def bearer_token(headers: Mapping[str, str]) -> str:
     if scheme.lower() != "bearer":
         raise Unauthorized("The Authorization header holds no bearer token.")
     token = token.strip(" \t")
-    if len(token) > TOKEN_CEILING or not _TOKEN.fullmatch(token):
+    if len(token) > MAX_TOKEN_CHARACTERS or not _TOKEN.fullmatch(token):
         raise Unauthorized("The bearer token is malformed.")
     return token
 
 
 class Introspection(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the identity provider says of a token (RFC 7662, section 2.2).
+    """Introspection answer (RFC 7662, section 2.2).
 
     Attributes:
-        active: Whether it is one of the provider's, and neither expired nor revoked.
-        sub: The user.
-        username: What the provider calls the user, such as ``jo@example.org``.
-        aud: The applications that the token is meant for.
-        scope: What it allows, separated by spaces.
-        exp: When it expires, in seconds since 1970, or None.
-        client_id: The application that it was issued to, which is not the user.
+        active: Whether the token is valid now.
+        sub: Identity of the user.
+        username: Name of the user, such as ``jo@example.org``.
+        aud: Audience: the applications that may accept the token.
+        scope: Scopes, separated by spaces.
+        exp: Expiry in seconds since 1970, or None.
+        client_id: Application that requested the token; not the user.
     """
 
     active: bool
@@ -68,35 +69,35 @@ class Introspection(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def audience(self) -> tuple[str, ...]:
-        """The applications that the token is meant for, always as a tuple."""
+        """Audience as a tuple."""
         if isinstance(self.aud, str):
             return (self.aud,)
         return self.aud or ()
 
     @property
     def scopes(self) -> frozenset[str]:
-        """What the token allows."""
+        """Scopes as a set."""
         return frozenset((self.scope or "").split())
 
     @property
     def domain(self) -> str:
-        """What follows the last ``@`` of the user's name, in lower case, or nothing."""
+        """Part of the username after the last ``@``, in lower case; may be empty."""
         _, at, domain = (self.username or "").rpartition("@")
         return domain.lower() if at else ""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Which tokens a relay takes.
+    """Rules of admission.
 
     Attributes:
-        audience: The application that a token must be meant for.
-        required_scopes: What it must allow.
-        allowed_users: If this or ``allowed_domains`` is not empty, only users in one
-            of them are let in: here by their ``sub``.
-        denied_users: Users that are never let in, by their ``sub``.
-        allowed_domains: The same by the domain of their name.
-        denied_domains: Users that are never let in, by the domain of their name.
+        audience: Application in the audience of each token.
+        required_scopes: Scopes of each token.
+        allowed_users: Users by ``sub``. If this or ``allowed_domains`` is not empty,
+            only the listed users are admitted.
+        denied_users: Users, by ``sub``, that are never admitted.
+        allowed_domains: Users by the domain of the username.
+        denied_domains: Domains whose users are never admitted.
     """
 
     audience: str
@@ -106,19 +107,34 @@ class Policy:
     allowed_domains: frozenset[str] = field(default_factory=frozenset)
     denied_domains: frozenset[str] = field(default_factory=frozenset)
 
+    @classmethod
+    def from_settings(cls, arguments: AuthArguments, client_id: str) -> Policy:
+        """Policy of the settings and the relay's client ID."""
+        scopes = arguments.required_scopes
+        if scopes is None:
+            own = f"{SCOPES}/{client_id}/{RELAY_SCOPE}"
+            scopes = (own,) if arguments.audience == client_id else ()
+        return cls(
+            audience=arguments.audience,
+            required_scopes=frozenset(scopes),
+            allowed_users=frozenset(arguments.allowed_users),
+            denied_users=frozenset(arguments.denied_users),
+            allowed_domains=frozenset(map(str.lower, arguments.allowed_domains)),
+            denied_domains=frozenset(map(str.lower, arguments.denied_domains)),
+        )
+
 
 def authorize(answer: Introspection, policy: Policy, now: float) -> User:
-    """Decide whom a token belongs to, if it is taken.
+    """Check a token against the policy.
 
     Args:
-        answer: What the identity provider says of it. If the token is active, it
-            names a ``sub``.
-        policy: Which tokens are taken.
-        now: The time, in seconds since 1970.
+        answer: Introspection answer; an active one has a ``sub``.
+        policy: Rules of admission.
+        now: Wall time in seconds since 1970.
 
     Raises:
-        Forbidden: The token is not taken. The text is short enough for a close
-            reason, and names no other user.
+        Forbidden: The policy rejects the token. The text fits in a close reason and
+            names no user.
     """
     sub = answer.sub
     if not answer.active or sub is None:

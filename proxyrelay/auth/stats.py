@@ -1,4 +1,4 @@
-"""What has come of looking at tokens, as plain numbers. Pure."""
+"""Counters of introspection. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxyrelay.net.timing import SLOW, Timing
 
 
 class IntrospectionOutcome(Enum):
-    """What came of a question to the identity provider."""
+    """Outcome of one introspection request."""
 
     ACTIVE = "active"
     INACTIVE = "inactive"
@@ -19,29 +19,29 @@ class IntrospectionOutcome(Enum):
 
 
 class CacheResult(Enum):
-    """Whether the answer about a token was known already."""
+    """Result of one look-up in the cache."""
 
     HIT = "hit"
     MISS = "miss"
     STALE = "stale"
-    """Not any more, but the provider could not be asked."""
+    """An older answer, used while Globus fails."""
 
 
 class IntrospectionStats:
-    """Counts questions and answers. Numbers only grow.
+    """Counters of introspection and cache; they only grow.
 
     Attributes:
-        known: How often the cache has helped, and how often not.
-        outcomes: What came of each question.
-        asking: How long each question took.
+        cache_results: Look-ups in the cache, by result.
+        outcomes: Requests, by outcome.
+        durations: Durations of the requests.
     """
 
     def __init__(self) -> None:
-        self.known: Counter[CacheResult] = Counter()
+        self.cache_results: Counter[CacheResult] = Counter()
         self.outcomes: Counter[IntrospectionOutcome] = Counter()
-        self.asking = Timing(SLOW)
+        self.durations = Timing(SLOW)
 
-    def asked(self, outcome: IntrospectionOutcome, seconds: float) -> None:
-        """A question has come to an end."""
+    def record(self, outcome: IntrospectionOutcome, seconds: float) -> None:
+        """Count one request."""
         self.outcomes[outcome] += 1
-        self.asking.took(seconds)
+        self.durations.took(seconds)

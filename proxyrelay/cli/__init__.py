@@ -1,1 +1,1 @@
-"""The ``proxyrelay`` command."""
+"""The ``proxyrelay`` command, a module a subcommand."""

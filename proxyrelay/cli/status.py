@@ -1,150 +1,171 @@
-"""What a running relay says about itself, asked for and put into words.
+"""``proxyrelay live``, ``status`` and ``clients``: the state of a running relay.
 
-Clients have chosen some of these words. They are written as Python would, so that they
-cannot control a terminal.
+Clients choose some of the words. They are escaped, so that none controls a terminal.
 """
 
 from __future__ import annotations
 
 import json
-import socket
+import sys
+import time
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, IncompleteRead
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
+from proxyrelay import config
 from proxyrelay.admin.report import Clients, Status
-from proxyrelay.config import Secret
-from proxyrelay.errors import Unanswered
+from proxyrelay.cli.admin_client import AdminClient
+from proxyrelay.errors import ConfigError, Unanswered
+from proxyrelay.service.checks import read_token
 
-TIMEOUT = 10
-"""Seconds for each step of an answer."""
-
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
-"""Where what listens on all interfaces can be called."""
-
-T = TypeVar("T")
+CURSOR_HOME, ERASE_LINE, ERASE_BELOW = "\x1b[H", "\x1b[K\n", "\x1b[J"
+"""ECMA-48 controls of a terminal: go to the upper left corner, erase the rest of a line
+and go to the next one, erase everything below."""
 
 
-class _SocketConnection(HTTPConnection):
-    """HTTP over a socket in the file system."""
+def live(arguments: Namespace) -> int:
+    """Ask ``/livez``; of the configuration, read ``admin.listen`` only."""
+    listen, file = arguments.admin, arguments.config
+    try:
+        if listen is None and file is not None:
+            listen = config.admin_listen(file)
+        AdminClient(_place(listen, file), None).get("/livez")
+    except OSError as error:
+        return _fail(Unanswered(f"{file}: cannot be read: {error.strerror}"))
+    except Unanswered as error:
+        return _fail(error)
+    print("alive")
+    return 0
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT)
-        self._path = path
 
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
-        self.sock.connect(str(self._path))
+def status(arguments: Namespace) -> int:
+    """Print the state, once or repeatedly."""
+    try:
+        relay = _client(arguments)
+        if arguments.watch:
+            watch(relay, arguments.interval, arguments.json)
+        elif arguments.json:
+            print(plain_json(relay.get("/status")))
+        else:
+            print(*status_lines(relay.status()), sep="\n")
+    except (ConfigError, Unanswered) as error:
+        return _fail(error)
+    return 0
 
 
-class Console:
-    """Asks the private listener of a relay.
+def clients(arguments: Namespace) -> int:
+    """Print the clients."""
+    try:
+        relay = _client(arguments)
+        if arguments.json:
+            print(plain_json(relay.get("/clients")))
+        else:
+            print(*client_lines(relay.clients(), time.time()), sep="\n")
+    except (ConfigError, Unanswered) as error:
+        return _fail(error)
+    return 0
+
+
+def _client(arguments: Namespace) -> AdminClient:
+    """Client of the relay on the command line."""
+    loaded = config.load(arguments.config)
+    if loaded.problems:
+        raise ConfigError(loaded.problems)
+    admin = loaded.config.admin
+    place = _place(arguments.admin or admin.listen, arguments.config)
+    file = arguments.token_file or admin.token_file
+    return AdminClient(place, None if file is None else read_token(file))
+
+
+def _place(listen: str | None, file: Path | None) -> tuple[str, int] | Path:
+    """Host and port, or path, of a private listener.
 
     Args:
-        place: Host and port, or the path of a socket.
-        token: What has to be brought; None for nothing.
+        listen: Value of ``admin.listen``, if known.
+        file: Configuration file, if known.
+
+    Raises:
+        Unanswered: The value is no address to connect to.
     """
-
-    def __init__(self, place: tuple[str, int] | Path, token: Secret | None) -> None:
-        self._place = place
-        self._token = token
-
-    def status(self) -> Status:
-        """The relay in one piece.
-
-        Raises:
-            Unanswered: It is not to be had.
-        """
-        return _decoded(self.ask("/status"), Status)
-
-    def clients(self) -> Clients:
-        """All its clients.
-
-        Raises:
-            Unanswered: They are not to be had.
-        """
-        return _decoded(self.ask("/clients"), Clients)
-
-    def ask(self, path: str) -> bytes:
-        """The answer to a request, as it comes.
-
-        Raises:
-            Unanswered: There is none.
-        """
-        connection = self._connection()
-        headers = {}
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token.reveal()}"
-        try:
-            connection.request("GET", path, headers=headers)
-            response = connection.getresponse()
-            body = response.read()
-        except (ConnectionResetError, BrokenPipeError, IncompleteRead):
-            raise Unanswered(
-                f"{self.where} closes the connection before it has answered"
-            ) from None
-        except HTTPException:
-            raise Unanswered(f"{self.where} does not speak HTTP") from None
-        except UnicodeError:
-            raise Unanswered(f"{self.where}: no host has such a name") from None
-        except OSError as error:
-            reason = error.strerror or "it does not answer in time"
-            raise Unanswered(
-                f"no private listener answers at {self.where}: {reason.lower()}"
-            ) from None
-        finally:
-            connection.close()
-        self._check(response.status)
-        return body
-
-    @property
-    def where(self) -> str:
-        """The place, in words."""
-        if isinstance(self._place, Path):
-            return f"unix:{self._place}"
-        host, port = self._place
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    def _connection(self) -> HTTPConnection:
-        if isinstance(self._place, Path):
-            return _SocketConnection(self._place)
-        host, port = self._place
-        return HTTPConnection(ANYWHERE.get(host, host), port, timeout=TIMEOUT)
-
-    def _check(self, status: int) -> None:
-        if status == HTTPStatus.UNAUTHORIZED and self._token is None:
-            raise Unanswered(
-                f"the relay at {self.where} wants a token: name the file that holds it "
-                "with --token-file"
-            )
-        if status == HTTPStatus.UNAUTHORIZED:
-            raise Unanswered(f"the relay at {self.where} has another token")
-        if status != HTTPStatus.OK:
-            raise Unanswered(f"{self.where} answers with HTTP {status}")
-
-
-def _decoded(body: bytes, kind: type[T]) -> T:
+    if listen is None and file is None:
+        raise Unanswered("name the relay, by its --config or with --admin")
+    if listen is None:
+        raise Unanswered(
+            f"the private listener of this relay is off: set listen in [admin] of "
+            f"{file}"
+        )
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise Unanswered("what answers there is no relay of this version") from None
+        place = config.admin_place(listen)
+    except ValueError:
+        raise Unanswered(
+            "the private listener: expected an address and a port, or unix: and an "
+            "absolute path"
+        ) from None
+    if isinstance(place, tuple) and not place[1]:
+        raise Unanswered(
+            "the port is 0, so the log of the relay names it: pass that with --admin"
+        )
+    return place
+
+
+def _fail(error: ConfigError | Unanswered) -> int:
+    """Print an error to standard error; programs may read standard output."""
+    for line in str(error).splitlines():
+        print(f"problem: {line}", file=sys.stderr)
+    return 1
+
+
+def watch(relay: AdminClient, interval: float, as_json: bool) -> None:
+    """Print the state repeatedly, in place on a terminal.
+
+    After the first answer the relay may be away, as during a restart.
+
+    Raises:
+        Unanswered: The first request fails.
+    """
+    found = relay.status()
+    while True:
+        if as_json:
+            print(plain_json(msgspec.json.encode(found), indent=None), flush=True)
+        else:
+            _show(status_lines(found), status_line(found))
+        found = _next_status(relay, interval, as_json)
+
+
+def _next_status(relay: AdminClient, interval: float, as_json: bool) -> Status:
+    while True:
+        time.sleep(interval)
+        try:
+            return relay.status()
+        except Unanswered as error:
+            line = f"no answer: {error}"
+            if as_json:
+                print(line, file=sys.stderr)
+            else:
+                _show([line], line)
+
+
+def _show(lines: Iterable[str], line: str) -> None:
+    """Print all lines in place on a terminal, else one line."""
+    if sys.stdout.isatty():
+        text = "".join(each + ERASE_LINE for each in lines)
+        print(CURSOR_HOME, text, ERASE_BELOW, sep="", end="", flush=True)
+    else:
+        print(line, flush=True)
 
 
 def plain_json(body: bytes, indent: int | None = 2) -> str:
-    """JSON in ASCII, which a terminal can be shown.
+    """JSON in ASCII, safe for a terminal.
 
     Args:
-        body: The JSON.
-        indent: Spaces of a step; None for all of it in one line.
+        body: JSON.
+        indent: Spaces of indentation; None for one line.
 
     Raises:
-        Unanswered: It is none.
+        Unanswered: The body is no JSON.
     """
     try:
         return json.dumps(json.loads(body), indent=indent)
@@ -153,7 +174,7 @@ def plain_json(body: bytes, indent: int | None = 2) -> str:
 
 
 def status_lines(status: Status) -> Iterator[str]:
-    """A relay, in lines for people."""
+    """State of a relay, in lines for people."""
     yield (
         f"proxyrelay {_plain(status.version)}, process {status.pid}, "
         f"up for {_duration(status.uptime)}"
@@ -199,7 +220,7 @@ def status_lines(status: Status) -> Iterator[str]:
 
 
 def status_line(status: Status) -> str:
-    """The same in one line, for a file or a pipe."""
+    """State in one line, for a file or a pipe."""
     return (
         f"{_moment(status.started + status.uptime)} {_state(status)}, "
         f"clients {status.clients}, connections {status.connections}, "
@@ -210,11 +231,11 @@ def status_line(status: Status) -> str:
 
 
 def client_lines(listed: Clients, now: float) -> Iterator[str]:
-    """Clients, one in a line, those first that have been there for longest.
+    """Clients, one a line, the oldest first.
 
     Args:
-        listed: The clients.
-        now: The time, in seconds since 1970.
+        listed: Clients.
+        now: Wall time in seconds since 1970.
     """
     yield f"clients: {listed.total}"
     for client in sorted(listed.clients, key=lambda client: client.since):
@@ -250,12 +271,12 @@ def _span(seconds: float | None) -> str:
     return "unknown" if seconds is None else f"{1000 * seconds:.1f} ms"
 
 
-def _moment(time: float) -> str:
-    return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _duration(seconds: float) -> str:
-    """A duration, in its two largest units."""
+    """Duration in its two largest units."""
     parts: list[str] = []
     left = max(0, int(seconds))
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):

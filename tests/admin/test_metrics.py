@@ -15,8 +15,9 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 
 from proxyrelay.admin.metrics import METRICS, PREFIX
 from proxyrelay.auth import Authenticator
+from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.cache import TokenCache
-from proxyrelay.auth.introspector import GlobusAuthenticator, Introspector
+from proxyrelay.auth.introspector import Introspector
 from proxyrelay.auth.policy import Policy
 from proxyrelay.config import Config, Limits, Logging
 from proxyrelay.errors import Problem, Refusal

@@ -1,1 +1,1 @@
-"""Tests of proxyrelay.auth."""
+"""Tests of ``proxyrelay/auth``."""

@@ -1,4 +1,4 @@
-"""Where the credentials are looked for, and what is said when they are not there."""
+"""Places of the credentials, and errors about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay.auth.credentials import (
     CREDENTIAL,
     ID_VARIABLE,
-    SECRET_CEILING,
+    MAX_SECRET_BYTES,
     SECRET_VARIABLE,
     Credentials,
     find,
@@ -114,7 +114,7 @@ class FindTests(SynchronousTestCase):
     def test_a_file_that_cannot_be_used(self) -> None:
         (self.folder / "folder").mkdir()
         fifo = self.folder / "fifo"
-        os.mkfifo(fifo)  # to read it would wait for ever
+        os.mkfifo(fifo)  # a read would block
         for path, word in (
             (self.folder / "missing", "No such file"),
             (self.folder / "folder", "Is a directory"),
@@ -122,7 +122,7 @@ class FindTests(SynchronousTestCase):
             (self.written(b"hunter2\nhunter3", "two"), "has spaces or other"),
             (self.written(b"hunter2 # ours", "comment"), "has spaces or other"),
             (self.written(b"hunter2\xff", "binary"), "it is not UTF-8"),
-            (self.written(b"h" * (SECRET_CEILING + 1), "long"), "expected a secret"),
+            (self.written(b"h" * (MAX_SECRET_BYTES + 1), "long"), "expected a secret"),
             (Path("/dev/zero"), "is not a regular file"),
             (fifo, "is not a regular file"),
         ):

@@ -1,19 +1,22 @@
-"""Which tokens are well formed, and which are taken."""
+"""Bearer tokens, introspection answers and the policy."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.auth.policy import (
+    MAX_TOKEN_CHARACTERS,
     SCOPES,
-    TOKEN_CEILING,
     Introspection,
     Policy,
     authorize,
     bearer_token,
 )
+from proxyrelay.config import PROXYSTORE_RELAY, AuthArguments
 from proxyrelay.errors import Forbidden, Unauthorized
 from proxyrelay.switchboard.user import User
 
@@ -24,7 +27,7 @@ NOW = 1000.0
 
 
 def known(**fields: object) -> Introspection:
-    """An answer about a token that is taken; keywords replace fields."""
+    """Answer about an accepted token; keywords replace fields."""
     values: dict[str, object] = {
         "active": True,
         "sub": "jo",
@@ -55,7 +58,7 @@ class BearerTokenTests(SynchronousTestCase):
         self.assertEqual(bearer_token({"authorization": "  Bearer   abc \t"}), "abc")
 
     def test_a_token_has_a_longest_length(self) -> None:
-        longest = "a" * TOKEN_CEILING
+        longest = "a" * MAX_TOKEN_CHARACTERS
         self.assertEqual(bearer_token({"authorization": f"Bearer {longest}"}), longest)
         self.refused({"authorization": f"Bearer {longest}a"})
 
@@ -87,7 +90,7 @@ class BearerTokenTests(SynchronousTestCase):
 
 
 class IntrospectionTests(SynchronousTestCase):
-    """What an answer says."""
+    """Fields of an answer."""
 
     def test_an_audience_is_a_list_or_one(self) -> None:
         for aud, meant in (
@@ -115,7 +118,7 @@ class IntrospectionTests(SynchronousTestCase):
 
 
 class JudgeTests(SynchronousTestCase):
-    """Whether a token is taken."""
+    """Accepted and rejected tokens."""
 
     def refused(self, answer: Introspection, policy: Policy) -> str:
         with self.assertRaises(Forbidden) as caught:
@@ -199,3 +202,48 @@ class JudgeTests(SynchronousTestCase):
             for domain in ("example.org", ""):
                 policy = Policy(RELAY, allowed_domains=frozenset({domain}))
                 self.refused(known(username=name), policy)
+
+
+class SettingsTests(SynchronousTestCase):
+    """The policy of the settings."""
+
+    def test_the_defaults_are_those_of_stock_clients(self) -> None:
+        self.assertEqual(
+            Policy.from_settings(AuthArguments(), RELAY), Policy(PROXYSTORE_RELAY)
+        )
+
+    def test_an_application_of_its_own_wants_its_scope(self) -> None:
+        made = Policy.from_settings(AuthArguments(audience=RELAY), RELAY)
+        self.assertEqual(made.audience, RELAY)
+        self.assertEqual(
+            made.required_scopes,
+            {f"https://auth.globus.org/scopes/{RELAY}/relay_all"},
+        )
+
+    def test_scopes_can_be_set(self) -> None:
+        for scopes in ((), ("a",), ("a", "b")):
+            for audience in (RELAY, "other"):
+                arguments = AuthArguments(audience=audience, required_scopes=scopes)
+                made = Policy.from_settings(arguments, RELAY)
+                self.assertEqual(made.required_scopes, set(scopes))
+
+    def test_domains_are_compared_in_lower_case(self) -> None:
+        made = Policy.from_settings(
+            AuthArguments(
+                client_secret_file=Path("secret"),
+                allowed_users=("A",),
+                denied_users=("B",),
+                allowed_domains=("Example.ORG",),
+                denied_domains=("EVIL.example",),
+            ),
+            RELAY,
+        )
+        self.assertEqual(
+            (
+                made.allowed_users,
+                made.denied_users,
+                made.allowed_domains,
+                made.denied_domains,
+            ),
+            ({"A"}, {"B"}, {"example.org"}, {"evil.example"}),
+        )

@@ -1,65 +1,46 @@
-"""What is counted of looking at tokens."""
+"""The counters of introspection and cache."""
 
 from __future__ import annotations
 
 from twisted.internet.error import ConnectionRefusedError as Refused
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.auth.cache import TokenCache
-from proxyrelay.auth.circuit_breaker import THRESHOLD
-from proxyrelay.auth.introspector import GlobusAuthenticator, Introspector
+from proxyrelay.auth.circuit_breaker import FAILURE_THRESHOLD
+from proxyrelay.auth.introspector import Introspector
 from proxyrelay.auth.policy import Policy
 from proxyrelay.auth.stats import CacheResult, IntrospectionOutcome
-from tests.support.globus import CLIENT_ID, PendingAgent, active, globus
+from tests.auth.globus_case import TIMEOUT, TTL_SECONDS, AuthenticatorTestCase
+from tests.support.globus import CLIENT_ID, active
 
-TIMEOUT = 7.0
 
+class StatsTests(AuthenticatorTestCase):
+    """Requests by outcome, look-ups by result."""
 
-class TallyTests(SynchronousTestCase):
-    """Questions, and whether they had to be asked."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.agent = PendingAgent()
-        self.authenticator = GlobusAuthenticator(
-            self.introspector(),
-            TokenCache(10, 60.0, 300.0),
-            Policy(CLIENT_ID),
-            self.clock,
-        )
-
-    def introspector(self) -> Introspector:
-        return Introspector(globus(self.agent, self.clock), self.clock, TIMEOUT)
-
-    def come(self, token: str = "jo") -> None:
-        """Somebody brings a token."""
-        headers = {"authorization": f"Bearer {token}"}
-        coming = self.authenticator.authenticate(headers, "192.0.2.1")
-        coming.addErrback(lambda _: None)
+    def arrive(self, token: str = "jo") -> None:
+        """Authenticate a client, whatever the result."""
+        self.come(token).addErrback(lambda _: None)
 
     def outcomes(self) -> dict[IntrospectionOutcome, int]:
-        return dict(self.authenticator.tally.outcomes)
+        return dict(self.auth.stats.outcomes)
 
     def test_answers(self) -> None:
-        self.come()
+        self.arrive()
         self.clock.advance(0.5)
         self.agent.last.reply(active())
-        self.come("nobody")
+        self.arrive("nobody")
         self.agent.last.reply({"active": False})
         self.assertEqual(
             self.outcomes(),
             {IntrospectionOutcome.ACTIVE: 1, IntrospectionOutcome.INACTIVE: 1},
         )
-        asking = self.authenticator.tally.asking
+        asking = self.auth.stats.durations
         self.assertEqual((asking.count, asking.total), (2, 0.5))
 
     def test_answers_that_are_none(self) -> None:
-        self.come()
+        self.arrive()
         self.clock.pump([0.1] * int(10 * TIMEOUT))
-        self.come()
+        self.arrive()
         self.agent.last.reply({}, 400)
-        self.come()
+        self.arrive()
         self.agent.last.fail(Refused())
         found = self.outcomes()
         self.assertEqual(
@@ -73,34 +54,34 @@ class TallyTests(SynchronousTestCase):
         self.clock.advance(TIMEOUT)
 
     def test_what_is_known(self) -> None:
-        self.come()
+        self.arrive()
         self.agent.last.reply(active())
-        self.come()
-        self.clock.advance(61)
-        self.come()
+        self.arrive()
+        self.clock.advance(TTL_SECONDS)
+        self.arrive()
         self.agent.last.reply({}, 400)
         self.assertEqual(
-            dict(self.authenticator.tally.known),
+            dict(self.auth.stats.cache_results),
             {CacheResult.MISS: 2, CacheResult.HIT: 1, CacheResult.STALE: 1},
         )
 
     def test_who_follows_counts_on(self) -> None:
-        self.come()
+        self.arrive()
         self.agent.last.reply(active())
-        before = self.authenticator.tally
-        for introspector in (None, self.introspector()):
-            after = self.authenticator.changed(Policy(CLIENT_ID), introspector)
-            self.assertIs(after.tally, before)
+        before = self.auth.stats
+        for introspector in (None, Introspector(self.globus, self.clock, TIMEOUT)):
+            after = self.auth.changed(Policy(CLIENT_ID), introspector)
+            self.assertIs(after.stats, before)
 
     def test_the_breaker_shows(self) -> None:
-        self.assertEqual(self.authenticator.breaker, "closed")
+        self.assertEqual(self.auth.breaker, "closed")
         seen = set()
-        for number in range(4 * THRESHOLD):
-            self.come(f"token{number}")
+        for number in range(4 * FAILURE_THRESHOLD):
+            self.arrive(f"token{number}")
             for asked in self.agent.pending:
                 asked.reply({}, 500)
-            seen.add(self.authenticator.breaker)
+            seen.add(self.auth.breaker)
             self.clock.advance(0.5)
-            seen.add(self.authenticator.breaker)
+            seen.add(self.auth.breaker)
         self.assertEqual(seen, {"closed", "open", "half-open"})
         self.clock.advance(60)

@@ -1,15 +1,13 @@
-"""``proxyrelay globus``: the application is prepared, and tokens are tried."""
+"""``proxyrelay globus``: scope, credentials and tokens."""
 
 from __future__ import annotations
 
-import getpass
 import io
-import os
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, TextIO
-from unittest import mock
+from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -18,12 +16,12 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import config
-from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
-from proxyrelay.auth.globus_api import Globus, GlobusError
-from proxyrelay.auth.policy import bearer_token
+from proxyrelay.auth.credentials import Credentials
+from proxyrelay.auth.globus_api import Globus
+from proxyrelay.auth.globus_error import GlobusError
 from proxyrelay.cli import globus
 from proxyrelay.config import AuthArguments, Secret
-from proxyrelay.errors import ConfigError, Unauthorized
+from tests.cli.command_case import GLOBUS, OUR_CLIENT, GlobusCommandTestCase
 from tests.support import globus as support
 from tests.support.globus import (
     CLIENT_ID,
@@ -43,15 +41,8 @@ APPLICATION = {"id": CLIENT_ID, "name": "Our \x1b[2Jrelay", "scopes": []}
 OURS = AuthArguments(audience=CLIENT_ID)
 
 
-class Terminal(io.StringIO):
-    """Standard input at which somebody sits."""
-
-    def isatty(self) -> bool:
-        return True
-
-
 class GlobusTestCase(SynchronousTestCase):
-    """Runs a command against an agent that answers when the test says so."""
+    """A command against an agent under the control of the test."""
 
     def setUp(self) -> None:
         self.agent = PendingAgent()
@@ -66,7 +57,7 @@ class GlobusTestCase(SynchronousTestCase):
             return Deferred.fromCoroutine(command(self.globus))
 
     def reply(self, method: str, path: str, value: object, code: int = 200) -> Asked:
-        """Answer the request that is expected to be under way."""
+        """Answer the expected request."""
         (asked,) = self.agent.pending
         self.assertEqual((asked.method, asked.uri), (method, SERVICE + path))
         with redirect_stdout(self.output):
@@ -81,7 +72,7 @@ class GlobusTestCase(SynchronousTestCase):
 
 
 class SetupTests(GlobusTestCase):
-    """The scope that clients request is found or created."""
+    """The scope for clients."""
 
     def application(self, *scopes: str) -> None:
         self.reply(
@@ -98,7 +89,7 @@ class SetupTests(GlobusTestCase):
         )
 
     def test_creates_the_scope(self) -> None:
-        done = self.start(globus.setup)
+        done = self.start(globus.ensure_scope)
         self.application()
         asked = self.reply(
             "POST",
@@ -133,7 +124,7 @@ class SetupTests(GlobusTestCase):
         self.assertEqual(lines[-1].strip() or lines[-2].strip(), WANTED)
 
     def test_leaves_the_scope_that_is_there(self) -> None:
-        done = self.start(globus.setup)
+        done = self.start(globus.ensure_scope)
         self.application("other", "ours", "never asked about")
         self.scope("other", f"https://auth.globus.org/scopes/{CLIENT_ID}/other")
         self.scope("ours", WANTED)
@@ -142,7 +133,7 @@ class SetupTests(GlobusTestCase):
         self.assertEqual(self.lines()[1], f"scope: {WANTED} is there")
 
     def test_creates_it_beside_others(self) -> None:
-        done = self.start(globus.setup)
+        done = self.start(globus.ensure_scope)
         self.application("other")
         self.scope("other", f"{WANTED}_too")
         self.assertNoResult(done)
@@ -152,7 +143,7 @@ class SetupTests(GlobusTestCase):
         self.assertEqual(str(failure.value), "answered 403 (FORBIDDEN)")
 
     def test_what_it_prints_is_a_configuration(self) -> None:
-        done = self.start(globus.setup)
+        done = self.start(globus.ensure_scope)
         self.application("ours")
         self.scope("ours", WANTED)
         self.successResultOf(done)
@@ -166,18 +157,18 @@ class SetupTests(GlobusTestCase):
         self.assertEqual((kwargs.client_id, kwargs.audience), (CLIENT_ID, CLIENT_ID))
 
     def test_does_not_wait_for_ever(self) -> None:
-        done = self.start(globus.setup)
-        self.clock.advance(globus.PATIENCE)
+        done = self.start(globus.ensure_scope)
+        self.clock.advance(globus.ANSWER_TIMEOUT_SECONDS)
         self.failureResultOf(done, GlobusError)
 
 
 class CheckTests(GlobusTestCase):
-    """Credentials, and whether a token would be accepted."""
+    """Trial of the credentials and of a token."""
 
     def check(
         self, token: str | None, answer: object = None, arguments: AuthArguments = OURS
     ) -> int:
-        done = self.start(globus.check(arguments, token))
+        done = self.start(globus.trial(arguments, token))
         self.reply("GET", f"/v2/api/clients/{CLIENT_ID}", {"client": APPLICATION})
         if answer is not None:
             asked = self.reply("POST", "/v2/oauth2/token/introspect", answer)
@@ -228,7 +219,11 @@ class CheckTests(GlobusTestCase):
             (active(), denied, "may not use this relay"),
         ):
             self.assertEqual(self.check(TOKEN, answer, arguments), 1)
-            self.assertIn(words, self.lines()[-1])
+            *_, asked, line = self.lines()
+            self.assertIn(words, line)
+            self.assertEqual(
+                "Globus does not know it" in asked, answer == {"active": False}
+            )
 
     def test_a_malformed_token_is_not_asked_about(self) -> None:
         self.assertEqual(self.check("a b"), 1)
@@ -244,22 +239,11 @@ class CheckTests(GlobusTestCase):
 
     def test_a_token_as_it_stands_in_a_header(self) -> None:
         for scheme in ("Bearer ", "bearer  ", "BEARER\t"):
-            done = self.start(globus.check(OURS, scheme + TOKEN))
+            done = self.start(globus.trial(OURS, scheme + TOKEN))
             self.reply("GET", f"/v2/api/clients/{CLIENT_ID}", {"client": APPLICATION})
             asked = self.reply("POST", "/v2/oauth2/token/introspect", active())
             self.assertEqual(asked.token, TOKEN)
             self.assertEqual(self.successResultOf(done), 0)
-
-    def test_a_token_that_globus_does_not_know(self) -> None:
-        self.assertEqual(self.check(TOKEN, {"active": False}), 1)
-        self.assertEqual(
-            self.lines()[1:],
-            [
-                "token: Globus does not know it: expired, revoked, or none of Globus's",
-                "token: refused with 4002: ForbiddenError: The token is expired or has "
-                "been revoked.",
-            ],
-        )
 
     def test_a_day_beyond_the_calendar(self) -> None:
         self.assertEqual(self.check(TOKEN, active(exp=1e18)), 0)
@@ -267,240 +251,161 @@ class CheckTests(GlobusTestCase):
             "token: expires on a day beyond the calendar (1e+18)", self.lines()
         )
 
-    def test_wrong_credentials(self) -> None:
-        done = self.start(globus.check(OURS, TOKEN))
-        self.agent.last.reply({"error": "invalid_client"}, 401)
-        self.failureResultOf(done, GlobusError)
 
+class CommandTests(GlobusCommandTestCase):
+    """Settings, options and standard input of both commands."""
 
-class CredentialsTests(SynchronousTestCase):
-    """They are asked for only where somebody sits."""
+    def run_action(
+        self, text: str | None, action: str, *options: str
+    ) -> tuple[int, list[str]]:
+        """Run an action, with the text as its configuration."""
+        if text is None:
+            return self.run_command("globus", action, *options)
+        self.path.write_text(text)
+        return self.run_command("globus", action, "-c", str(self.path), *options)
 
-    def setUp(self) -> None:
-        self.asked: list[str] = []
+    def secret(self) -> Path:
+        path = self.folder / "other"
+        path.write_text("hunter3\n")
+        return path
 
-    def ask(
-        self, environment: dict[str, str], terminal: io.StringIO, *answers: str
-    ) -> Credentials:
-        left = list(answers)
+    def test_check_tries_the_credentials_of_the_options(self) -> None:
+        secret = str(self.secret())
+        self.stdin(None)
+        self.answer = ({"client": {"id": JO, "name": "theirs"}}, 200)
+        for text in (GLOBUS, None):
+            self.assertEqual(
+                self.run_action(
+                    *(text, "check", "--client-id", JO),
+                    *("--client-secret-file", secret),
+                ),
+                (0, ["credentials: work, for the application 'theirs'"]),
+            )
+            found, _ = self.ran[-1]
+            self.assertEqual(found, Credentials(JO, Secret("hunter3")))
+            self.assertEqual(
+                found.origin, f"client ID from --client-id, secret from {secret}"
+            )
 
-        def answer(prompt: str) -> str:
-            self.asked.append(prompt)
-            if not left:
-                raise EOFError
-            return left.pop(0)
+    def test_check_tries_a_token_from_a_pipe(self) -> None:
+        self.answer = OUR_CLIENT
+        self.stdin("not a token\n")
+        status, lines = self.run_action(GLOBUS, "check")
+        self.assertEqual(status, 1)
+        self.assertIn("refused with 4001", lines[-1])
 
-        # Python's own, which read from a terminal.
-        self.output = io.StringIO()
-        with (
-            redirect_stdout(self.output),
-            mock.patch("builtins.input", answer),
-            mock.patch.object(getpass, "getpass", answer),
+    def test_wrong_options_have_their_names(self) -> None:
+        self.stdin(None)
+        missing = str(self.folder / "missing")
+        for options, start in (
+            (("--client-id", "relay"), "problem: --client-id: expected an ID"),
+            (("--client-secret-file", missing), "problem: --client-secret-file: "),
         ):
-            return globus.ask_for_credentials(AuthArguments(), environment, terminal)
+            status, lines = self.run_action(GLOBUS, "check", *options)
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertTrue(lines[0].startswith(start), lines)
 
-    def test_not_if_they_are_found(self) -> None:
-        found = self.ask({ID_VARIABLE: CLIENT_ID, SECRET_VARIABLE: "b"}, Terminal())
-        self.assertEqual((found, self.asked), (Credentials(CLIENT_ID, Secret("b")), []))
-
-    def test_not_without_a_terminal(self) -> None:
-        with self.assertRaises(ConfigError):
-            self.ask({}, io.StringIO())
-        self.assertEqual(self.asked, [])
-
-    def test_for_what_is_missing(self) -> None:
+    def test_check_reports_an_empty_token(self) -> None:
+        self.stdin("\n")
         self.assertEqual(
-            self.ask({}, Terminal(), f" {CLIENT_ID} ", " b "),
-            Credentials(CLIENT_ID, Secret("b")),
+            self.run_action(GLOBUS, "check"),
+            (
+                1,
+                [
+                    "problem: standard input: is empty: expected a token; to try only "
+                    "the credentials, add </dev/null"
+                ],
+            ),
         )
+        self.assertEqual(self.agent.requests, [])
+
+    def test_check_needs_no_standard_input(self) -> None:
+        self.answer = OUR_CLIENT
+        self.patch(sys, "stdin", None)
         self.assertEqual(
-            self.ask({ID_VARIABLE: JO}, Terminal(), "d"),
-            Credentials(JO, Secret("d")),
+            self.run_action(GLOBUS, "check"),
+            (0, ["credentials: work, for the application 'ours'"]),
         )
-        self.assertEqual(
-            self.ask({SECRET_VARIABLE: "e"}, Terminal(), JO),
-            Credentials(JO, Secret("e")),
-        )
-        self.assertEqual(
-            [prompt.partition(" (")[0].rstrip(": ") for prompt in self.asked],
-            ["Client ID", "Client secret", "Client secret", "Client ID"],
-        )
+        status, lines = self.run_action("[auth]\nmethod = 'globus'\n", "check")
+        self.assertEqual((status, len(lines)), (1, 2), lines)
 
-    def test_nothing_is_no_answer(self) -> None:
-        for answers in (("a",), (), ("", " ", "", "a"), ("a", "", "", "", "b")):
-            self.asked.clear()
-            with self.assertRaises(ConfigError):
-                self.ask({}, Terminal(), *answers)
-            self.assertLessEqual(len(self.asked), 1 + globus.ATTEMPTS)
+    def test_check_refuses_a_file_without_authentication(self) -> None:
+        self.stdin("token\n")
+        for text, place in (
+            ("", ": auth: lacks method"),
+            ("\n[auth]\n", ":2: auth: lacks method"),
+            (
+                "[auth.kwargs]\nclient_id = 'relay'\nclient_secret = 'hunter2'\n",
+                ":1: auth.kwargs: has no effect without method",
+            ),
+        ):
+            status, lines = self.run_action(text, "check")
+            self.assertEqual((status, len(lines)), (1, 1), lines)
+            self.assertTrue(lines[0].startswith(f"problem: {self.path}{place}"), lines)
+            self.assertIn("everybody would be let in", lines[0])
+        self.assertEqual(self.agent.requests, [])
 
-    def test_a_line_ends_where_input_does(self) -> None:
-        for answers in ((), (CLIENT_ID,)):
-            with self.assertRaises(ConfigError):
-                self.ask({}, Terminal(), *answers)
-            self.assertEqual(self.output.getvalue(), "\n")
+    def test_setup_ensures_the_scope(self) -> None:
+        self.answer = OUR_CLIENT
+        status, lines = self.run_action(GLOBUS, "setup")
+        self.assertEqual(status, 0)
+        self.assertIn("scope: urn:a has been created", lines)
 
-    def test_names_the_options_that_would_do(self) -> None:
-        for terminal in (io.StringIO(), Terminal()):
-            with self.assertRaises(ConfigError) as caught:
-                self.ask({}, terminal)
-            for problem, option in zip(
-                caught.exception.problems,
-                ("--client-id", "--client-secret-file"),
-                strict=True,
-            ):
-                self.assertTrue(problem.message.endswith(f"; or give {option}"))
-
-    def test_again_after_nothing(self) -> None:
-        found = self.ask({}, Terminal(), "", " ", CLIENT_ID, "", "b")
-        self.assertEqual(found, Credentials(CLIENT_ID, Secret("b")))
-
-    def test_what_was_typed_came_from_the_terminal(self) -> None:
-        found = self.ask({SECRET_VARIABLE: "b"}, Terminal(), CLIENT_ID)
-        self.assertEqual(
-            found.origin, f"client ID from the terminal, secret from {SECRET_VARIABLE}"
-        )
-
-    def test_not_for_what_is_wrong(self) -> None:
-        with self.assertRaises(ConfigError) as caught:
-            self.ask({SECRET_VARIABLE: "b b"}, Terminal(), "a")
-        self.assertEqual(len(caught.exception.problems), 2)
-        self.assertEqual(self.asked, [])
-
-    def test_not_without_standard_input(self) -> None:
-        with self.assertRaises(ConfigError):
-            globus.ask_for_credentials(AuthArguments(), {}, None)
-
-
-class TokenTests(SynchronousTestCase):
-    """A token comes on standard input, or is not meant to come."""
-
-    def pipe(self, *pieces: bytes, end: bool = True) -> TextIO:
-        """Standard input that is a pipe."""
-        receiving, sending = os.pipe()
-        for piece in pieces:
-            os.write(sending, piece)
-        if end:
-            os.close(sending)
-        else:
-            self.addCleanup(os.close, sending)
-        return self.opened(receiving)
-
-    def opened(self, file: int | str) -> TextIO:
-        stream = open(file, encoding="utf-8")  # noqa: PTH123, SIM115
-        self.addCleanup(stream.close)
-        return stream
-
-    def refused(self, stream: TextIO, **options: Any) -> str:
-        with self.assertRaises(ConfigError) as caught:
-            globus.token_from(stream, **options)
-        (problem,) = caught.exception.problems
-        self.assertEqual(problem.key, "standard input")
-        self.assertIn("</dev/null", problem.message)
-        return str(problem.message)
-
-    def test_from_a_pipe(self) -> None:
-        text = f"  {TOKEN}\n".encode()
-        self.assertEqual(globus.token_from(self.pipe(text)), TOKEN)
-        self.assertEqual(globus.token_from(self.pipe(text[:9], text[9:])), TOKEN)
-
-    def test_from_a_file(self) -> None:
-        path = self.mktemp()
-        Path(path).write_text(f"{TOKEN}\r\n")
-        self.assertEqual(globus.token_from(self.opened(path)), TOKEN)
-
-    def test_none_is_meant_to_come(self) -> None:
-        primary, terminal = os.openpty()
-        self.addCleanup(os.close, primary)
-        for stream in (None, self.opened(os.devnull), self.opened(terminal)):
-            self.assertIsNone(globus.token_from(stream, patience=0))
-
-    def test_an_empty_one_is_a_problem(self) -> None:
-        path = self.mktemp()
-        Path(path).write_text(" \n")
-        for stream in (self.pipe(), self.pipe(b"\n"), self.opened(path)):
-            self.assertIn("is empty", self.refused(stream))
-
-    def test_a_pipe_that_stays_open_is_a_problem(self) -> None:
-        for pieces in ((), (TOKEN.encode(),)):
-            stream = self.pipe(*pieces, end=False)
-            self.assertIn("does not end within 0 s", self.refused(stream, patience=0))
-
-    def test_a_pipe_that_drips_is_a_problem(self) -> None:
-        receiving, sending = os.pipe()
-        self.addCleanup(os.close, sending)
-        times = iter(range(100))
-
-        def now() -> float:
-            seconds = next(times)
-            if seconds < globus.TOKEN_PATIENCE:
-                os.write(sending, b"a")
-            return seconds
-
-        stream = self.opened(receiving)
-        self.assertIn("does not end", self.refused(stream, now=now))
-
-    def test_a_flood_is_a_problem(self) -> None:
-        path = self.mktemp()
-        Path(path).write_text("a" * (globus.TOKEN_CEILING + 1))
-        self.assertIn("has over 65536 bytes", self.refused(self.opened(path)))
-
-    def test_other_bytes_are_a_malformed_token(self) -> None:
-        self.assertEqual(globus.token_from(self.pipe(b"\xef\xbb\xbfab\r\n")), "ab")
-        token = globus.token_from(self.pipe(b"\xff"))
-        assert token is not None
-        with self.assertRaises(Unauthorized):
-            bearer_token({"authorization": f"Bearer {token}"})
+    def test_setup_needs_credentials_and_sound_settings(self) -> None:
+        self.stdin("")
+        for text, words in (
+            ("", "auth.kwargs.client_id: is missing"),
+            ("prot = 1\n", "unknown setting"),
+        ):
+            status, lines = self.run_action(text, "setup")
+            self.assertEqual(status, 1)
+            self.assertTrue(lines[0].startswith(f"problem: {self.path}:"), lines)
+            self.assertIn(words, lines[0])
+        self.assertEqual(self.ran, [])
 
 
 class RunTests(SynchronousTestCase):
     """One command in one process."""
 
-    def run_command(self, ended: object, command: Any) -> tuple[int, str]:
-        """Run it on a reactor that ends as `react` would."""
+    def run_command(self, result: int | GlobusError, ended: int = 0) -> tuple[int, str]:
+        """Run a command with a result; the reactor ends as in `react`."""
 
         def react(main: Callable[[object], Deferred[None]]) -> None:
             self.successResultOf(main(MemoryReactorClock()))
             raise SystemExit(ended)
 
+        async def command(service: Globus) -> int:
+            if isinstance(result, GlobusError):
+                raise result
+            return result
+
         self.patch(globus, "react", react)
         output = io.StringIO()
         with redirect_stdout(output):
-            found = Credentials(CLIENT_ID, Secret(SECRET), "here", "there")
-            status = globus.run(AuthArguments(), found, command)
+            status = globus.run(AuthArguments(), support.CREDENTIALS, command)
         return status, output.getvalue()
 
     def test_hands_the_status_on(self) -> None:
         for status in (0, 1):
+            self.assertEqual(self.run_command(status), (status, ""))
 
-            async def command(service: Globus, status: int = status) -> int:
-                return status
-
-            self.assertEqual(self.run_command(0, command), (status, ""))
-
-    def test_shows_what_globus_says(self) -> None:
-        async def command(service: Globus) -> int:
-            raise GlobusError("answered 401 (invalid_client)", 401)
-
-        self.assertEqual(
-            self.run_command(0, command),
+    def test_blames_the_credentials_for_401_only(self) -> None:
+        for code, blame in (
+            (403, ""),
             (
-                1,
-                "problem: Globus Auth answered 401 (invalid_client): the client ID or "
-                "the secret is wrong (client ID from here, secret from there)\n",
+                401,
+                ": the client ID or the secret is wrong (client ID from here, secret "
+                "from there)",
             ),
-        )
-
-    def test_blames_the_credentials_for_nothing_else(self) -> None:
-        async def command(service: Globus) -> int:
-            raise GlobusError("answered 403", 403)
-
-        self.assertEqual(
-            self.run_command(0, command), (1, "problem: Globus Auth answered 403\n")
-        )
+        ):
+            self.assertEqual(
+                self.run_command(GlobusError(f"answered {code}", code)),
+                (1, f"problem: Globus Auth answered {code}{blame}\n"),
+            )
 
     def test_is_interrupted_by_a_signal(self) -> None:
         def react(main: Callable[[object], Deferred[None]]) -> None:
-            """Twisted's, whose reactor a signal stops."""
+            """Twisted's own; a signal stops the reactor."""
             reactor = MemoryReactorClock()
             running = main(reactor)
             self.assertNoResult(running)
@@ -513,14 +418,10 @@ class RunTests(SynchronousTestCase):
             return await Deferred()
 
         self.patch(globus, "react", react)
-        found = Credentials(CLIENT_ID, Secret(SECRET))
         with self.assertRaises(KeyboardInterrupt):
-            globus.run(AuthArguments(), found, command)
+            globus.run(AuthArguments(), support.CREDENTIALS, command)
 
     def test_ends_when_twisted_gives_up(self) -> None:
-        async def command(service: Globus) -> int:
-            return 0
-
         with self.assertRaises(SystemExit) as caught:
-            self.run_command(1, command)
+            self.run_command(0, ended=1)
         self.assertEqual(caught.exception.code, 1)

@@ -1,12 +1,11 @@
-"""What a running relay says about itself, in words."""
+"""``proxyrelay live``, ``status`` and ``clients``: words and repetition."""
 
 from __future__ import annotations
 
+import io
 import json
-import socket
-import threading
-from pathlib import Path
-from typing import Any
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any, cast
 
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
@@ -23,9 +22,17 @@ from proxyrelay.admin.report import (
     Status,
     Waiting,
 )
-from proxyrelay.cli import status as console
-from proxyrelay.cli.status import Console
-from proxyrelay.config import Secret
+from proxyrelay.cli.admin_client import AdminClient
+from proxyrelay.cli.status import (
+    CURSOR_HOME,
+    ERASE_BELOW,
+    ERASE_LINE,
+    client_lines,
+    plain_json,
+    status_line,
+    status_lines,
+    watch,
+)
 from proxyrelay.errors import Unanswered
 from tests.support.recording import A, B
 
@@ -68,7 +75,7 @@ class WordsTests(SynchronousTestCase):
 
     def test_status(self) -> None:
         self.assertEqual(
-            list(console.status_lines(STATUS)),
+            list(status_lines(STATUS)),
             [
                 "proxyrelay 1.2.3, process 4711, up for 1 d 2 h",
                 "serves: wss://192.0.2.1:8700",
@@ -100,14 +107,14 @@ class WordsTests(SynchronousTestCase):
             globus=GlobusAuth("open"),
             certificate=None,
         )
-        lines = list(console.status_lines(status))
+        lines = list(status_lines(status))
         self.assertIn("state: not ready (draining; globus: a)", lines)
         self.assertEqual(lines[-1], "globus: does not answer")
-        self.assertIn("not ready", console.status_line(status))
+        self.assertIn("not ready", status_line(status))
 
     def test_in_one_line(self) -> None:
         self.assertEqual(
-            console.status_line(STATUS),
+            status_line(STATUS),
             "2027-01-15 08:00:00Z ready, clients 2, connections 3, registrations 4, "
             "offers 5, answers 4, late by 1.0 ms",
         )
@@ -142,7 +149,7 @@ class WordsTests(SynchronousTestCase):
             ],
         )
         self.assertEqual(
-            list(console.client_lines(listed, NOW)),
+            list(client_lines(listed, NOW)),
             [
                 "clients: 2",
                 f"{B} name='a' user='jo' from 192.0.2.1:1 for 1 h 0 min (messages: "
@@ -154,7 +161,7 @@ class WordsTests(SynchronousTestCase):
 
     def test_nobody_controls_a_terminal(self) -> None:
         evil = self.client(uuid=EVIL, name=EVIL, user=EVIL, address=EVIL, marks=[EVIL])
-        lines = [*console.client_lines(Clients(1, [evil]), NOW)]
+        lines = [*client_lines(Clients(1, [evil]), NOW)]
         status = msgspec.structs.replace(
             STATUS,
             version=EVIL,
@@ -164,95 +171,70 @@ class WordsTests(SynchronousTestCase):
             reasons=[EVIL],
             returned={EVIL: 1},
         )
-        lines += [*console.status_lines(status), console.status_line(status)]
-        lines += console.plain_json(msgspec.json.encode(evil)).splitlines()
+        lines += [*status_lines(status), status_line(status)]
+        lines += plain_json(msgspec.json.encode(evil)).splitlines()
         for line in lines:
             self.assertTrue(line.isascii() and line.isprintable(), ascii(line))
 
     def test_json_stays_the_same(self) -> None:
         body = msgspec.json.encode(self.client(name=EVIL))
-        self.assertEqual(json.loads(console.plain_json(body)), json.loads(body))
-        self.assertNotIn("\n", console.plain_json(body, indent=None))
+        self.assertEqual(json.loads(plain_json(body)), json.loads(body))
+        self.assertNotIn("\n", plain_json(body, indent=None))
         with self.assertRaises(Unanswered):
-            console.plain_json(b"<html>")
+            plain_json(b"<html>")
 
 
-class AnswerTests(SynchronousTestCase):
-    """What answers, or does not."""
+class Restarting:
+    """A relay with one restart between two answers."""
 
-    def answering(self, answer: bytes, token: Secret | None = None) -> Console:
-        """Asks somebody who says this to one caller."""
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.addCleanup(listener.close)
-        self.asked = b""
+    def __init__(self) -> None:
+        self._answers = iter((STATUS, Unanswered("refused"), STATUS))
 
-        def serve() -> None:
-            caller, _ = listener.accept()
-            with caller:
-                while b"\r\n\r\n" not in self.asked:
-                    self.asked += caller.recv(65536)
-                caller.sendall(answer)
+    def status(self) -> Status:
+        """State, error, state; then Ctrl-C."""
+        answer = next(self._answers, KeyboardInterrupt())
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        self.addCleanup(thread.join)
-        return Console(listener.getsockname(), token)
 
-    def http(self, status: str, body: bytes = b"", token: str = "") -> Console:
-        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n"
-        return self.answering(head.encode() + body, Secret(token) if token else None)
+class Terminal(io.StringIO):
+    """Standard output on a terminal."""
 
-    def refused(self, asked: Console) -> str:
-        with self.assertRaises(Unanswered) as caught:
-            asked.status()
-        return str(caught.exception)
+    def isatty(self) -> bool:
+        return True
 
-    def test_a_relay(self) -> None:
-        asked = self.http("200 OK", msgspec.json.encode(STATUS), "secret")
-        self.assertEqual(asked.status(), STATUS)
-        self.assertIn(b"Authorization: Bearer secret\r\n", self.asked)
 
-    def test_one_that_wants_a_token(self) -> None:
-        text = self.refused(self.http("401 Unauthorized"))
-        self.assertIn("wants a token", text)
+class WatchTests(SynchronousTestCase):
+    """``proxyrelay status --watch`` over a restart of the relay."""
 
-    def test_one_that_wants_another_token(self) -> None:
-        text = self.refused(self.http("401 Unauthorized", token="hunter2"))
-        self.assertIn("has another token", text)
-        self.assertNotIn("hunter2", text)
+    def watch(self, output: io.StringIO, as_json: bool = False) -> tuple[str, str]:
+        """Watch it; return standard output and standard error."""
+        errors = io.StringIO()
+        with redirect_stdout(output), redirect_stderr(errors):
+            asked = cast(AdminClient, Restarting())
+            self.assertRaises(KeyboardInterrupt, watch, asked, 0.0, as_json)
+        return output.getvalue(), errors.getvalue()
 
-    def test_another_error(self) -> None:
-        self.assertIn("HTTP 421", self.refused(self.http("421 Misdirected")))
+    def test_goes_on_in_lines(self) -> None:
+        line = status_line(STATUS)
+        shown = self.watch(io.StringIO())
+        self.assertEqual(shown, (f"{line}\nno answer: refused\n{line}\n", ""))
 
-    def test_something_else(self) -> None:
-        self.assertIn("no relay", self.refused(self.http("200 OK", b"{}")))
-        self.assertIn(
-            "does not speak HTTP", self.refused(self.answering(b"SSH-2.0\r\n"))
-        )
+    def test_goes_on_in_place(self) -> None:
+        output, errors = self.watch(Terminal())
+        frames = output.split(CURSOR_HOME)[1:]
+        self.assertEqual((len(frames), errors), (3, ""))
+        self.assertEqual(frames[1], f"no answer: refused{ERASE_LINE}{ERASE_BELOW}")
+        self.assertEqual(frames[0], frames[2])
 
-    def test_one_that_goes_away(self) -> None:
-        for answer in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"):
-            text = self.refused(self.answering(answer))
-            self.assertIn("closes the connection before it has answered", text)
+    def test_goes_on_in_json(self) -> None:
+        output, errors = self.watch(io.StringIO(), as_json=True)
+        lines = output.splitlines()
+        self.assertEqual([json.loads(line)["pid"] for line in lines], [4711, 4711])
+        self.assertEqual(errors, "no answer: refused\n")
 
-    def test_nobody(self) -> None:
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))
-            text = self.refused(Console(bound.getsockname(), None))
-        self.assertIn("no private listener answers at 127.0.0.1:", text)
-        self.assertIn("connection refused", text)
-
-    def test_a_name_that_is_none(self) -> None:
-        for host in ("a..b", "a" * 64):
-            text = self.refused(Console((host, 1), None))
-            self.assertEqual(text, f"{host}:1: no host has such a name")
-
-    def test_no_file(self) -> None:
-        path = Path(self.mktemp()).absolute()
-        text = self.refused(Console(path, None))
-        self.assertIn(f"answers at unix:{path}", text)
-
-    def test_all_interfaces_are_called_here(self) -> None:
-        asked = self.http("200 OK", msgspec.json.encode(STATUS))
-        port: Any = asked._place
-        self.assertEqual(Console(("0.0.0.0", port[1]), None).status(), STATUS)
+    def test_the_first_look_must_be_answered(self) -> None:
+        asked = Restarting()
+        asked.status()
+        self.assertRaises(Unanswered, watch, cast(AdminClient, asked), 0.0, False)

@@ -17,7 +17,7 @@ from proxystore.p2p.relay.messages import PeerConnectionRequest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from proxyrelay.auth.globus_api import CONNECTIONS
+from proxyrelay.auth.http import MAX_CONNECTIONS
 from tests.integration.test_real_clients import RealTestCase, request
 from tests.support.certificates import Authority
 from tests.support.globus_service import (
@@ -385,7 +385,7 @@ class ClientTests(GlobusTestCase):
         self.play(scenario())
         counts = self.globus.tell()
         self.assertEqual(counts["total"], 80)
-        self.assertLessEqual(counts["in_flight_max"], CONNECTIONS)
+        self.assertLessEqual(counts["in_flight_max"], MAX_CONNECTIONS)
 
 
 class TroubleTests(GlobusTestCase):

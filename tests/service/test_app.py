@@ -35,8 +35,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from proxyrelay import __version__
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
+from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE
-from proxyrelay.auth.introspector import GlobusAuthenticator
 from proxyrelay.config import Config, Level, Logging, Timeouts
 from proxyrelay.errors import ConfigError, StartError
 from proxyrelay.net import certificates as tls

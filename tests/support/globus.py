@@ -1,4 +1,4 @@
-"""Globus Auth without a network: an agent whose requests end when a test says so."""
+"""Globus Auth without a network: the test ends each request."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from proxyrelay.auth.agent import PlainAgent
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.auth.globus_api import Globus, PlainAgent
+from proxyrelay.auth.globus_api import Globus
+from proxyrelay.auth.http import BoundedClient
 from proxyrelay.config import Secret
 
 CLIENT_ID = "8d7fdd4c-5f2c-4f43-9d7a-3c1f0a7f2f52"
@@ -27,11 +29,12 @@ SECRET = "s3cr3t/of+the=relay"
 TOKEN = "AgPBearerTokenOfJo0123456789"
 JO = "f2f0b1c4-0d3e-4d4c-9a59-6d4b5d0e8a11"
 SERVICE = "https://auth.example.org"
+CREDENTIALS = Credentials(CLIENT_ID, Secret(SECRET), "here", "there")
 JSON = {"Content-Type": "application/json"}
 
 
 def active(**fields: Any) -> dict[str, Any]:
-    """What Globus says of a token of Jo's; keywords replace or add fields."""
+    """Answer about a token of Jo's; keywords replace or add fields."""
     answer: dict[str, Any] = {
         "active": True,
         "sub": JO,
@@ -48,7 +51,7 @@ def active(**fields: Any) -> dict[str, Any]:
 
 
 class BodyTransport:
-    """Stands for the connection that a body comes on."""
+    """Connection of a body."""
 
     def __init__(self) -> None:
         self.ended = 0
@@ -59,7 +62,7 @@ class BodyTransport:
 
 @implementer(IResponse)
 class FakeResponse:
-    """An answer whose body comes when the test says so."""
+    """Answer; the test sends its body."""
 
     version = (b"HTTP", 1, 1)
     phrase = b"Whatever"
@@ -74,7 +77,7 @@ class FakeResponse:
         self.reader: Protocol | None = None
 
     def setPreviousResponse(self, response: Any) -> None:  # noqa: N802
-        """Follow a redirect: it never does."""
+        """Ignore a redirect."""
 
     def deliverBody(self, protocol: Protocol) -> None:  # noqa: N802
         self.reader = protocol
@@ -107,20 +110,20 @@ class Asked:
         self.answer: Deferred[IResponse] = Deferred(self._cancel)
 
     def _cancel(self, answer: Deferred[IResponse]) -> None:
-        """As Twisted's agent does once a request is on its way."""
+        """Fail as Twisted's agent does after it has sent a request."""
         self.cancelled += 1
         answer.errback(ResponseNeverReceived([Failure(CancelledError())]))
 
     @property
     def token(self) -> str:
-        """What it asks about."""
+        """Token of an introspection."""
         (token,) = parse_qs(self.body.decode())["token"]
         return str(token)
 
     def respond(
         self, code: int = 200, headers: Mapping[str, str] | None = None
     ) -> FakeResponse:
-        """Begin to answer: with the status and headers."""
+        """Send status and header fields."""
         response = FakeResponse(code, JSON if headers is None else headers)
         self.answer.callback(response)
         return response
@@ -136,13 +139,13 @@ class Asked:
         return response
 
     def fail(self, error: Exception) -> None:
-        """Do not answer."""
+        """Fail the request."""
         self.answer.errback(error)
 
 
 @implementer(IAgent)
 class PendingAgent:
-    """Keeps requests."""
+    """Agent with a list of its requests."""
 
     def __init__(self) -> None:
         self.requests: list[Asked] = []
@@ -160,7 +163,7 @@ class PendingAgent:
 
     @property
     def pending(self) -> list[Asked]:
-        """The requests under way."""
+        """Requests without an answer."""
         return [asked for asked in self.requests if not asked.answer.called]
 
     @property
@@ -169,12 +172,15 @@ class PendingAgent:
         return self.requests[-1]
 
 
-def globus(agent: IAgent, clock: Clock | IReactorTime) -> Globus:
-    """Globus Auth, asked by means of an agent."""
-    return Globus(
+def globus(
+    agent: IAgent, clock: Clock | IReactorTime, credentials: Credentials = CREDENTIALS
+) -> Globus:
+    """Globus Auth behind an agent."""
+    client = BoundedClient(
         HTTPClient(PlainAgent(agent)),
-        Credentials(CLIENT_ID, Secret(SECRET)),
         SERVICE,
+        credentials.auth,
         cast(Any, clock),
         wall=clock.seconds,
     )
+    return Globus(client, credentials)

@@ -1,1 +1,1 @@
-"""Assertions on the insides of Twisted and Autobahn. A new release may break them."""
+"""The insides of Twisted, Autobahn and treq, which a new release may change."""

@@ -1,0 +1,74 @@
+"""Twisted and treq: the behaviour behind ``proxyrelay/auth``."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import treq
+from treq.client import HTTPClient
+from twisted.internet import _sslverify
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import (
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    ResponseNeverReceived,
+)
+
+from tests.support.globus import PendingAgent
+
+
+class SemaphoreTests(SynchronousTestCase):
+    """`DeferredSemaphore`; see `proxyrelay.auth.fair_queue.FairSemaphore`."""
+
+    def test_release_recurses_into_the_next_waiter(self) -> None:
+        semaphore, served = DeferredSemaphore(1), list[int]()
+        self.successResultOf(semaphore.acquire())
+        waiters: list[Deferred[Any]] = []
+        for number in range(5000):
+            waiter = semaphore.acquire()
+            waiter.addCallback(lambda _, number: served.append(number), number)
+            waiter.addCallback(lambda _: semaphore.release())
+            waiter.addErrback(lambda failure: failure.trap(RecursionError) and None)
+            waiters.append(waiter)
+        semaphore.release()
+        self.assertLess(len(served), 5000)
+
+
+class AgentTests(SynchronousTestCase):
+    """Agents; see `proxyrelay.auth.agent` and `proxyrelay.auth.http`."""
+
+    def test_treq_asks_for_gzip_and_inflates_it(self) -> None:
+        agent = PendingAgent()
+        asked = HTTPClient(agent).get("https://auth.example.org/")
+        self.assertEqual(agent.last.headers.getRawHeaders("Accept-Encoding"), ["gzip"])
+        response = agent.last.respond(headers={"Content-Encoding": "gzip"})
+        body = treq.content(self.successResultOf(asked))
+        response.feed(gzip.compress(b" " * 1_000_000))
+        response.end()
+        self.assertEqual(len(self.successResultOf(body)), 1_000_000)
+
+    def test_a_cancelled_request_fails_with_another_error(self) -> None:
+        memory = MemoryReactorClock()
+        asked = Agent(memory).request(b"GET", b"http://127.0.0.1:1/")
+        _, _, factory, _, _ = memory.tcpClients[0]
+        protocol: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        protocol.makeConnection(StringTransport())
+        asked.cancel()
+        self.failureResultOf(asked, ResponseNeverReceived)
+
+    def test_the_browser_policy_loads_a_trust_store_each_time(self) -> None:
+        loaded: list[object] = []
+
+        def platform_trust() -> object:
+            loaded.append(_sslverify.OpenSSLDefaultPaths())
+            return loaded[-1]
+
+        self.patch(_sslverify, "platformTrust", platform_trust)
+        policy = BrowserLikePolicyForHTTPS()
+        for _ in range(2):
+            policy.creatorForNetloc(b"a.example", 443)
+        self.assertEqual(len(loaded), 2)
