@@ -20,7 +20,7 @@ from proxyrelay import config
 from proxyrelay.admin.metrics import METRICS, PREFIX
 from proxyrelay.cli import main as cli
 from proxyrelay.errors import Refusal
-from proxyrelay.service.app import Options
+from proxyrelay.service.options import Options
 from proxyrelay.switchboard import messages
 from proxyrelay.switchboard.directory import UNKNOWN
 from proxyrelay.switchboard.relay import (

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 import tomlkit
 from msgspec import Struct
-from tomlkit.exceptions import TOMLKitError
+from tomlkit.exceptions import KeyAlreadyPresent, TOMLKitError
 
 from proxyrelay.config.consistency import problems, warnings
 from proxyrelay.config.locate import line_of, line_of_repetition
@@ -143,8 +143,11 @@ def _syntax_problem(error: TOMLKitError, text: str, file: str) -> Problem:
     line = getattr(error, "line", None) or line_of_repetition(text)
     words = re.sub(r" at line \d+ col (\d+)$", r" (column \1)", str(error))
     words = words.replace("'\\x00'", "the end of the file")
-    if line is not None and _UNQUOTED.match(
-        "".join(text.splitlines()[line - 1 : line])
+    words = words.replace(" (column 0)", "")
+    if (
+        not isinstance(error, KeyAlreadyPresent)
+        and line is not None
+        and _UNQUOTED.match("".join(text.splitlines()[line - 1 : line]))
     ):
         words += '; a text needs quotes: "..."'
     return Problem("", f"is not valid TOML: {words}", line, file)

@@ -22,7 +22,7 @@ from proxyrelay.auth.policy import Policy
 from proxyrelay.config import PROXYSTORE_RELAY, Auth, AuthArguments, Secret
 from proxyrelay.errors import TryAgainLater
 from proxyrelay.switchboard.user import ANONYMOUS
-from tests.service.test_app import Capture
+from tests.support.capture import Capture
 from tests.support.globus import (
     CLIENT_ID,
     JSON,

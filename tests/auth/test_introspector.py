@@ -29,7 +29,7 @@ from proxyrelay.auth.invalid_tokens import BURST
 from proxyrelay.auth.policy import Introspection, Policy
 from proxyrelay.errors import Forbidden, TryAgainLater, Unauthorized
 from proxyrelay.switchboard.user import User
-from tests.service.test_app import Capture
+from tests.support.capture import Capture
 from tests.support.clock import EagerClock
 from tests.support.globus import (
     CLIENT_ID,

@@ -12,7 +12,8 @@ from websockets.exceptions import ConnectionClosed
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Limits
 from proxyrelay.net import listening
-from tests.service.test_app import Capture
+from proxyrelay.websocket.state import RelayState
+from tests.support.capture import Capture
 from tests.support.recording import A, B, C, answer, offer, registration
 from tests.support.served import (
     Client,
@@ -143,10 +144,10 @@ class ConnectionsTests(DrainingTestCase):
     @scenario
     def test_does_not_begin_when_it_stops(self) -> None:
         factory = self.service.factory
-        factory.stopping = True
+        factory.state = RelayState.STOPPING
         self.drain()
-        self.assertFalse(factory.draining)
-        factory.stopping = False
+        self.assertIs(factory.state, RelayState.STOPPING)
+        factory.state = RelayState.SERVING
 
 
 class SuccessorTests(DrainingTestCase):
@@ -169,7 +170,7 @@ class SuccessorTests(DrainingTestCase):
     @scenario
     def test_says_nothing_if_somebody_is(self) -> None:
         self.registered(A)
-        for other in listening.bind("127.0.0.1", self.service._port, reuse=True):
+        for other in listening.bind("127.0.0.1", self.service.ports.number, reuse=True):
             self.addCleanup(other.close)
         self.assertEqual(self.warnings(), [])
 
