@@ -133,11 +133,14 @@ class Peer(Protocol):
         What is sent meanwhile is kept, and sent then, or after a second.
         """
 
-    def ping(self, answered: Callable[[], None]) -> None:
+    def ping(self, answered: Callable[[], None]) -> bool:
         """Ping the client, without waiting. Takes the place of the ping before.
 
         Args:
             answered: Called when the pong is there, after all that came before it.
+
+        Returns:
+            Whether the ping was sent. A client that reads nothing gets none.
         """
 
     def close(self, code: int, reason: str) -> None:
