@@ -325,8 +325,9 @@ class ShareTests(SynchronousTestCase):
 
     RAW = (
         "run (twisted/internet/base.py:1);EPollReactor.doPoll (t/epollreactor.py:2) 50",
-        "doRead (twisted/internet/tcp.py:1);decode (proxyrelay/messages.py:5) 20",
-        "decode (proxyrelay/messages.py:5);helper (elsewhere.py:1) 10",
+        "doRead (twisted/internet/tcp.py:1);"
+        "decode (proxyrelay/switchboard/messages.py:5) 20",
+        "decode (proxyrelay/switchboard/messages.py:5);helper (elsewhere.py:1) 10",
         "main (elsewhere.py:1) 20",
     )
 

@@ -391,8 +391,7 @@ class OffTests(SynchronousTestCase):
         found = self.loaded("")
         for name in (
             *("prometheus_client", "twisted.web.server", "twisted.web.resource"),
-            "proxyrelay.admin",
-            *(f"proxyrelay.observe.{each}" for each in ("counts", "events", "view")),
+            *(f"proxyrelay.admin.{each}" for each in ("events", "listener", "view")),
         ):
             self.assertNotIn(name, found)
 
