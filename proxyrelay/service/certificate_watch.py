@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
@@ -13,27 +13,7 @@ from twisted.python.failure import Failure
 from proxyrelay.config import Config
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net import certificates
-
-
-class TlsServer(Protocol):
-    """A relay whose certificate can change.
-
-    Attributes:
-        config: Its settings.
-    """
-
-    config: Config
-
-    @property
-    def pair(self) -> certificates.KeyPair | None:
-        """Certificate and key; None without TLS."""
-
-    def use_certificate(self, pair: certificates.KeyPair) -> None:
-        """Serve new connections with another certificate.
-
-        Raises:
-            ConfigError: OpenSSL refuses it. Nothing has changed.
-        """
+from proxyrelay.service.relay import RelayService
 
 
 class CertificateWatch(Service):
@@ -48,7 +28,7 @@ class CertificateWatch(Service):
     _log = Logger()
 
     def __init__(
-        self, relay: TlsServer, renewed: Callable[[str], None], reactor: Any
+        self, relay: RelayService, renewed: Callable[[str], None], reactor: Any
     ) -> None:
         self._relay = relay
         self._renewed = renewed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from socket import socket
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec import structs
 from twisted.application.service import MultiService
@@ -36,8 +36,6 @@ from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.crossing import Crossing
 from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
 from proxyrelay.websocket.state import RelayState
-
-T = TypeVar("T")
 
 log = Logger(namespace="proxyrelay")
 
@@ -323,7 +321,7 @@ class RelayService(MultiService):
             self._audit = None
         log.info("stopped", event="stopped")
 
-    def _stop_multiplexer(self, result: T) -> T:
+    def _stop_multiplexer(self, result: Any) -> Any:
         if self.ports.multiplexer is not None:
             self.ports.multiplexer.stop()
         return result

@@ -7,38 +7,20 @@ otherwise all of it is applied, and no connection is closed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.logger import Logger
 
 from proxyrelay import auth
 from proxyrelay.admin.control import Reloaded, ReloadOutcome
-from proxyrelay.auth import Authenticator
 from proxyrelay.auth.credentials import Credentials
 from proxyrelay.config import Config, Secret
 from proxyrelay.errors import Problem
-from proxyrelay.service.certificate_watch import (
-    CertificateWatch,
-    TlsServer,
-    log_problems,
-)
+from proxyrelay.service.certificate_watch import CertificateWatch, log_problems
 from proxyrelay.service.changes import applicable, differences
 from proxyrelay.service.checks import Inspection
-
-
-class Served(TlsServer, Protocol):
-    """A relay whose settings can change."""
-
-    @property
-    def authenticator(self) -> Authenticator:
-        """Identifies the user of a new connection."""
-
-    def apply(self, config: Config) -> None:
-        """Serve with other settings from now on."""
-
-    def use_authenticator(self, authenticator: Authenticator) -> None:
-        """Identify new connections with another authenticator."""
+from proxyrelay.service.relay import RelayService
 
 
 def _ignore(_: object) -> None:
@@ -65,7 +47,7 @@ class Reload(MultiService):
 
     def __init__(
         self,
-        relay: Served,
+        relay: RelayService,
         credentials: Credentials | None,
         inspected: Callable[[], Inspection],
         reactor: Any,

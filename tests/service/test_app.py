@@ -11,10 +11,7 @@ from typing import Any, cast
 
 import trustme
 from twisted.application import service
-from twisted.logger import (
-    ILogObserver,
-    LogLevel,
-)
+from twisted.logger import ILogObserver, LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE

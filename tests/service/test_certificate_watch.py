@@ -8,9 +8,7 @@ from typing import Any
 import msgspec
 import trustme
 
-from proxyrelay.config import (
-    Config,
-)
+from proxyrelay.config import Config
 from proxyrelay.net import certificates
 from tests.service.test_reload import ReloadTestCase
 from tests.support.certificates import Authority

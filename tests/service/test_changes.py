@@ -6,14 +6,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.config import (
-    Admin,
-    Auth,
-    AuthArguments,
-    Config,
-    Logging,
-    Timeouts,
-)
+from proxyrelay.config import Admin, Auth, AuthArguments, Config, Logging, Timeouts
 from proxyrelay.service.changes import applicable, differences
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
@@ -12,13 +13,7 @@ from proxyrelay.admin.control import Reloaded, ReloadOutcome
 from proxyrelay.auth import Authenticator, authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.config import (
-    Admin,
-    Auth,
-    Config,
-    Secret,
-    Timeouts,
-)
+from proxyrelay.config import Admin, Auth, Config, Secret, Timeouts
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import Inspection
@@ -71,7 +66,8 @@ class ReloadTestCase(SynchronousTestCase):
     ) -> None:
         self.relay = Relay(config, pair, serving or AnonymousAuthenticator())
         self.found = Inspection(config, pair=pair, credentials=credentials)
-        self.reload = Reload(self.relay, credentials, lambda: self.found, self.clock)
+        relay: Any = self.relay
+        self.reload = Reload(relay, credentials, lambda: self.found, self.clock)
         self.reload.startService()
         self.addCleanup(self.reload.stopService)
 
@@ -102,8 +98,9 @@ class TokenTests(ReloadTestCase):
     def test_stays_where_another_place_waits(self) -> None:
         self.found.config = Config(admin=Admin("127.0.0.1:1"))
         self.found.token = None
+        relay: Any = self.relay
         self.reload = Reload(
-            self.relay, None, lambda: self.found, self.clock, Secret("first")
+            relay, None, lambda: self.found, self.clock, Secret("first")
         )
         done = self.reload.reload()
         self.assertEqual(done.token, Secret("first"))
