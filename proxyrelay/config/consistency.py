@@ -17,7 +17,7 @@ CENSUS_MIN_SECONDS = 0.1
 """Shortest interval between two lists of clients that leaves time to serve them."""
 
 Finding = tuple[tuple[str, ...], str]
-"""Names of a setting, and what is wrong with it."""
+"""Names of a setting, and its problem."""
 
 _DOMAIN = re.compile(r"[^@*\s]+")
 
@@ -64,7 +64,7 @@ def problems(config: Config) -> Iterator[Finding]:
 
 
 def warnings(config: Config) -> Iterator[Finding]:
-    """Yield what can be served, but should be changed."""
+    """Yield settings that can be served, but should be changed."""
     arguments = config.auth.kwargs
     for kind in ("users", "domains"):
         allowed = map(str.lower, getattr(arguments, f"allowed_{kind}"))

@@ -1,7 +1,7 @@
 """From relay.toml and the command line to one frozen `Config`.
 
-All problems of a file are found in one go, each with its key, its line and what would
-be right.
+All problems of a file are found in one go, each with its key, its line and the expected
+value.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Loaded:
     Attributes:
         config: The settings; the default stands in for each wrong value.
         problems: Why they cannot be served.
-        warnings: What should be changed, but can be served.
+        warnings: Settings that can be served, but should be changed.
         text: Text of the file; empty without a file.
         file: Its name, or None.
         options: Options that override settings, by the setting's dotted name.

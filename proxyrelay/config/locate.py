@@ -53,7 +53,7 @@ def line_of_repetition(text: str) -> int | None:
 def _line_of_table(
     text: str, path: tuple[str, ...], document: tomlkit.TOMLDocument, table: Any
 ) -> int | None:
-    """Return the line of a table's header, or without one that of its first setting."""
+    """Return the line of a table's header, or else of its first setting."""
     if hasattr(table, "comment"):
         mark = _absent_from(text)
         table.comment(mark)

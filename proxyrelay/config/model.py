@@ -356,7 +356,7 @@ class Config(Struct, frozen=True):
         return "ws" if self.certfile is None else "wss"
 
     def exposure(self) -> str | None:
-        """Say in one sentence what a stranger on the network could do, or None."""
+        """Describe the exposure to strangers in one sentence; None for none."""
         if _is_loopback(self.host):
             return None
         if self.certfile is None and self.auth.method is not None:

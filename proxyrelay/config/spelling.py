@@ -24,7 +24,7 @@ def unknown(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
     """Explain an unknown name: each setting of a table, or the misspelt table once.
 
     Yields:
-        The path of a name, and what is wrong with it.
+        The path of a name, and its problem.
     """
     table = _near_table(path)
     if isinstance(value, dict) and table:

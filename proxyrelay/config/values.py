@@ -87,7 +87,7 @@ def convert(path: tuple[str, ...], hint: Any, raw: Any, folder: Path) -> Any:
         folder: Base of relative paths.
 
     Raises:
-        ValueError: The value is wrong. The text says what is expected.
+        ValueError: The value is wrong. The text names the expected one.
     """
     if hint is Level:
         spelling = raw.upper() if isinstance(raw, str) else raw

@@ -206,7 +206,7 @@ def _observer(options: Options, settings: config.Logging) -> logs.Log | None:
 
 
 def _report(found: Inspection, limit: int) -> None:
-    """Log faults and warnings; ``limit`` is that of open files."""
+    """Log faults and warnings; ``limit`` is the limit of open files."""
     problem: Problem
     for problem in found.faults:
         log.error("{problem}", event="problem", problem=str(problem))

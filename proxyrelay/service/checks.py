@@ -281,7 +281,7 @@ def _unwritable(file: Path) -> str | None:
 
 
 def _is_descriptor(file: Path) -> bool:
-    """Tell whether a path is that of an open file, such as ``/dev/stdout``."""
+    """Tell whether a path names an open file, such as ``/dev/stdout``."""
     paths = [file]
     with suppress(OSError):  # it is no link
         paths.append(file.parent / file.readlink())

@@ -72,7 +72,7 @@ def notify_socket(
     """Find systemd's socket.
 
     Args:
-        environment: That of the process. The variables are removed, so that no child
+        environment: Of the process. The variables are removed, so that no child
             process sends notifications.
         pid: The ID of the process.
 

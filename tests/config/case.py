@@ -1,4 +1,4 @@
-"""A folder for relay.toml, and what is loaded from it."""
+"""A folder with a relay.toml to load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""relay.toml and the command line: what they become, and how they are refused."""
+"""relay.toml and the command line: accepted and refused settings."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ WRONG: Mapping[str, Mapping[str, str]] = {
     "admin.token_file": {"1": TEXT, "''": "empty"},
     "admin.allowed_hosts": {"'a'": "a list of names", "[1]": "a list of names"},
 }
-"""For each setting: wrong values as TOML, and what the message says of them."""
+"""Wrong values of each setting as TOML, with a part of the message."""
 
 RIGHT: Mapping[str, Mapping[str, Any]] = {
     "host": {"'::1'": "::1", "'relay.example'": "relay.example"},
@@ -309,7 +309,7 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
     },
     "admin.allowed_hosts": {"[]": (), "['a.example']": ("a.example",)},
 }
-"""For each setting but paths: values as TOML, and what becomes of them."""
+"""Right values of each setting but paths as TOML, and as loaded."""
 
 PATHS = (
     *("certfile", "keyfile", "auth.kwargs.client_secret_file", "admin.token_file"),
@@ -333,7 +333,7 @@ def setting(config: Config, key: str) -> object:
 
 
 class AcceptedTests(ConfigTestCase):
-    """What is taken, and what becomes of it."""
+    """Accepted settings."""
 
     def test_the_defaults_need_no_file(self) -> None:
         loaded = load(None)
@@ -409,7 +409,7 @@ class AcceptedTests(ConfigTestCase):
 
 
 class RefusedTests(ConfigTestCase):
-    """What is not taken: key, line, and what would be right."""
+    """Refused settings: key, line, and the expected value."""
 
     def test_refuses_wrong_types_and_ranges(self) -> None:
         for key, values in WRONG.items():
@@ -651,7 +651,7 @@ class RefusedTests(ConfigTestCase):
 
 
 class ProxyTests(ConfigTestCase):
-    """Whom the relay believes."""
+    """Trusted proxies."""
 
     def test_a_protocol_needs_somebody_who_may_speak_it(self) -> None:
         text = "[limits]\nproxy_protocol = true\n"

@@ -79,7 +79,7 @@ class SecretTests(ConfigTestCase):
 
 
 class ExposureTests(SynchronousTestCase):
-    """What a stranger on the network could do."""
+    """Exposure to strangers on the network."""
 
     TLS = Path("cert.pem")
     AUTH = Auth("globus")
@@ -108,7 +108,7 @@ class ExposureTests(SynchronousTestCase):
 
 
 class AdminTests(SynchronousTestCase):
-    """Where the private listener is, and who gets there."""
+    """The place of the private listener, and its callers."""
 
     def test_a_place_is_an_address_or_a_path(self) -> None:
         for listen, place in (

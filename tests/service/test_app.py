@@ -30,7 +30,7 @@ from tests.support.capture import Capture
 
 
 class MakeServiceTests(SynchronousTestCase):
-    """What twistd is given to run."""
+    """The service that twistd runs."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()

@@ -26,7 +26,7 @@ class WatchTests(ReloadTestCase):
         self.serve(Config(certfile=certfile, keyfile=keyfile), self.old.pair())
 
     def look(self) -> list[str]:
-        """What is logged at the next look."""
+        """Return the log lines of the next look."""
         self.captured.events.clear()
         self.clock.advance(INTERVAL)
         return self.captured.lines()

@@ -1,4 +1,4 @@
-"""What can be found out about the settings before anything is served."""
+"""Inspection of the settings before they are served."""
 
 from __future__ import annotations
 

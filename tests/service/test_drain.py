@@ -25,7 +25,7 @@ class Connection:
 
 
 class Factory:
-    """Stands for what has the connections."""
+    """Stands for the factory of connections."""
 
     def __init__(self, count: int) -> None:
         self.connections = {Connection() for _ in range(count)}

@@ -26,7 +26,7 @@ from tests.support.served import (
 REASON = "Another relay takes over here."
 
 CLOSE_1013 = bytes([0x88, 2 + len(REASON), *(1013).to_bytes(2, "big")])
-"""How a frame begins that closes a client with 1013 and this reason."""
+"""First bytes of the frame that closes a client with 1013 and this reason."""
 
 
 class Stopped:
@@ -74,7 +74,7 @@ class DrainingTestCase(RelayTestCase):
 
 
 class ConnectionsTests(DrainingTestCase):
-    """Who is served, and who is sent on."""
+    """Clients that are served, and clients that are refused."""
 
     @scenario
     def test_serves_who_is_registered(self) -> None:
@@ -156,7 +156,7 @@ class SuccessorTests(DrainingTestCase):
     config = structs.replace(RelayTestCase.config, reuse_port=True)
 
     def warnings(self) -> list[str]:
-        """What is said of it when the relay drains."""
+        """Return the warnings of a drain."""
         captured = Capture(self)
         self.drain()
         return [line for line in captured.lines() if "nobody else" in line]
@@ -176,7 +176,7 @@ class SuccessorTests(DrainingTestCase):
 
 
 class PendingTests(DrainingTestCase):
-    """Who is being identified."""
+    """A client during authentication."""
 
     def authenticator(self) -> Authenticator:
         self.pending = PendingAuthenticator()
@@ -193,7 +193,7 @@ class PendingTests(DrainingTestCase):
 
 
 class ProxyTests(DrainingTestCase):
-    """Who comes through a proxy that has not said yet whom it speaks for."""
+    """A connection of a proxy before its PROXY header."""
 
     config = Config(
         host="127.0.0.1",

@@ -210,7 +210,7 @@ class ChangeTests(SynchronousTestCase):
 
 
 class Asked(AnonymousAuthenticator):
-    """Keeps what it is told."""
+    """Keeps the calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []

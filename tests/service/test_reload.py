@@ -23,7 +23,7 @@ from tests.support.certificates import Authority
 
 
 class Relay:
-    """Keeps what it is to serve with."""
+    """Stands for the relay service."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Relay:
 
 
 class ReloadTestCase(SynchronousTestCase):
-    """A relay, and what is found when the settings are looked at."""
+    """A relay, and the inspection of its next reload."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -73,7 +73,7 @@ class ReloadTestCase(SynchronousTestCase):
 
 
 class TokenTests(ReloadTestCase):
-    """What callers of the private listener bring."""
+    """The token of the private listener."""
 
     def setUp(self) -> None:
         super().setUp()

@@ -16,14 +16,14 @@ from tests.support.capture import Capture
 
 
 class Calls:
-    """Stands for what reads the settings."""
+    """Stands for the reload."""
 
     def reload(self) -> None:
         """Read nothing."""
 
 
 class SignalReactor:
-    """Keeps what it is asked to do about signals and stopping."""
+    """Keeps the calls about signals and stopping."""
 
     def __init__(self) -> None:
         self.started: list[Callable[[], None]] = []
@@ -45,7 +45,7 @@ class SignalReactor:
 
 
 class SignalsTests(SynchronousTestCase):
-    """What the process does when it is sent a signal."""
+    """Signals to the process."""
 
     def setUp(self) -> None:
         self.relay, self.memory = relay_service()
@@ -85,7 +85,7 @@ class SignalsTests(SynchronousTestCase):
         self.assertEqual(self.captured.lines()[1:], ["the reactor has stopped already"])
 
     def handlers(self) -> dict[signal.Signals, Any]:
-        """What happens on each signal, and will again after the test."""
+        """Return the handlers of all signals; they are restored after the test."""
         ends = (signal.SIGINT, signal.SIGTERM)
         numbers = (*ends, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         handlers = {number: signal.getsignal(number) for number in numbers}

@@ -1,4 +1,4 @@
-"""What a supervisor is told."""
+"""Notifications to systemd."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Listener:
 
 
 class FoundTests(SynchronousTestCase):
-    """What the environment says of a supervisor."""
+    """The socket in the environment."""
 
     def found(self, **environment: str) -> NotifySocket | None:
         self.environment = {"HOME": "/", **environment}
@@ -143,10 +143,10 @@ class TellTests(SynchronousTestCase):
 
 
 class NotifierTests(SynchronousTestCase):
-    """When it is told what."""
+    """The time of each notification."""
 
     def supervise(self, period: float | None = None) -> None:
-        """Build the service, and keep what is told."""
+        """Build the service, and keep the notifications."""
         name = f"proxyrelay.test.{id(self)}"
         self.listener = Listener(self, f"\0{name}")
         self.reactor = MemoryReactorClock()
@@ -174,7 +174,7 @@ class NotifierTests(SynchronousTestCase):
             call(*arguments, **keywords)
 
     def serve(self, period: float | None = None) -> list[str]:
-        """Start and run; what is told then."""
+        """Start and run; return the notifications."""
         self.supervise(period)
         self.service.startService()
         self.assertEqual(self.listener.heard(), [])
