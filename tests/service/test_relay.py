@@ -119,6 +119,21 @@ class RelayServiceTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(memory.getDelayedCalls(), [])
 
+    def test_goes_from_state_to_state(self) -> None:
+        relay, memory = relay_service()
+        self.assertEqual(relay.status, "starting, clients: 0")
+        relay.startService()
+        self.assertEqual(relay.status, "serving, clients: 0")
+        relay.drain()
+        self.assertEqual(relay.status, "draining, clients: 0")
+        self.assertTrue(memory.hasStopped)  # nobody has to be waited for
+        self.assertEqual(relay.factory.relay.offers.hold, 0)
+        relay.apply(LOOPBACK)
+        self.assertEqual(relay.factory.relay.offers.hold, 0)
+        self.successResultOf(relay.stopService())
+        relay.drain()
+        self.assertEqual(relay.status, "stopping, clients: 0")
+
     def test_aborts_what_does_not_go(self) -> None:
         relay, memory = relay_service()
         relay.startService()

@@ -10,7 +10,7 @@ from typing import Any, cast
 from twisted.internet.error import ReactorNotRunning
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.service.signals import Signals
+from proxyrelay.service.signals import Signals, ignore_early_signals
 from tests.service.case import Connection, relay_service
 from tests.support.capture import Capture
 
@@ -149,3 +149,13 @@ class SignalsTests(SynchronousTestCase):
             caught(number, None)
             self.assertEqual(self.reactor.stops, 0)
             self.assertEqual(self.reactor.calls.pop(), (self.signals.stop, number.name))
+
+    def test_early_ones_do_not_end_a_relay_that_starts(self) -> None:
+        numbers = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        for is_rotating in (False, True):
+            self.handlers()
+            for number in numbers:
+                signal.signal(number, signal.SIG_DFL)
+            ignore_early_signals(is_rotating)
+            ignored = [signal.getsignal(n) is signal.SIG_IGN for n in numbers]
+            self.assertEqual(ignored, [True, not is_rotating, True])
