@@ -45,7 +45,7 @@ from conformance.suite import (
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Timeouts
 from proxyrelay.errors import PeerGone
-from proxyrelay.service.app import RelayService
+from proxyrelay.service.relay import RelayService
 from proxyrelay.websocket.protocol import Phase, RelayProtocol
 
 LIMIT = 300.0

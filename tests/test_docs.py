@@ -20,7 +20,7 @@ from proxyrelay import config
 from proxyrelay.admin.metrics import METRICS, PREFIX
 from proxyrelay.cli import main as cli
 from proxyrelay.errors import Refusal
-from proxyrelay.service.app import Options
+from proxyrelay.service.options import Options
 from proxyrelay.switchboard import messages
 from proxyrelay.switchboard.directory import UNKNOWN
 from proxyrelay.switchboard.relay import (
@@ -124,8 +124,11 @@ class SettingsTests(SynchronousTestCase):
                     )
 
     def test_a_constant_is_written_as_its_value(self) -> None:
-        self.assertNotIn("`MARGIN`", page("reference/settings"))
-        self.assertIn(f"at least {config.MARGIN:g} less", page("reference/settings"))
+        self.assertNotIn("`AUTHENTICATION_MARGIN_SECONDS`", page("reference/settings"))
+        self.assertIn(
+            f"at least {config.AUTHENTICATION_MARGIN_SECONDS:g} less",
+            page("reference/settings"),
+        )
 
 
 class CloseCodeTests(SynchronousTestCase):

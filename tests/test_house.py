@@ -40,6 +40,7 @@ PURE = (
     *("auth.stats", "observe.counters", "observe.null", "observe.pseudonyms"),
     *("observe.records", "websocket.admission", "websocket.handshake"),
     *("admin.control", "admin.history", "admin.report"),
+    *("service.changes", "websocket.state"),
 )
 """Folders and modules without a network, a clock or a log."""
 

@@ -29,8 +29,8 @@ from proxyrelay import config
 from proxyrelay.admin.metrics import METRICS, PREFIX
 from proxyrelay.cli import main as cli
 from proxyrelay.errors import Refusal
-from proxyrelay.service import app as service
-from proxyrelay.service import reload
+from proxyrelay.service.changes import FIXED
+from proxyrelay.service.options import Options
 from proxyrelay.switchboard import messages
 
 DOCS = Path(__file__).parent.parent
@@ -135,7 +135,7 @@ def _notes(path: tuple[str, ...]) -> Iterator[str]:
     for alias, name in config.ALIASES.items():
         if (*alias[:-1], name) == path:
             yield f"``{alias[-1]}`` is a deprecated spelling of it."
-    if path in reload.FIXED:
+    if path in FIXED:
         yield "It is not reloaded: a change waits for a relay that is started anew."
 
 
@@ -332,7 +332,7 @@ def _parser(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def server() -> list[str]:
     """The options of ``twistd proxyrelay``."""
-    options: Any = service.Options
+    options: Any = Options
     lines = [".. program:: twistd proxyrelay", ""]
     for long, short, _, words, *_ in options.optParameters:
         spelt = [f"-{short}"] if short else []

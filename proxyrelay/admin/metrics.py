@@ -33,6 +33,7 @@ from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import LeaveReason
 from proxyrelay.websocket.protocol import Phase
+from proxyrelay.websocket.state import RelayState
 
 PREFIX = "proxyrelay_"
 
@@ -158,7 +159,7 @@ METRICS = (
         "draining",
         "gauge",
         "Whether new clients are left to another relay: 1 if so.",
-        lambda view: view.relay.factory.draining,
+        lambda view: view.relay.factory.state is RelayState.DRAINING,
     ),
     Metric(
         "clients",

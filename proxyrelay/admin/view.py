@@ -36,6 +36,7 @@ from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.observe.journal import FIGHT
 from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+from proxyrelay.websocket.state import RelayState
 
 BATCH = 500
 """Clients that are looked at in one go, which takes about 2 ms."""
@@ -129,12 +130,10 @@ class View:
 
     def obstacles(self) -> list[str]:
         """Every reason why a new client would not be served now."""
-        factory = self.relay.factory
+        state = self.relay.factory.state
         found = []
-        if factory.stopping:
-            found.append("stopping")
-        elif factory.draining:
-            found.append("draining")
+        if state >= RelayState.DRAINING:
+            found.append(state.name.lower())
         elif not self.relay.urls:
             found.append("listener: no socket is listened on")
         globus = self.globus
@@ -164,7 +163,7 @@ class View:
             listening=relay.urls,
             tls=relay.pair is not None,
             authentication=relay.config.auth.method or "none",
-            draining=relay.factory.draining,
+            draining=relay.factory.state is RelayState.DRAINING,
             ready=not obstacles,
             reasons=obstacles,
             clients=len(rules.registry),

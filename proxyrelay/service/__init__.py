@@ -1,1 +1,1 @@
-"""The relay as a service of twistd: options, wiring, reload, signals."""
+"""The relay as a service of twistd: options, wiring, signals, reload, drain."""

@@ -1,7 +1,7 @@
-"""What can be found out about the settings before anything is served.
+"""Inspection of the settings before they are served.
 
-``twistd proxyrelay`` and ``proxyrelay check`` look through the same eyes, so
-that what passes the check also starts.
+``twistd proxyrelay``, ``proxyrelay check`` and a reload all use it. So a file that
+passes the check also starts.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from proxyrelay.observe import audit, privacy
 from proxyrelay.observe.log import FILE_NAME
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 
-SHORTEST_TOKEN = 16
-"""Characters of the shortest token that callers of the private listener may have."""
+TOKEN_MIN_CHARACTERS = 16
+"""Shortest token of the private listener."""
 
-LONGEST_TOKEN = 4096
-"""Of the longest."""
+TOKEN_MAX_CHARACTERS = 4096
+
+_TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
+"""RFC 6750, section 2.1: ``b64token``."""
 
 
 @dataclass
 class Inspection:
-    """What was found.
+    """Settings, contents of the files that they name, and problems.
 
     Attributes:
-        config: The settings; defaults stand in for what has a problem.
+        config: The settings; defaults stand in for wrong values.
         problems: Why they cannot be served.
-        faults: Why clients will refuse what is served.
-        warnings: What the operator should know.
-        credentials: What the relay's application identifies itself with, if the
-            authentication needs it and that has no problem.
-        pair: Certificate and key, if TLS is asked for and has no problem.
-        token: What callers of the private listener have to bring, if that is asked for
-            and has no problem.
+        faults: Why clients will refuse the certificate.
+        warnings: Advice for the operator.
+        credentials: Those of the relay's application, if authentication needs them.
+        pair: Certificate and key, if TLS is on.
+        token: Token of the private listener, if it needs one.
     """
 
     config: Config
@@ -69,17 +69,17 @@ class Inspection:
 def inspect(
     loaded: Loaded, now: datetime, environment: Mapping[str, str]
 ) -> Inspection:
-    """Look at all that the settings name.
+    """Inspect the settings and all files that they name.
 
     Args:
-        loaded: The settings, with the problems that reading them showed.
-        now: The time, aware of its zone.
+        loaded: The settings, with the problems of reading them.
+        now: The time, with its zone.
         environment: The environment of the process.
     """
     config = loaded.config
     found = Inspection(config, list(loaded.problems), [], list(loaded.warnings))
 
-    # Otherwise, what is missing may be what was misspelt.
+    # Otherwise a missing setting may be a misspelt one.
     if not any(f"{problem.key}.".startswith("auth.") for problem in loaded.problems):
         _inspect_auth(found, loaded, environment)
 
@@ -94,7 +94,7 @@ def inspect(
             found.warnings += map(loaded.located, found.pair.warnings(now))
 
     _inspect_admin(found, loaded)
-    for problem in _about_logs(config.logging):
+    for problem in _log_problems(config.logging):
         found.problems.append(loaded.located(problem))
     key = config.logging.privacy_key_file
     if config.logging.privacy and key is not None and _is_public(key):
@@ -118,15 +118,14 @@ def inspect(
 def _inspect_auth(
     found: Inspection, loaded: Loaded, environment: Mapping[str, str]
 ) -> None:
-    """Look at what clients are authenticated with."""
     try:
         found.credentials = _credentials(found.config.auth, environment)
     except ConfigError as error:
         found.problems += map(loaded.located, error.problems)
     if found.credentials is None:
         return
-    told = _of_globus(loaded, found.credentials)
-    found.warnings += map(loaded.located, told)
+    advice = _globus_advice(loaded, found.credentials)
+    found.warnings += map(loaded.located, advice)
     trusted = environment.get("SSL_CERT_FILE")
     if trusted and not (os.path.isfile(trusted) and os.access(trusted, os.R_OK)):
         found.warnings.append(
@@ -139,7 +138,6 @@ def _inspect_auth(
 
 
 def _inspect_admin(found: Inspection, loaded: Loaded) -> None:
-    """Look at who may call the private listener."""
     admin: Admin = found.config.admin
     file = admin.token_file
     if admin.listen is None or not loaded.sound("admin.listen", "admin.token_file"):
@@ -153,20 +151,22 @@ def _inspect_admin(found: Inspection, loaded: Loaded) -> None:
         if _is_public(file):
             found.warnings.append(loaded.located(_readable("admin.token_file", file)))
     if isinstance(admin.place, tuple):
-        told = ""
+        advice = ""
         if not admin.is_private:
-            told = "the token travels in clear text: let only a proxy that ends TLS in"
+            advice = (
+                "the token travels in clear text: let only a proxy that ends TLS in"
+            )
         elif file is None:
-            told = (
+            advice = (
                 "whoever has an account on this machine can look at the relay and "
                 'drain it: set token_file, or listen on "unix:/..."'
             )
-        if told:
-            found.warnings.append(loaded.located(Problem("admin.listen", told)))
+        if advice:
+            found.warnings.append(loaded.located(Problem("admin.listen", advice)))
 
 
 def read_token(file: Path) -> Secret:
-    """Read what callers of the private listener have to bring.
+    """Read the token of the private listener.
 
     Raises:
         ConfigError: The file cannot be read, or holds no token.
@@ -176,21 +176,19 @@ def read_token(file: Path) -> Secret:
             wrong = f"{file} is no regular file"
             raise ConfigError([Problem("admin.token_file", wrong)])
         with file.open("rb") as opened:
-            text = opened.read(LONGEST_TOKEN + 2).strip()
+            text = opened.read(TOKEN_MAX_CHARACTERS + 2).strip()
     except OSError as error:
         wrong = f"{file} cannot be read: {error.strerror}"
         raise ConfigError([Problem("admin.token_file", wrong)]) from None
-    if not (SHORTEST_TOKEN <= len(text) <= LONGEST_TOKEN) or not _TOKEN.fullmatch(text):
+    if not (
+        TOKEN_MIN_CHARACTERS <= len(text) <= TOKEN_MAX_CHARACTERS
+    ) or not _TOKEN.fullmatch(text):
         wrong = (
-            f"{file} must hold one token of {SHORTEST_TOKEN} or more letters, digits "
-            "and -._~+/, such as 'openssl rand -hex 32' prints"
+            f"{file} must hold one token of {TOKEN_MIN_CHARACTERS} or more letters, "
+            "digits and -._~+/, such as 'openssl rand -hex 32' prints"
         )
         raise ConfigError([Problem("admin.token_file", wrong)])
     return Secret(text.decode("ascii"))
-
-
-_TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
-"""RFC 6750, section 2.1: ``b64token``."""
 
 
 def _readable(key: str, path: Path) -> Problem:
@@ -205,8 +203,7 @@ def _credentials(auth: Auth, environment: Mapping[str, str]) -> Credentials | No
     return None
 
 
-def _of_globus(loaded: Loaded, used: Credentials) -> Iterator[Problem]:
-    """What the operator of a relay with Globus Auth should know."""
+def _globus_advice(loaded: Loaded, used: Credentials) -> Iterator[Problem]:
     arguments = loaded.config.auth.kwargs
     unset = loaded.located(Problem("auth.kwargs.audience", "")).line is None
     if unset and used.client_id != PROXYSTORE_RELAY:
@@ -226,7 +223,7 @@ def _of_globus(loaded: Loaded, used: Credentials) -> Iterator[Problem]:
 
 
 def _is_public(path: Path) -> bool:
-    """Whether the mode of a file lets everybody read it."""
+    """Tell whether the mode of a file lets everybody read it."""
     try:
         return bool(path.stat().st_mode & stat.S_IROTH)
     except OSError:
@@ -234,7 +231,7 @@ def _is_public(path: Path) -> bool:
 
 
 def open_to_all(auth: Auth) -> list[Problem]:
-    """What to tell somebody who thinks that a relay authenticates its clients."""
+    """Explain why a relay does not authenticate its clients; empty if it does."""
     if auth.method is not None:
         return []
     if auth.kwargs == AuthArguments():
@@ -248,8 +245,8 @@ def open_to_all(auth: Auth) -> list[Problem]:
     ]
 
 
-def _about_logs(logging: Logging) -> Iterator[Problem]:
-    """Why what is logged cannot be written."""
+def _log_problems(logging: Logging) -> Iterator[Problem]:
+    """Yield why the logs cannot be written."""
     folder, audited = logging.log_dir, logging.audit_log
     file = None if folder is None else folder / FILE_NAME
     if file is not None:
@@ -269,9 +266,9 @@ def _about_logs(logging: Logging) -> Iterator[Problem]:
 
 
 def _unwritable(file: Path) -> str | None:
-    """Why a log cannot be written to a file, or None."""
+    """Explain why a log cannot be written to a file; None if it can."""
     folder = file.parent
-    # os.path, for pathlib raises where a folder on the way may not be entered.
+    # Not pathlib: it raises if a folder on the way may not be entered.
     if _is_descriptor(file):
         return f"{file} is an open file of a process: it could not be put aside"
     if os.path.exists(file) and not (os.path.isfile(file) and os.access(file, os.W_OK)):
@@ -285,7 +282,7 @@ def _unwritable(file: Path) -> str | None:
 
 
 def _is_descriptor(file: Path) -> bool:
-    """Whether a path is that of an open file, such as ``/dev/stdout``."""
+    """Tell whether a path names an open file, such as ``/dev/stdout``."""
     paths = [file]
     with suppress(OSError):  # it is no link
         paths.append(file.parent / file.readlink())

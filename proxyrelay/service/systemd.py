@@ -1,7 +1,7 @@
-"""What the relay tells who has started it: that it serves, and that it lives.
+"""Notifications to systemd: ready, reloading, status, signs of life, stopping.
 
-The protocol is systemd's (sd_notify(3), sd_watchdog_enabled(3)); container engines pass
-it on. This is loaded only where somebody listens.
+The protocol is sd_notify(3) and sd_watchdog_enabled(3); container engines pass it on.
+This module is loaded only if the environment asks for notifications.
 """
 
 from __future__ import annotations
@@ -19,167 +19,161 @@ from twisted.python.failure import Failure
 
 from proxyrelay.admin.control import Reloadable, Reloaded, ReloadOutcome
 
-ADDRESS = "NOTIFY_SOCKET"
-"""Environment variable that names the supervisor's socket."""
+STATUS_SECONDS = 5.0
+"""Longest interval between two looks at the status."""
 
-PERIOD, WATCHED = "WATCHDOG_USEC", "WATCHDOG_PID"
-"""Environment variables: after how many microseconds without a sign of life the
-supervisor starts a process anew, and which process."""
-
-LOOK = 5.0
-"""Seconds from one look at the status to the next, at most."""
-
-KEPT = 16
-"""Notifications that wait while the supervisor does not read."""
+MAX_QUEUED_NOTIFICATIONS = 16
+"""Notifications that wait while systemd does not read."""
 
 
-class Supervisor:
-    """Whoever is told.
+class NotifySocket:
+    """Sends notifications.
 
     Args:
-        address: The path of its socket (AF_UNIX, datagrams), or ``@`` and an abstract
-            name.
-        period: Seconds without a sign of life after which it takes the process for
-            dead; None if it does not watch.
+        address: The path of systemd's socket (AF_UNIX, datagrams), or ``@`` and an
+            abstract name.
+        watchdog_seconds: Seconds without a sign of life after which systemd restarts
+            the process; None for never.
 
     Attributes:
-        period: The same.
+        watchdog_seconds: The same.
     """
 
-    def __init__(self, address: str, period: float | None = None) -> None:
-        self.period = period
+    def __init__(self, address: str, watchdog_seconds: float | None = None) -> None:
+        self.watchdog_seconds = watchdog_seconds
         self._address = f"\0{address[1:]}" if address[0] == "@" else address
-        self._waiting: deque[bytes] = deque(maxlen=KEPT)
+        self._queue: deque[bytes] = deque(maxlen=MAX_QUEUED_NOTIFICATIONS)
 
-    def tell(self, *assignments: str) -> None:
-        """Send a notification, without ever waiting or raising.
+    def send(self, *assignments: str) -> None:
+        """Send a notification. It never blocks or raises.
 
-        What finds the supervisor's queue full is sent before the next one.
+        While systemd's queue is full, notifications wait for the next call.
 
         Args:
             *assignments: Such as ``READY=1``.
         """
-        self._waiting.append("\n".join(assignments).encode())
+        self._queue.append("\n".join(assignments).encode())
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.setblocking(False)
-                while self._waiting:
-                    sender.sendto(self._waiting[0], self._address)
-                    self._waiting.popleft()
+                while self._queue:
+                    sender.sendto(self._queue[0], self._address)
+                    self._queue.popleft()
         except BlockingIOError:
             pass
         except OSError:
-            # It is gone, or not there yet. It would not know of these things later.
-            self._waiting.clear()
+            # Nobody reads there. A later reader must not get old notifications.
+            self._queue.clear()
 
 
-def supervisor(environment: MutableMapping[str, str], pid: int) -> Supervisor | None:
-    """Who wants to be told, as the environment of the process has it.
+def notify_socket(
+    environment: MutableMapping[str, str], pid: int
+) -> NotifySocket | None:
+    """Find systemd's socket.
 
     Args:
-        environment: What is meant for this process alone is taken out of it.
+        environment: Of the process. The variables are removed, so that no child
+            process sends notifications.
         pid: The ID of the process.
 
     Returns:
-        None if nobody does.
+        None if there is none.
     """
-    address = environment.pop(ADDRESS, "")
-    period = environment.pop(PERIOD, "")
-    watched = environment.pop(WATCHED, str(pid))
+    address = environment.pop("NOTIFY_SOCKET", "")
+    microseconds = environment.pop("WATCHDOG_USEC", "")
+    watched_pid = environment.pop("WATCHDOG_PID", str(pid))
     if not address.startswith(("/", "@")):
         return None
-    if watched != str(pid) or not period.isdecimal() or int(period) == 0:
-        return Supervisor(address)
-    return Supervisor(address, int(period) / 1e6)
+    if (
+        watched_pid != str(pid)
+        or not microseconds.isdecimal()
+        or int(microseconds) == 0
+    ):
+        return NotifySocket(address)
+    return NotifySocket(address, int(microseconds) / 1e6)
 
 
-class Supervision(Service):
-    """Keeps a supervisor informed.
+class Notifier(Service):
+    """Keeps systemd informed.
 
-    The signs of life come from the event loop: one that is stuck sends none, and the
-    process is started anew.
+    The signs of life come from the event loop. A stuck loop sends none, and systemd
+    restarts the process.
 
     Args:
-        supervisor: Is told.
-        status: What the relay does, in a few words, without a line break.
+        notify_socket: Sends the notifications.
+        status: Returns the status in a few words, without a line break.
         reload: Reads the settings.
         reactor: Runs the relay.
-        monotonic: Nanoseconds of the clock that the supervisor goes by
-            (CLOCK_MONOTONIC).
+        monotonic: Nanoseconds of systemd's clock (CLOCK_MONOTONIC).
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        notify_socket: NotifySocket,
         status: Callable[[], str],
         reload: Reloadable,
         reactor: Any,
         monotonic: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._supervisor = supervisor
+        self._socket = notify_socket
         self._status = status
         self._reload = reload
         self._reactor = reactor
         self._monotonic = monotonic
-        self._refused = False
-        self._told = ""
-        self._beat = LoopingCall(self._tell)
+        self._is_reload_refused = False
+        self._last_status = ""
+        self._beat = LoopingCall(self._send)
         self._beat.clock = reactor
 
     def startService(self) -> None:
-        """Say that the relay serves, as soon as the reactor runs."""
+        """Say that the relay is ready, as soon as the reactor runs."""
         super().startService()
         self._reactor.callWhenRunning(self._ready)
 
     def _ready(self) -> None:
         if not self.running:
             return
-        self._supervisor.tell("READY=1")
-        period = self._supervisor.period
-        interval = LOOK if period is None else min(LOOK, period / 2)
+        self._socket.send("READY=1")
+        watchdog = self._socket.watchdog_seconds
+        interval = STATUS_SECONDS
+        if watchdog is not None:
+            interval = min(interval, watchdog / 2)
         self._beat.start(interval).addErrback(self._failed)
 
-    def _tell(self) -> None:
-        signs = [] if self._supervisor.period is None else ["WATCHDOG=1"]
-        news = [*signs, *self._changes()]
-        if news:
-            self._supervisor.tell(*news)
+    def _send(self) -> None:
+        life = [] if self._socket.watchdog_seconds is None else ["WATCHDOG=1"]
+        assignments = [*life, *self._changed_status()]
+        if assignments:
+            self._socket.send(*assignments)
 
-    def _changes(self) -> list[str]:
-        """The status, if it is another one than before."""
+    def _changed_status(self) -> list[str]:
         status = self._status()
-        if self._refused:
+        if self._is_reload_refused:
             # systemctl does not learn of it otherwise.
             status += "; the last reload was refused, see the log"
-        if status == self._told:
+        if status == self._last_status:
             return []
-        self._told = status
+        self._last_status = status
         return [f"STATUS={status}"]
 
     def _failed(self, failure: Failure) -> None:
         self._log.failure("the supervisor is no longer told anything", failure)
 
     def reload(self) -> Reloaded:
-        """Read the settings anew, and say when that begins and ends.
-
-        Returns:
-            What has come of it.
-        """
-        self._supervisor.tell(
-            "RELOADING=1", f"MONOTONIC_USEC={self._monotonic() // 1000}"
-        )
+        """Reload the settings between two notifications."""
+        self._socket.send("RELOADING=1", f"MONOTONIC_USEC={self._monotonic() // 1000}")
         try:
             done = self._reload.reload()
-            self._refused = done.outcome is ReloadOutcome.REFUSED
+            self._is_reload_refused = done.outcome is ReloadOutcome.REFUSED
         finally:
-            self._supervisor.tell("READY=1", *self._changes())
+            self._socket.send("READY=1", *self._changed_status())
         return done
 
     def stopService(self) -> None:
-        """Say that the relay stops. Nobody waits for signs of life from then on."""
+        """Say that the relay stops. systemd then awaits no more signs of life."""
         super().stopService()
         if self._beat.running:
             self._beat.stop()
-        self._supervisor.tell("STOPPING=1", "STATUS=closing the connections")
+        self._socket.send("STOPPING=1", "STATUS=closing the connections")

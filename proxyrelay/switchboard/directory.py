@@ -18,10 +18,6 @@ PARTED = (
     "The requested peer {} is not connected to this relay server, which is being "
     "replaced: it may be connected to the one that has taken over."
 )
-LEFT_BEHIND = (
-    "The requested peer {} is not connected to this relay server, which has taken over "
-    "from another one: it may still be connected there."
-)
 """Why a message comes back. Clients match the start of the first text, sic."""
 
 

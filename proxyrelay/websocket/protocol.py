@@ -77,6 +77,7 @@ from proxyrelay.websocket.handshake import (
     origins,
     plain_upgrade,
 )
+from proxyrelay.websocket.state import RelayState
 
 FRAMES_CEILING = 1024
 """Frames of the most fragmented message. Stock clients send one."""
@@ -603,7 +604,7 @@ class RelayProtocol(FrameFastPath):
         """
         self._look_behind_proxies(headers)
         self._enter(Phase.AUTHENTICATING)
-        if self.factory.stopping or self.factory.draining:
+        if self.factory.state >= RelayState.DRAINING:
             return succeed(None)  # whoever it is: `onOpen` closes
         checking: Deferred[Any] = maybeDeferred(
             self.factory.authenticator.authenticate, headers, self.source
@@ -667,9 +668,9 @@ class RelayProtocol(FrameFastPath):
             if name not in _HANDSHAKE_LEFTOVERS
             and getattr(served, name, served) is not value
         }
-        if self.factory.stopping:
+        if self.factory.state is RelayState.STOPPING:
             self.close_going_away()
-        elif self.factory.draining:
+        elif self.factory.state is RelayState.DRAINING:
             self._refusal = None
             self.factory.relay.refuse(self, TryAgainLater(REPLACED))
         elif self._refusal is not None:
@@ -1064,8 +1065,7 @@ class RelayFactory(WebSocketServerFactory):
         followers: Clients that wait for the end of the connection that they replace.
         origin_allowed: Tells whether a browser's ``Origin`` is let in.
         connections: All that are not yet lost, registered or not.
-        stopping: Whether new connections are closed as soon as they are open.
-        draining: Whether they are asked to come back, as another relay takes over.
+        state: State of the relay. New connections are refused from DRAINING on.
         held_up: Tells whether the process stood still, and has not read yet what came
             meanwhile. It may be set.
     """
@@ -1106,8 +1106,7 @@ class RelayFactory(WebSocketServerFactory):
         )
         self._announced: ProxyHeaderFactory | None = None
         self.connections: set[RelayProtocol] = set()
-        self.stopping = False
-        self.draining = False
+        self.state = RelayState.STARTING
         self.pace = TurnBudget(clock, HANDSHAKES)
         self.tls_pace = TurnBudget(clock, TLS_HANDSHAKES)
         self.rests = TurnBudget(clock, RESTS)
@@ -1210,9 +1209,9 @@ class RelayFactory(WebSocketServerFactory):
         Returns:
             Fires when no connection is left.
         """
-        if self.stopping:
+        if self.state is RelayState.STOPPING:
             return self.all_gone()
-        self.stopping = True
+        self.state = RelayState.STOPPING
         deadline = self.clock.callLater(seconds, self.abort_all)
         for connection in list(self.connections):
             connection.close_going_away()
@@ -1220,7 +1219,7 @@ class RelayFactory(WebSocketServerFactory):
 
     def drain(self) -> None:
         """Ask whoever has not registered yet to come back: another relay takes over."""
-        self.draining = True
+        self.state = RelayState.DRAINING
         for connection in list(self.connections):
             connection.refuse_for_drain()
 
@@ -1246,9 +1245,10 @@ class RelayFactory(WebSocketServerFactory):
         self._tell_if_all_gone()
 
     def _tell_if_all_gone(self) -> None:
-        if self.connections or (self._waiting and not self.stopping):
+        is_stopping = self.state is RelayState.STOPPING
+        if self.connections or (self._waiting and not is_stopping):
             return
-        if self.stopping:
+        if is_stopping:
             for deadlines in self.deadlines.values():
                 deadlines.stop()
             self.slow.stop()

@@ -17,8 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from proxyrelay.admin import listener, sockets
 from proxyrelay.config import Admin, Config
 from proxyrelay.errors import StartError
-from proxyrelay.service.app import Options, makeService
-from tests.service.test_app import Capture
+from proxyrelay.service.app import makeService
+from proxyrelay.service.options import Options
+from tests.support.capture import Capture
 from tests.support.recording import A
 from tests.support.watched import Caller, WatchedTestCase
 
@@ -35,7 +36,7 @@ class LifeTests(WatchedTestCase):
         with self.assertRaises(StartError) as caught:
             self.serve(Config(admin=Admin(listen=f"127.0.0.1:{port}")))
         self.assertTrue(str(caught.exception).startswith("admin.listen: cannot listen"))
-        for bound in self.relay._sockets:
+        for bound in self.relay.ports.sockets:
             bound.close()
 
     def test_says_where_it_is(self) -> None:
@@ -353,7 +354,8 @@ class FileTests(TestCase):
 SERVED = """
 import sys
 from twisted.internet import reactor
-from proxyrelay.service.app import Options, makeService
+from proxyrelay.service.app import makeService
+from proxyrelay.service.options import Options
 options = Options()
 options.parseOptions(["--host=127.0.0.1", "--port=0", "--config", sys.argv[1]])
 service = makeService(options)
@@ -389,8 +391,7 @@ class OffTests(SynchronousTestCase):
         found = self.loaded("")
         for name in (
             *("prometheus_client", "twisted.web.server", "twisted.web.resource"),
-            "proxyrelay.admin",
-            *(f"proxyrelay.observe.{each}" for each in ("counts", "events", "view")),
+            *(f"proxyrelay.admin.{each}" for each in ("events", "listener", "view")),
         ):
             self.assertNotIn(name, found)
 
@@ -406,5 +407,5 @@ class OffTests(SynchronousTestCase):
         relay = list(application)[1]
         self.assertIs(relay.factory.journal, relay.journal)
         self.assertEqual(relay.factory.protocol.__mro__[1].__name__, "RelayProtocol")
-        for bound in relay._sockets:
+        for bound in relay.ports.sockets:
             bound.close()

@@ -18,6 +18,7 @@ from proxyrelay.admin.view import BATCH
 from proxyrelay.config import Config, Limits, Logging, Offers
 from proxyrelay.errors import Problem
 from proxyrelay.switchboard.peer import Registration
+from proxyrelay.websocket.state import RelayState
 from tests.support.certificates import Authority
 from tests.support.recording import (
     A,
@@ -48,7 +49,7 @@ class HealthTests(WatchedTestCase):
 
     def test_alive_as_long_as_it_answers(self) -> None:
         self.serve()
-        self.relay.factory.stopping = True
+        self.relay.factory.state = RelayState.STOPPING
         answer = self.ask("/livez")
         self.assertEqual((answer.status, answer.body), (200, b"ok\n"))
 
@@ -80,7 +81,7 @@ class HealthTests(WatchedTestCase):
 
     def test_not_without_a_socket(self) -> None:
         self.serve()
-        self.relay._ports = []
+        self.relay.ports.close()
         self.assertEqual(self.unready(), ["listener: no socket is listened on"])
 
     def test_tells_all_reasons(self) -> None:
@@ -280,7 +281,7 @@ class ActionTests(WatchedTestCase):
             self.assertEqual(answer.status, 202)
             detail = "draining; connections: 1"
             self.assertEqual(answer.json, {"ok": True, "detail": detail})
-        self.assertTrue(self.relay.factory.draining)
+        self.assertIs(self.relay.state, RelayState.DRAINING)
 
     def check_meant(self, *bodies: bytes) -> None:
         own = os.getpid()
@@ -291,10 +292,10 @@ class ActionTests(WatchedTestCase):
             self.assertIn(str(own), answer.json["error"])
         for body in (b"?", b"[]", b'{"pid": "1"}', b"\xff"):
             self.assertEqual(self.post("/drain", body=body).status, 400, body)
-        self.assertFalse(self.relay.factory.draining)
+        self.assertIs(self.relay.state, RelayState.SERVING)
         answer = self.post("/drain", body=b'{"pid": %d}' % own)
         self.assertEqual(answer.status, 202)
-        self.assertTrue(self.relay.factory.draining)
+        self.assertIs(self.relay.state, RelayState.DRAINING)
 
     def test_drains_nobody_else_than_who_is_meant(self) -> None:
         self.serve()
@@ -313,7 +314,7 @@ class ActionTests(WatchedTestCase):
             self.assertIn(answer.status, {400, 409}, body[:20])
             self.assertIn("error", answer.json)
         self.assertEqual(self.flushLoggedErrors(), [])
-        self.assertFalse(self.relay.factory.draining)
+        self.assertIs(self.relay.state, RelayState.SERVING)
 
     def test_deep_json_is_answered_with_400(self) -> None:
         self.serve()
@@ -369,7 +370,7 @@ class ActionTests(WatchedTestCase):
             for headers in ({}, {"Content_Type": "text/plain"}, {"X_Proxyrelay": "0"}):
                 answer = self.ask(path, "POST", **headers)
                 self.assertEqual(answer.status, 403, path)
-        self.assertFalse(self.relay.factory.draining)
+        self.assertIs(self.relay.state, RelayState.SERVING)
         self.assertEqual(len(self.relay.factory.relay.registry), 1)
         kind = "application/json; charset=utf-8"
         self.assertEqual(self.ask("/reload", "POST", Content_Type=kind).status, 200)
@@ -396,7 +397,7 @@ class TokenTests(WatchedTestCase):
                 self.assertIn("error", answer.json)
         for path in ACTIONS:
             self.assertEqual(self.post(path).status, 401)
-        self.assertFalse(self.relay.factory.draining)
+        self.assertIs(self.relay.state, RelayState.SERVING)
 
     def test_who_has_it(self) -> None:
         self.serve(token=TOKEN)
@@ -442,7 +443,7 @@ class RebindingTests(WatchedTestCase):
             answer = self.ask(path, Host="evil.example:8701")
             self.assertEqual(answer.status, 421, path)
         self.assertEqual(self.post("/drain", Host="evil.example").status, 421)
-        self.assertFalse(self.relay.factory.draining)
+        self.assertIs(self.relay.state, RelayState.SERVING)
 
 
 class PageTests(WatchedTestCase):

@@ -14,7 +14,7 @@ from proxyrelay.auth.introspector import Introspector
 from proxyrelay.auth.policy import Introspection, Policy
 from proxyrelay.errors import TryAgainLater
 from proxyrelay.switchboard.user import User
-from tests.service.test_app import Capture
+from tests.support.capture import Capture
 from tests.support.clock import EagerClock
 from tests.support.globus import (
     CLIENT_ID,

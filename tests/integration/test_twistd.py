@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from websockets.exceptions import ConnectionClosed
 
-from proxyrelay.service.app import Options
+from proxyrelay.service.options import Options
 from tests.support.certificates import Authority
 from tests.support.processes import PATIENCE, SCRIPTS, SERVES, ProcessTestCase
 from tests.support.recording import A, B, offer, registration

@@ -555,18 +555,18 @@ class ServedTests(RelayTestCase):
             other.ping()
         one.send(offer(A, B).decode())
         self.assertIn('"offer"', other.recv())
-        self.assertFalse(self.in_reactor(lambda: self.service._crowd._nap))  # type: ignore[union-attr]
+        self.assertFalse(self.in_reactor(lambda: self.service.ports.multiplexer._nap))  # type: ignore[union-attr]
 
     def naps(self, client: Any) -> bool:
         """Whether the relay naps; a ping without a wait brings it nearer to that."""
         client._loop.call_soon_threadsafe(client._loop.create_task, pinged(client))
-        served: Any = self.service._crowd
+        served: Any = self.service.ports.multiplexer
         # Time runs for this, as if nobody had said anything for long.
         served._awake -= AWAKE_SECONDS
         return served._nap is not None
 
     def test_stops_while_it_naps(self) -> Deferred[Any]:
-        served: Any = self.service._crowd
+        served: Any = self.service.ports.multiplexer
         served._awake = 0
         served._outbox.saw_messages = False
         served.doRead()
@@ -594,7 +594,7 @@ class WithoutEpollTests(RelayTestCase):
         one.ping()
         other.send(offer(B, A).decode())
         self.assertIn('"offer"', one.recv())
-        self.assertIsNone(self.service._crowd)
+        self.assertIsNone(self.service.ports.multiplexer)
 
     def test_is_loaded_all_the_same(self) -> None:
         script = (

@@ -1,4 +1,4 @@
-"""What can be found out about the settings before anything is served."""
+"""Inspection of the settings before they are served."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import config
-from proxyrelay.auth.credentials import (
-    ID_VARIABLE,
-    SECRET_VARIABLE,
-    Credentials,
-)
+from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
 from proxyrelay.auth.globus_api import Globus
 from proxyrelay.config import PROXYSTORE_RELAY, Auth, AuthArguments, Config, Secret
 from proxyrelay.errors import Problem

@@ -12,7 +12,8 @@ from websockets.exceptions import ConnectionClosed
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Limits
 from proxyrelay.net import listening
-from tests.service.test_app import Capture
+from proxyrelay.websocket.state import RelayState
+from tests.support.capture import Capture
 from tests.support.recording import A, B, C, answer, offer, registration
 from tests.support.served import (
     Client,
@@ -25,7 +26,7 @@ from tests.support.served import (
 REASON = "Another relay takes over here."
 
 CLOSE_1013 = bytes([0x88, 2 + len(REASON), *(1013).to_bytes(2, "big")])
-"""How a frame begins that closes a client with 1013 and this reason."""
+"""First bytes of the frame that closes a client with 1013 and this reason."""
 
 
 class Stopped:
@@ -73,7 +74,7 @@ class DrainingTestCase(RelayTestCase):
 
 
 class ConnectionsTests(DrainingTestCase):
-    """Who is served, and who is sent on."""
+    """Clients that are served, and clients that are refused."""
 
     @scenario
     def test_serves_who_is_registered(self) -> None:
@@ -143,10 +144,10 @@ class ConnectionsTests(DrainingTestCase):
     @scenario
     def test_does_not_begin_when_it_stops(self) -> None:
         factory = self.service.factory
-        factory.stopping = True
+        factory.state = RelayState.STOPPING
         self.drain()
-        self.assertFalse(factory.draining)
-        factory.stopping = False
+        self.assertIs(factory.state, RelayState.STOPPING)
+        factory.state = RelayState.SERVING
 
 
 class SuccessorTests(DrainingTestCase):
@@ -155,7 +156,7 @@ class SuccessorTests(DrainingTestCase):
     config = structs.replace(RelayTestCase.config, reuse_port=True)
 
     def warnings(self) -> list[str]:
-        """What is said of it when the relay drains."""
+        """Return the warnings of a drain."""
         captured = Capture(self)
         self.drain()
         return [line for line in captured.lines() if "nobody else" in line]
@@ -169,13 +170,13 @@ class SuccessorTests(DrainingTestCase):
     @scenario
     def test_says_nothing_if_somebody_is(self) -> None:
         self.registered(A)
-        for other in listening.bind("127.0.0.1", self.service._port, reuse=True):
+        for other in listening.bind("127.0.0.1", self.service.ports.number, reuse=True):
             self.addCleanup(other.close)
         self.assertEqual(self.warnings(), [])
 
 
 class PendingTests(DrainingTestCase):
-    """Who is being identified."""
+    """A client during authentication."""
 
     def authenticator(self) -> Authenticator:
         self.pending = PendingAuthenticator()
@@ -192,7 +193,7 @@ class PendingTests(DrainingTestCase):
 
 
 class ProxyTests(DrainingTestCase):
-    """Who comes through a proxy that has not said yet whom it speaks for."""
+    """A connection of a proxy before its PROXY header."""
 
     config = Config(
         host="127.0.0.1",

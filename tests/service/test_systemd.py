@@ -1,4 +1,4 @@
-"""What a supervisor is told."""
+"""Notifications to systemd."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.admin.control import Reloaded, ReloadOutcome
 from proxyrelay.service.systemd import (
-    KEPT,
-    LOOK,
-    Supervision,
-    Supervisor,
-    supervisor,
+    MAX_QUEUED_NOTIFICATIONS,
+    STATUS_SECONDS,
+    Notifier,
+    NotifySocket,
+    notify_socket,
 )
-from tests.service.test_app import Capture
+from tests.support.capture import Capture
 
 PID = 4711
 
@@ -46,11 +46,11 @@ class Listener:
 
 
 class FoundTests(SynchronousTestCase):
-    """What the environment says of a supervisor."""
+    """The socket in the environment."""
 
-    def found(self, **environment: str) -> Supervisor | None:
+    def found(self, **environment: str) -> NotifySocket | None:
         self.environment = {"HOME": "/", **environment}
-        return supervisor(self.environment, PID)
+        return notify_socket(self.environment, PID)
 
     def test_there_may_be_none(self) -> None:
         for environment in ({}, {"WATCHDOG_USEC": "1"}, {"NOTIFY_SOCKET": ""}):
@@ -64,18 +64,18 @@ class FoundTests(SynchronousTestCase):
         for period in ("", "0", "-1", "1.5", "soon"):
             found = self.found(NOTIFY_SOCKET="/a", WATCHDOG_USEC=period)
             assert found is not None
-            self.assertIsNone(found.period)
+            self.assertIsNone(found.watchdog_seconds)
 
     def test_it_may_watch(self) -> None:
         for more in ({}, {"WATCHDOG_PID": str(PID)}):
             found = self.found(NOTIFY_SOCKET="@a", WATCHDOG_USEC="1500000", **more)
             assert found is not None
-            self.assertEqual(found.period, 1.5)
+            self.assertEqual(found.watchdog_seconds, 1.5)
 
     def test_it_may_watch_another_process(self) -> None:
         found = self.found(NOTIFY_SOCKET="/a", WATCHDOG_USEC="9", WATCHDOG_PID="1")
         assert found is not None
-        self.assertIsNone(found.period)
+        self.assertIsNone(found.watchdog_seconds)
 
     def test_children_are_not_to_tell_it_anything(self) -> None:
         self.found(NOTIFY_SOCKET="/a", WATCHDOG_USEC="9", WATCHDOG_PID="1")
@@ -90,24 +90,24 @@ class TellTests(SynchronousTestCase):
         path = Path(self.mktemp()).name
         listener = Listener(self, path)
         self.addCleanup(Path(path).unlink)
-        Supervisor(path).tell("READY=1", "STATUS=serving")
+        NotifySocket(path).send("READY=1", "STATUS=serving")
         self.assertEqual(listener.heard(), ["READY=1\nSTATUS=serving"])
 
     def test_go_to_an_abstract_name(self) -> None:
         name = f"proxyrelay.test.{id(self)}"
         listener = Listener(self, f"\0{name}")
-        Supervisor(f"@{name}").tell("READY=1")
+        NotifySocket(f"@{name}").send("READY=1")
         self.assertEqual(listener.heard(), ["READY=1"])
 
     def test_are_forgotten_if_nobody_is_there(self) -> None:
         name = f"proxyrelay.test.{id(self)}"
-        told = Supervisor(f"@{name}")
-        told.tell("READY=1")
+        told = NotifySocket(f"@{name}")
+        told.send("READY=1")
         listener = Listener(self, f"\0{name}")
-        told.tell("STATUS=serving")
+        told.send("STATUS=serving")
         self.assertEqual(listener.heard(), ["STATUS=serving"])
 
-    def full(self) -> tuple[Supervisor, Listener, int]:
+    def full(self) -> tuple[NotifySocket, Listener, int]:
         """A supervisor whose queue is full, and how much there is in it."""
         name = f"proxyrelay.test.{id(self)}"
         listener = Listener(self, f"\0{name}")
@@ -118,40 +118,42 @@ class TellTests(SynchronousTestCase):
                 while True:
                     sender.sendto(b"X=1", f"\0{name}")
                     count += 1
-        return Supervisor(f"@{name}"), listener, count
+        return NotifySocket(f"@{name}"), listener, count
 
     def test_wait_for_a_full_queue_and_block_nobody(self) -> None:
         told, listener, count = self.full()
-        told.tell("READY=1")
-        told.tell("STATUS=serving")
+        told.send("READY=1")
+        told.send("STATUS=serving")
         self.assertEqual(listener.heard(), ["X=1"] * count)
-        told.tell("WATCHDOG=1")
+        told.send("WATCHDOG=1")
         self.assertEqual(listener.heard(), ["READY=1", "STATUS=serving", "WATCHDOG=1"])
 
     def test_do_not_pile_up(self) -> None:
         told, listener, _ = self.full()
-        for number in range(2 * KEPT):
-            told.tell(f"STATUS={number}")
+        for number in range(2 * MAX_QUEUED_NOTIFICATIONS):
+            told.send(f"STATUS={number}")
         listener.heard()
         heard: list[str] = []
         while "STATUS=last" not in heard:
-            told.tell("STATUS=last")
+            told.send("STATUS=last")
             heard += listener.heard()
-        self.assertEqual(len(heard), heard.count("STATUS=last") + KEPT - 1)
+        self.assertEqual(
+            len(heard), heard.count("STATUS=last") + MAX_QUEUED_NOTIFICATIONS - 1
+        )
 
 
-class SupervisionTests(SynchronousTestCase):
-    """When it is told what."""
+class NotifierTests(SynchronousTestCase):
+    """The time of each notification."""
 
     def supervise(self, period: float | None = None) -> None:
-        """Build the service, and keep what is told."""
+        """Build the service, and keep the notifications."""
         name = f"proxyrelay.test.{id(self)}"
         self.listener = Listener(self, f"\0{name}")
         self.reactor = MemoryReactorClock()
         self.status = "serving, clients: 0"
         self.reloads = 0
-        self.service = Supervision(
-            Supervisor(f"@{name}", period),
+        self.service = Notifier(
+            NotifySocket(f"@{name}", period),
             lambda: self.status,
             self,
             self.reactor,
@@ -172,7 +174,7 @@ class SupervisionTests(SynchronousTestCase):
             call(*arguments, **keywords)
 
     def serve(self, period: float | None = None) -> list[str]:
-        """Start and run; what is told then."""
+        """Start and run; return the notifications."""
         self.supervise(period)
         self.service.startService()
         self.assertEqual(self.listener.heard(), [])
@@ -193,13 +195,13 @@ class SupervisionTests(SynchronousTestCase):
 
     def test_the_status_when_it_has_changed(self) -> None:
         self.serve()
-        self.reactor.advance(LOOK)
+        self.reactor.advance(STATUS_SECONDS)
         self.assertEqual(self.listener.heard(), [])
         for clients in (1, 2, 3):
             self.status = f"serving, clients: {clients}"
-            self.reactor.advance(LOOK / 4)
+            self.reactor.advance(STATUS_SECONDS / 4)
         self.assertEqual(self.listener.heard(), [])
-        self.reactor.advance(LOOK)
+        self.reactor.advance(STATUS_SECONDS)
         self.assertEqual(self.listener.heard(), ["STATUS=serving, clients: 3"])
 
     def test_signs_of_life_in_half_the_time_at_least(self) -> None:
@@ -210,7 +212,7 @@ class SupervisionTests(SynchronousTestCase):
 
     def test_signs_of_life_with_every_look(self) -> None:
         self.serve(60)
-        self.reactor.advance(LOOK)
+        self.reactor.advance(STATUS_SECONDS)
         self.assertEqual(self.listener.heard(), ["WATCHDOG=1"])
 
     def test_when_settings_are_read(self) -> None:
@@ -253,7 +255,7 @@ class SupervisionTests(SynchronousTestCase):
         captured = Capture(self)
         self.serve()
         self.service._status = self.broken
-        self.reactor.advance(LOOK)
+        self.reactor.advance(STATUS_SECONDS)
         self.assertEqual(
             captured.lines(), ["the supervisor is no longer told anything"]
         )

@@ -26,7 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Offers
-from proxyrelay.service.app import RelayService
+from proxyrelay.service.relay import RelayService
 from proxyrelay.switchboard.relay import SELF
 from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.protocol import RelayProtocol

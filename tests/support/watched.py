@@ -19,8 +19,8 @@ from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Admin, Config, Offers, Secret
 from proxyrelay.net import certificates
-from proxyrelay.service.app import RelayService
 from proxyrelay.service.checks import Inspection
+from proxyrelay.service.relay import RelayService
 from proxyrelay.service.reload import Reload
 from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.frames import TEXT, frame
@@ -177,9 +177,7 @@ class WatchedTestCase(SynchronousTestCase):
         )
         secret = None if token is None else Secret(token)
         self.found = Inspection(settings, pair=pair, token=secret)
-        self.reload = Reload(
-            self.relay, None, lambda: self.found, None, self.reactor, secret
-        )
+        self.reload = Reload(self.relay, None, lambda: self.found, self.reactor, secret)
         self.admin = self.watch.listener(
             self.relay, self.reload, secret, shared, **more
         )

@@ -496,8 +496,7 @@ class OfferMixin:
     def with_crossing(self: Any, seconds: float) -> None:
         offers = structs.replace(self.service.config.offers, crossing=seconds)
         settings = structs.replace(self.service.config, offers=offers)
-        pair, authenticator = self.service.pair, self.service.authenticator
-        self.service.change(settings, pair, authenticator)
+        self.service.apply(settings)
 
     @scenario
     def test_without_shield_passes_everything_on(self: Any) -> None:

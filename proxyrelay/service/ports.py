@@ -1,0 +1,100 @@
+"""The ports that clients connect to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from socket import socket
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.tcp import Port
+
+from proxyrelay.net import epoll, listening
+from proxyrelay.net.epoll import EpollMultiplexer
+from proxyrelay.net.tls_context import TlsContexts
+from proxyrelay.net.tls_transport import TlsTransport
+from proxyrelay.net.transport import DirectWriteTransport
+from proxyrelay.websocket.protocol import RelayFactory
+
+
+class ClientPorts:
+    """Listens for clients, and builds the transports of their connections.
+
+    Args:
+        factory: Builds the protocols.
+        sockets: Bound and listening. The reactor adopts them in `listen`.
+        shared: Whether another process accepts from the very same sockets.
+        contexts: The TLS contexts; None to serve without TLS.
+        reactor: Watches the ports.
+
+    Attributes:
+        number: The TCP port.
+        multiplexer: Watches the connections; None for the reactor.
+        sockets: Those that the reactor has not adopted yet.
+    """
+
+    def __init__(
+        self,
+        factory: RelayFactory,
+        sockets: Iterable[socket],
+        shared: bool,
+        contexts: TlsContexts | None,
+        reactor: Any,
+    ) -> None:
+        self._factory = factory
+        self._served = factory.behind_proxies()
+        self._shared = shared
+        self._contexts = contexts
+        self._reactor = reactor
+        self._ports: list[Any] = []
+        self.sockets = list(sockets)
+        self.number: int = self.sockets[0].getsockname()[1]
+        self.multiplexer: EpollMultiplexer | None = None
+        if epoll.AVAILABLE:
+            self.multiplexer = EpollMultiplexer(reactor, factory.outbox)
+
+    @property
+    def addresses(self) -> list[Any]:
+        """Twisted's addresses of the ports, empty unless they listen."""
+        return [port.getHost() for port in self._ports]
+
+    def listen(self) -> None:
+        """Accept connections, if that has not begun yet."""
+        for bound in self.sockets:
+            port = self._reactor.adoptStreamPort(
+                bound.fileno(), bound.family, self._served
+            )
+            port.transport = self._transport
+            if isinstance(port, Port):
+                self._factory.gate.guard(port)
+            self._ports.append(port)
+            bound.close()  # the reactor has its own descriptor of it
+        self.sockets = []
+
+    def close(self) -> list[Deferred[Any]]:
+        """Stop accepting. Connections that wait to be accepted are not reset.
+
+        Returns:
+            Fire when the ports are closed.
+        """
+        for bound in self.sockets:
+            bound.close()
+        self.sockets = []
+        self._factory.gate.accept_backlog()
+        closing = []
+        for port in self._ports:
+            if isinstance(port, Port):
+                listening.retire(port, self._shared)
+            else:
+                closing.append(maybeDeferred(port.stopListening))
+        self._ports = []
+        return closing
+
+    def _transport(self, *arguments: Any) -> DirectWriteTransport:
+        """Build the transport of a connection, as Twisted's ports do."""
+        *given, _ = arguments
+        watch = self.multiplexer or self._reactor
+        common = (self._factory.pace, self._factory.outbox, *given, watch)
+        if self._contexts is None:
+            return DirectWriteTransport(*common)
+        return TlsTransport(self._contexts.begin, self._factory.tls_pace, *common)

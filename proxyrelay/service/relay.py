@@ -1,0 +1,340 @@
+"""The relay as a service of Twisted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from socket import socket
+from typing import Any
+
+from msgspec import structs
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from proxyrelay import __version__
+from proxyrelay.auth import Authenticator
+from proxyrelay.config import Config, Offers
+from proxyrelay.net import addresses, certificates, listening
+from proxyrelay.net.process import Heap
+from proxyrelay.net.timers import Heartbeat
+from proxyrelay.net.tls_context import TlsContexts
+from proxyrelay.observe import log as logs
+from proxyrelay.observe import privacy
+from proxyrelay.observe.audit import audit
+from proxyrelay.observe.fan_out import FanOut
+from proxyrelay.observe.journal import LogObserver
+from proxyrelay.service.drain import Drain
+from proxyrelay.service.ports import ClientPorts
+from proxyrelay.switchboard.directory import PARTED, Alone
+from proxyrelay.switchboard.events import ConnectionObserver
+from proxyrelay.switchboard.offers import Offer
+from proxyrelay.switchboard.relay import Relay
+from proxyrelay.websocket.crossing import Crossing
+from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+from proxyrelay.websocket.state import RelayState
+
+log = Logger(namespace="proxyrelay")
+
+SWEEP_SECONDS = 0.5
+"""Interval between two looks at the offers that wait for an answer."""
+
+
+class RelayService(MultiService):
+    """A relay and its listening sockets.
+
+    The sockets are bound at once. So a taken port is an exception here, and not a line
+    in the log of a process that serves nothing.
+
+    Args:
+        settings: The settings.
+        authenticator: Identifies the user of a connection.
+        pair: Certificate and key; None to serve without TLS.
+        reactor: Runs everything.
+        clock: Runs the deadlines of connections; None for the reactor's.
+        inherited: Listening sockets from a supervisor, in place of those that the
+            settings name.
+        further: Observers beside the log.
+        kind: Class of the connections.
+        observer: Writes the log; None if twistd does.
+
+    Attributes:
+        factory: Builds the connections, and has all of them.
+        ports: Accept the connections.
+        pseudonyms: Spelling of users and addresses in all output.
+        drained: Called when draining begins. It may be set.
+
+    Raises:
+        StartError: The port cannot be listened on.
+        ConfigError: OpenSSL refuses the certificate or the key; the audit log cannot be
+            written, or the key of the pseudonyms not be read.
+    """
+
+    def __init__(
+        self,
+        settings: Config,
+        authenticator: Authenticator,
+        pair: certificates.KeyPair | None,
+        reactor: Any,
+        clock: IReactorTime | None = None,
+        inherited: Sequence[socket] = (),
+        further: Sequence[ConnectionObserver] = (),
+        kind: type[RelayProtocol] = RelayProtocol,
+        observer: logs.Log | None = None,
+    ) -> None:
+        super().__init__()
+        self._observer = observer
+        self._clock = clock = clock or reactor
+        self.config = settings
+        self._reactor = reactor
+        self.pseudonyms = privacy.pseudonyms(settings.logging)
+        verbose = settings.logging.default_level == "DEBUG"
+        self.journal = LogObserver(clock.seconds, verbose, self.pseudonyms)
+        self._audit = audit(settings.logging, clock, self.pseudonyms)
+        self.drained: Callable[[], None] = lambda: None
+        audited = () if self._audit is None else (self._audit,)
+        journal: ConnectionObserver = self.journal
+        if audited or further:
+            journal = FanOut((journal, *audited, *further))
+        self._crossing = Crossing(
+            clock, _crossing_seconds(settings.offers), self._pass_on
+        )
+        self.factory = RelayFactory(
+            Relay(journal, clock.seconds, self._crossing, settings.offers),
+            authenticator,
+            journal,
+            clock,
+            settings,
+            self.pseudonyms,
+            kind,
+        )
+        self._contexts = None if pair is None else TlsContexts(pair)
+        self._census = LoopingCall(self._list_clients)
+        self._census.clock = clock
+        self._sweep = Heartbeat(
+            clock, SWEEP_SECONDS, self._tick, self.factory.has_backlog
+        )
+        self.factory.held_up = lambda: self._sweep.overdue
+        self._heap = Heap()
+        self._drain: Drain | None = None
+        self._shared = bool(inherited)
+        self.ports = ClientPorts(
+            self.factory,
+            inherited
+            or listening.bind(settings.host, settings.port, reuse=settings.reuse_port),
+            self._shared,
+            self._contexts,
+            reactor,
+        )
+        self._parts: tuple[Callable[[Config], None], ...] = (
+            self.factory.reconfigure,
+            self._apply_verbosity,
+            self._apply_offers,
+            self._apply_census,
+        )
+
+    @property
+    def state(self) -> RelayState:
+        """State of the relay; the factory has it."""
+        return self.factory.state
+
+    @property
+    def urls(self) -> list[str]:
+        """Addresses of the ports, such as ``ws://127.0.0.1:8700``."""
+        return [
+            f"{self.config.scheme}://{addresses.text(at)}"
+            for at in self.ports.addresses
+        ]
+
+    @property
+    def status(self) -> str:
+        """State and number of clients, in a few words."""
+        count = len(self.factory.relay.registry)
+        return f"{self.state.name.lower()}, clients: {count}"
+
+    @property
+    def pair(self) -> certificates.KeyPair | None:
+        """Certificate and key; None without TLS."""
+        return None if self._contexts is None else self._contexts.certificate
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """Identifies the user of a new connection."""
+        return self.factory.authenticator
+
+    @property
+    def lost_lines(self) -> dict[str, int]:
+        """Lines that could not be written, of the log and of the audit log."""
+        return {
+            "log": 0 if self._observer is None else self._observer.lost,
+            "audit": 0 if self._audit is None else self._audit.lost,
+        }
+
+    # -- reload
+
+    def apply(self, config: Config) -> None:
+        """Serve with other settings from now on. No connection is closed."""
+        self.config = config
+        for apply in self._parts:
+            apply(config)
+
+    def use_certificate(self, pair: certificates.KeyPair) -> None:
+        """Serve new connections with another certificate.
+
+        Raises:
+            ConfigError: OpenSSL refuses it. Nothing has changed.
+        """
+        if self._contexts is not None:
+            self._contexts.use(pair)
+
+    def use_authenticator(self, authenticator: Authenticator) -> None:
+        """Identify new connections with another authenticator.
+
+        The one before still answers its pending questions.
+        """
+        before, self.factory.authenticator = self.factory.authenticator, authenticator
+        if authenticator is not before:
+            before.stop()
+            authenticator.start()
+
+    def _apply_verbosity(self, config: Config) -> None:
+        self.journal.verbose = config.logging.default_level == "DEBUG"
+
+    def _apply_offers(self, config: Config) -> None:
+        offers = config.offers
+        if self.state >= RelayState.DRAINING:
+            offers = structs.replace(offers, hold=0)  # no client comes back here
+        self.factory.relay.offers = offers
+        self._crossing.change(_crossing_seconds(offers))
+
+    def _apply_census(self, config: Config) -> None:
+        interval = config.logging.current_client_interval
+        if self._census.running and self._census.interval != interval:
+            self._census.stop()
+        if interval and not self._census.running:
+            listed = self._census.start(interval, now=False)
+            listed.addErrback(_log_failure, "the list of clients has stopped")
+
+    def reopen(self) -> None:
+        """Open the log files anew: they may have been renamed."""
+        for each in (self._observer, self._audit):
+            if each is not None:
+                each.reopen()
+        log.info("log files are opened anew", event="reopened")
+
+    # -- start
+
+    def privilegedStartService(self) -> None:
+        """Accept connections."""
+        super().privilegedStartService()
+        self.ports.listen()
+
+    def startService(self) -> None:
+        """Accept connections, if that has not begun yet."""
+        self.ports.listen()
+        super().startService()
+        self.factory.state = RelayState.SERVING
+        if self._audit is not None:
+            self._audit.started()
+        self._apply_census(self.config)
+        self._sweep.start()
+        self._reactor.callWhenRunning(self._announce)
+        self._reactor.callWhenRunning(self.factory.authenticator.start)
+
+    def _announce(self) -> None:
+        log.info(
+            "proxyrelay {version} serves {_urls} (authentication: {method})",
+            event="serving",
+            version=__version__,
+            urls=self.urls,
+            _urls=", ".join(self.urls),
+            method=self.config.auth.method or "none",
+        )
+
+    def _list_clients(self) -> None:
+        limit = self.config.logging.current_client_limit
+        self.journal.clients(self.factory.relay.registry, limit)
+
+    def _tick(self) -> None:
+        self.factory.relay.tick()
+        if not self.factory.pace.backlogged:
+            self._heap.look(len(self.factory.connections), self._clock.seconds())
+
+    def _pass_on(self, offer: Offer) -> None:
+        self.factory.relay.pass_on(offer)
+
+    # -- drain and stop
+
+    def drain(self) -> None:
+        """Leave new clients to another relay, and end when the last has left."""
+        if self.state >= RelayState.DRAINING:
+            return
+        places = self.ports.addresses
+        self.ports.close()
+        self.drained()
+        # Nobody can see whether another process accepts from a shared socket.
+        if not self._shared and all(
+            listening.is_free(at.host, at.port) for at in places
+        ):
+            log.warn(
+                "nobody else listens here: new clients are refused until another relay "
+                "starts",
+                event="no_successor",
+            )
+        self._drain = Drain(self.factory, self._clock, self.config.drain_max, self._end)
+        # A peer that is not here may be connected to the other relay.
+        self.factory.relay.directory = Alone(PARTED)
+        self._apply_offers(self.config)
+
+    def _end(self) -> None:
+        with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
+            self._reactor.stop()
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop accepting, and close every connection with 1001.
+
+        Returns:
+            Fires when no connection is left, at the latest after
+            ``timeouts.stop``.
+        """
+        self.factory.authenticator.stop()
+        if self._drain is not None:
+            self._drain.stop()
+        self._sweep.stop()
+        if self._census.running:
+            self._census.stop()
+        stopping = self.ports.close()
+        stopping.append(self.factory.stop(self.config.timeouts.stop))
+        stopping.append(super().stopService())
+        stopped = DeferredList(stopping, fireOnOneErrback=True, consumeErrors=True)
+        stopped.addBoth(self._stop_multiplexer)
+        return stopped.addCallback(self._stopped)
+
+    def _stopped(self, _: object) -> None:
+        # As long as there are clients, there are offers.
+        self._crossing.stop()
+        if self._audit is not None:
+            self._audit.stopped()
+            self._audit = None
+        log.info("stopped", event="stopped")
+
+    def _stop_multiplexer(self, result: Any) -> Any:
+        if self.ports.multiplexer is not None:
+            self.ports.multiplexer.stop()
+        return result
+
+
+def _crossing_seconds(offers: Offers) -> float:
+    """Return the wait of an offer for one that crosses it.
+
+    At 0 no offer begins to wait, and those that wait already may do so for a moment.
+    """
+    return offers.crossing or 1.0
+
+
+def _log_failure(failure: Failure, what: str) -> None:
+    log.failure("{what}", failure, what=what)

@@ -1,0 +1,16 @@
+"""The life of a relay: one state, in `RelayFactory.state`. Pure."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class RelayState(IntEnum):
+    """State of a relay. It only ever grows."""
+
+    STARTING = 0
+    SERVING = 1
+    DRAINING = 2
+    """Another relay takes over: new clients are asked to come back (1013)."""
+    STOPPING = 3
+    """All clients are closed (1001)."""

@@ -1,0 +1,119 @@
+"""Renewed certificate files."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import msgspec
+import trustme
+
+from proxyrelay.config import Config
+from proxyrelay.net import certificates
+from tests.service.test_reload import ReloadTestCase
+from tests.support.certificates import Authority
+
+INTERVAL = 60
+
+
+class WatchTests(ReloadTestCase):
+    """The certificate files, looked at from time to time."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.old, self.new = Authority(), Authority()
+        certfile, keyfile = self.old.write(self.folder)
+        self.serve(Config(certfile=certfile, keyfile=keyfile), self.old.pair())
+
+    def look(self) -> list[str]:
+        """Return the log lines of the next look."""
+        self.captured.events.clear()
+        self.clock.advance(INTERVAL)
+        return self.captured.lines()
+
+    def served(self) -> Authority:
+        assert self.relay.pair is not None
+        chain = self.relay.pair.chain
+        return self.new if chain == self.new.pair().chain else self.old
+
+    def test_are_served_when_they_are_new(self) -> None:
+        self.assertEqual(self.look(), [])
+        self.new.write(self.folder)
+        (line,) = self.look()
+        self.assertTrue(line.startswith("serving a renewed certificate, valid until "))
+        self.assertIs(self.served(), self.new)
+        self.assertEqual(self.look(), [])
+        self.assertEqual(self.relay.changes, 1)
+
+    def test_an_expired_certificate_that_is_served_is_not_logged_again(self) -> None:
+        expired = Authority(end=datetime(2020, 1, 1, tzinfo=timezone.utc))
+        expired.write(self.folder)
+        self.relay.pair = expired.pair()
+        self.assertEqual([self.look(), self.look()], [[], []])
+        self.new.write(self.folder)
+        (line,) = self.look()
+        self.assertTrue(line.startswith("serving a renewed certificate"))
+
+    def test_may_be_written_again(self) -> None:
+        self.look()
+        self.old.write(self.folder)
+        self.assertEqual(self.look(), [])
+        self.assertEqual(self.relay.changes, 0)
+
+    def test_that_do_not_match_are_looked_at_again(self) -> None:
+        certfile, keyfile = self.folder / "cert.pem", self.folder / "privkey.pem"
+        key = keyfile.read_bytes()
+        self.new.write(self.folder)
+        new = keyfile.read_bytes()
+        keyfile.write_bytes(key)
+        self.assertEqual(self.look(), [])  # perhaps they are just being written
+        wrong, result = self.look()
+        self.assertIn(f"is not that of the certificate in {certfile}", wrong)
+        self.assertEqual(result, "the certificate that was read before is served on")
+        self.assertEqual(self.look(), [])
+        self.assertIs(self.served(), self.old)
+        keyfile.write_bytes(new)
+        self.assertEqual(len(self.look()), 1)
+        self.assertIs(self.served(), self.new)
+
+    def test_that_are_missing_are_looked_at_again(self) -> None:
+        self.look()
+        (self.folder / "cert.pem").unlink()
+        self.assertEqual([len(self.look()) for _ in range(3)], [0, 2, 0])
+        self.old.write(self.folder)
+        self.assertEqual(self.look(), [])
+
+    def test_that_clients_would_refuse_are_not_served(self) -> None:
+        yesterday = certificates.now() - timedelta(days=1)
+        issued = trustme.CA().issue_cert(
+            "localhost",
+            not_before=yesterday - timedelta(days=1),
+            not_after=yesterday,
+            key_type=trustme.KeyType.ECDSA,
+        )
+        self.new.issued = issued
+        self.new.write(self.folder)
+        self.assertEqual(self.look(), [])
+        self.assertIn("expired on", self.look()[0])
+        self.assertIs(self.served(), self.old)
+
+    def test_that_openssl_refuses_are_not_served(self) -> None:
+        self.new.write(self.folder)
+        self.relay.refuses = True
+        self.assertEqual(self.look(), [])
+        self.assertIn("is refused by OpenSSL", self.look()[0])
+        self.relay.refuses = False
+        self.assertEqual(len(self.look()), 1)
+
+    def test_are_not_looked_at_without_tls(self) -> None:
+        self.serve(Config())
+        self.assertEqual(self.look(), [])
+
+    def test_a_defect_is_logged(self) -> None:
+        unlikely: Any = msgspec.structs.replace(self.relay.config, certfile=5)
+        self.relay.config = unlikely
+        self.look()
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        self.assertIn(
+            "the certificate files are no longer watched", self.captured.lines()[0]
+        )
