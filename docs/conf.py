@@ -10,7 +10,7 @@ from proxyrelay import __version__  # noqa: E402
 
 project = "proxyrelay"
 author = "The proxyrelay maintainers"
-copyright = author
+copyright = author  # noqa: A001
 version = release = __version__
 
 extensions = ["docs._ext.reference"]

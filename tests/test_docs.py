@@ -343,7 +343,7 @@ class PageTests(SynchronousTestCase):
     def test_the_readme_names_every_command(self) -> None:
         text = (ROOT / "README.rst").read_text(encoding="utf-8")
         for parser in commands(cli._parser()):
-            if len(parser.prog.split()) == 2:  # noqa: PLR2004
+            if len(parser.prog.split()) == 2:
                 self.assertIn(f"``{parser.prog}``", text)
 
     def test_an_index_describes_each_page(self) -> None:
@@ -362,7 +362,7 @@ class ShareTests(SynchronousTestCase):
 
     RAW = (
         "run (twisted/internet/base.py:1);EPollReactor.doPoll (t/epollreactor.py:2) 50",
-        "doRead (twisted/internet/tcp.py:1);decode (proxyrelay/switchboard/messages.py:5) 20",
+        "doRead (twisted/tcp.py:1);decode (proxyrelay/switchboard/messages.py:5) 20",
         "decode (proxyrelay/switchboard/messages.py:5);helper (elsewhere.py:1) 10",
         "main (elsewhere.py:1) 20",
     )
