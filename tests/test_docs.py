@@ -168,6 +168,21 @@ class ProtocolTests(SynchronousTestCase):
     def test_has_the_answer_as_it_is(self) -> None:
         self.assertIn(messages.ACCEPTED.decode(), page("reference/protocol"))
 
+    def test_examples_are_messages(self) -> None:
+        blocks = re.findall(
+            r"^   \.\. code-block:: json\n\n((?:      .*\n)+)",
+            page("reference/protocol"),
+            re.MULTILINE,
+        )
+        self.assertEqual(json.loads(blocks.pop(1)), json.loads(messages.ACCEPTED))
+        self.assertEqual(len(blocks), 4)
+        for block in blocks:
+            message = messages.decode(block.encode())
+            if isinstance(message, messages.PeerConnection):
+                self.assertTrue(messages.is_described(message), block)
+        assert isinstance(message, messages.PeerConnection)
+        self.assertEqual(message.error, UNKNOWN.format(message.peer_uuid))
+
     def test_has_every_error_that_comes_back(self) -> None:
         text = page("reference/protocol")
         for error in (
