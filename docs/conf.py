@@ -9,6 +9,8 @@ sys.path.insert(0, str(ROOT))
 from proxyrelay import __version__  # noqa: E402
 
 project = "proxyrelay"
+author = "The proxyrelay maintainers"
+copyright = author  # noqa: A001
 version = release = __version__
 
 extensions = ["docs._ext.reference"]

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from string import Formatter
 from typing import get_args
 
@@ -170,6 +171,21 @@ class ProtocolTests(SynchronousTestCase):
     def test_has_the_answer_as_it_is(self) -> None:
         self.assertIn(messages.ACCEPTED.decode(), page("reference/protocol"))
 
+    def test_examples_are_messages(self) -> None:
+        blocks = re.findall(
+            r"^   \.\. code-block:: json\n\n((?:      .*\n)+)",
+            page("reference/protocol"),
+            re.MULTILINE,
+        )
+        self.assertEqual(json.loads(blocks.pop(1)), json.loads(messages.ACCEPTED))
+        self.assertEqual(len(blocks), 4)
+        for block in blocks:
+            message = messages.decode(block.encode())
+            if isinstance(message, messages.PeerConnection):
+                self.assertTrue(messages.is_described(message), block)
+        assert isinstance(message, messages.PeerConnection)
+        self.assertEqual(message.error, UNKNOWN.format(message.peer_uuid))
+
     def test_has_every_error_that_comes_back(self) -> None:
         text = page("reference/protocol")
         for error in (
@@ -316,8 +332,47 @@ class PageTests(SynchronousTestCase):
                 self.assertEqual(config.load(file).problems, [], (path, block))
         self.assertGreater(shown, 2)
 
-    def test_the_readme_leads_there(self) -> None:
-        self.assertIn("docs/", (ROOT / "README.rst").read_text())
+    def test_the_readme_leads_to_files_that_there_are(self) -> None:
+        text = (ROOT / "README.rst").read_text(encoding="utf-8")
+        named = re.findall(r"<([^>:]+)>`_|image:: (\S+)", text)
+        self.assertGreater(len(named), 8)
+        for link, image in named:
+            self.assertTrue((ROOT / (link or image)).is_file(), link or image)
+
+    def test_the_readme_shows_what_was_measured(self) -> None:
+        text = (ROOT / "README.rst").read_text(encoding="utf-8")
+        shown = set(re.findall(r"^(.{25}) (?:us CPU|kB) +(.*)$", text, re.MULTILINE))
+        measured = json.loads((DOCS / "explanation/comparison.json").read_text())
+        found = {
+            (
+                row["title"].ljust(25),
+                *(
+                    reference._number(median(row[relay]))
+                    for relay in ("ours", "theirs")
+                ),
+                f"{row['ratio']:.2g}",
+            )
+            for row in measured["rows"]
+            if row["ratio"] is not None
+        }
+        self.assertGreater(len(shown), 4)
+        self.assertLessEqual({(title, *cells.split()) for title, cells in shown}, found)
+
+    def test_the_readme_names_every_command(self) -> None:
+        text = (ROOT / "README.rst").read_text(encoding="utf-8")
+        for parser in commands(cli._parser()):
+            if len(parser.prog.split()) == 2:
+                self.assertIn(f"``{parser.prog}``", text)
+
+    def test_an_index_describes_each_page(self) -> None:
+        """One line for each page of a folder."""
+        for path in DOCS.glob("*/index.rst"):
+            text = path.read_text(encoding="utf-8")
+            for other in path.parent.glob("*.rst"):
+                if other != path:
+                    self.assertRegex(
+                        text, rf"(?m)^:doc:`{other.stem}`\n    \S", (path, other)
+                    )
 
 
 class ShareTests(SynchronousTestCase):
@@ -325,8 +380,7 @@ class ShareTests(SynchronousTestCase):
 
     RAW = (
         "run (twisted/internet/base.py:1);EPollReactor.doPoll (t/epollreactor.py:2) 50",
-        "doRead (twisted/internet/tcp.py:1);"
-        "decode (proxyrelay/switchboard/messages.py:5) 20",
+        "doRead (twisted/tcp.py:1);decode (proxyrelay/switchboard/messages.py:5) 20",
         "decode (proxyrelay/switchboard/messages.py:5);helper (elsewhere.py:1) 10",
         "main (elsewhere.py:1) 20",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -283,6 +284,24 @@ class FloorTests(SynchronousTestCase):
     def test_every_folder_has_a_floor(self) -> None:
         folders = {self.folder(name) for name in modules()} - {""}
         self.assertLessEqual(folders, set(self.heights))
+
+    def test_contributing_lists_the_same_folders(self) -> None:
+        there = {self.folder(name) for name in modules()}
+        floors = [[name for name in floor if name in there] for floor in FLOORS]
+        text = (ROOT.parent / "CONTRIBUTING.rst").read_text(encoding="utf-8")
+        text = text.partition(".. folders-begin")[2].partition(".. folders-end")[0]
+        rows = re.findall(r"^``(\w+)`` .*?(pure|)$", text, re.MULTILINE)
+        self.assertEqual(
+            rows,
+            [
+                (name, "pure" if name in PURE else "")
+                for floor in floors
+                for name in floor
+            ],
+        )
+        drawing = text.partition(".. code-block:: text")[2].partition("A *pure*")[0]
+        drawn = [re.findall(r"\w+", line) for line in drawing.splitlines()]
+        self.assertEqual([line for line in drawn if line], floors[::-1])
 
     def test_folders_import_from_below(self) -> None:
         self.assertEqual(self.upward(modules()), [])
