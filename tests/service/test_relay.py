@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from proxyrelay.net.process import CROWD, Heap
+from proxyrelay.net.process import CROWD_CONNECTIONS as CROWD_CONNECTIONS as CROWD, Heap
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
