@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from proxyrelay.net.process import CROWD_CONNECTIONS as CROWD_CONNECTIONS as CROWD, Heap
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -22,6 +21,8 @@ from proxyrelay.config import Config, Level, Logging, Timeouts
 from proxyrelay.errors import ConfigError, StartError
 from proxyrelay.net import certificates as tls
 from proxyrelay.net import listening
+from proxyrelay.net.process import CROWD_CONNECTIONS as CROWD
+from proxyrelay.net.process import Heap
 from proxyrelay.service.relay import SWEEP_SECONDS, RelayService
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.peer import Peer
