@@ -55,7 +55,8 @@ from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.admission import RESERVE
 from proxyrelay.websocket.crossing import Crossing
-from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.protocol import RelayProtocol
 
 if TYPE_CHECKING:
     from proxyrelay.admin.listener import Instrumentation
@@ -132,7 +133,7 @@ class RelayService(MultiService):
             clock,
             settings,
             self.pseudonyms,
-            kind,
+            kind=kind,
         )
         self._contexts = None if pair is None else certificates.Contexts(pair)
         self._served = self.factory.behind_proxies()
@@ -189,7 +190,7 @@ class RelayService(MultiService):
             self._contexts.use(pair)
         self.config = settings
         self.journal.verbose = settings.logging.default_level == "DEBUG"
-        self.factory.reconfigure(settings)
+        self.factory.apply(settings)
         offers = settings.offers
         if self._draining is not None:
             offers = structs.replace(offers, hold=0)  # nobody comes back to this one

@@ -21,7 +21,8 @@ from twisted.python.failure import Failure
 
 from proxyrelay.switchboard.directory import LEFT_BEHIND, PARTED, UNKNOWN, Alone
 from proxyrelay.switchboard.peer import Peer
-from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.protocol import RelayProtocol
 
 SPREAD = 60
 """Seconds over which those are closed who are still there in the end: they all come
@@ -100,7 +101,7 @@ class Drain:
 
     def __init__(
         self,
-        factory: RelayFactory,
+        factory: RelayFactory[RelayProtocol],
         clock: IReactorTime,
         port: int,
         longest: float,

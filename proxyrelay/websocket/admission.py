@@ -9,7 +9,6 @@ what does not even complete its handshake may be ended before its time.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from proxyrelay import config
@@ -34,7 +33,7 @@ of in the log."""
 REMEMBERED = 10_000
 """Addresses without a connection of which is known that they were too fast."""
 
-T = TypeVar("T", bound=Hashable)
+T = TypeVar("T")
 
 
 class Origin(Generic[T]):
@@ -87,10 +86,10 @@ class Limits(Generic[T]):
         self._owing: OrderedDict[str, Origin[T]] = OrderedDict()
         self._users: dict[User, int] = {}
         self._full = False
-        self.change(settings)
+        self.apply(settings)
 
-    def change(self, settings: config.Limits) -> None:
-        """Apply other settings from now on. Nobody is closed for them."""
+    def apply(self, settings: config.Limits) -> None:
+        """Apply other settings from now on, and close no connection."""
         self._settings = settings
         self.proxies = Proxies(settings.trusted_proxies)
         burst = settings.burst

@@ -25,6 +25,7 @@ from proxyrelay.observe import log as logs
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.peer import LeaveReason
 from proxyrelay.websocket.handshake import plain_upgrade
+from proxyrelay.websocket.lifecycle import RelayState
 from tests.support.certificates import Authority
 from tests.support.frames import CLOSE, PING, TEXT, frame
 from tests.support.globus import CLIENT_ID, TOKEN, PendingAgent, active, globus
@@ -71,7 +72,7 @@ class MetricsTestCase(WatchedTestCase):
         self.serve()
         self.registered()
         self.look()
-        self.relay.factory.stopping = True
+        self.relay.factory.state = RelayState.STOPPING
 
     def a_drain(self) -> None:
         self.serve()

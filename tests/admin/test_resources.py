@@ -18,6 +18,7 @@ from proxyrelay.admin.view import BATCH
 from proxyrelay.config import Config, Limits, Logging, Offers
 from proxyrelay.errors import Problem
 from proxyrelay.switchboard.peer import Registration
+from proxyrelay.websocket.lifecycle import RelayState
 from tests.support.certificates import Authority
 from tests.support.recording import (
     A,
@@ -48,7 +49,7 @@ class HealthTests(WatchedTestCase):
 
     def test_alive_as_long_as_it_answers(self) -> None:
         self.serve()
-        self.relay.factory.stopping = True
+        self.relay.factory.state = RelayState.STOPPING
         answer = self.ask("/livez")
         self.assertEqual((answer.status, answer.body), (200, b"ok\n"))
 

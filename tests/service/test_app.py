@@ -54,7 +54,7 @@ from proxyrelay.service.app import (
 from proxyrelay.service.reload import Reload
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.peer import Peer
-from proxyrelay.websocket.protocol import Phase
+from proxyrelay.websocket.lifecycle import Phase
 from tests.support.certificates import Authority
 from tests.support.recording import A, RecordingPeer, offer
 
@@ -679,7 +679,7 @@ class ChangeTests(SynchronousTestCase):
     def test_deadlines_have_other_lengths(self) -> None:
         timeouts = Timeouts(ping_interval=3)
         relay = self.changed(msgspec.structs.replace(LOOPBACK, timeouts=timeouts))
-        deadlines: Any = relay.factory.deadlines[Phase.READY]
+        deadlines: Any = relay.factory.lifecycle.queues[Phase.READY]
         self.assertEqual(deadlines._seconds, 3)
 
     def test_other_origins_are_let_in(self) -> None:

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Limits
 from proxyrelay.net import listening
+from proxyrelay.websocket.lifecycle import RelayState
 from tests.service.test_app import Capture
 from tests.support.recording import A, B, C, answer, offer, registration
 from tests.support.served import (
@@ -143,10 +144,10 @@ class ConnectionsTests(DrainingTestCase):
     @scenario
     def test_does_not_begin_when_it_stops(self) -> None:
         factory = self.service.factory
-        factory.stopping = True
+        factory.state = RelayState.STOPPING
         self.drain()
         self.assertFalse(factory.draining)
-        factory.stopping = False
+        factory.state = RelayState.SERVING
 
 
 class SuccessorTests(DrainingTestCase):

@@ -217,14 +217,14 @@ class ConnectionTests(SynchronousTestCase):
     def test_other_settings_close_nobody(self) -> None:
         many = limits()
         self.admitted(many, 5, ME, HERE)
-        many.change(config.Limits(connections=1, connections_per_user=1))
+        many.apply(config.Limits(connections=1, connections_per_user=1))
         self.assertFalse(many.room(5, FILES))
         self.assertEqual(self.admitted(many, 1, ME, HERE), 0)
-        many.change(config.Limits(trusted_proxies=("192.0.2.0/24",)))
+        many.apply(config.Limits(trusted_proxies=("192.0.2.0/24",)))
         self.assertEqual(self.admitted(many, 1, ME, HERE), 1)
         self.assertTrue(many.proxies.trust(HERE))
         self.assertFalse(many.announced(HERE))
-        many.change(replace(many._settings, proxy_protocol=True))
+        many.apply(replace(many._settings, proxy_protocol=True))
         self.assertTrue(many.announced(HERE))
         self.assertFalse(many.announced("203.0.113.1"))
 

@@ -20,7 +20,8 @@ from proxyrelay.config import Config, Limits
 from proxyrelay.errors import BadRequest, Unauthorized
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import User
-from proxyrelay.websocket import protocol
+from proxyrelay.websocket import upstream
+from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.handshake import (
     HEAD_CEILING,
     HEADERS_CEILING,
@@ -32,7 +33,7 @@ from proxyrelay.websocket.handshake import (
     origin_matcher,
     plain_upgrade,
 )
-from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.clock import EagerClock
 from tests.support.frames import PING, TEXT, frame
 from tests.support.recording import (
@@ -367,6 +368,7 @@ def outcome(
             allowed_origins=origins_allowed,
             limits=Limits(trusted_proxies=(PROXY,)),
         ),
+        kind=RelayProtocol,
     )
     served: Any = factory.protocol
     tested: Any = type("Tested", (*mixins, served), {})
@@ -375,7 +377,7 @@ def outcome(
     peer: Any = factory.buildProtocol(transport.getPeer())
     peer.makeConnection(transport)
     read = plain_upgrade if lane else lambda head: None
-    with mock.patch.object(protocol, "plain_upgrade", read):
+    with mock.patch.object(upstream, "plain_upgrade", read):
         peer.dataReceived(request)
     answered = transport.value()
     opened = vars(peer).copy()
@@ -387,7 +389,7 @@ def outcome(
         "ends": transport.disconnecting,
         "shown": asked.shown,
         "journal": [event for event in journal.events if peer not in event],
-        "state": (peer.state, peer._phase, peer.user, peer.registration),
+        "state": (peer.state, peer.phase, peer.user, peer.registration),
         "from": (peer.address, factory.getConnectionCount()),
         "kept": {
             name: value
@@ -554,7 +556,9 @@ class AutobahnTests(SynchronousTestCase):
     def test_nothing_is_idle_that_should_not_be(self) -> None:
         clock, journal = EagerClock(), RecordingJournal()
         relay = Relay(journal, clock.seconds, RecordingWaiting())
-        factory = RelayFactory(relay, Asked(), journal, clock, Config())
+        factory = RelayFactory(
+            relay, Asked(), journal, clock, Config(), kind=RelayProtocol
+        )
         served: Any = factory.protocol
         self.assertEqual(dict(factory.headers), {})
         self.assertEqual(factory.server, "proxyrelay")
