@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from proxyrelay.config import Config
+from proxyrelay.errors import PolicyViolation, Refusal
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.timers import TimeoutQueue
 from proxyrelay.net.transport import PAUSE, WriteBatch
@@ -45,6 +46,9 @@ class Connection(Protocol):
 
     def drop(self, reason: str) -> None:
         """End the connection without a close handshake."""
+
+    def violate(self, refusal: Refusal) -> None:
+        """Close after a violation."""
 
     def slowed_down(self) -> None:
         """Report the first frames over the rate."""
@@ -219,14 +223,18 @@ class FlowControl:
 
     # -- from the client
 
-    def count_early(self) -> bool:
-        """Count a control frame before the registration.
-
-        Returns:
-            Whether there were too many.
-        """
+    def count_early(self) -> None:
+        """Count a control frame before the registration."""
         self._early += 1
-        return self._early > MAX_CONTROL_BEFORE_REGISTRATION
+        if self._early > MAX_CONTROL_BEFORE_REGISTRATION:
+            self._connection.violate(
+                PolicyViolation("Too many frames before a registration.")
+            )
+
+    @property
+    def is_in_debt(self) -> bool:
+        """Whether the client has sent more than its rate allows."""
+        return self.message_debt > self._queues.clock.seconds()
 
     def charge_answer(self) -> None:
         """Count an answer to the client against its rate."""

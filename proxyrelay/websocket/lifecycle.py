@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from OpenSSL import SSL
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from proxyrelay.config import Timeouts
+from proxyrelay.errors import Refusal, TryAgainLater
 from proxyrelay.net.timers import TimeoutQueue
+from proxyrelay.websocket.flow import FlowControl
 
 SLACK_SHARE = 0.01
 """Share of a timeout by which it may end late."""
@@ -56,14 +60,8 @@ class Connection(Protocol):
 
     phase: Phase
     heard: bool
-
-    @property
-    def reads(self) -> bool:
-        """Whether the client reads all that it is sent."""
-
-    @property
-    def owes(self) -> bool:
-        """Whether the client has sent more than its rate allows."""
+    flow: FlowControl
+    transport: Any
 
     @property
     def request_is_whole(self) -> bool:
@@ -72,17 +70,14 @@ class Connection(Protocol):
     def drop(self, reason: str) -> None:
         """End the connection without a close handshake."""
 
-    def abort_transport(self) -> None:
-        """Reset the connection."""
-
     def check_alive(self) -> None:
         """Send a ping; the next phase is AWAITING_PONG."""
 
     def cancel_authentication(self) -> None:
         """Complete the upgrade now, with a refusal."""
 
-    def refuse_late(self, reason: str) -> None:
-        """Ask the client to come back."""
+    def refuse(self, refusal: Refusal) -> None:
+        """Close for what the client did or is."""
 
 
 class Row(NamedTuple):
@@ -91,7 +86,7 @@ class Row(NamedTuple):
     Attributes:
         setting: Name of its timeout in ``[timeouts]``.
         expire: Called at the end of the timeout, with the reason.
-        reason: Text for the log or the close frame.
+        reason: Text for the log.
         stage: Text on the end of a client without a UUID; empty for other phases.
         extend: Whether the timeout begins once more.
         awaits_input: Whether the awaited bytes may lie in the socket, unread.
@@ -118,8 +113,8 @@ def _cancel(connection: Connection, reason: str) -> None:
         connection.drop(reason)
 
 
-def _refuse(connection: Connection, reason: str) -> None:
-    connection.refuse_late(reason)
+def _refuse(connection: Connection, _: str) -> None:
+    connection.refuse(TryAgainLater("No registration arrived in time."))
 
 
 def _check_alive(connection: Connection, _: str) -> None:
@@ -128,7 +123,7 @@ def _check_alive(connection: Connection, _: str) -> None:
 
 def _abort(connection: Connection, _: str) -> None:
     # A TLS peer may never send close_notify; a TCP peer may never read the rest.
-    connection.abort_transport()
+    connection.transport.abortConnection()
 
 
 def _request_is_whole(connection: Connection) -> bool:
@@ -137,12 +132,12 @@ def _request_is_whole(connection: Connection) -> bool:
 
 def _has_pinged(connection: Connection) -> bool:
     # Stock clients ping on their own. Such a client needs no ping from the relay.
-    return connection.heard and connection.reads
+    return connection.heard and not connection.flow.paused
 
 
 def _pong_may_be_unread(connection: Connection) -> bool:
     # The relay reads slowly from this client; the pong may be behind other frames.
-    return connection.heard and connection.owes
+    return connection.heard and connection.flow.is_in_debt
 
 
 NO_PONG = "no answer to a ping"
@@ -174,7 +169,6 @@ PHASES = {
     Phase.REGISTERING: Row(
         "registration",
         _refuse,
-        "No registration arrived in time.",
         stage=" before a registration",
     ),
     Phase.READY: Row("ping_interval", _check_alive, extend=_has_pinged),
@@ -189,6 +183,15 @@ PHASES = {
     Phase.DROPPING: Row("close_handshake", _abort),
 }
 """Phases in their order, with all that depends on the phase."""
+
+
+def lost_reason(phase: Phase, reason: Failure) -> str:
+    """Text for the log on a lost connection, with OpenSSL's reason if there is one."""
+    text = f"connection lost{PHASES[phase].stage}"
+    if isinstance(reason.value, SSL.Error):
+        said = [str(parts[-1]) for parts in reason.value.args[0]]
+        text += f" (TLS: {', '.join(said)})"
+    return text
 
 
 class Lifecycle:

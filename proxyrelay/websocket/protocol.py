@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 from secrets import token_bytes
-from typing import Any, cast
+from typing import Any
 
 from autobahn.websocket.types import ConnectionRequest
-from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -24,7 +23,6 @@ from proxyrelay.errors import (
     MessageTooLong,
     PeerBusy,
     PeerGone,
-    PolicyViolation,
     Refusal,
     TryAgainLater,
 )
@@ -32,11 +30,12 @@ from proxyrelay.net import addresses
 from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.admission import Origin
+from proxyrelay.websocket.authentication import authenticate
 from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.fastpath import PIECE, PING, PONG, TEXT, frames, header
 from proxyrelay.websocket.flow import FlowControl
 from proxyrelay.websocket.handshake import origins
-from proxyrelay.websocket.lifecycle import NO_PONG, PHASES, Phase
+from proxyrelay.websocket.lifecycle import NO_PONG, PHASES, Phase, lost_reason
 from proxyrelay.websocket.upstream import GOING_AWAY, UpstreamProtocol
 
 MAX_RECORDS_BEFORE_UPGRADE = 1024
@@ -168,7 +167,7 @@ class RelayProtocol(UpstreamProtocol):
     def refuse_for_drain(self) -> None:
         """Ask a client without a UUID to come back: it finds the new relay."""
         if self.phase is Phase.REGISTERING:
-            self.factory.relay.refuse(self, TryAgainLater(REPLACED))
+            self.refuse(TryAgainLater(REPLACED))
         else:
             self.cancel_authentication()
 
@@ -176,7 +175,7 @@ class RelayProtocol(UpstreamProtocol):
         """End the connection at once, with unwritten data."""
         self.drop("aborted at shutdown")
         if self.phase is Phase.DROPPING:
-            self.abort_transport()
+            self.transport.abortConnection()
 
     # -- the life of the connection
 
@@ -216,8 +215,7 @@ class RelayProtocol(UpstreamProtocol):
             if vanished and sent_nothing:
                 self.factory.journal.probed(self.address)
             elif vanished:
-                stage = PHASES[self.phase].stage
-                self._release(f"connection lost{stage}{_tls_error(reason)}")
+                self._release(lost_reason(self.phase, reason))
         finally:
             self._enter(Phase.GONE)
             self._leave_origin()
@@ -247,16 +245,6 @@ class RelayProtocol(UpstreamProtocol):
 
     # -- timeouts, for the table of phases
 
-    @property
-    def reads(self) -> bool:
-        """Whether the client reads all that it is sent."""
-        return not self.flow.paused
-
-    @property
-    def owes(self) -> bool:
-        """Whether the client has sent more than its rate allows."""
-        return self.flow.message_debt > self.factory.clock.seconds()
-
     def check_alive(self) -> None:
         """Send a ping, and wait for its pong."""
         self._enter(Phase.AWAITING_PONG)
@@ -267,13 +255,9 @@ class RelayProtocol(UpstreamProtocol):
         if self._checking is not None:
             self._checking.cancel()
 
-    def refuse_late(self, reason: str) -> None:
-        """Ask a client to come back."""
-        self.factory.relay.refuse(self, TryAgainLater(reason))
-
-    def abort_transport(self) -> None:
-        """Reset the connection."""
-        self.transport.abortConnection()
+    def refuse(self, refusal: Refusal) -> None:
+        """Close for what the client did or is."""
+        self.factory.relay.refuse(self, refusal)
 
     # -- where the client is
 
@@ -335,27 +319,21 @@ class RelayProtocol(UpstreamProtocol):
         self._enter(Phase.AUTHENTICATING)
         if self.factory.stopping or self.factory.draining:
             return succeed(None)  # `onOpen` closes
-        self._checking = maybeDeferred(
-            self.factory.authenticator.authenticate, request.headers, self.source
+        self._checking = authenticate(
+            self.factory.authenticator,
+            request.headers,
+            self.source,
+            self.address,
+            self._authenticated,
         )
-        return self._checking.addCallbacks(self._identified, self._not_identified)
+        return self._checking
 
-    def _identified(self, user: User) -> None:
+    def _authenticated(self, outcome: User | Refusal) -> None:
         self._checking = None
-        self.user = user
-
-    def _not_identified(self, failure: Failure) -> None:
-        self._checking = None
-        if failure.check(Refusal):
-            # The frames of the traceback hold the token.
-            self._refusal = cast(Refusal, failure.value).with_traceback(None)
-        elif failure.check(CancelledError):
-            self._refusal = TryAgainLater("Authentication took too long.")
+        if isinstance(outcome, User):
+            self.user = outcome
         else:
-            self._log.failure(
-                "authenticating {address} failed", failure, address=self.address
-            )
-            self._refusal = TryAgainLater("Authentication is out of order.")
+            self._refusal = outcome
 
     def handshake_broken(self, failure: Failure) -> None:
         """End the connection after a defect."""
@@ -376,9 +354,9 @@ class RelayProtocol(UpstreamProtocol):
         if self.factory.stopping:
             self.close_going_away()
         elif self.factory.draining:
-            self.factory.relay.refuse(self, TryAgainLater(REPLACED))
+            self.refuse(TryAgainLater(REPLACED))
         elif refusal is not None:
-            self.factory.relay.refuse(self, refusal)
+            self.refuse(refusal)
         else:
             self._admit()
 
@@ -386,7 +364,7 @@ class RelayProtocol(UpstreamProtocol):
         try:
             self.factory.limits.admit(self.origin, self.user)
         except TryAgainLater as refusal:
-            self.factory.relay.refuse(self, refusal)
+            self.refuse(refusal)
         else:
             self._is_admitted = True
             self._enter(Phase.REGISTERING)
@@ -441,7 +419,7 @@ class RelayProtocol(UpstreamProtocol):
     def onPing(self, payload: bytes) -> None:
         """Send a pong."""
         if self.phase is Phase.REGISTERING:
-            self._count_early()
+            self.flow.count_early()
         if self.state == self.STATE_OPEN:
             self.sendData(header(PONG, len(payload)) + payload)
 
@@ -460,12 +438,7 @@ class RelayProtocol(UpstreamProtocol):
             except Exception:
                 self._log.failure("a pong of {address} failed", address=self.address)
         elif self.phase is Phase.REGISTERING:
-            self._count_early()
-
-    def _count_early(self) -> None:
-        if self.flow.count_early():
-            refusal = PolicyViolation("Too many frames before a registration.")
-            self._fail_connection(refusal.code, refusal.reason)
+            self.flow.count_early()
 
     def slowed_down(self) -> None:
         """Log the first frames over the rate."""
@@ -473,7 +446,7 @@ class RelayProtocol(UpstreamProtocol):
 
     def message_too_long(self) -> None:
         """Close with 4003."""
-        self.factory.relay.refuse(self, MessageTooLong())
+        self.refuse(MessageTooLong())
 
     def protocol_violated(self, code: int, reason: str) -> None:
         """Log a violation of WebSocket."""
@@ -491,11 +464,3 @@ class RelayProtocol(UpstreamProtocol):
     def close_frame_sent(self) -> None:
         """Wait for the client's close frame."""
         self._enter(Phase.CLOSING)
-
-
-def _tls_error(reason: Failure) -> str:
-    """OpenSSL's reason for the end, such as an unknown certificate authority."""
-    if not isinstance(reason.value, SSL.Error):
-        return ""
-    said = [str(parts[-1]) for parts in reason.value.args[0]]
-    return f" (TLS: {', '.join(said)})"

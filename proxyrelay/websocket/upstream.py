@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from proxyrelay.errors import BadRequest, PolicyViolation
+from proxyrelay.errors import BadRequest, PolicyViolation, Refusal
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 from proxyrelay.websocket.flow import FlowControl
 from proxyrelay.websocket.handshake import (
@@ -321,8 +321,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
         """Bound the frames of a message: empty frames add nothing to its length."""
         self._frame_count += 1
         if self._frame_count == MAX_FRAMES_PER_MESSAGE + 1:
-            refusal = PolicyViolation("Too many frames in one message.")
-            self._fail_connection(refusal.code, refusal.reason)
+            self.violate(PolicyViolation("Too many frames in one message."))
         super().onMessageFrameBegin(length)
 
     def onMessageFrameData(self, payload: bytes) -> None:
@@ -361,6 +360,10 @@ class UpstreamProtocol(WebSocketServerProtocol):
         if self.state != self.STATE_CLOSED:
             self.wasNotCleanReason = reason
             self.dropConnection(abort=True)
+
+    def violate(self, refusal: Refusal) -> None:
+        """Close after a violation of the relay's own bounds."""
+        self._fail_connection(refusal.code, refusal.reason)
 
     def _max_message_size_exceeded(
         self,
