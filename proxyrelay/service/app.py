@@ -53,7 +53,7 @@ from proxyrelay.service.reload import Reload
 from proxyrelay.switchboard.events import ConnectionObserver
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.relay import Relay
-from proxyrelay.websocket.admission import RESERVE
+from proxyrelay.websocket.admission import RESERVED_DESCRIPTORS
 from proxyrelay.websocket.crossing import Crossing
 from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.protocol import RelayProtocol
@@ -609,7 +609,9 @@ def makeService(options: Options) -> Application:
     if supervision is not None:
         supervision.setServiceParent(application)
     _report(found)
-    short = process.shortage(limit, found.config.limits.connections or 0, RESERVE)
+    short = process.shortage(
+        limit, found.config.limits.connections or 0, RESERVED_DESCRIPTORS
+    )
     if short is not None:
         wrong = Problem("limits.connections", short)
         log.warn("{problem}", event="problem", problem=str(wrong))

@@ -16,20 +16,20 @@ from proxyrelay.net.timers import TimeoutQueue
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
 
-PING_GAP = 0.001
+PING_GAP_SECONDS = 0.001
 """Seconds from a pong to the next ping. Making an offer takes a client longer."""
 
-LATE_PONG = 0.003
+LATE_PONG_SECONDS = 0.003
 """Seconds by which the time of a pong may differ from the fastest one of a client."""
 
-JITTER = 0.25
+JITTER_SHARE = 0.25
 """The same, as a share of the fastest one: distant networks are less regular."""
 
-GATHERING = 0.01
+GATHERING_SECONDS = 0.01
 """Seconds without a late pong after which a client makes no offer. It may have begun to
 gather its addresses just before the first ping, and answers pings meanwhile."""
 
-GATHERING_BY_STUN = 0.1
+STUN_GATHERING_SECONDS = 0.1
 """The same for clients that ask a STUN or TURN server for addresses."""
 
 
@@ -56,7 +56,7 @@ class _Probe:
         """Note the pong to the last ping."""
         took = now - self.asked
         fastest, self.fastest = self.fastest, min(self.fastest, took)
-        if abs(took - fastest) > max(LATE_PONG, JITTER * self.fastest):
+        if abs(took - fastest) > max(LATE_PONG_SECONDS, JITTER_SHARE * self.fastest):
             self.idle = now
 
     def ready(self, now: float) -> list[Offer]:
@@ -151,11 +151,11 @@ class Crossing:
         for offer in probe.ready(now):
             self._expired(offer)
         if probe.offers:
-            probe.timer = self._clock.callLater(PING_GAP, self._ask, probe)
+            probe.timer = self._clock.callLater(PING_GAP_SECONDS, self._ask, probe)
 
 
 def _gathering(offer: Offer) -> float:
     """How long the receiver of an offer gathers addresses, to judge by its sender."""
     text = offer.text or b""
     by_server = b" typ srflx" in text or b" typ relay" in text
-    return GATHERING_BY_STUN if by_server else GATHERING
+    return STUN_GATHERING_SECONDS if by_server else GATHERING_SECONDS

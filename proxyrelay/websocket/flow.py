@@ -25,6 +25,9 @@ FOLLOW_SECONDS = 1.0
 MAX_CONTROL_BEFORE_REGISTRATION = 64
 """Pings and pongs of a client without a UUID. Stock clients send none."""
 
+MAX_EMPTY_RECORDS_BEFORE_UPGRADE = 1024
+"""TLS records without data, such as changes of keys. Clients send few."""
+
 MAX_FRAMES_AFTER_CLOSE = 128
 """Frames on their way while the relay closes a connection."""
 
@@ -35,6 +38,7 @@ DEFERRED_CLIENTS_PER_TURN = 4
 class Connection(Protocol):
     """A connection, as its flow control sees it."""
 
+    STATE_CONNECTING: int
     STATE_OPEN: int
     STATE_CLOSED: int
     state: int
@@ -113,8 +117,15 @@ class FlowControl:
     """
 
     __slots__ = (
-        *("_after", "_connection", "_early", "_follower", "_held", "_queues"),
-        *("_rest", "_slow_since", "_transport", "is_following", "message_debt"),
+        *("_after", "_connection", "_early", "_empty_records", "_follower", "_held"),
+        *(
+            "_queues",
+            "_rest",
+            "_slow_since",
+            "_transport",
+            "is_following",
+            "message_debt",
+        ),
         *("paused", "slowed", "unread"),
     )
 
@@ -127,6 +138,7 @@ class FlowControl:
         self._slow_since: float | None = None
         self._rest = b""
         self._early = 0
+        self._empty_records = 0
         self._after = 0
         self.is_following = False
         self.message_debt = 0.0
@@ -239,7 +251,7 @@ class FlowControl:
     def charge_answer(self) -> None:
         """Count an answer to the client against its rate."""
         queues = self._queues
-        self.message_debt = queues.limits.answered(
+        self.message_debt = queues.limits.charge_answer(
             self.message_debt, queues.clock.seconds()
         )
 
@@ -253,7 +265,7 @@ class FlowControl:
             return
         queues, origin = self._queues, connection.origin
         now = queues.clock.seconds()
-        debt = queues.limits.heard(origin, self.message_debt, now, count)
+        debt = queues.limits.charge_messages(origin, self.message_debt, now, count)
         self.message_debt = debt
         if self._slow_since is None and queues.limits.too_fast(origin, debt, now):
             self._slow_since = now
@@ -262,6 +274,15 @@ class FlowControl:
             if not self.slowed:
                 self.slowed = True
                 connection.slowed_down()
+
+    def received_empty_record(self) -> None:
+        """Count a TLS record without data, like a frame after the upgrade."""
+        if self._connection.state != self._connection.STATE_CONNECTING:
+            self.received(1)
+            return
+        self._empty_records += 1
+        if self._empty_records > MAX_EMPTY_RECORDS_BEFORE_UPGRADE:
+            self._connection.drop("too many TLS records without data")
 
     def defer(self, rest: bytes) -> None:
         """Keep frames for the next turn, and read nothing until then."""

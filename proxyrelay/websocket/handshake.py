@@ -20,17 +20,17 @@ from typing import NamedTuple
 
 from proxyrelay.errors import BadRequest
 
-HEAD_CEILING = 32 * 1024
+MAX_HEAD_BYTES = 32 * 1024
 """Bytes of the longest request head. Proxies add to it."""
 
-HEADERS_CEILING = 128
+MAX_HEADER_LINES = 128
 """Header lines of the longest request head."""
 
 _END = b"\r\n\r\n"
 
 _TLS_RECORD = b"\x16\x03"
 
-NAME_SHOWN = 40
+SHOWN_NAME_BYTES = 40
 """Bytes of the name of a refused header that are logged."""
 
 _ILLEGAL = re.compile(rb"[^\t\r\n -~\x80-\xff]")
@@ -97,21 +97,21 @@ def head_complete(data: bytes, seen: int = 0) -> bool:
         raise BadRequest(
             HTTPStatus.BAD_REQUEST, "a TLS handshake (wss) on a port without TLS"
         )
-    illegal = _ILLEGAL.search(data, seen, HEAD_CEILING)
+    illegal = _ILLEGAL.search(data, seen, MAX_HEAD_BYTES)
     if illegal:
         before, _, start = data[: illegal.start()].rpartition(b"\r\n")
-        line = start + data[illegal.start() : HEAD_CEILING].partition(b"\r\n")[0]
+        line = start + data[illegal.start() : MAX_HEAD_BYTES].partition(b"\r\n")[0]
         place = _place(line, is_first=not before)
         raise BadRequest(HTTPStatus.BAD_REQUEST, f"{place}: byte 0x{illegal[0][0]:02x}")
-    end = data.find(_END, max(0, seen - len(_END)), HEAD_CEILING)
+    end = data.find(_END, max(0, seen - len(_END)), MAX_HEAD_BYTES)
     if end < 0:
-        if len(data) >= HEAD_CEILING:
+        if len(data) >= MAX_HEAD_BYTES:
             raise BadRequest(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "a head that is too long"
             )
         return False
     end += len(_END)
-    if data.count(b"\r\n", 0, end) - 2 > HEADERS_CEILING:
+    if data.count(b"\r\n", 0, end) - 2 > MAX_HEADER_LINES:
         raise BadRequest(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header lines"
         )
@@ -136,8 +136,8 @@ def _place(line: bytes, is_first: bool) -> str:
     name = _NAME.match(line)
     if name is None:
         return "a header line without a name"
-    dots = "..." if len(name[1]) > NAME_SHOWN else ""
-    return f"header {name[1][:NAME_SHOWN].decode('latin-1')}{dots}"
+    dots = "..." if len(name[1]) > SHOWN_NAME_BYTES else ""
+    return f"header {name[1][:SHOWN_NAME_BYTES].decode('latin-1')}{dots}"
 
 
 def _malformed(head: bytes) -> str:

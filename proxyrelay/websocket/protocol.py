@@ -19,13 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyrelay.errors import (
-    MessageTooLong,
-    PeerBusy,
-    PeerGone,
-    Refusal,
-    TryAgainLater,
-)
+from proxyrelay.errors import MessageTooLong, PeerBusy, PeerGone, Refusal, TryAgainLater
 from proxyrelay.net import addresses
 from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 from proxyrelay.switchboard.user import ANONYMOUS, User
@@ -37,9 +31,6 @@ from proxyrelay.websocket.flow import FlowControl
 from proxyrelay.websocket.handshake import origins
 from proxyrelay.websocket.lifecycle import NO_PONG, PHASES, Phase, lost_reason
 from proxyrelay.websocket.upstream import GOING_AWAY, UpstreamProtocol
-
-MAX_RECORDS_BEFORE_UPGRADE = 1024
-"""TLS records without data before the upgrade, such as changes of keys."""
 
 REPLACED = "Another relay takes over here."
 """Close reason for new clients of a draining relay."""
@@ -73,7 +64,6 @@ class RelayProtocol(UpstreamProtocol):
     _checking: Deferred[Any] | None = None
     _refusal: Refusal | None = None
     _is_admitted = False
-    _record_count = 0
     _registration_debt = 0.0
     _ping = b""
     _probe: tuple[bytes, Callable[[], None]] | None = None
@@ -198,13 +188,8 @@ class RelayProtocol(UpstreamProtocol):
             self._enter(Phase.OPENING)
 
     def record_without_data(self) -> None:
-        """Count a TLS record without data, like a frame after the upgrade."""
-        if self.state != self.STATE_CONNECTING:
-            self.flow.received(1)
-            return
-        self._record_count += 1
-        if self._record_count > MAX_RECORDS_BEFORE_UPGRADE:
-            self.drop("too many TLS records without data")
+        """Count a TLS record without data."""
+        self.flow.received_empty_record()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End: release all that the connection holds."""
@@ -312,8 +297,8 @@ class RelayProtocol(UpstreamProtocol):
         """Find the user. No frame is read before that.
 
         Returns:
-            Fires with None, whatever the outcome. An HTTP error would end the client's
-            process. So the upgrade is completed, and `onOpen` acts on a refusal.
+            Fires with None, whatever the outcome: an HTTP error would end the client's
+            process. `onOpen` acts on a refusal.
         """
         self._look_behind_proxies(request.headers)
         self._enter(Phase.AUTHENTICATING)
@@ -350,7 +335,7 @@ class RelayProtocol(UpstreamProtocol):
     def onOpen(self) -> None:
         """Wait for the registration, or close after an earlier decision."""
         refusal = self._refusal
-        self.forget_request("_checking", "_place", "_record_count", "_refusal")
+        self.forget_request("_checking", "_place", "_refusal")
         if self.factory.stopping:
             self.close_going_away()
         elif self.factory.draining:
@@ -402,8 +387,7 @@ class RelayProtocol(UpstreamProtocol):
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Pass a message to the rules.
 
-        A defect in them is logged. The connection stays: a closed one would disable the
-        endpoint behind it.
+        A defect in them is logged. A closed connection would disable the endpoint.
         """
         if self.state != self.STATE_OPEN:
             return

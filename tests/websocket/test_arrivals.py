@@ -25,10 +25,11 @@ from proxyrelay.net import addresses
 from proxyrelay.net.rate import LONGEST
 from proxyrelay.net.transport import PAUSE, ProxyHeaderFactory, ProxyHeaderReader
 from proxyrelay.switchboard.user import User
-from proxyrelay.websocket.admission import MOMENT, RESERVE
+from proxyrelay.websocket.admission import PATIENCE_SECONDS, RESERVED_DESCRIPTORS
 from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.flow import MAX_EMPTY_RECORDS_BEFORE_UPGRADE
 from proxyrelay.websocket.lifecycle import Phase
-from proxyrelay.websocket.protocol import MAX_RECORDS_BEFORE_UPGRADE, RelayProtocol
+from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
 from tests.support.keyupdate import KeyUpdater
 from tests.support.processes import ProcessTestCase, RelayProcess
@@ -253,7 +254,7 @@ class UnregisteredTests(AdmissionMixin, RelayTestCase):
         self.register(self.there("192.0.2.1"), A)
         self.there("192.0.2.1").ping()
         other = self.there("192.0.2.2")
-        self.advance(2 * MOMENT)
+        self.advance(2 * PATIENCE_SECONDS)
         third = self.there("192.0.2.1")
         self.assert_refused(first, "in time")
         self.register(third, B)
@@ -303,7 +304,7 @@ class ExcessMixin(AdmissionMixin):
             self.until_count(count)
         honest = self.from_there("192.0.2.1")
         self.until_waits()
-        self.advance(MOMENT)
+        self.advance(PATIENCE_SECONDS)
         self.assertEqual(told, [])
         self.until_waits()
         self.advance(PAUSE)
@@ -329,7 +330,7 @@ class TcpExcessTests(ExcessMixin, RelayTestCase):
         self.from_there("192.0.2.1")
         self.until_waits()
         factory.pace._waiting.append(lambda: None)
-        self.advance(2 * MOMENT)
+        self.advance(2 * PATIENCE_SECONDS)
         self.assertEqual(len(self.connections()), 6)
         self.in_reactor(factory.pace._next_turn)
         self.advance(PAUSE)
@@ -366,7 +367,7 @@ class SilentTests(AdmissionMixin, RelayTestCase):
         for count, connection in enumerate(silent, 1):
             connection.sendall(line)
             self.until_count(min(count, 2))
-            self.advance(2 * MOMENT / 3)
+            self.advance(2 * PATIENCE_SECONDS / 3)
         self.until(lambda: told)
         self.assertEqual(self.read_to_end(silent[0]), b"")
         self.assertIn("too many", told[0])
@@ -393,7 +394,7 @@ class PendingTests(AdmissionMixin, RelayTestCase):
             connection.sendall(upgrade("X-Forwarded-For: 192.0.2.1"))
             connections.append(connection)
             self.until_count(count)
-            self.advance((2 - count) * 2 * MOMENT)
+            self.advance((2 - count) * 2 * PATIENCE_SECONDS)
             self.until(self.are_pending(count))
         self.assertEqual(self.checks.cancelled, 1)
         connections[0].sendall(frame(CLOSE, b"\x03\xf5"))
@@ -633,7 +634,7 @@ class KeyUpdateFloodTests(AdmissionMixin, RelayTestCase):
         told: list[str] = []
         self.service.factory.journal.dropped = lambda _, why: told.append(why)
         with suppressed(ConnectionError):
-            client.change_keys(2 * MAX_RECORDS_BEFORE_UPGRADE)
+            client.change_keys(2 * MAX_EMPTY_RECORDS_BEFORE_UPGRADE)
         self.until(lambda: told)
         self.assertEqual(told, ["too many TLS records without data"])
 
@@ -937,7 +938,7 @@ class FewFilesTests(ProcessTestCase):
         relay = RelayProcess(["--config", config], self.folder)
         self.addCleanup(relay.end)
         room = 20
-        limit = RESERVE + room
+        limit = RESERVED_DESCRIPTORS + room
         resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (limit, limit))
         clients = []
         for _ in range(2 * room):

@@ -12,7 +12,11 @@ from proxyrelay.config import Offers
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
 from proxyrelay.switchboard.relay import Relay
-from proxyrelay.websocket.crossing import GATHERING, GATHERING_BY_STUN, Crossing
+from proxyrelay.websocket.crossing import (
+    GATHERING_SECONDS,
+    STUN_GATHERING_SECONDS,
+    Crossing,
+)
 from tests.support.recording import (
     A,
     B,
@@ -168,9 +172,9 @@ class InterleavingTests(SynchronousTestCase):
 
     def test_an_idle_client_gets_the_offer_soon(self) -> None:
         for text, trip, least in (
-            (offer(A, B), 0.0002, GATHERING),
+            (offer(A, B), 0.0002, GATHERING_SECONDS),
             (offer(A, B), 0.02, 0.06),
-            (BY_STUN, 0.0002, GATHERING_BY_STUN),
+            (BY_STUN, 0.0002, STUN_GATHERING_SECONDS),
         ):
             connected = self.play(None, text, trip, 0.006, 0.003).connected
             assert connected is not None

@@ -23,9 +23,9 @@ from proxyrelay.switchboard.user import User
 from proxyrelay.websocket import upstream
 from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.handshake import (
-    HEAD_CEILING,
-    HEADERS_CEILING,
-    NAME_SHOWN,
+    MAX_HEAD_BYTES,
+    MAX_HEADER_LINES,
+    SHOWN_NAME_BYTES,
     acceptance,
     autobahn_head,
     head_complete,
@@ -67,16 +67,16 @@ class HeadTests(SynchronousTestCase):
         self.assertEqual(self.refused(head[:-4] + b"\x0b\r\n\r\n"), 400)
 
     def test_counts_headers(self) -> None:
-        room = HEADERS_CEILING - upgrade().count(b"\r\n") + 2
+        room = MAX_HEADER_LINES - upgrade().count(b"\r\n") + 2
         self.assertTrue(head_complete(upgrade(*["A: b"] * room)))
         self.assertEqual(self.refused(upgrade(*["A: b"] * (room + 1))), 431)
 
     def test_measures_heads(self) -> None:
-        room = HEAD_CEILING - len(upgrade("A: "))
+        room = MAX_HEAD_BYTES - len(upgrade("A: "))
         self.assertTrue(head_complete(upgrade("A: " + "b" * room)))
         self.assertEqual(self.refused(upgrade("A: " + "b" * (room + 1))), 431)
-        self.assertFalse(head_complete(b"G" * (HEAD_CEILING - 1)))
-        self.assertEqual(self.refused(b"G" * HEAD_CEILING), 431)
+        self.assertFalse(head_complete(b"G" * (MAX_HEAD_BYTES - 1)))
+        self.assertEqual(self.refused(b"G" * MAX_HEAD_BYTES), 431)
 
     @given(st.binary(min_size=1))
     def test_whatever_is_added_to_a_header_stays_in_it(self, strange: bytes) -> None:
@@ -97,7 +97,7 @@ class HeadTests(SynchronousTestCase):
                 head_complete(head)
 
     def test_a_refusal_names_the_header_and_not_its_value(self) -> None:
-        long = "N" * (NAME_SHOWN + 1)
+        long = "N" * (SHOWN_NAME_BYTES + 1)
         for lines, detail in (
             (("A: b", "X-A: s3cret\0"), "header X-A: byte 0x00"),
             (("X-\0A: s3cret",), "header X-\0A: byte 0x00"),

@@ -25,7 +25,7 @@ from proxyrelay.errors import Forbidden, Unauthorized
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.flow import FOLLOW_SECONDS
-from proxyrelay.websocket.handshake import HEAD_CEILING, HEADERS_CEILING
+from proxyrelay.websocket.handshake import MAX_HEAD_BYTES, MAX_HEADER_LINES
 from proxyrelay.websocket.lifecycle import Phase
 from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.upstream import MAX_FRAMES_PER_MESSAGE
@@ -147,9 +147,9 @@ class HandshakeMixin(SocketMixin):
             "a broken authority": upgrade().replace(b"GET /", b"GET //[::1/relay"),
             "a long head": upgrade("X-Cert: " + "a" * 18 * 1024),
             "the longest head": upgrade(
-                "X-A: " + "a" * (HEAD_CEILING - len(upgrade("X-A: ")))
+                "X-A: " + "a" * (MAX_HEAD_BYTES - len(upgrade("X-A: ")))
             ),
-            "many lines": upgrade(*["X-A: b"] * (HEADERS_CEILING - 5)),
+            "many lines": upgrade(*["X-A: b"] * (MAX_HEADER_LINES - 5)),
         }
         for what, head in heads.items():
             connection = self.raw()
@@ -186,13 +186,13 @@ class HandshakeMixin(SocketMixin):
     @scenario
     def test_refuses_a_head_without_end(self: Any) -> None:
         connection = self.raw()
-        connection.sendall(upgrade("X-A: " + "a" * HEAD_CEILING)[:HEAD_CEILING])
+        connection.sendall(upgrade("X-A: " + "a" * MAX_HEAD_BYTES)[:MAX_HEAD_BYTES])
         self.assertTrue(self.read_to_end(connection).startswith(b"HTTP/1.1 431 "))
 
     @scenario
     def test_refuses_too_many_headers(self: Any) -> None:
         connection = self.raw()
-        connection.sendall(upgrade(*["A: b"] * HEADERS_CEILING))
+        connection.sendall(upgrade(*["A: b"] * MAX_HEADER_LINES))
         self.assertTrue(self.read_to_end(connection).startswith(b"HTTP/1.1 431 "))
 
     @scenario
