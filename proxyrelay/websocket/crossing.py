@@ -1,8 +1,8 @@
-"""How long an offer waits for one that crosses it.
+"""The wait of an offer for another one that crosses it.
 
-A stock client ends when an offer reaches it while it makes one to the same peer. It
-computes for some milliseconds then, and answers no ping meanwhile. So the relay pings
-the receiver of an offer. Late pongs mean that an offer may be on its way.
+A stock client ends when an offer reaches it while it makes an offer to the same peer.
+It computes for some milliseconds at that time, and answers no ping. So the relay pings
+the receiver of an offer. A late pong means that an offer may be on its way.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
 
 PING_GAP_SECONDS = 0.001
-"""Seconds from a pong to the next ping. Making an offer takes a client longer."""
+"""Time from a pong to the next ping. Making an offer takes a client longer."""
 
 LATE_PONG_SECONDS = 0.003
-"""Seconds by which the time of a pong may differ from the fastest one of a client."""
+"""Tolerated difference between a pong's time and the client's fastest one."""
 
 JITTER_SHARE = 0.25
-"""The same, as a share of the fastest one: distant networks are less regular."""
+"""The same as a share of the fastest time: distant networks are less regular."""
 
 GATHERING_SECONDS = 0.01
-"""Seconds without a late pong after which a client makes no offer. It may have begun to
-gather its addresses just before the first ping, and answers pings meanwhile."""
+"""Time without a late pong that proves that a client makes no offer. A client answers
+pings while it gathers addresses, and may have begun just before the first ping."""
 
 STUN_GATHERING_SECONDS = 0.1
-"""The same for clients that ask a STUN or TURN server for addresses."""
+"""The same for a client with a STUN or TURN server."""
 
 
 class _Probe:
-    """Pings to a client, for as long as offers to it wait.
+    """Pings to a client while offers to it wait.
 
     Attributes:
-        offers: The offers, and when they began to wait.
-        asked: When the last ping was sent.
-        fastest: Seconds that the fastest pong took.
-        idle: Since when no pong was late.
+        offers: Waiting offers, with the times at which the wait began.
+        asked: Time of the last ping.
+        fastest: Shortest time to a pong in seconds.
+        idle: Time of the last late pong.
         timer: The next ping.
     """
 
@@ -60,7 +60,7 @@ class _Probe:
             self.idle = now
 
     def ready(self, now: float) -> list[Offer]:
-        """The offers that nothing will cross."""
+        """Offers that no other one will cross."""
         return [
             offer
             for offer, since in self.offers.items()
@@ -69,12 +69,12 @@ class _Probe:
 
 
 class Crossing:
-    """Offers that wait for those that may cross them.
+    """Offers that wait for others that may cross them.
 
     Args:
-        clock: Tells the time, and runs the timers.
-        seconds: How long an offer waits, at most.
-        pass_on: Called with each offer when it has waited.
+        clock: Gives the time in seconds, and runs the timers.
+        seconds: Longest wait of an offer.
+        pass_on: Called with each offer after its wait.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Crossing:
         return len(self._deadlines)
 
     def begin(self, offer: Offer, peer: Peer) -> None:
-        """Let an offer wait, for the first time or once more.
+        """Begin the wait of an offer, perhaps once more.
 
         Args:
             offer: With its text.
@@ -108,12 +108,12 @@ class Crossing:
             self._ask(probe)
 
     def yield_time(self, offer: Offer) -> None:
-        """Let an offer wait for as long as it may. Its receiver drops its own one."""
+        """Let an offer wait as long as allowed. Its receiver drops its own offer."""
         self._end(offer)
         self._deadlines.begin(offer)
 
     def change(self, seconds: float) -> None:
-        """Give offers another time to wait, at most; see `TimeoutQueue.change`."""
+        """Change the longest wait; see `TimeoutQueue.change`."""
         self._deadlines.change(seconds, 0.0)
 
     def stop(self) -> None:
@@ -145,7 +145,7 @@ class Crossing:
 
     def _answered(self, probe: _Probe) -> None:
         if not probe.offers:
-            return  # The last one has gone meanwhile.
+            return  # the last one has gone
         now = self._clock.seconds()
         probe.answered(now)
         for offer in probe.ready(now):
@@ -155,7 +155,7 @@ class Crossing:
 
 
 def _gathering(offer: Offer) -> float:
-    """How long the receiver of an offer gathers addresses, to judge by its sender."""
+    """Seconds for which a receiver gathers addresses, judged by its sender."""
     text = offer.text or b""
     by_server = b" typ srflx" in text or b" typ relay" in text
     return STUN_GATHERING_SECONDS if by_server else GATHERING_SECONDS

@@ -313,7 +313,9 @@ class SpeedTests(SynchronousTestCase):
             slow.leave(0, origin, 100)
         self.assertEqual(len(slow), MAX_REMEMBERED_ADDRESSES)
         self.assertEqual(slow.arrive(0, str(number)), origin)
-        self.assertNotEqual(slow.arrive(0, "0").registered, origin.registered)
+        self.assertNotEqual(
+            slow.arrive(0, "0").registration_debt, origin.registration_debt
+        )
 
 
 class LimitsMachine(RuleBasedStateMachine):
