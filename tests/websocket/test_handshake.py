@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionRequest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
@@ -499,6 +500,20 @@ class LaneTests(SynchronousTestCase):
                 expected = outcome(request, lane=False)
                 found = outcome(request, lane=True)
                 self.assertEqual((name, value, found), (name, value, expected))
+
+    def test_every_upgrade_goes_through_on_connect(self) -> None:
+        met: list[object] = []
+
+        class Door:
+            def onConnect(self, request: ConnectionRequest) -> object:
+                answer = super().onConnect(request)  # type: ignore[misc]
+                met.append((request.headers, request.path, request.version))
+                return answer
+
+        for lane in (True, False):
+            outcome(upgrade("X-Own: \xe9"), Door, lane=lane)
+        headers = header_fields(upgrade("X-Own: \xe9"))
+        self.assertEqual(met, [(headers, "/", 13)] * 2)
 
     def test_stock_requests_are_read_here(self) -> None:
         for request in (
