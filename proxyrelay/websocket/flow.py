@@ -162,8 +162,8 @@ class FlowControl:
     def send(self, data: bytes) -> None:
         """Write, or drop a client that leaves too much unread.
 
-        `fits` bounds the messages of other clients. Twice as much comes only of pongs
-        and answers: the client sends on, and does not read.
+        `has_room` bounds the messages of others. Twice as much comes only of pongs and
+        answers: the client sends on, and does not read.
         """
         queues = self._queues
         if self.paused:
@@ -181,11 +181,9 @@ class FlowControl:
             self._held = [data]
             waiting.append(self)
 
-    def fits(self, length: int) -> bool:
-        """Whether the client may be sent a message of some bytes."""
-        return not (
-            self.paused and self.unread + length > self._queues.max_unread_bytes
-        )
+    def has_room(self, length: int) -> bool:
+        """Whether a client that does not read may be sent so many bytes more."""
+        return self.unread + length <= self._queues.max_unread_bytes
 
     def send_held(self) -> None:
         """Write the collected bytes in one piece."""

@@ -119,7 +119,7 @@ class RelayProtocol(UpstreamProtocol):
         """
         if not self.transport.connected:
             raise PeerGone
-        if not self.flow.fits(len(text)):
+        if self.flow.paused and not self.flow.has_room(len(text)):
             raise PeerBusy
         self._send_text(text)
 

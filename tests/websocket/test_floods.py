@@ -201,14 +201,3 @@ class UnreadTests(FloodTestCase):
         self.factory.outbox.backlogged = False
         self.clock.pump([1.0] * int(timeouts.ping_timeout + 2))
         self.assertIsNone(peer.registration)
-
-    def test_so_is_a_handshake(self) -> None:
-        client = self.factory.buildProtocol(StringTransport().getPeer())
-        client.makeConnection(StringTransport())
-        length = self.factory.config.timeouts.opening_handshake
-        self.factory.outbox.backlogged = True
-        self.clock.pump([1.0] * int(2 * length))
-        self.assertEqual(client.state, RelayProtocol.STATE_CONNECTING)
-        self.factory.outbox.backlogged = False
-        self.clock.pump([1.0] * int(length + 2))
-        self.assertEqual(client.state, RelayProtocol.STATE_CLOSED)

@@ -511,7 +511,7 @@ class PendingMixin(SocketMixin):
         for check, connection in ((1, new), (0, old)):
             self.in_reactor(self.checks.pending[check].callback, ANONYMOUS)
             connection.sendall(frame(TEXT, registration(A)))
-            self.until(lambda: len(self.service.factory.relay.registry) == 1)
+            self.until(lambda: len(self.service.factory.registry) == 1)
         old.sendall(frame(CLOSE, b"\x03\xe8"))
         self.assertEqual(self.close_code(self.read_to_end(old)), 4004)
         old.close()
@@ -801,7 +801,7 @@ class OpenMixin(SocketMixin):
         connection = self.ready(A)
         connection.sendall(frame(TEXT, b"hello") + frame(TEXT, registration(A)))
         self.until_phase(Phase.CLOSING)
-        self.assertEqual(len(self.service.factory.relay.registry), 0)
+        self.assertEqual(len(self.service.factory.registry), 0)
 
     @scenario
     def test_a_reset_connection_is_forgotten(self: Any) -> None:
@@ -826,7 +826,7 @@ class OpenMixin(SocketMixin):
         # The dead one does not answer the close frame.
         self.until(lambda: len(self.service.factory.flows.followers) == 1)
         self.check()
-        self.assertEqual(len(self.service.factory.relay.registry), 1)
+        self.assertEqual(len(self.service.factory.registry), 1)
         self.advance(FOLLOW_SECONDS)
         self.assertIn('"success": true', client.recv())
         client.ping()

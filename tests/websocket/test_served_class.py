@@ -18,6 +18,7 @@ from proxyrelay.config import Config
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.lifecycle import RelayState
 from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.upstream import (
     OWN_ATTRIBUTES,
@@ -167,6 +168,15 @@ class SharedTests(ServedMixin, SynchronousTestCase):
             (4711, 815),
         )
         self.assertNotIn("maxMessagePayloadSize", vars(RelayProtocol))
+
+    def test_the_relay_serves_from_the_first_port_on(self) -> None:
+        self.assertIs(self.factory.state, RelayState.STARTING)
+        self.factory.doStart()
+        self.assertIs(self.factory.state, RelayState.SERVING)
+        self.factory.drain()
+        self.factory.doStop()
+        self.factory.doStart()
+        self.assertIs(self.factory.state, RelayState.DRAINING)
 
     def test_a_connection_counts_as_one(self) -> None:
         self.assertEqual(self.factory.getConnectionCount(), 0)
