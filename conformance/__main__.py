@@ -46,7 +46,8 @@ from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Timeouts
 from proxyrelay.errors import PeerGone
 from proxyrelay.service.relay import RelayService
-from proxyrelay.websocket.protocol import Phase, RelayProtocol
+from proxyrelay.websocket.lifecycle import Phase
+from proxyrelay.websocket.protocol import RelayProtocol
 
 LIMIT = 300.0
 """Seconds after which a run of the suite fails. The longest takes half a minute."""
@@ -60,7 +61,7 @@ def echo(protocol: RelayProtocol, payload: bytes, isBinary: bool) -> None:
     """Send a message back. It takes the place of ``RelayProtocol.onMessage``."""
     if protocol.state != protocol.STATE_OPEN:
         return
-    if protocol._phase is Phase.REGISTERING:
+    if protocol.phase is Phase.REGISTERING:
         # The first message takes the place of a registration, too.
         protocol._enter(Phase.READY)
     if isBinary:

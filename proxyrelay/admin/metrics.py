@@ -32,7 +32,7 @@ from proxyrelay.net.timing import Timing
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import LeaveReason
-from proxyrelay.websocket.protocol import Phase
+from proxyrelay.websocket.lifecycle import Phase
 from proxyrelay.websocket.state import RelayState
 
 PREFIX = "proxyrelay_"
@@ -82,8 +82,8 @@ def _codes(known: Iterable[int], counts: Mapping[int, int]) -> dict[Labels, floa
 
 
 def _phases(view: View) -> Values:
-    deadlines = view.relay.factory.deadlines
-    return {(phase.name.lower(),): len(deadlines[phase]) for phase in deadlines}
+    queues = view.relay.factory.lifecycle.queues
+    return {(phase.name.lower(),): len(queues[phase]) for phase in queues}
 
 
 def _closes(view: View) -> Values:

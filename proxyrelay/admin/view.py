@@ -35,7 +35,8 @@ from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.observe.journal import FIGHT
 from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
 
 BATCH = 500
@@ -52,7 +53,7 @@ class Served(Protocol):
         drained: Called when it begins to drain.
     """
 
-    factory: RelayFactory
+    factory: RelayFactory[RelayProtocol]
     config: Config
     pseudonyms: Clear
     drained: Callable[[], None]

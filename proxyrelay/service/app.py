@@ -26,7 +26,7 @@ from proxyrelay.service.options import Options
 from proxyrelay.service.relay import RelayService
 from proxyrelay.service.reload import Reload
 from proxyrelay.service.signals import Signals, ignore_early_signals
-from proxyrelay.websocket.admission import RESERVE
+from proxyrelay.websocket.admission import RESERVED_DESCRIPTORS
 from proxyrelay.websocket.protocol import RelayProtocol
 
 if TYPE_CHECKING:
@@ -210,7 +210,9 @@ def _report(found: Inspection, limit: int) -> None:
     for problem in found.faults:
         log.error("{problem}", event="problem", problem=str(problem))
     warnings = list(found.warnings)
-    short = process.shortage(limit, found.config.limits.connections or 0, RESERVE)
+    short = process.shortage(
+        limit, found.config.limits.connections or 0, RESERVED_DESCRIPTORS
+    )
     if short is not None:
         warnings.append(Problem("limits.connections", short))
     for problem in warnings:

@@ -14,7 +14,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
 
 CLOSING_SECONDS = 60
@@ -35,7 +36,7 @@ class Drain:
 
     def __init__(
         self,
-        factory: RelayFactory,
+        factory: RelayFactory[RelayProtocol],
         clock: IReactorTime,
         longest: float,
         ended: Callable[[], None],

@@ -14,7 +14,8 @@ from proxyrelay.net.epoll import EpollMultiplexer
 from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.net.tls_transport import TlsTransport
 from proxyrelay.net.transport import DirectWriteTransport
-from proxyrelay.websocket.protocol import RelayFactory
+from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.protocol import RelayProtocol
 
 
 class ClientPorts:
@@ -35,7 +36,7 @@ class ClientPorts:
 
     def __init__(
         self,
-        factory: RelayFactory,
+        factory: RelayFactory[RelayProtocol],
         sockets: Iterable[socket],
         shared: bool,
         contexts: TlsContexts | None,

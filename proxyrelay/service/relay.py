@@ -35,7 +35,8 @@ from proxyrelay.switchboard.events import ConnectionObserver
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.crossing import Crossing
-from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
 
 log = Logger(namespace="proxyrelay")
@@ -110,7 +111,7 @@ class RelayService(MultiService):
             clock,
             settings,
             self.pseudonyms,
-            kind,
+            kind=kind,
         )
         self._contexts = None if pair is None else TlsContexts(pair)
         self._census = LoopingCall(self._list_clients)
@@ -131,7 +132,7 @@ class RelayService(MultiService):
             reactor,
         )
         self._parts: tuple[Callable[[Config], None], ...] = (
-            self.factory.reconfigure,
+            self.factory.apply,
             self._apply_verbosity,
             self._apply_offers,
             self._apply_census,

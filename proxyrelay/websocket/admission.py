@@ -1,15 +1,14 @@
-"""Who may connect, how much, how fast. Pure: time is an argument.
+"""Limits of addresses and users. Pure: time is an argument.
 
-A relay that closes a connection may disable the endpoint behind it for good. So
-whoever is over a limit is asked to come back before it has registered (1013), and is
-read from more slowly after that; a crowd that does not fit waits to be accepted. Only
-what does not even complete its handshake may be ended before its time.
+A closed connection may disable the endpoint behind it for good. So a client over a
+limit is asked to come back before its registration (1013), and is read more slowly
+after it. Clients without room wait in the accept queue. Only a connection without a
+complete handshake may end before its timeout.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from proxyrelay import config
@@ -18,42 +17,41 @@ from proxyrelay.net.proxies import Proxies
 from proxyrelay.net.rate import MAX_WAIT_SECONDS, Rate
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
-RESERVE = 64
-"""Open files that are not for clients: the log, listening sockets, Globus Auth."""
+RESERVED_DESCRIPTORS = 64
+"""Open files for other uses: the log, listening sockets, Globus Auth."""
 
-ROOM = 16
-"""When the relay is full, one in so many must leave before it accepts again."""
+ROOM_SHARE = 16
+"""A full relay accepts again when one connection in so many has left."""
 
-MOMENT = 3.0
-"""Seconds in which an honest client has sent its request, if the relay keeps up."""
+PATIENCE_SECONDS = 3.0
+"""Time for an honest client's request, while the relay has no backlog."""
 
-ANSWER = 10
-"""Messages that an answer counts as: the client is written to for it, and perhaps told
-of in the log."""
+MESSAGES_PER_ANSWER = 10
+"""Messages that one answer counts as: it costs a write, and perhaps a log line."""
 
-REMEMBERED = 10_000
-"""Addresses without a connection of which is known that they were too fast."""
+MAX_REMEMBERED_ADDRESSES = 10_000
+"""Addresses without a connection that are remembered for their debt."""
 
-T = TypeVar("T", bound=Hashable)
+T = TypeVar("T")
 
 
 class Origin(Generic[T]):
-    """What is known of an address, or of a network that counts as one.
+    """An address, or a network that counts as one address.
 
     Attributes:
         name: The address.
         limited: Whether the limits of one address apply.
-        open: Connections that were let in.
-        unregistered: Those that hold no UUID yet, the oldest first, with the times
-            at which they came.
-        ending: How many there are besides whose time is over.
-        registered: When its registrations are paid for.
-        message_debt: When its messages are.
+        open: Number of admitted connections.
+        unregistered: Connections without a UUID, the oldest first, with their times of
+            arrival.
+        ending: Number of other connections without a UUID, which were evicted.
+        registration_debt: Time at which its registrations are within the rate.
+        message_debt: Time at which its messages are within the rate.
     """
 
     __slots__ = (
         *("ending", "limited", "name", "open"),
-        *("message_debt", "registered", "unregistered"),
+        *("message_debt", "registration_debt", "unregistered"),
     )
 
     def __init__(self, name: str, limited: bool) -> None:
@@ -62,35 +60,35 @@ class Origin(Generic[T]):
         self.open = 0
         self.unregistered: dict[T, float] = {}
         self.ending = 0
-        self.registered = 0.0
+        self.registration_debt = 0.0
         self.message_debt = 0.0
 
 
 class Limits(Generic[T]):
-    """Counts connections and what they do, and says when it is too much.
+    """Counts of connections and rates of messages, compared with their limits.
 
     Args:
-        settings: What is too much.
+        settings: The limits.
 
     Attributes:
-        proxies: Who is believed when it says where a connection comes from.
-        unregistered: Connections that hold no UUID yet, of all addresses.
+        proxies: Trusted proxies, which name a client's address.
+        unregistered: Number of connections without a UUID.
     """
 
     def __init__(self, settings: config.Limits) -> None:
         self.unregistered = 0
         self._origins: dict[str, Origin[T]] = {}
         self._ending: set[T] = set()
-        # By how many connections they have whose time is not over, and the most.
+        # Addresses by their number of unregistered connections; the largest number.
         self._crowds: defaultdict[int, dict[Origin[T], None]] = defaultdict(dict)
         self._most = 0
         self._owing: OrderedDict[str, Origin[T]] = OrderedDict()
         self._users: dict[User, int] = {}
         self._full = False
-        self.change(settings)
+        self.apply(settings)
 
-    def change(self, settings: config.Limits) -> None:
-        """Apply other settings from now on. Nobody is closed for them."""
+    def apply(self, settings: config.Limits) -> None:
+        """Apply other settings from now on, and close no connection."""
         self._settings = settings
         self.proxies = Proxies(settings.trusted_proxies)
         burst = settings.burst
@@ -100,34 +98,32 @@ class Limits(Generic[T]):
         self._registers = Rate(settings.registrations_per_client, burst)
 
     def __len__(self) -> int:
-        """How many addresses are remembered."""
+        """Number of known addresses."""
         return len(self._origins) + len(self._owing)
 
     @property
     def users(self) -> int:
-        """How many users have connections, if clients have to prove who they are."""
+        """Number of users with a connection, if clients authenticate."""
         return len(self._users)
 
-    # -- whom
-
     def announced(self, host: str) -> bool:
-        """Whether an address is a proxy's that says first whom it speaks for."""
+        """Whether connections of an address begin with a PROXY header."""
         return self._settings.proxy_protocol and self.proxies.trust(host)
 
-    # -- how many
+    # -- counts
 
     def room(self, sockets: int, descriptors: int) -> bool:
         """Whether one more connection may be accepted now.
 
         Args:
-            sockets: Connections that there are, in whatever state.
-            descriptors: How many files the process may have open.
+            sockets: Number of connections in any state.
+            descriptors: Number of files that the process may open.
         """
         settings = self._settings
-        ceiling = max(1, descriptors - RESERVE)
+        ceiling = max(1, descriptors - RESERVED_DESCRIPTORS)
         ceiling = min(settings.connections or ceiling, ceiling)
-        # Full is full until there is room for several.
-        share = ROOM if self._full else ceiling + settings.unregistered
+        # A full relay stays full until there is room for several.
+        share = ROOM_SHARE if self._full else ceiling + settings.unregistered
         self._full = (
             sockets > ceiling - 1 - ceiling // share
             or self.unregistered
@@ -141,13 +137,10 @@ class Limits(Generic[T]):
         """Count a connection that was accepted.
 
         Args:
-            connection: It, until it leaves.
-            name: Where it comes from.
-            limited: Whether the limits of one address apply to that.
+            connection: Counted until `leave`.
+            name: Address or network.
+            limited: Whether the limits of one address apply.
             now: The time in seconds.
-
-        Returns:
-            All that is known of that address.
         """
         origin = self._origins.get(name)
         if origin is None:
@@ -160,11 +153,11 @@ class Limits(Generic[T]):
         return origin
 
     def over_address_cap(self, origin: Origin[T], now: float) -> T | None:
-        """A connection whose time is over before its deadline, since one more has come.
+        """Connection to evict, if an address has too many without a UUID.
 
-        It is the oldest of an address that has too many which hold no UUID, unless
-        that is young: a crowd that comes back after a fault needs a moment. It is named
-        once; its end may take several steps.
+        It is the oldest one, unless that is young: clients that come back after a fault
+        need `PATIENCE_SECONDS`. Each connection is returned once; its end may take
+        several steps.
         """
         ceiling = self._settings.unregistered_per_address
         if len(origin.unregistered) <= ceiling or not origin.limited:
@@ -172,15 +165,15 @@ class Limits(Generic[T]):
         return self._oldest(origin, now)
 
     def over_total_cap(self, now: float) -> T | None:
-        """A connection whose time is over since hardly any more may hold no UUID.
+        """Connection to evict, if the relay has nearly too many without a UUID.
 
-        It is the oldest of the address that has the most of them, in the same way,
-        whatever its limits: who has few addresses cannot keep all others out. None
-        where as many are ending already as must.
+        It is the oldest one of the address with the most, even of an address without
+        limits. So a client with few addresses cannot keep all others out. None while
+        enough evicted connections are ending.
         """
         settings = self._settings
         waiting = self.unregistered - len(self._ending)
-        if waiting < settings.unregistered - settings.unregistered // ROOM or (
+        if waiting < settings.unregistered - settings.unregistered // ROOM_SHARE or (
             not self._most
         ):
             return None
@@ -188,7 +181,7 @@ class Limits(Generic[T]):
 
     def _oldest(self, origin: Origin[T], now: float) -> T | None:
         oldest, since = next(iter(origin.unregistered.items()))
-        if not now - since > MOMENT:
+        if not now - since > PATIENCE_SECONDS:
             return None
         del origin.unregistered[oldest]
         self._recount(origin, -1)
@@ -197,10 +190,7 @@ class Limits(Generic[T]):
         return oldest
 
     def _recount(self, origin: Origin[T], change: int) -> None:
-        """Note that an address has one connection more, or less, that may register.
-
-        So the one that has the most is at hand, without a look at the others.
-        """
+        """Keep the address with the most unregistered connections at hand."""
         count = len(origin.unregistered)
         self._crowds[count - change].pop(origin, None)
         if count:
@@ -209,12 +199,12 @@ class Limits(Generic[T]):
             self._most = count
 
     def admit(self, origin: Origin[T], user: User) -> None:
-        """Let a connection in, whose user is known now.
+        """Admit a connection after its authentication.
 
-        Without authentication everybody is one user, for whom there is no limit.
+        The limit of one user does not apply without authentication.
 
         Raises:
-            TryAgainLater: There are too many of its address, or of its user.
+            TryAgainLater: Too many of its address, or of its user.
         """
         settings = self._settings
         if origin.limited and origin.open >= settings.connections_per_address:
@@ -227,7 +217,7 @@ class Limits(Generic[T]):
         origin.open += 1
 
     def settle(self, connection: T, origin: Origin[T]) -> None:
-        """A connection holds a UUID, or is lost."""
+        """Note that a connection holds a UUID, or is lost."""
         if connection in origin.unregistered:
             del origin.unregistered[connection]
             self._recount(origin, -1)
@@ -241,13 +231,13 @@ class Limits(Generic[T]):
     def leave(
         self, connection: T, origin: Origin[T], now: float, user: User | None = None
     ) -> None:
-        """Forget a connection, and its address if nothing is to be remembered.
+        """Forget a connection, and its address unless that has a debt.
 
         Args:
-            connection: What has arrived.
-            origin: Where from.
+            connection: As for `arrive`.
+            origin: Its address.
             now: The time in seconds.
-            user: Who was admitted with it; None if nobody was.
+            user: Its user if it was admitted, else None.
         """
         self.settle(connection, origin)
         if user is not None:
@@ -259,94 +249,94 @@ class Limits(Generic[T]):
         if origin.open or origin.unregistered or origin.ending:
             return
         del self._origins[origin.name]
-        if max(origin.registered, origin.message_debt) > now:
+        if max(origin.registration_debt, origin.message_debt) > now:
             self._owing[origin.name] = origin
-            if len(self._owing) > REMEMBERED:
+            if len(self._owing) > MAX_REMEMBERED_ADDRESSES:
                 self._owing.popitem(last=False)
 
-    # -- how fast
+    # -- rates
 
     def register(self, origin: Origin[T], now: float) -> None:
-        """Note a registration.
-
-        Args:
-            origin: Where it comes from.
-            now: The time in seconds.
+        """Charge a registration to an address.
 
         Raises:
-            TryAgainLater: There were too many from there.
+            TryAgainLater: Too many from this address.
         """
         if not origin.limited:
             return
-        if self._address_registers.over(origin.registered, now):
+        if self._address_registers.over(origin.registration_debt, now):
             raise TryAgainLater("Too many registrations from this address.")
-        origin.registered = self._address_registers.spend(origin.registered, now)
+        origin.registration_debt = self._address_registers.spend(
+            origin.registration_debt, now
+        )
 
-    def register_again(self, due: float, now: float) -> float:
-        """Note a registration of a client that has registered before.
+    def register_again(self, debt: float, now: float) -> float:
+        """Charge a further registration to a client.
 
         Args:
-            due: When those before, but for the first, are paid for.
+            debt: Time at which its registrations are within the rate.
             now: The time in seconds.
 
         Returns:
-            When that is from now on.
+            The new debt.
 
         Raises:
-            TryAgainLater: There were too many.
+            TryAgainLater: Too many of this client.
         """
-        if self._registers.over(due, now):
+        if self._registers.over(debt, now):
             raise TryAgainLater("Too many registrations of this client.")
-        return self._registers.spend(due, now)
+        return self._registers.spend(debt, now)
 
-    def answered(self, due: float, now: float) -> float:
-        """Note an answer to a client: to a registration, or to an offer in vain.
+    def charge_answer(self, debt: float, now: float) -> float:
+        """Charge an answer to a client: to a registration, or to a failed offer.
 
         Args:
-            due: When what it has sent is paid for.
+            debt: Time at which the client's messages are within the rate.
             now: The time in seconds.
 
         Returns:
-            When that is from now on.
+            The new debt.
         """
-        return self._speaks.spend(due, now, ANSWER)
+        return self._speaks.spend(debt, now, MESSAGES_PER_ANSWER)
 
-    def heard(self, origin: Origin[T], due: float, now: float, count: int) -> float:
-        """Note that messages of a client have come.
+    def charge_messages(
+        self, origin: Origin[T], debt: float, now: float, count: int
+    ) -> float:
+        """Charge messages to a client and its address.
 
         Args:
-            origin: Where from.
-            due: When what it has sent before is paid for.
+            origin: Its address.
+            debt: Time at which the client's messages are within the rate.
             now: The time in seconds.
-            count: How many.
+            count: Number of messages.
 
         Returns:
-            When that is from now on.
+            The new debt.
         """
         if origin.limited:
             origin.message_debt = self._address_speaks.spend(
                 origin.message_debt, now, count
             )
-        return self._speaks.spend(due, now, count)
+        return self._speaks.spend(debt, now, count)
 
     def too_fast(
-        self, origin: Origin[T], due: float, now: float, since: float | None = None
+        self, origin: Origin[T], debt: float, now: float, since: float | None = None
     ) -> bool:
-        """Whether a client is not to be read from now.
+        """Whether a client is over its rate and is not read now.
 
-        For others of its address it waits no longer than `MAX_WAIT_SECONDS`: those that
-        are read from first could have it wait for ever.
+        For other clients of its address it waits `MAX_WAIT_SECONDS` at most. Otherwise
+        these could make it wait for ever.
 
         Args:
-            origin: Where it comes from.
-            due: When what it has sent is paid for.
+            origin: Its address.
+            debt: Time at which the client's messages are within the rate.
             now: The time in seconds.
-            since: From when on it has not been read from; None if it was just now.
+            since: Begin of the pause in reading, or None.
         """
         latest = now + self._settings.burst
-        if due <= latest and origin.message_debt <= latest:
+        if debt <= latest and origin.message_debt <= latest:
             return False
-        if self._speaks.over(due, now):
+        if self._speaks.over(debt, now):
             return True
         patient = since is None or now - since < MAX_WAIT_SECONDS
         return patient and self._address_speaks.over(origin.message_debt, now)

@@ -1,26 +1,25 @@
 """The hot path: whole small frames, taken before Autobahn's state machine sees them.
 
-Almost all that clients send is one text message or ping, in one frame, in one read.
-For these the lane does in a short loop what Autobahn does in a hundred calls.
-Everything else goes to Autobahn unchanged, frame by frame, so that Autobahn never has
-to move more than one: its own loop copies the rest of what was read twice for each
-frame, which costs the square of a burst of tiny ones.
+Almost every read brings one text message or one ping, in one frame. `frames` takes
+these in a short loop, in place of a hundred calls in Autobahn. Everything else goes to
+Autobahn unchanged, one frame at a time. Autobahn's own loop copies the rest of a read
+twice for each frame: a burst of tiny frames would cost the square of its length.
 
-A reader of the rest can skip this room: `RelayProtocol` behaves in every way as it
-would without it, and ``tests/test_fastlane.py`` holds the two beside each other.
-Checked against Autobahn 26.10.2.
+The module calls nothing of a connection. ``tests/websocket/test_fastpath.py`` compares
+the outcome with that of plain Autobahn. Checked against Autobahn 26.10.2.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
 
 try:
     from _nvx_xormasker import ffi, lib
-except ImportError:  # Autobahn goes without it where there was no compiler
+except ImportError:  # Autobahn was built without a compiler
     ffi = lib = None
 
 TEXT = 0x81
@@ -28,33 +27,37 @@ PING = 0x89
 PONG = 0x8A
 """First bytes of whole frames (RFC 6455, section 5.2): FIN and the opcode."""
 
+PIECE = 0
+"""Part of a read for Autobahn: one frame, or as much of it as was read."""
+
+REST = 1
+"""Frames beyond `FRAMES_PER_TURN`."""
+
 MASKED = 0x80
-"""The bit of a frame's second byte that says so; the others are its length, or one of
-these:"""
+"""Mask bit of a frame's second byte. The other bits are a length, or one of these:"""
 
 LENGTH_16 = 126
 LENGTH_64 = 127
 
-AT_ONCE = 16
-"""Frames of one read that are acted upon at once; an offer takes up to 0.1 ms. A stock
-client sends one after the other, and 64 clients that send as much as they can keep
-others waiting for 0.1 s."""
+FRAMES_PER_TURN = 16
+"""Frames of one read that are processed at once, at up to 0.1 ms each. A stock client
+sends one after the other. A crowd of 64 hostile clients delays others by 0.1 s."""
 
 NOTHING = (0, 0)
-"""No frame begins and ends there."""
+"""Result of `small_frame` for any other frame."""
 
 _SHORT = 32
-"""Bytes up to which calling C costs more than it saves."""
+"""Longest payload in bytes for which a call of C costs more than it saves."""
 
 
 def unmask(payload: bytes, mask: bytes) -> bytes:
-    """Take the mask off a payload (RFC 6455, section 5.3).
+    """Payload without its mask (RFC 6455, section 5.3).
 
-    By Autobahn's own routine, less the five objects that it makes around it.
+    Uses Autobahn's own routine, without the five objects around it.
 
     Args:
-        payload: The masked bytes.
-        mask: The four bytes of the key.
+        payload: Masked bytes.
+        mask: Key of four bytes.
     """
     length = len(payload)
     if length <= _SHORT:
@@ -71,11 +74,11 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
 
 
 def header(first: int, payload_length: int) -> bytes:
-    """The header of an unmasked frame.
+    """Header of an unmasked frame.
 
     Args:
-        first: Its first byte: FIN and the opcode.
-        payload_length: Bytes that follow.
+        first: First byte: FIN and the opcode.
+        payload_length: Length of the payload in bytes.
     """
     if payload_length < LENGTH_16:
         return bytes((first, payload_length))
@@ -85,15 +88,14 @@ def header(first: int, payload_length: int) -> bytes:
 
 
 def frame_end(data: bytes, start: int) -> int:
-    """Where a frame ends, as far as can be told.
+    """Index behind a frame, as far as its header is known.
 
     Args:
-        data: What was read.
-        start: Where in it the frame begins.
+        data: One read.
+        start: Index of the frame.
 
     Returns:
-        The index behind it, which may be behind the data; the end of the data if the
-        header is not whole.
+        An index, perhaps behind the data; the end of the data for a partial header.
     """
     end = len(data)
     if end - start < 2:  # noqa: PLR2004 - the shortest header
@@ -111,15 +113,15 @@ def frame_end(data: bytes, start: int) -> int:
 
 
 def small_frame(data: bytes, start: int, end: int) -> tuple[int, int]:
-    """Where the payload of a small, whole, masked frame begins and ends.
+    """Start and end of the payload of a small, whole, masked frame.
 
     Args:
-        data: What was read.
-        start: Where in it the frame begins.
-        end: The length of the data.
+        data: One read.
+        start: Index of the frame.
+        end: Length of the data.
 
     Returns:
-        Two indices; two zeros if it is no such frame, or breaks the protocol.
+        Two indices; `NOTHING` for any other frame, and for a violation.
     """
     if end - start < 6:  # noqa: PLR2004 - the shortest masked frame
         return NOTHING
@@ -137,102 +139,66 @@ def small_frame(data: bytes, start: int, end: int) -> tuple[int, int]:
     return (body, stop) if stop <= end else NOTHING
 
 
-class FrameFastPath(WebSocketServerProtocol):
-    """Takes what was read apart, and whole small frames out of it."""
+class Parser(Protocol):
+    """State of Autobahn's parser for one connection."""
 
-    # What Autobahn keeps of a connection, which its types do not tell.
-    data: bytes
     state: int
     current_frame: Any
     current_frame_masker: Any
     inside_message: bool
     maxMessagePayloadSize: int  # noqa: N815
 
-    def dataReceived(self, data: bytes) -> None:
-        """Take bytes from the client, unless the connection is over.
 
-        Autobahn would keep them then.
-        """
-        state = self.state
-        if state == self.STATE_OPEN or state == self.STATE_CLOSING:  # noqa: PLR1714
-            self.frames_received(self._take(data))
-        elif state != self.STATE_CLOSED:
-            self._dataReceived(data)
+_OPEN = WebSocketServerProtocol.STATE_OPEN
+_CLOSED = WebSocketServerProtocol.STATE_CLOSED
 
-    def frames_received(self, count: int) -> None:
-        """Hear how many frames, or pieces of frames, one read has brought."""
 
-    def defer_frames(self, rest: bytes) -> None:
-        """Have more frames than are acted upon at once come again, in a while."""
-        raise NotImplementedError
+def frames(data: bytes, parser: Parser) -> Iterator[tuple[int, bytes]]:
+    """Split a read into payloads and pieces for Autobahn.
 
-    def _take(self, data: bytes) -> int:
-        if self.data:
-            # The first bytes of a header, which Autobahn has not looked at yet.
-            data = self.data + data
-            self.data = b""
-        position, end = 0, len(data)
-        count = 0
-        while position < end:
-            if count >= AT_ONCE:
-                self.defer_frames(data[position:])
-                break
-            frame = self.current_frame
-            if frame is not None:
-                stop = position + frame.length - self.current_frame_masker.pointer()
-            else:
-                if not self.inside_message:
-                    room = AT_ONCE - count
-                    position, whole = self._take_whole(data, position, end, room)
-                    count += whole
-                    if position == end or whole == room:
+    The caller processes each item before it asks for the next one.
+
+    Args:
+        data: One read, with any first bytes of a header before it.
+        parser: Read only.
+
+    Yields:
+        `TEXT`, `PING` or `PONG` with a payload; `PIECE` with bytes for Autobahn; at
+        last perhaps `REST` with the bytes beyond `FRAMES_PER_TURN` frames.
+    """
+    position, end = 0, len(data)
+    left = FRAMES_PER_TURN
+    while position < end:
+        if not left:
+            yield REST, data[position:]
+            return
+        left -= 1
+        frame = parser.current_frame
+        if frame is not None:
+            stop = position + frame.length - parser.current_frame_masker.pointer()
+        else:
+            if not parser.inside_message and parser.state == _OPEN:
+                body, stop = small_frame(data, position, end)
+                if stop and stop - body <= parser.maxMessagePayloadSize:
+                    first = data[position]
+                    payload = unmask(data[body:stop], data[body - 4 : body])
+                    if (
+                        payload.isascii() or _is_utf8(payload)
+                        if first == TEXT
+                        else first in _CONTROL
+                    ):
+                        position = stop
+                        yield first, payload
                         continue
-                stop = frame_end(data, position)
-            if self.state == self.STATE_CLOSED:
-                break
-            count += 1
-            if position == 0 and stop >= end:
-                self._dataReceived(data)
-                break
-            self._dataReceived(data[position:stop])
-            position = stop
-        return count
+            stop = frame_end(data, position)
+        if parser.state == _CLOSED:
+            return
+        piece = data if position == 0 and stop >= end else data[position:stop]
+        position = stop
+        yield PIECE, piece
 
-    def _take_whole(
-        self, data: bytes, position: int, end: int, room: int
-    ) -> tuple[int, int]:
-        """Act on whole frames, one after the other.
 
-        Args:
-            data: What was read.
-            position: Where in it a frame begins.
-            end: Its length.
-            room: How many may be acted upon.
-
-        Returns:
-            Where the first frame begins that is not acted upon, or ``end``; and how
-            many were.
-        """
-        count = 0
-        while count < room and self.state == self.STATE_OPEN:
-            body, stop = small_frame(data, position, end)
-            if not stop or stop - body > self.maxMessagePayloadSize:
-                break
-            first = data[position]
-            payload = unmask(data[body:stop], data[body - 4 : body])
-            if first == TEXT:
-                if not (payload.isascii() or _is_utf8(payload)):
-                    break
-                self.onMessage(payload, False)
-            elif first == PING:
-                self.onPing(payload)
-            elif first == PONG:
-                self.onPong(payload)
-            else:
-                break
-            position = stop
-            count += 1
-        return position, count
+_CONTROL = frozenset({PING, PONG})
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -1,12 +1,11 @@
-"""What a request must look like before Autobahn parses it. Pure.
+"""Checks of a request before Autobahn parses it. Pure.
 
-Autobahn 26.10 reads a request head of any length, splits it at every character
-that Unicode calls a line break, and takes folded or misspelt header lines for
-headers. So a head passes here first, against RFC 9112, sections 2 to 5, and Autobahn
-checks a plain copy of it.
+Autobahn 26.10 reads a request head of any length. It splits the head at every line
+break of Unicode, and accepts folded or misspelt header lines. So a head is checked here
+first, against RFC 9112, sections 2 to 5, and Autobahn checks a plain copy.
 
-A request that is just as stock clients send it is read here, too, at a tenth of the
-cost. Autobahn is left with all that is odd.
+The requests of stock clients are read here as well, at a tenth of the cost. Autobahn
+reads all others.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from typing import NamedTuple
 
 from proxyrelay.errors import BadRequest
 
-HEAD_CEILING = 32 * 1024
-"""Bytes of the longest request head. Proxies add to it."""
+MAX_HEAD_BYTES = 32 * 1024
+"""Longest request head. Proxies add to it."""
 
-HEADERS_CEILING = 128
-"""Header lines of the longest request head."""
+MAX_HEADER_LINES = 128
+"""Most header lines of a request head."""
 
 _END = b"\r\n\r\n"
 
 _TLS_RECORD = b"\x16\x03"
 
-NAME_SHOWN = 40
-"""Bytes of the name of a refused header that are logged."""
+SHOWN_NAME_BYTES = 40
+"""Bytes of a refused header's name in the log."""
 
 _ILLEGAL = re.compile(rb"[^\t\r\n -~\x80-\xff]")
 
@@ -61,7 +60,7 @@ _CHECKED = frozenset(
         b"upgrade",
     }
 )
-"""Names of the headers that Autobahn checks."""
+"""Headers that Autobahn checks."""
 
 _EMPTY_PORT = re.compile(rb":[\t ]*\Z")
 
@@ -77,38 +76,38 @@ _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 def head_complete(data: bytes, seen: int = 0) -> bool:
-    """Look at all that a client has sent so far.
+    """Check all that a client has sent so far.
 
     Args:
-        data: The bytes from the start of the connection.
-        seen: How many of them were looked at before, so that a head that comes
-            byte by byte is not read anew for each.
+        data: Bytes from the start of the connection.
+        seen: Number of bytes that were checked before. So a head in single bytes is
+            not read from the start each time.
 
     Returns:
-        Whether it is one whole, well-formed request head; if not, more may come.
+        Whether the data is one whole, well-formed request head; if not, more may come.
 
     Raises:
-        BadRequest: It is no such head and cannot become one.
+        BadRequest: The data cannot become such a head.
     """
     if data.startswith(_TLS_RECORD):
         raise BadRequest(
             HTTPStatus.BAD_REQUEST, "a TLS handshake (wss) on a port without TLS"
         )
-    illegal = _ILLEGAL.search(data, seen, HEAD_CEILING)
+    illegal = _ILLEGAL.search(data, seen, MAX_HEAD_BYTES)
     if illegal:
         before, _, start = data[: illegal.start()].rpartition(b"\r\n")
-        line = start + data[illegal.start() : HEAD_CEILING].partition(b"\r\n")[0]
+        line = start + data[illegal.start() : MAX_HEAD_BYTES].partition(b"\r\n")[0]
         place = _place(line, is_first=not before)
         raise BadRequest(HTTPStatus.BAD_REQUEST, f"{place}: byte 0x{illegal[0][0]:02x}")
-    end = data.find(_END, max(0, seen - len(_END)), HEAD_CEILING)
+    end = data.find(_END, max(0, seen - len(_END)), MAX_HEAD_BYTES)
     if end < 0:
-        if len(data) >= HEAD_CEILING:
+        if len(data) >= MAX_HEAD_BYTES:
             raise BadRequest(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "a head that is too long"
             )
         return False
     end += len(_END)
-    if data.count(b"\r\n", 0, end) - 2 > HEADERS_CEILING:
+    if data.count(b"\r\n", 0, end) - 2 > MAX_HEADER_LINES:
         raise BadRequest(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header lines"
         )
@@ -127,7 +126,7 @@ def head_complete(data: bytes, seen: int = 0) -> bool:
 
 
 def _place(line: bytes, is_first: bool) -> str:
-    """Name a line for the log. Its value may be a secret, and is left out."""
+    """Name of a line for the log. Its value may be a secret, and is left out."""
     if is_first:
         return "the request line"
     # What follows a space may be the rest of a secret.
@@ -135,12 +134,12 @@ def _place(line: bytes, is_first: bool) -> str:
     name = before.split(maxsplit=1)[0] if before.strip() else b""
     if not colon or not line.startswith(name or b":"):
         return "a header line without a name"
-    dots = "..." if len(name) > NAME_SHOWN else ""
-    return f"header {name[:NAME_SHOWN].decode('latin-1')}{dots}"
+    dots = "..." if len(name) > SHOWN_NAME_BYTES else ""
+    return f"header {name[:SHOWN_NAME_BYTES].decode('latin-1')}{dots}"
 
 
 def _malformed(head: bytes) -> str:
-    """Say for the log which line of a malformed head is wrong."""
+    """First wrong line of a malformed head, for the log."""
     for number, line in enumerate(head.split(b"\r\n")):
         if not _WELL_FORMED[number > 0].fullmatch(line):
             return f"{_place(line, number == 0)}: malformed"
@@ -148,7 +147,7 @@ def _malformed(head: bytes) -> str:
 
 
 def origins(head: bytes) -> list[str]:
-    """Where a browser says that a request comes from: one value, or none.
+    """Values of the ``Origin`` headers, which browsers send.
 
     Args:
         head: A whole request head.
@@ -157,14 +156,14 @@ def origins(head: bytes) -> list[str]:
 
 
 def header_fields(head: bytes) -> dict[str, str]:
-    """Read the header fields. Only CR LF ends a line.
+    """Header fields of a head. Only CR LF ends a line.
 
     Args:
         head: A whole, well-formed request head.
 
     Returns:
-        The values by the names in lower case. Values of one name are joined with
-        commas. A byte from 0x80 on is the character of that number.
+        Values by names in lower case. Values of one name are joined with commas. A byte
+        from 0x80 on is the character of that number.
     """
     fields: dict[str, str] = {}
     for line in head[: -len(_END)].decode("latin-1").split("\r\n")[1:]:
@@ -175,12 +174,12 @@ def header_fields(head: bytes) -> dict[str, str]:
 
 
 def autobahn_head(head: bytes) -> bytes:
-    """Make the copy of a request head that Autobahn checks.
+    """Copy of a request head for Autobahn.
 
-    Autobahn splits a head at every line break of Unicode, and fails for much that stock
-    clients and proxies send: a fragment, an empty port, a strange origin or extension.
-    The copy holds a plain target, the headers that Autobahn checks, and ASCII only. It
-    has no double quotes, so that a quoted part of an error can be told from the rest.
+    Autobahn fails for requests of stock clients and proxies with a fragment, an empty
+    port, a strange origin or extension. The copy holds a plain target, the checked
+    headers, and ASCII only. It has no double quotes: a quote in Autobahn's errors marks
+    a part of the request.
 
     Args:
         head: A whole, well-formed request head.
@@ -199,10 +198,10 @@ def autobahn_head(head: bytes) -> bytes:
 
 
 class Upgrade(NamedTuple):
-    """A request to speak WebSocket.
+    """A plain request for an upgrade.
 
     Attributes:
-        headers: Its header fields, with names in lower case.
+        headers: Header fields, with names in lower case.
         key: ``Sec-WebSocket-Key``.
     """
 
@@ -211,13 +210,13 @@ class Upgrade(NamedTuple):
 
 
 def plain_upgrade(head: bytes) -> Upgrade | None:
-    """Read a request in which there is nothing odd.
+    """Read a plain request, as stock clients send it.
 
     Args:
         head: A whole, well-formed request head.
 
     Returns:
-        What it has; None if Autobahn should look at it, and say what is wrong.
+        None for any other request: Autobahn reads it, and finds its errors.
     """
     line, *lines = head[: -len(_END)].decode("latin-1").split("\r\n")
     fields = dict(field.split(":", 1) for field in lines)
@@ -236,10 +235,10 @@ def plain_upgrade(head: bytes) -> Upgrade | None:
 
 
 def acceptance(server: str, key: str) -> bytes:
-    """The answer that begins WebSocket (RFC 6455, section 4.2.2).
+    """Response that completes the upgrade (RFC 6455, section 4.2.2).
 
     Args:
-        server: What the relay calls itself.
+        server: Value of the ``Server`` header.
         key: ``Sec-WebSocket-Key`` of the request.
     """
     digest = sha1((key + _MAGIC).encode(), usedforsecurity=False).digest()
@@ -254,7 +253,7 @@ def acceptance(server: str, key: str) -> bytes:
 
 
 def origin_matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
-    """Build what tells whether a browser's ``Origin`` is let in.
+    """Function that tells whether a browser's ``Origin`` is allowed.
 
     Args:
         patterns: Origins as RFC 6454, section 6.2, writes them

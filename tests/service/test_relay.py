@@ -26,7 +26,7 @@ from proxyrelay.net.process import Heap
 from proxyrelay.service.relay import SWEEP_SECONDS, RelayService
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.peer import Peer
-from proxyrelay.websocket.protocol import Phase
+from proxyrelay.websocket.lifecycle import Phase
 from tests.service.case import LOOPBACK, Connection, free_port, relay_service
 from tests.support.capture import Capture
 from tests.support.certificates import Authority
@@ -177,7 +177,7 @@ class ChangeTests(SynchronousTestCase):
     def test_deadlines_have_other_lengths(self) -> None:
         timeouts = Timeouts(ping_interval=3)
         relay = self.changed(msgspec.structs.replace(LOOPBACK, timeouts=timeouts))
-        deadlines: Any = relay.factory.deadlines[Phase.READY]
+        deadlines: Any = relay.factory.lifecycle.queues[Phase.READY]
         self.assertEqual(deadlines._seconds, 3)
 
     def test_other_origins_are_let_in(self) -> None:

@@ -21,11 +21,11 @@ from proxyrelay.errors import TryAgainLater
 from proxyrelay.net.rate import MAX_WAIT_SECONDS, Rate
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.admission import (
-    ANSWER,
-    MOMENT,
-    REMEMBERED,
-    RESERVE,
-    ROOM,
+    MAX_REMEMBERED_ADDRESSES,
+    MESSAGES_PER_ANSWER,
+    PATIENCE_SECONDS,
+    RESERVED_DESCRIPTORS,
+    ROOM_SHARE,
     Limits,
     Origin,
 )
@@ -101,17 +101,17 @@ class ConnectionTests(SynchronousTestCase):
 
     def test_as_many_as_there_are_files(self) -> None:
         for many in (limits(), limits(connections=1000)):
-            self.assertTrue(many.room(99, RESERVE + 100))
-            self.assertFalse(many.room(100, RESERVE + 100))
+            self.assertTrue(many.room(99, RESERVED_DESCRIPTORS + 100))
+            self.assertFalse(many.room(100, RESERVED_DESCRIPTORS + 100))
             self.assertFalse(many.room(1, 0))
             self.assertTrue(many.room(0, 0))
 
     def test_full_until_there_is_room_for_several(self) -> None:
-        many = limits(connections=10 * ROOM)
-        self.assertFalse(many.room(10 * ROOM, FILES))
-        self.assertFalse(many.room(10 * ROOM - 10, FILES))
-        self.assertTrue(many.room(10 * ROOM - 11, FILES))
-        self.assertTrue(many.room(10 * ROOM - 1, FILES))
+        many = limits(connections=10 * ROOM_SHARE)
+        self.assertFalse(many.room(10 * ROOM_SHARE, FILES))
+        self.assertFalse(many.room(10 * ROOM_SHARE - 10, FILES))
+        self.assertTrue(many.room(10 * ROOM_SHARE - 11, FILES))
+        self.assertTrue(many.room(10 * ROOM_SHARE - 1, FILES))
 
     def test_unregistered_in_total(self) -> None:
         few = limits(unregistered=2)
@@ -180,7 +180,7 @@ class ConnectionTests(SynchronousTestCase):
         few = limits(unregistered_per_address=2)
         for connection in range(100):
             origin = few.arrive(connection, HERE, now=10)
-            self.assertIsNone(few.over_address_cap(origin, 10 + MOMENT))
+            self.assertIsNone(few.over_address_cap(origin, 10 + PATIENCE_SECONDS))
         named = [few.over_address_cap(origin, LATER) for _ in range(100)]
         self.assertEqual(named, [*range(98), None, None])
 
@@ -191,7 +191,7 @@ class ConnectionTests(SynchronousTestCase):
             self.assertIsNone(few.over_total_cap(LATER))
         few.arrive(8, "a")
         self.assertFalse(few.room(9, FILES))
-        self.assertIsNone(few.over_total_cap(MOMENT))
+        self.assertIsNone(few.over_total_cap(PATIENCE_SECONDS))
         self.assertEqual(few.over_total_cap(LATER), 1)
         # One that is ending is enough, until one more comes.
         self.assertIsNone(few.over_total_cap(LATER))
@@ -201,8 +201,8 @@ class ConnectionTests(SynchronousTestCase):
             self.assertIsNone(few.over_total_cap(LATER))
 
     def test_as_many_of_them_as_there_has_to_be_room_for(self) -> None:
-        many = limits(unregistered=10 * ROOM)
-        for connection in range(10 * ROOM):
+        many = limits(unregistered=10 * ROOM_SHARE)
+        for connection in range(10 * ROOM_SHARE):
             many.arrive(connection, str(connection % 5))
         self.assertFalse(many.room(0, FILES))
         named = list(iter(lambda: many.over_total_cap(LATER), None))
@@ -217,14 +217,14 @@ class ConnectionTests(SynchronousTestCase):
     def test_other_settings_close_nobody(self) -> None:
         many = limits()
         self.admitted(many, 5, ME, HERE)
-        many.change(config.Limits(connections=1, connections_per_user=1))
+        many.apply(config.Limits(connections=1, connections_per_user=1))
         self.assertFalse(many.room(5, FILES))
         self.assertEqual(self.admitted(many, 1, ME, HERE), 0)
-        many.change(config.Limits(trusted_proxies=("192.0.2.0/24",)))
+        many.apply(config.Limits(trusted_proxies=("192.0.2.0/24",)))
         self.assertEqual(self.admitted(many, 1, ME, HERE), 1)
         self.assertTrue(many.proxies.trust(HERE))
         self.assertFalse(many.announced(HERE))
-        many.change(replace(many._settings, proxy_protocol=True))
+        many.apply(replace(many._settings, proxy_protocol=True))
         self.assertTrue(many.announced(HERE))
         self.assertFalse(many.announced("203.0.113.1"))
 
@@ -245,9 +245,9 @@ class SpeedTests(SynchronousTestCase):
     def test_messages_of_one_client(self) -> None:
         slow = limits(messages_per_client=10, burst=2)
         origin = slow.arrive(0, HERE)
-        due = slow.heard(origin, 0, 100, 20)
+        due = slow.charge_messages(origin, 0, 100, 20)
         self.assertFalse(slow.too_fast(origin, due, 100))
-        due = slow.heard(origin, due, 100, 1)
+        due = slow.charge_messages(origin, due, 100, 1)
         self.assertTrue(slow.too_fast(origin, due, 100))
         self.assertFalse(slow.too_fast(origin, due, 100.2))
         self.assertFalse(slow.too_fast(origin, 0, 100))
@@ -262,17 +262,17 @@ class SpeedTests(SynchronousTestCase):
         self.assertRaises(TryAgainLater, slow.register_again, due, 101)
 
     def test_answers_to_one_client(self) -> None:
-        slow = limits(messages_per_client=ANSWER, burst=2)
+        slow = limits(messages_per_client=MESSAGES_PER_ANSWER, burst=2)
         origin = slow.arrive(0, HERE)
-        due = slow.answered(slow.answered(0, 100), 100)
+        due = slow.charge_answer(slow.charge_answer(0, 100), 100)
         self.assertFalse(slow.too_fast(origin, due, 100))
-        self.assertTrue(slow.too_fast(origin, slow.answered(due, 100), 100))
+        self.assertTrue(slow.too_fast(origin, slow.charge_answer(due, 100), 100))
 
     def test_messages_of_one_address(self) -> None:
         slow = limits(messages_per_address=10, burst=2)
         origin = slow.arrive(0, HERE)
         other = slow.arrive(1, "192.0.2.2")
-        slow.heard(origin, 0, 100, 21)
+        slow.charge_messages(origin, 0, 100, 21)
         self.assertTrue(slow.too_fast(origin, 0, 100))
         self.assertFalse(slow.too_fast(other, 0, 100))
 
@@ -280,7 +280,7 @@ class SpeedTests(SynchronousTestCase):
         slow = limits(messages_per_address=10, messages_per_client=10, burst=2)
         origin = slow.arrive(0, HERE)
         for now in (100, 100.5, 101 - 0.01):
-            due = slow.heard(origin, 0, now, 90)
+            due = slow.charge_messages(origin, 0, now, 90)
             self.assertTrue(slow.too_fast(origin, 0, now, since=100))
         self.assertFalse(slow.too_fast(origin, 0, 101, since=100))
         self.assertTrue(slow.too_fast(origin, 0, 101))
@@ -291,7 +291,7 @@ class SpeedTests(SynchronousTestCase):
         origin = slow.arrive(0, HERE, limited=False)
         for _ in range(9):
             slow.register(origin, 100)
-            slow.heard(origin, 0, 100, 9)
+            slow.charge_messages(origin, 0, 100, 9)
         self.assertFalse(slow.too_fast(origin, 0, 100))
 
     def test_who_comes_back_is_remembered(self) -> None:
@@ -307,13 +307,15 @@ class SpeedTests(SynchronousTestCase):
 
     def test_but_not_too_many(self) -> None:
         slow = limits()
-        for number in range(REMEMBERED + 10):
+        for number in range(MAX_REMEMBERED_ADDRESSES + 10):
             origin = slow.arrive(0, str(number))
             slow.register(origin, 100)
             slow.leave(0, origin, 100)
-        self.assertEqual(len(slow), REMEMBERED)
+        self.assertEqual(len(slow), MAX_REMEMBERED_ADDRESSES)
         self.assertEqual(slow.arrive(0, str(number)), origin)
-        self.assertNotEqual(slow.arrive(0, "0").registered, origin.registered)
+        self.assertNotEqual(
+            slow.arrive(0, "0").registration_debt, origin.registration_debt
+        )
 
 
 class LimitsMachine(RuleBasedStateMachine):
@@ -343,7 +345,7 @@ class LimitsMachine(RuleBasedStateMachine):
     def name(self, connection: int, origin: Origin[int]) -> None:
         """The time of a connection is over."""
         assert self.waiting(origin)[0] == connection
-        assert self.now - self.came[connection] > MOMENT
+        assert self.now - self.came[connection] > PATIENCE_SECONDS
         self.named.add(connection)
 
     def some(self, data: st.DataObject) -> int:
@@ -376,7 +378,7 @@ class LimitsMachine(RuleBasedStateMachine):
             self.name(over_total_cap, origin)
         elif count >= 7:
             oldest = [c[0] for c in crowds.values() if len(c) == most]
-            assert any(self.now - self.came[c] <= MOMENT for c in oldest)
+            assert any(self.now - self.came[c] <= PATIENCE_SECONDS for c in oldest)
 
     @precondition(lambda self: self.origins)
     @rule(data=st.data(), user=st.sampled_from([ANONYMOUS, ME, YOU]))
@@ -401,7 +403,7 @@ class LimitsMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def speak(self, data: st.DataObject) -> None:
         origin = self.origins[self.some(data)]
-        self.limits.heard(origin, 0, self.now, 1000)
+        self.limits.charge_messages(origin, 0, self.now, 1000)
 
     @precondition(lambda self: self.users)
     @rule(data=st.data())

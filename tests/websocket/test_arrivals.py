@@ -26,13 +26,11 @@ from proxyrelay.net.accept import RETRY_SECONDS as PAUSE
 from proxyrelay.net.proxy_header import ProxyHeaderFactory, ProxyHeaderReader
 from proxyrelay.net.rate import MAX_WAIT_SECONDS
 from proxyrelay.switchboard.user import User
-from proxyrelay.websocket.admission import MOMENT, RESERVE
-from proxyrelay.websocket.protocol import (
-    RECORDS_CEILING,
-    Phase,
-    RelayFactory,
-    RelayProtocol,
-)
+from proxyrelay.websocket.admission import PATIENCE_SECONDS, RESERVED_DESCRIPTORS
+from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.flow import MAX_EMPTY_RECORDS_BEFORE_UPGRADE
+from proxyrelay.websocket.lifecycle import Phase
+from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
 from tests.support.keyupdate import KeyUpdater
 from tests.support.processes import ProcessTestCase, RelayProcess
@@ -257,7 +255,7 @@ class UnregisteredTests(AdmissionMixin, RelayTestCase):
         self.register(self.there("192.0.2.1"), A)
         self.there("192.0.2.1").ping()
         other = self.there("192.0.2.2")
-        self.advance(2 * MOMENT)
+        self.advance(2 * PATIENCE_SECONDS)
         third = self.there("192.0.2.1")
         self.assert_refused(first, "in time")
         self.register(third, B)
@@ -307,7 +305,7 @@ class ExcessMixin(AdmissionMixin):
             self.until_count(count)
         honest = self.from_there("192.0.2.1")
         self.until_waits()
-        self.advance(MOMENT)
+        self.advance(PATIENCE_SECONDS)
         self.assertEqual(told, [])
         self.until_waits()
         self.advance(PAUSE)
@@ -333,7 +331,7 @@ class TcpExcessTests(ExcessMixin, RelayTestCase):
         self.from_there("192.0.2.1")
         self.until_waits()
         factory.pace._waiting.append(lambda: None)
-        self.advance(2 * MOMENT)
+        self.advance(2 * PATIENCE_SECONDS)
         self.assertEqual(len(self.connections()), 6)
         self.in_reactor(factory.pace._next_turn)
         self.advance(PAUSE)
@@ -370,7 +368,7 @@ class SilentTests(AdmissionMixin, RelayTestCase):
         for count, connection in enumerate(silent, 1):
             connection.sendall(line)
             self.until_count(min(count, 2))
-            self.advance(2 * MOMENT / 3)
+            self.advance(2 * PATIENCE_SECONDS / 3)
         self.until(lambda: told)
         self.assertEqual(self.read_to_end(silent[0]), b"")
         self.assertIn("too many", told[0])
@@ -397,7 +395,7 @@ class PendingTests(AdmissionMixin, RelayTestCase):
             connection.sendall(upgrade("X-Forwarded-For: 192.0.2.1"))
             connections.append(connection)
             self.until_count(count)
-            self.advance((2 - count) * 2 * MOMENT)
+            self.advance((2 - count) * 2 * PATIENCE_SECONDS)
             self.until(self.are_pending(count))
         self.assertEqual(self.checks.cancelled, 1)
         connections[0].sendall(frame(CLOSE, b"\x03\xf5"))
@@ -415,12 +413,12 @@ class ChangedTests(AdmissionMixin, RelayTestCase):
     def test_hold_from_then_on_and_close_nobody(self) -> None:
         client = self.registered(A)
         factory = self.service.factory
-        self.in_reactor(factory.reconfigure, limited(connections=1))
+        self.in_reactor(factory.apply, limited(connections=1))
         waiting = self.raw()
         self.until(lambda: factory.gate._timer)
         client.ping()
         self.in_reactor(
-            factory.reconfigure, limited(trusted_proxies=HERE, proxy_protocol=True)
+            factory.apply, limited(trusted_proxies=HERE, proxy_protocol=True)
         )
         self.advance(PAUSE)
         waiting.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.2 4711 443\r\n" + upgrade())
@@ -479,7 +477,7 @@ class FloodMixin(AdmissionMixin):
 
     def until_slow(self: Any, count: int = 1) -> None:
         """Wait until so many clients are not read from."""
-        self.until(lambda: len(self.service.factory.slow) == count)
+        self.until(lambda: len(self.service.factory.flows.slow) == count)
 
     def flooding(self: Any) -> Any:
         """A raw connection that holds a UUID, and has sent more than it may."""
@@ -528,12 +526,12 @@ class FloodMixin(AdmissionMixin):
         for phase in (Phase.READY, Phase.AWAITING_PONG):
             self.advance(timeouts.ping_interval)
             (peer,) = self.connections()
-            self.assertIs(peer._phase, phase)
+            self.assertIs(peer.phase, phase)
         self.advance(timeouts.ping_timeout - 1)
         flooding.sendall(frame(PING, b"x") * 100)
         self.until_slow()
         self.advance(1.5)
-        self.assertIs(peer._phase, Phase.AWAITING_PONG)
+        self.assertIs(peer.phase, Phase.AWAITING_PONG)
         self.advance(timeouts.ping_timeout * 1.1)
         self.until_count(0)
 
@@ -624,7 +622,7 @@ class KeyUpdateFloodTests(AdmissionMixin, RelayTestCase):
         client.send(frame(TEXT, registration(A)))
 
         def registers() -> bool:
-            if peer._slow is not None:
+            if peer.flow._slow_since is not None:
                 self.clock.advance(1)
             return peer.registration is not None
 
@@ -637,7 +635,7 @@ class KeyUpdateFloodTests(AdmissionMixin, RelayTestCase):
         told: list[str] = []
         self.service.factory.journal.dropped = lambda _, why: told.append(why)
         with suppressed(ConnectionError):
-            client.change_keys(2 * RECORDS_CEILING)
+            client.change_keys(2 * MAX_EMPTY_RECORDS_BEFORE_UPGRADE)
         self.until(lambda: told)
         self.assertEqual(told, ["too many TLS records without data"])
 
@@ -666,7 +664,7 @@ class AddressFloodTests(AdmissionMixin, RelayTestCase):
             second.ping()
         second.send(registration(B).decode())
         self.assertIn('"success": true', second.recv())
-        self.until(lambda: len(self.service.factory.slow) == 1)
+        self.until(lambda: len(self.service.factory.flows.slow) == 1)
         for _ in range(9):
             other.ping()
         self.advance(MAX_WAIT_SECONDS)
@@ -715,8 +713,8 @@ class ProxyTests(ServedMixin, SynchronousTestCase):
                 "::1",
             )
         )
-        self.assertIs(proxy._origin, again._origin)
-        self.assertIs(stranger._origin, other._origin)
+        self.assertIs(proxy.origin, again.origin)
+        self.assertIs(stranger.origin, other.origin)
         self.assertEqual(
             [peer.limited for peer in (proxy, stranger, here)],
             [False, True, False],
@@ -732,7 +730,9 @@ class ProxyTests(ServedMixin, SynchronousTestCase):
             [True, True, True, False],
         )
 
-    def open_from(self, factory: RelayFactory, host: str) -> RelayProtocol:
+    def open_from(
+        self, factory: RelayFactory[RelayProtocol], host: str
+    ) -> RelayProtocol:
         """A connection from an address that has sent its request."""
         protocol = factory.buildProtocol(addresses.of(host))
         protocol.makeConnection(ClosedTransport())
@@ -775,7 +775,7 @@ class AnnouncedMixin(AdmissionMixin):
 
     def until_waiting(self: Any, count: int) -> None:
         """Wait until so many headers are awaited."""
-        self.until(lambda: len(self.service.factory._announced.waiting) == count)
+        self.until(lambda: len(self.service.factory._proxies.waiting) == count)
 
     @scenario
     def test_tells_where_a_client_is(self: Any) -> None:
@@ -824,7 +824,7 @@ class AnnouncedMixin(AdmissionMixin):
     @scenario
     def test_drops_a_proxy_that_does_not_speak_it(self: Any) -> None:
         told: list[tuple[str, str]] = []
-        self.service.factory._announced.dropped = lambda *about: told.append(about)
+        self.service.factory._proxies.dropped = lambda *about: told.append(about)
         connection = self.raw(secure=False)
         connection.sendall(upgrade())
         self.assertEqual(self.read_to_end(connection), b"")
@@ -939,7 +939,7 @@ class FewFilesTests(ProcessTestCase):
         relay = RelayProcess(["--config", config], self.folder)
         self.addCleanup(relay.end)
         room = 20
-        limit = RESERVE + room
+        limit = RESERVED_DESCRIPTORS + room
         resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (limit, limit))
         clients = []
         for _ in range(2 * room):

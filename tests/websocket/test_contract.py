@@ -325,7 +325,7 @@ class ContractMixin:
         client = self.registered(A)
         client.close(1000, "done")
         self.assertEqual(client.connection.close_code, 1000)
-        self.assertEqual(len(self.service.factory.relay.registry), 0)
+        self.assertEqual(len(self.service.factory.registry), 0)
 
     @scenario
     def test_closes_with_1001_when_it_stops(self: Any) -> None:
@@ -406,7 +406,7 @@ class OfferMixin:
     def test_holds_an_offer_until_its_peer_is_back(self: Any) -> None:
         one, other = self.registered(A), self.registered(B)
         other.hang_up()
-        self.until(lambda: len(self.service.factory.relay.registry) == 1)
+        self.until(lambda: len(self.service.factory.registry) == 1)
         one.send(offer(A, B).decode())
         one.ping()
         other = self.registered(B)

@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Offers
 from proxyrelay.switchboard.relay import Relay
-from proxyrelay.websocket import protocol
+from proxyrelay.websocket import flow
+from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.fastpath import (
     NOTHING,
     frame_end,
@@ -28,7 +29,7 @@ from proxyrelay.websocket.fastpath import (
     small_frame,
     unmask,
 )
-from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support import frames
 from tests.support.clock import EagerClock
 from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
@@ -123,6 +124,7 @@ class Side:
             self.journal,
             clock,
             Config(max_message_bytes=limit, max_unread_bytes=UNREAD_LIMIT),
+            kind=RelayProtocol,
         )
         served: Any = self.factory.protocol
         tested: Any = type("Tested", (*mixins, served), {})
@@ -183,9 +185,9 @@ def _seen(peer: RelayProtocol, wire: Wire) -> dict[str, object]:
     seen: dict[str, object] = {
         "written": wire.value(),
         "ends": wire.ends,
-        "unread": (peer._paused, peer._unread),
+        "unread": (peer.flow.paused, peer.flow.unread),
         "registration": peer.registration,
-        "phase": peer._phase,
+        "phase": peer.phase,
         "state": state.state,
         "closed": (state.closedByMe, state.failedByMe, state.droppedByMe),
         "clean": (state.wasClean, state.wasNotCleanReason),
@@ -215,10 +217,10 @@ def play(side: Side, steps: list[Step]) -> None:
         peer = side.peers[who]
         for piece in pieces(stream, sizes):
             side.read(peer, piece)
-        if not stream and peer._paused:
-            peer.resumeProducing()
+        if not stream and peer.flow.paused:
+            peer.flow.resumeProducing()
         elif not stream:
-            peer.pauseProducing()
+            peer.flow.pauseProducing()
 
 
 def pieces(stream: bytes, sizes: list[int]) -> Iterator[bytes]:
@@ -398,7 +400,7 @@ class BesideAutobahnTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         # How many frames come is counted in the lane only.
-        self.patch(protocol, "MAX_FRAMES_AFTER_CLOSE", sys.maxsize)
+        self.patch(flow, "MAX_FRAMES_AFTER_CLOSE", sys.maxsize)
 
     def compare(self, steps: list[Step], *mixins: type, **options: Any) -> None:
         lane = Side(*mixins, **options)
@@ -411,7 +413,8 @@ class BesideAutobahnTests(SynchronousTestCase):
                 self.assertLess(len(peer.data), HEADER_CEILING)
         for side in (lane, plain):
             side.lose()
-            self.assertEqual([*map(len, side.factory.deadlines.values())], [0] * 8)
+            queues = side.factory.lifecycle.queues
+            self.assertEqual([*map(len, queues.values())], [0] * 8)
         self.assertEqual(lane.seen(), plain.seen())
 
     @settings(max_examples=100)

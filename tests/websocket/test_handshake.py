@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionRequest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
@@ -20,11 +21,12 @@ from proxyrelay.config import Config, Limits
 from proxyrelay.errors import BadRequest, Unauthorized
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import User
-from proxyrelay.websocket import protocol
+from proxyrelay.websocket import upstream
+from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.handshake import (
-    HEAD_CEILING,
-    HEADERS_CEILING,
-    NAME_SHOWN,
+    MAX_HEAD_BYTES,
+    MAX_HEADER_LINES,
+    SHOWN_NAME_BYTES,
     acceptance,
     autobahn_head,
     head_complete,
@@ -32,7 +34,7 @@ from proxyrelay.websocket.handshake import (
     origin_matcher,
     plain_upgrade,
 )
-from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
+from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.clock import EagerClock
 from tests.support.frames import PING, TEXT, frame
 from tests.support.recording import (
@@ -66,16 +68,16 @@ class HeadTests(SynchronousTestCase):
         self.assertEqual(self.refused(head[:-4] + b"\x0b\r\n\r\n"), 400)
 
     def test_counts_headers(self) -> None:
-        room = HEADERS_CEILING - upgrade().count(b"\r\n") + 2
+        room = MAX_HEADER_LINES - upgrade().count(b"\r\n") + 2
         self.assertTrue(head_complete(upgrade(*["A: b"] * room)))
         self.assertEqual(self.refused(upgrade(*["A: b"] * (room + 1))), 431)
 
     def test_measures_heads(self) -> None:
-        room = HEAD_CEILING - len(upgrade("A: "))
+        room = MAX_HEAD_BYTES - len(upgrade("A: "))
         self.assertTrue(head_complete(upgrade("A: " + "b" * room)))
         self.assertEqual(self.refused(upgrade("A: " + "b" * (room + 1))), 431)
-        self.assertFalse(head_complete(b"G" * (HEAD_CEILING - 1)))
-        self.assertEqual(self.refused(b"G" * HEAD_CEILING), 431)
+        self.assertFalse(head_complete(b"G" * (MAX_HEAD_BYTES - 1)))
+        self.assertEqual(self.refused(b"G" * MAX_HEAD_BYTES), 431)
 
     @given(st.binary(min_size=1))
     def test_whatever_is_added_to_a_header_stays_in_it(self, strange: bytes) -> None:
@@ -96,7 +98,7 @@ class HeadTests(SynchronousTestCase):
                 head_complete(head)
 
     def test_a_refusal_names_the_header_and_not_its_value(self) -> None:
-        long = "N" * (NAME_SHOWN + 1)
+        long = "N" * (SHOWN_NAME_BYTES + 1)
         for lines, detail in (
             (("A: b", "X-A: s3cret\0"), "header X-A: byte 0x00"),
             (("X-\0A: s3cret",), "header X-\0A: byte 0x00"),
@@ -367,6 +369,7 @@ def outcome(
             allowed_origins=origins_allowed,
             limits=Limits(trusted_proxies=(PROXY,)),
         ),
+        kind=RelayProtocol,
     )
     served: Any = factory.protocol
     tested: Any = type("Tested", (*mixins, served), {})
@@ -375,7 +378,7 @@ def outcome(
     peer: Any = factory.buildProtocol(transport.getPeer())
     peer.makeConnection(transport)
     read = plain_upgrade if lane else lambda head: None
-    with mock.patch.object(protocol, "plain_upgrade", read):
+    with mock.patch.object(upstream, "plain_upgrade", read):
         peer.dataReceived(request)
     answered = transport.value()
     opened = vars(peer).copy()
@@ -387,7 +390,7 @@ def outcome(
         "ends": transport.disconnecting,
         "shown": asked.shown,
         "journal": [event for event in journal.events if peer not in event],
-        "state": (peer.state, peer._phase, peer.user, peer.registration),
+        "state": (peer.state, peer.phase, peer.user, peer.registration),
         "from": (peer.address, factory.getConnectionCount()),
         "kept": {
             name: value
@@ -498,6 +501,20 @@ class LaneTests(SynchronousTestCase):
                 found = outcome(request, lane=True)
                 self.assertEqual((name, value, found), (name, value, expected))
 
+    def test_every_upgrade_goes_through_on_connect(self) -> None:
+        met: list[object] = []
+
+        class Door:
+            def onConnect(self, request: ConnectionRequest) -> object:
+                answer = super().onConnect(request)  # type: ignore[misc]
+                met.append((request.headers, request.path, request.version))
+                return answer
+
+        for lane in (True, False):
+            outcome(upgrade("X-Own: \xe9"), Door, lane=lane)
+        headers = header_fields(upgrade("X-Own: \xe9"))
+        self.assertEqual(met, [(headers, "/", 13)] * 2)
+
     def test_stock_requests_are_read_here(self) -> None:
         for request in (
             upgrade(),
@@ -554,7 +571,9 @@ class AutobahnTests(SynchronousTestCase):
     def test_nothing_is_idle_that_should_not_be(self) -> None:
         clock, journal = EagerClock(), RecordingJournal()
         relay = Relay(journal, clock.seconds, RecordingWaiting())
-        factory = RelayFactory(relay, Asked(), journal, clock, Config())
+        factory = RelayFactory(
+            relay, Asked(), journal, clock, Config(), kind=RelayProtocol
+        )
         served: Any = factory.protocol
         self.assertEqual(dict(factory.headers), {})
         self.assertEqual(factory.server, "proxyrelay")

@@ -24,13 +24,11 @@ from proxyrelay.config import Config, Offers, Timeouts
 from proxyrelay.errors import Forbidden, Unauthorized
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.switchboard.user import ANONYMOUS, User
-from proxyrelay.websocket.handshake import HEAD_CEILING, HEADERS_CEILING
-from proxyrelay.websocket.protocol import (
-    FOLLOW_SECONDS,
-    FRAMES_CEILING,
-    Phase,
-    RelayProtocol,
-)
+from proxyrelay.websocket.flow import FOLLOW_SECONDS
+from proxyrelay.websocket.handshake import MAX_HEAD_BYTES, MAX_HEADER_LINES
+from proxyrelay.websocket.lifecycle import Phase
+from proxyrelay.websocket.protocol import RelayProtocol
+from proxyrelay.websocket.upstream import MAX_FRAMES_PER_MESSAGE
 from tests.support.frames import CLOSE, CONTINUATION, PING, PONG, TEXT, frame, header
 from tests.support.recording import A, B, offer, registration
 from tests.support.served import (
@@ -52,7 +50,7 @@ class SocketMixin:
     def phase(self: Any) -> Phase:
         """Where the only connection stands."""
         (peer,) = self.service.factory.connections
-        found: Phase = peer._phase
+        found: Phase = peer.phase
         return found
 
     def until_phase(self: Any, phase: Phase) -> None:
@@ -149,9 +147,9 @@ class HandshakeMixin(SocketMixin):
             "a broken authority": upgrade().replace(b"GET /", b"GET //[::1/relay"),
             "a long head": upgrade("X-Cert: " + "a" * 18 * 1024),
             "the longest head": upgrade(
-                "X-A: " + "a" * (HEAD_CEILING - len(upgrade("X-A: ")))
+                "X-A: " + "a" * (MAX_HEAD_BYTES - len(upgrade("X-A: ")))
             ),
-            "many lines": upgrade(*["X-A: b"] * (HEADERS_CEILING - 5)),
+            "many lines": upgrade(*["X-A: b"] * (MAX_HEADER_LINES - 5)),
         }
         for what, head in heads.items():
             connection = self.raw()
@@ -188,13 +186,13 @@ class HandshakeMixin(SocketMixin):
     @scenario
     def test_refuses_a_head_without_end(self: Any) -> None:
         connection = self.raw()
-        connection.sendall(upgrade("X-A: " + "a" * HEAD_CEILING)[:HEAD_CEILING])
+        connection.sendall(upgrade("X-A: " + "a" * MAX_HEAD_BYTES)[:MAX_HEAD_BYTES])
         self.assertTrue(self.read_to_end(connection).startswith(b"HTTP/1.1 431 "))
 
     @scenario
     def test_refuses_too_many_headers(self: Any) -> None:
         connection = self.raw()
-        connection.sendall(upgrade(*["A: b"] * HEADERS_CEILING))
+        connection.sendall(upgrade(*["A: b"] * MAX_HEADER_LINES))
         self.assertTrue(self.read_to_end(connection).startswith(b"HTTP/1.1 431 "))
 
     @scenario
@@ -513,7 +511,7 @@ class PendingMixin(SocketMixin):
         for check, connection in ((1, new), (0, old)):
             self.in_reactor(self.checks.pending[check].callback, ANONYMOUS)
             connection.sendall(frame(TEXT, registration(A)))
-            self.until(lambda: len(self.service.factory.relay.registry) == 1)
+            self.until(lambda: len(self.service.factory.registry) == 1)
         old.sendall(frame(CLOSE, b"\x03\xe8"))
         self.assertEqual(self.close_code(self.read_to_end(old)), 4004)
         old.close()
@@ -553,18 +551,18 @@ class OpenMixin(SocketMixin):
     def busy(self: Any, peer: RelayProtocol, sender: Client) -> None:
         """Send to a peer that does not read until the relay holds data for it."""
         text = offer(B, A, sdp="x" * 10_000).decode()
-        while not self.in_reactor(lambda: peer._paused):
+        while not self.in_reactor(lambda: peer.flow.paused):
             sender.send(text)
 
     @scenario
     def test_new_socket_that_waits_for_the_old_one_keeps_little(self: Any) -> None:
         old, waiting = self.ready(A), self.upgraded()
         waiting.sendall(frame(TEXT, registration(A)))
-        self.until(lambda: len(self.service.factory.followers) == 1)
+        self.until(lambda: len(self.service.factory.flows.followers) == 1)
         count = 2 * self.config.max_unread_bytes // 125
         waiting.sendall(frame(PING, b"x" * 125) * (count + 1))
         self.until(lambda: len(self.service.factory.connections) == 1)
-        self.assertEqual(len(self.service.factory.followers), 0)
+        self.assertEqual(len(self.service.factory.flows.followers), 0)
         old.close()
         waiting.close()
 
@@ -584,12 +582,12 @@ class OpenMixin(SocketMixin):
             echoed["error"],
             f"The requested peer {A} does not read what the relay server sends to it.",
         )
-        self.assertLessEqual(peer._unread, self.config.max_unread_bytes)
+        self.assertLessEqual(peer.flow.unread, self.config.max_unread_bytes)
         # It reads at last, and is reachable as before.
         unread = peer.registration.received * (len(text) + 4)
         while unread:
             unread -= len(late.recv(min(unread, 65536)))
-        self.until(lambda: not peer._paused)
+        self.until(lambda: not peer.flow.paused)
         sender.send(offer(B, A).decode())
         self.assertTrue(late.recv(65536).endswith(offer(B, A)))
 
@@ -603,7 +601,7 @@ class OpenMixin(SocketMixin):
         # It still sends, pongs included, but not the one that was asked for.
         deaf.sendall(frame(PING) + frame(PONG) + frame(TEXT, registration(A)))
         source = self.connections()[1]
-        self.until(lambda: source._phase is Phase.READY)
+        self.until(lambda: source.phase is Phase.READY)
         self.advance(TIMEOUTS.ping_timeout)
         self.until(lambda: peer.state == RelayProtocol.STATE_CLOSED)
         sender.send(offer(B, A).decode())
@@ -613,7 +611,7 @@ class OpenMixin(SocketMixin):
     def test_a_pong_that_came_while_the_process_stood_still_counts(self: Any) -> None:
         client = self.ready(A)
         (peer,) = self.connections()
-        while peer._phase is not Phase.AWAITING_PONG:
+        while peer.phase is not Phase.AWAITING_PONG:
             self.advance(TIMEOUTS.ping_interval)
         ping = client.recv(6)[2:]
         socket_of_peer = getattr(peer.transport, "transport", peer.transport)
@@ -627,9 +625,9 @@ class OpenMixin(SocketMixin):
         reactor.callFromThread(stand_still)
         self.assertTrue(stands.wait(PATIENCE))
         client.sendall(frame(PONG, ping))
-        self.until(lambda: peer._phase is not Phase.AWAITING_PONG)
+        self.until(lambda: peer.phase is not Phase.AWAITING_PONG)
         self.in_reactor(self.clock.turn)
-        self.assertIs(peer._phase, Phase.READY)
+        self.assertIs(peer.phase, Phase.READY)
 
     @scenario
     def test_a_peer_that_vanishes_with_an_offer_is_unknown(self: Any) -> None:
@@ -663,7 +661,7 @@ class OpenMixin(SocketMixin):
             self.busy(peer, sender)
 
             def fill(peer: RelayProtocol = peer) -> None:
-                peer._unread = 2 * self.config.max_unread_bytes
+                peer.flow.unread = 2 * self.config.max_unread_bytes
 
             self.in_reactor(fill)
             deaf.sendall(last)
@@ -677,7 +675,7 @@ class OpenMixin(SocketMixin):
         connection = self.ready(A)
         connection.sendall(
             frame(TEXT, b"", fin=False)
-            + frame(CONTINUATION, b"", fin=False) * FRAMES_CEILING
+            + frame(CONTINUATION, b"", fin=False) * MAX_FRAMES_PER_MESSAGE
             + frame(CLOSE, b"\x03\xf0")
         )
         self.assertEqual(self.close_code(self.read_to_end(connection)), 1008)
@@ -688,7 +686,7 @@ class OpenMixin(SocketMixin):
         text = offer(A, A)
         connection.sendall(
             frame(TEXT, text, fin=False)
-            + frame(CONTINUATION, b"", fin=False) * (FRAMES_CEILING - 2)
+            + frame(CONTINUATION, b"", fin=False) * (MAX_FRAMES_PER_MESSAGE - 2)
             + frame(CONTINUATION, b"")
         )
         self.assertEqual(connection.recv(4), struct.pack("!BBH", 0x81, 126, len(text)))
@@ -803,7 +801,7 @@ class OpenMixin(SocketMixin):
         connection = self.ready(A)
         connection.sendall(frame(TEXT, b"hello") + frame(TEXT, registration(A)))
         self.until_phase(Phase.CLOSING)
-        self.assertEqual(len(self.service.factory.relay.registry), 0)
+        self.assertEqual(len(self.service.factory.registry), 0)
 
     @scenario
     def test_a_reset_connection_is_forgotten(self: Any) -> None:
@@ -826,9 +824,9 @@ class OpenMixin(SocketMixin):
         client = self.connect()
         client.send(registration(A).decode())
         # The dead one does not answer the close frame.
-        self.until(lambda: len(self.service.factory.followers) == 1)
+        self.until(lambda: len(self.service.factory.flows.followers) == 1)
         self.check()
-        self.assertEqual(len(self.service.factory.relay.registry), 1)
+        self.assertEqual(len(self.service.factory.registry), 1)
         self.advance(FOLLOW_SECONDS)
         self.assertIn('"success": true', client.recv())
         client.ping()
@@ -839,7 +837,7 @@ class OpenMixin(SocketMixin):
     def test_new_socket_hears_of_its_success_after_the_old_one_ended(self: Any) -> None:
         old, client = self.ready(A), self.connect()
         client.send(registration(A).decode())
-        self.until(lambda: len(self.service.factory.followers) == 1)
+        self.until(lambda: len(self.service.factory.flows.followers) == 1)
         _, new = sorted(self.connections(), key=lambda peer: peer.arrival)
         # An offer of a third client comes behind the acknowledgement.
         other = self.registered(B)
@@ -850,20 +848,20 @@ class OpenMixin(SocketMixin):
         old.close()
         self.assertIn('"success": true', client.recv())
         self.assertEqual(client.recv(), offer(B, A).decode())
-        self.assertEqual(len(self.service.factory.followers), 0)
+        self.assertEqual(len(self.service.factory.flows.followers), 0)
 
     @scenario
     def test_new_socket_that_waits_for_the_old_one_may_be_replaced(self: Any) -> None:
         old, second, third = self.ready(A), self.upgraded(), self.upgraded()
         for connection, count in ((second, 1), (third, 1)):
             connection.sendall(frame(TEXT, registration(A)))
-            self.until(lambda n=count: len(self.service.factory.followers) == n)
+            self.until(lambda n=count: len(self.service.factory.flows.followers) == n)
         second.sendall(frame(CLOSE, b"\x0f\xa4"))
         received = self.read_to_end(second)
         second.close()
         self.assertIn(b'"success": true', received)
         self.assertEqual(self.close_code(received), 4004)
-        self.until(lambda: len(self.service.factory.followers) == 0)
+        self.until(lambda: len(self.service.factory.flows.followers) == 0)
         self.assertIn(b'"success": true', third.recv(65536))
         for connection in (old, third):
             connection.close()

@@ -17,11 +17,12 @@ from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import ANONYMOUS, User
-from proxyrelay.websocket.protocol import (
-    NEVER_CHANGED,
-    OF_EACH,
-    RelayFactory,
-    RelayProtocol,
+from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.protocol import RelayProtocol
+from proxyrelay.websocket.upstream import (
+    OWN_ATTRIBUTES,
+    UNUSED_ATTRIBUTES,
+    UpstreamProtocol,
     first_state,
 )
 from tests.support.clock import EagerClock
@@ -42,8 +43,9 @@ UNCHANGING = (type(None), bool, int, float, str, bytes, tuple, frozenset)
 OPTIONS = tuple(WebSocketServerProtocol.CONFIG_ATTRS)
 
 LEFT = {
-    *("_admitted", "_heard", "_origin", "_phase", "address", "arrival", "connected"),
-    *("current_frame", "data", "factory", "inside_message", "state", "transport"),
+    *("_is_admitted", "address", "arrival", "connected", "current_frame", "data"),
+    *("factory", "flow", "heard", "inside_message", "origin", "phase", "state"),
+    "transport",
 }
 """Attributes of a connection that is open."""
 
@@ -70,7 +72,7 @@ class ServedMixin:
 
     def serve(
         self, authenticator: Authenticator | None = None, **settings: Any
-    ) -> RelayFactory:
+    ) -> RelayFactory[RelayProtocol]:
         clock = EagerClock()
         self.clock = clock
         # It keeps the connections that it hears of.
@@ -82,9 +84,12 @@ class ServedMixin:
             journal,
             clock,
             Config(**settings),
+            kind=RelayProtocol,
         )
 
-    def open(self, factory: RelayFactory, request: bytes = REQUEST) -> RelayProtocol:
+    def open(
+        self, factory: RelayFactory[RelayProtocol], request: bytes = REQUEST
+    ) -> RelayProtocol:
         """A connection that has sent its request."""
         protocol = factory.buildProtocol(StringTransport().getPeer())
         protocol.makeConnection(ClosedTransport())
@@ -109,23 +114,23 @@ class SharedTests(ServedMixin, SynchronousTestCase):
     def test_are_all_that_autobahn_gives_to_a_connection(self) -> None:
         plain = self.plain()
         self.assertEqual(first_state(self.factory).keys(), plain.keys())
-        self.assertLessEqual(OF_EACH, plain.keys())
-        for name in plain.keys() - OF_EACH:
+        self.assertLessEqual(OWN_ATTRIBUTES, plain.keys())
+        for name in plain.keys() - OWN_ATTRIBUTES:
             self.assertIn(name, vars(self.served))
-            if name not in NEVER_CHANGED:
+            if name not in UNUSED_ATTRIBUTES:
                 self.assertEqual(
                     (name, getattr(self.served, name)), (name, plain[name])
                 )
 
     def test_do_not_change_or_are_not_used(self) -> None:
         found = {n for n, v in self.plain().items() if not isinstance(v, UNCHANGING)}
-        self.assertEqual(found - OF_EACH, NEVER_CHANGED)
+        self.assertEqual(found - OWN_ATTRIBUTES, UNUSED_ATTRIBUTES)
         # What each has of its own is made for each; these two cannot be changed.
-        self.assertEqual(OF_EACH - found, {"data", "state"})
+        self.assertEqual(OWN_ATTRIBUTES - found, {"data", "state"})
 
     def test_that_are_never_changed_stay_as_they_are(self) -> None:
         # Autobahn counts what comes in trafficStats, which nobody reads.
-        kept = NEVER_CHANGED - {"trafficStats"}
+        kept = UNUSED_ATTRIBUTES - {"trafficStats"}
         before = {name: repr(vars(self.served)[name]) for name in kept}
         first, second = self.open(self.factory), self.open(self.factory)
         for protocol, uuid in ((first, A), (second, B)):
@@ -136,7 +141,7 @@ class SharedTests(ServedMixin, SynchronousTestCase):
             protocol.connectionLost(Failure(ConnectionDone()))
         after = {name: repr(vars(self.served)[name]) for name in kept}
         self.assertEqual(before, after)
-        for name in NEVER_CHANGED:
+        for name in UNUSED_ATTRIBUTES:
             self.assertNotIn(name, {**vars(first), **vars(second)})
 
     def test_options_are_those_of_the_factory(self) -> None:
@@ -186,7 +191,7 @@ class OfEachTests(ServedMixin, SynchronousTestCase):
 
     def test_is_all_that_autobahn_needs(self) -> None:
         # `connectionLost` does all that `_connectionLost` would.
-        overridden = {*vars(RelayProtocol), "_connectionLost"}
+        overridden = {*vars(UpstreamProtocol), "_connectionLost"}
         needs = {
             name
             for kind in WebSocketServerProtocol.__mro__

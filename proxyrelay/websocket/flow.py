@@ -1,0 +1,333 @@
+"""Flow control of a connection, in both directions.
+
+Towards the client: writes are collected for one batch, kept while a replaced
+connection ends, and bounded while the client does not read. From the client: frames
+over its rate are read later, never refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from zope.interface import implementer
+
+from proxyrelay.config import Config
+from proxyrelay.errors import PolicyViolation, Refusal
+from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.net.timers import TimeoutQueue
+from proxyrelay.net.write_batch import WriteBatch
+from proxyrelay.websocket.admission import Limits, Origin
+
+FOLLOW_SECONDS = 1.0
+"""Longest wait for the end of a replaced connection."""
+
+PAUSE_SECONDS = 0.1
+"""Shortest pause in reading from a client over its rate."""
+
+MAX_CONTROL_BEFORE_REGISTRATION = 64
+"""Pings and pongs of a client without a UUID. Stock clients send none."""
+
+MAX_EMPTY_RECORDS_BEFORE_UPGRADE = 1024
+"""TLS records without data, such as changes of keys. Clients send few."""
+
+MAX_FRAMES_AFTER_CLOSE = 128
+"""Frames on their way while the relay closes a connection."""
+
+DEFERRED_CLIENTS_PER_TURN = 4
+"""Deferred clients resumed per reactor turn."""
+
+
+class Connection(Protocol):
+    """A connection, as its flow control sees it."""
+
+    STATE_CONNECTING: int
+    STATE_OPEN: int
+    STATE_CLOSED: int
+    state: int
+    transport: Any
+    origin: Origin[Any]
+
+    def dataReceived(self, data: bytes) -> None:
+        """Process a read."""
+
+    def drop(self, reason: str) -> None:
+        """End the connection without a close handshake."""
+
+    def violate(self, refusal: Refusal) -> None:
+        """Close after a violation."""
+
+    def slowed_down(self) -> None:
+        """Report the first frames over the rate."""
+
+
+class FlowQueues:
+    """Flow control of all connections of a relay.
+
+    Args:
+        clock: Gives the time in seconds, and runs the timers.
+        config: Sets ``max_unread_bytes``.
+        limits: The rates.
+        outbox: Collects writes.
+
+    Attributes:
+        slow: Connections with a pause in reading.
+        followers: Connections that wait for the end of a replaced one.
+        deferred: Spreads frames over turns of the reactor.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        config: Config,
+        limits: Limits[Any],
+        outbox: WriteBatch,
+    ) -> None:
+        self.clock = clock
+        self.limits = limits
+        self.outbox = outbox
+        self.slow = TimeoutQueue(clock, PAUSE_SECONDS, FlowControl.resume_reading)
+        self.followers = TimeoutQueue(clock, FOLLOW_SECONDS, FlowControl.stop_following)
+        self.deferred = TurnBudget(clock, DEFERRED_CLIENTS_PER_TURN)
+        self.apply(config)
+
+    def apply(self, config: Config) -> None:
+        """Apply other settings to all connections."""
+        self.max_unread_bytes = config.max_unread_bytes
+
+    def stop(self) -> None:
+        """Forget all timers."""
+        self.slow.stop()
+        self.followers.stop()
+
+
+@implementer(IPushProducer)
+class FlowControl:
+    """Flow control of one connection.
+
+    It is the push producer of the transport, so that it learns of a full buffer.
+
+    Args:
+        connection: The connection, until `close`.
+        queues: Flow control of all connections.
+
+    Attributes:
+        paused: Whether the client leaves bytes unread.
+        unread: Bytes written since then.
+        message_debt: Time at which the client's frames are within its rate.
+        slowed: Whether the client was ever over its rate.
+        is_following: Whether writes wait for the end of a replaced connection.
+    """
+
+    __slots__ = (
+        *("_after", "_connection", "_early", "_empty_records", "_follower", "_held"),
+        "_awaited_pongs",
+        *(
+            "_queues",
+            "_rest",
+            "_slow_since",
+            "_transport",
+            "is_following",
+            "message_debt",
+        ),
+        *("paused", "slowed", "unread"),
+    )
+
+    def __init__(self, connection: Connection, queues: FlowQueues) -> None:
+        self._connection = connection
+        self._transport = connection.transport
+        self._queues = queues
+        self._held: list[bytes] | None = None
+        self._follower: FlowControl | None = None
+        self._slow_since: float | None = None
+        self._rest = b""
+        self._awaited_pongs = 0
+        self._early = 0
+        self._empty_records = 0
+        self._after = 0
+        self.is_following = False
+        self.message_debt = 0.0
+        self.paused = False
+        self.slowed = False
+        self.unread = 0
+
+    def close(self) -> None:
+        """End with the connection, and let its follower write."""
+        queues, follower = self._queues, self._follower
+        queues.slow.end(self)
+        queues.followers.end(self)
+        self._rest = b""
+        self._follower = None
+        del self._connection  # no reference cycle stays behind
+        if follower is not None:
+            follower.stop_following()
+
+    # -- towards the client
+
+    def send(self, data: bytes) -> None:
+        """Write, or drop a client that leaves too much unread.
+
+        `has_room` bounds the messages of others. Twice as much comes only of pongs and
+        answers: the client sends on, and does not read.
+        """
+        queues = self._queues
+        if self.paused or self.is_following:
+            self.unread += len(data)
+            if self.unread > 2 * queues.max_unread_bytes:
+                self._connection.drop("left too much unread")
+                return
+        if self._held is not None:
+            self._held.append(data)
+            return
+        waiting = queues.outbox.waiting
+        if waiting is None:
+            self._transport.write(data)
+        else:
+            self._held = [data]
+            waiting.append(self)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether bytes are kept that the client has not read."""
+        return self.paused or self.is_following
+
+    def has_room(self, length: int) -> bool:
+        """Whether a client that does not read may be sent so many bytes more."""
+        return self.unread + length <= self._queues.max_unread_bytes
+
+    def send_held(self) -> None:
+        """Write the collected bytes in one piece."""
+        if self._held is not None and not self.is_following:
+            held, self._held = self._held, None
+            if held:
+                self._transport.write(held[0] if len(held) == 1 else b"".join(held))
+
+    def pauseProducing(self) -> None:
+        """Count unread bytes. A TCP transport repeats this call at every write."""
+        if not self.paused:
+            self.paused = True
+            self.unread = 0
+
+    def resumeProducing(self) -> None:
+        """Note that the client has read everything."""
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        """Do nothing: the connection ends right after."""
+
+    def follow(self, other: FlowControl) -> None:
+        """Keep writes until another connection ends, for `FOLLOW_SECONDS` at most."""
+        if self.is_following:
+            return
+        self.is_following = True
+        other._follower = self
+        if not self.paused:
+            self.unread = 0
+        if self._held is None:
+            self._held = []
+        self._queues.followers.begin(self)
+
+    def stop_following(self) -> None:
+        """Write the kept bytes."""
+        if self.is_following:
+            self.is_following = False
+            self._queues.followers.end(self)
+            self.send_held()
+
+    def begin_close(self) -> None:
+        """Write the kept bytes, and leave the close frame uncounted.
+
+        Autobahn would set a connection that is dropped for it from CLOSED to CLOSING.
+        """
+        self.stop_following()
+        self.unread = 0
+
+    # -- from the client
+
+    def received_awaited_pong(self) -> None:
+        """Leave a pong uncounted that the relay has asked for."""
+        self._awaited_pongs += 1
+
+    def count_early(self) -> None:
+        """Count a control frame before the registration."""
+        self._early += 1
+        if self._early > MAX_CONTROL_BEFORE_REGISTRATION:
+            self._connection.violate(
+                PolicyViolation("Too many frames before a registration.")
+            )
+
+    @property
+    def is_in_debt(self) -> bool:
+        """Whether the client has sent more than its rate allows."""
+        return self.message_debt > self._queues.clock.seconds()
+
+    def charge_answer(self) -> None:
+        """Count an answer to the client against its rate."""
+        queues = self._queues
+        self.message_debt = queues.limits.charge_answer(
+            self.message_debt, queues.clock.seconds()
+        )
+
+    def received(self, count: int) -> None:
+        """Count the frames of one read, and pause a client over its rate.
+
+        Pongs that the relay has asked for are free.
+        """
+        connection = self._connection
+        count -= self._awaited_pongs
+        self._awaited_pongs = 0
+        if connection.state != connection.STATE_OPEN:
+            self._after += count
+            if self._after > MAX_FRAMES_AFTER_CLOSE:
+                connection.drop("sends on after it was closed")
+            return
+        queues, origin = self._queues, connection.origin
+        now = queues.clock.seconds()
+        debt = queues.limits.charge_messages(origin, self.message_debt, now, count)
+        self.message_debt = debt
+        if self._slow_since is None and queues.limits.too_fast(origin, debt, now):
+            self._slow_since = now
+            self._transport.pauseProducing()
+            queues.slow.begin(self)
+            if not self.slowed:
+                self.slowed = True
+                connection.slowed_down()
+
+    def received_empty_record(self) -> None:
+        """Count a TLS record without data, like a frame after the upgrade."""
+        if self._connection.state != self._connection.STATE_CONNECTING:
+            self.received(1)
+            return
+        self._empty_records += 1
+        if self._empty_records > MAX_EMPTY_RECORDS_BEFORE_UPGRADE:
+            self._connection.drop("too many TLS records without data")
+
+    def defer(self, rest: bytes) -> None:
+        """Keep frames for the next turn, and read nothing until then."""
+        self._rest = rest
+        self._transport.pauseProducing()
+        self._queues.deferred.do(self._resume_deferred)
+
+    def _resume_deferred(self) -> None:
+        if self._rest and self._slow_since is None:
+            self._take_rest()
+
+    def resume_reading(self) -> None:
+        """Read again, unless the client is still over its rate."""
+        queues = self._queues
+        now = queues.clock.seconds()
+        origin, debt = self._connection.origin, self.message_debt
+        if queues.limits.too_fast(origin, debt, now, self._slow_since):
+            queues.slow.begin(self)
+            return
+        self._slow_since = None
+        self._take_rest()
+
+    def _take_rest(self) -> None:
+        connection = self._connection
+        rest, self._rest = self._rest, b""
+        if rest:
+            connection.dataReceived(rest)
+        over = connection.state == connection.STATE_CLOSED
+        if not (over or self._rest or self._slow_since is not None):
+            self._transport.resumeProducing()

@@ -1,0 +1,462 @@
+"""Every override of Autobahn's behaviour. Checked against Autobahn 26.10.2.
+
+`UpstreamProtocol` offers plain hooks in their place, so that `RelayProtocol` reads
+without knowledge of Autobahn. Each override says what it changes. A new Autobahn is
+checked by the tests named ``AutobahnTests`` and by ``test_served_class``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from http import HTTPStatus
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.util import encode_truncate
+from autobahn.websocket.types import ConnectionRequest
+from autobahn.websocket.utf8validator import Utf8Validator
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+
+from proxyrelay.errors import BadRequest, PolicyViolation, Refusal
+from proxyrelay.switchboard.messages import MESSAGE_CEILING
+from proxyrelay.websocket.flow import FlowControl
+from proxyrelay.websocket.handshake import (
+    acceptance,
+    autobahn_head,
+    head_complete,
+    header_fields,
+    plain_upgrade,
+)
+
+MAX_FRAMES_PER_MESSAGE = 1024
+"""Frames of the most fragmented message. Stock clients send one."""
+
+MAX_REASON_BYTES = 123
+"""Longest close reason (RFC 6455, section 5.5)."""
+
+MAX_CONTROL_BYTES = 125
+"""Longest payload of a control frame (RFC 6455, section 5.5)."""
+
+FIRST_CONTROL_OPCODE = 8
+"""Lowest opcode of control frames (RFC 6455, section 5.5)."""
+
+GOING_AWAY = 1001
+
+OWN_ATTRIBUTES = frozenset(
+    {"data", "factory", "is_closed", "is_open", "state", "utf8validator"}
+)
+"""Autobahn's attributes that differ between connections. ``is_closed`` is used only in
+methods that are overridden here."""
+
+UNUSED_ATTRIBUTES = frozenset(
+    {"_results", "_transport_details", "_valid_events", "send_queue", "trafficStats"}
+)
+"""Mutable attributes that connections share, since the relay does not use them."""
+
+REQUEST_ATTRIBUTES = frozenset(
+    {
+        "_is_requested",
+        "_perMessageCompress",
+        "_seen",
+        "_wskey",
+        "http_headers",
+        "http_request_data",
+        "http_request_host",
+        "http_request_params",
+        "http_request_path",
+        "http_request_uri",
+        "http_response_data",
+        "http_status_line",
+        "websocket_extensions",
+        "websocket_extensions_in_use",
+        "websocket_origin",
+        "websocket_protocol_in_use",
+        "websocket_protocols",
+    }
+)
+"""Attributes that hold parts of the request. They are of no use after the upgrade."""
+
+
+class UpstreamProtocol(WebSocketServerProtocol):
+    """A connection without Autobahn's costs, log lines, timers and gaps.
+
+    A subclass sets `flow`, and implements the hooks in the first section.
+    """
+
+    flow: FlowControl
+
+    # Most clients speak this version. Autobahn reads it until the end.
+    websocket_version = 13
+
+    # Autobahn's attributes, which have no types of their own.
+    data: bytes
+    state: int
+    transport: Any
+    current_frame: Any
+    current_frame_masker: Any
+    frame_data: list[bytearray]
+    inside_message: bool
+    maxMessagePayloadSize: int  # noqa: N815
+
+    _headers: dict[str, str]
+    _seen = 0
+    _is_requested = False
+    _frame_count = 0
+
+    def __init__(self) -> None:
+        """Leave all attributes to the class (`served_class`).
+
+        Autobahn's version makes six objects without a use here.
+        """
+
+    # -- hooks
+
+    def request_complete(self) -> None:
+        """Call `process_request` now or later: a well-formed request was read."""
+
+    def upgrade_requested(self, request: ConnectionRequest) -> Deferred[None]:
+        """Decide about a valid request. The upgrade follows the result."""
+        raise NotImplementedError
+
+    def handshake_broken(self, failure: Failure) -> None:
+        """End the connection after a defect of the relay."""
+
+    def request_rejected(self, status: HTTPStatus, detail: str) -> None:
+        """Report an HTTP error. The transport closes afterwards."""
+
+    def protocol_violated(self, code: int, reason: str) -> None:
+        """Report a violation. The close frame follows."""
+
+    def message_too_long(self) -> None:
+        """Close after a message over ``max_message_bytes``."""
+
+    def close_frame_due(self, code: int | None, is_reply: bool) -> None:
+        """Unregister the client. The close frame follows."""
+
+    def close_frame_sent(self) -> None:
+        """Wait for the client's close frame."""
+
+    def transport_closing(self, reason: str) -> None:
+        """Release all that the connection holds. The transport closes afterwards."""
+
+    # -- state of a connection
+
+    @property
+    def is_open(self) -> Deferred[None]:
+        """A Deferred that Autobahn fires after the upgrade. Nothing waits for it."""
+        return Deferred()
+
+    @cached_property
+    def utf8validator(self) -> Utf8Validator:  # type: ignore[override]
+        """Autobahn's validator of fragmented texts, created on demand."""
+        return Utf8Validator()
+
+    def connectionMade(self) -> None:
+        """Begin.
+
+        Autobahn's version describes the transport, and sets TCP_NODELAY. The listening
+        socket has set that already.
+        """
+        self._connectionMade()
+
+    def _connectionMade(self) -> None:
+        """Set the attributes that differ between connections (`served_class`)."""
+        self.state = self.STATE_CONNECTING
+        self.data = b""
+        self.factory.countConnections += 1
+
+    def connectionLost(
+        self,
+        reason: Failure = connectionDone,  # noqa: ARG002 - Twisted's signature
+    ) -> None:
+        """End.
+
+        Autobahn's version stops timers, calls ``onClose``, and writes log lines. One of
+        them uses OpenSSL's words as a format string.
+        """
+        self.state = self.STATE_CLOSED
+        self.factory.countConnections -= 1
+
+    def forget_request(self, *names: str) -> None:
+        """Delete all that is left of the request: it may be long, or hold a token.
+
+        The other attributes move into a dictionary of their size, without those that
+        are as in the class.
+
+        Args:
+            names: Further attributes to delete.
+        """
+        served = type(self)
+        gone = REQUEST_ATTRIBUTES.union(names)
+        self.__dict__ = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in gone and getattr(served, name, served) is not value
+        }
+
+    # -- the opening handshake
+
+    @property
+    def request_is_whole(self) -> bool:
+        """Whether a well-formed request head was read."""
+        return head_complete(self.data, self._seen)
+
+    def processHandshake(self) -> None:
+        """Look at the request before Autobahn does; see `handshake.head_complete`."""
+        if self._is_requested:
+            self.failHandshake("data before the handshake was answered")
+            return
+        try:
+            whole = head_complete(self.data, self._seen)
+        except BadRequest as error:
+            self.reject(str(error), error.status)
+            return
+        self._seen = len(self.data)
+        if whole:
+            self.request_complete()
+
+    def process_request(self) -> None:
+        """Read a whole request: a plain one here, any other one in Autobahn."""
+        self._is_requested = True
+        head, self.data = self.data, b""
+        upgrade = plain_upgrade(head)
+        if upgrade is None:
+            self._headers = header_fields(head)
+            self.data = autobahn_head(head)
+            super().processHandshake()
+            return
+        self._headers, self._wskey = upgrade
+        request = ConnectionRequest(
+            *(self.peer, self._headers, self._headers["host"], "/", {}),
+            *(self.websocket_version, None, [], []),
+        )
+        decided: Deferred[None] = maybeDeferred(self.onConnect, request)
+        decided.addCallback(self.succeedHandshake).addErrback(self.handshake_broken)
+
+    def onConnect(  # type: ignore[override]  # Autobahn waits for it
+        self, request: ConnectionRequest
+    ) -> Deferred[None]:
+        """Take a valid request. This is the only way to an upgrade.
+
+        Autobahn's request holds the headers of the copy that it has read.
+        """
+        request.headers = self._headers
+        del self._headers
+        return self.upgrade_requested(request)
+
+    def succeedHandshake(
+        self,
+        res: object,  # noqa: ARG002 - Autobahn's signature
+    ) -> None:
+        """Complete the upgrade, if the client is still there.
+
+        Autobahn's version revives a lost connection. It also looks for extensions,
+        subprotocols and timers; the relay has none.
+        """
+        if self.state == self.STATE_CONNECTING:
+            self.sendData(acceptance(self.factory.server, self._wskey))
+            self.state = self.STATE_OPEN
+            self.inside_message = False
+            self.current_frame = None
+            self.onOpen()
+
+    def failHandshake(
+        self,
+        reason: str,
+        code: int = HTTPStatus.BAD_REQUEST,
+        responseHeaders: list[tuple[str, str]] | None = None,
+    ) -> None:
+        """Answer with an HTTP error.
+
+        Autobahn's version writes the reason into the status line, with parts of the
+        request or of an exception.
+
+        Args:
+            reason: For the log only.
+            code: The HTTP status.
+            responseHeaders: Header fields of the status.
+        """
+        # Autobahn quotes the request in its reasons. A quote may hold a secret.
+        detail = re.sub('"[^"]*"', "...", reason)
+        self.reject(detail, HTTPStatus(code), responseHeaders or ())
+
+    def reject(
+        self,
+        detail: str,
+        status: HTTPStatus,
+        status_headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Answer with an HTTP error, and log the detail."""
+        headers = [*status_headers, ("Content-Length", "0")]
+        if status is HTTPStatus.UPGRADE_REQUIRED:
+            headers += [("Upgrade", "websocket"), ("Connection", "upgrade, close")]
+        else:
+            headers.append(("Connection", "close"))
+        self.wasNotCleanReason = detail
+        self.request_rejected(status, detail)
+        self.sendHttpErrorResponse(status.value, status.phrase, headers)
+        self.dropConnection(abort=False)
+
+    # -- messages and frames
+
+    def sendData(
+        self,
+        data: bytes,
+        sync: bool = False,  # noqa: ARG002 - Autobahn's signature
+        chopsize: int | None = None,  # noqa: ARG002
+    ) -> None:
+        """Write through the flow control, without Autobahn's pieces and log lines."""
+        self.flow.send(data)
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """Start to count the frames of a message."""
+        self._frame_count = 0
+        super().onMessageBegin(isBinary)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """Bound the frames of a message: empty frames add nothing to its length."""
+        self._frame_count += 1
+        if self._frame_count == MAX_FRAMES_PER_MESSAGE + 1:
+            self.violate(PolicyViolation("Too many frames in one message."))
+        super().onMessageFrameBegin(length)
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        """Keep a frame in one piece. Autobahn's version keeps one piece per read."""
+        if self.failedByMe:
+            return
+        if self.frame_data:
+            self.frame_data[0] += payload
+        else:
+            self.frame_data.append(bytearray(payload))
+
+    def onFrameData(self, payload: bytes) -> bool | None:
+        """Ignore the payload of a control frame that is too long.
+
+        Autobahn's version reads it to its end after the violation, and keeps it all.
+        """
+        frame = self.current_frame
+        if frame.opcode >= FIRST_CONTROL_OPCODE and frame.length > MAX_CONTROL_BYTES:
+            return None
+        return super().onFrameData(payload)
+
+    # -- the end
+
+    def close(self, code: int, reason: str) -> None:
+        """Start the close handshake, unless the connection is past it.
+
+        Args:
+            code: Any close code. ``sendClose`` refuses 1001 and 1013.
+            reason: Cut to 123 bytes of UTF-8.
+        """
+        if self.state == self.STATE_OPEN:
+            self.sendCloseFrame(code, encode_truncate(reason, MAX_REASON_BYTES))
+
+    def drop(self, reason: str) -> None:
+        """End the connection without a close handshake."""
+        if self.state != self.STATE_CLOSED:
+            self.wasNotCleanReason = reason
+            self.dropConnection(abort=True)
+
+    def violate(self, refusal: Refusal) -> None:
+        """Close after a violation of the relay's own bounds."""
+        self._fail_connection(refusal.code, refusal.reason)
+
+    def _max_message_size_exceeded(
+        self,
+        msg_size: int,
+        max_msg_size: int,  # noqa: ARG002 - Autobahn's signature
+        reason: str,
+    ) -> None:
+        """Close with 4003 over the setting, with 1009 over every relay's ceiling."""
+        if msg_size > MESSAGE_CEILING:
+            self._fail_connection(self.CLOSE_STATUS_CODE_MESSAGE_TOO_BIG, reason)
+            return
+        self.failedByMe = True
+        if self.state == self.STATE_OPEN:
+            self.message_too_long()
+
+    def _fail_connection(
+        self, code: int = GOING_AWAY, reason: str = "going away"
+    ) -> None:
+        """Close after a violation of the protocol.
+
+        As Autobahn's version with ``failByDrop=False``, but without its log line: that
+        one names no client.
+        """
+        if self.state == self.STATE_OPEN:
+            self.failedByMe = True
+            self.protocol_violated(code, reason)
+            self.close(code, reason)
+        elif self.state == self.STATE_CLOSING:
+            self.dropConnection(abort=False)
+
+    def sendCloseFrame(
+        self,
+        code: int | None = None,
+        reasonUtf8: bytes | None = None,
+        isReply: bool = False,
+    ) -> None:
+        """Send a close frame, and unregister the client before that."""
+        self.close_frame_due(code, isReply)
+        self.flow.begin_close()
+        super().sendCloseFrame(code, reasonUtf8, isReply)
+        if self.state == self.STATE_CLOSING:
+            self.close_frame_sent()
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """End the connection below WebSocket.
+
+        As Autobahn's version, without its log line at WARNING.
+        """
+        self.unregisterProducer()
+        if self.state != self.STATE_CLOSED:
+            self.droppedByMe = True
+            self.state = self.STATE_CLOSED
+            self._closeConnection(abort)
+
+    def _closeConnection(self, abort: bool = False) -> None:  # noqa: N802
+        """Close the transport.
+
+        Autobahn's version also resets the connection after a clean close handshake.
+        """
+        self.flow.stop_following()
+        self.flow.send_held()
+        self.transport_closing(self.wasNotCleanReason or "closed")
+        if abort and not self.wasClean:
+            self.transport.abortConnection()
+        else:
+            self.transport.loseConnection()
+
+
+def served_class(factory: WebSocketServerFactory, kind: type) -> Any:
+    """Subclass of a protocol with all attributes that connections share.
+
+    Autobahn copies 36 options of the factory into each connection, and sets about forty
+    attributes that stay as they are. Here both are attributes of the class.
+    """
+    options: dict[str, object] = {
+        name: getattr(factory, name) for name in WebSocketServerProtocol.CONFIG_ATTRS
+    }
+    # A function would become a method.
+    accept = factory.perMessageCompressionAccept
+    options["perMessageCompressionAccept"] = staticmethod(accept)
+    state = {
+        name: value
+        for name, value in first_state(factory).items()
+        if name not in OWN_ATTRIBUTES
+    }
+    return type("ServedProtocol", (kind,), {**options, **state, "CONFIG_ATTRS": ()})
+
+
+def first_state(factory: WebSocketServerFactory) -> dict[str, object]:
+    """Attributes of a new connection of Autobahn's, without its options."""
+    plain = WebSocketServerProtocol()
+    plain.factory = factory
+    plain._connectionMade()
+    factory.countConnections -= 1
+    found = vars(plain)
+    return {name: found[name] for name in found if name not in plain.CONFIG_ATTRS}
