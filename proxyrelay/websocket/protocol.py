@@ -32,7 +32,7 @@ from proxyrelay.websocket.handshake import origins
 from proxyrelay.websocket.lifecycle import NO_PONG, PHASES, Phase, lost_reason
 from proxyrelay.websocket.upstream import GOING_AWAY, UpstreamProtocol
 
-REPLACED = "Another relay takes over here."
+DRAIN_REASON = "Another relay takes over here."
 """Close reason for new clients of a draining relay."""
 
 
@@ -157,7 +157,7 @@ class RelayProtocol(UpstreamProtocol):
     def refuse_for_drain(self) -> None:
         """Ask a client without a UUID to come back: it finds the new relay."""
         if self.phase is Phase.REGISTERING:
-            self.refuse(TryAgainLater(REPLACED))
+            self.refuse(TryAgainLater(DRAIN_REASON))
         else:
             self.cancel_authentication()
 
@@ -339,7 +339,7 @@ class RelayProtocol(UpstreamProtocol):
         if self.factory.stopping:
             self.close_going_away()
         elif self.factory.draining:
-            self.refuse(TryAgainLater(REPLACED))
+            self.refuse(TryAgainLater(DRAIN_REASON))
         elif refusal is not None:
             self.refuse(refusal)
         else:
