@@ -33,7 +33,7 @@ from proxyrelay.websocket.lifecycle import NO_PONG, PHASES, Phase, lost_reason
 from proxyrelay.websocket.state import RelayState
 from proxyrelay.websocket.upstream import GOING_AWAY, UpstreamProtocol
 
-REPLACED = "Another relay takes over here."
+DRAIN_REASON = "Another relay takes over here."
 """Close reason for new clients of a draining relay."""
 
 
@@ -163,7 +163,7 @@ class RelayProtocol(UpstreamProtocol):
     def refuse_for_drain(self) -> None:
         """Ask a client without a UUID to come back: it finds the new relay."""
         if self.phase is Phase.REGISTERING:
-            self.refuse(TryAgainLater(REPLACED))
+            self.refuse(TryAgainLater(DRAIN_REASON))
         else:
             self.cancel_authentication()
 
@@ -345,7 +345,7 @@ class RelayProtocol(UpstreamProtocol):
         if self.factory.state is RelayState.STOPPING:
             self.close_going_away()
         elif self.factory.state is RelayState.DRAINING:
-            self.refuse(TryAgainLater(REPLACED))
+            self.refuse(TryAgainLater(DRAIN_REASON))
         elif refusal is not None:
             self.refuse(refusal)
         else:
