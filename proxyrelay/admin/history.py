@@ -6,6 +6,7 @@ from collections import deque
 
 from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
+from proxyrelay.switchboard import events
 
 INTERVAL = 2
 """Seconds from one sample to the next."""
@@ -105,7 +106,7 @@ class History:
     def _totals(self) -> tuple[float, ...]:
         counts = self._counts
         return (
-            counts.registrations,
+            counts.total(events.Registered),
             counts.offers + counts.answers,
-            counts.refusals.total(),
+            counts.total(events.Refused),
         )

@@ -78,8 +78,8 @@ class Instrumentation:
         self.kind = counting(self.counts)
 
     @property
-    def journals(self) -> tuple[RelayCounters, Events]:
-        """Both, as journals."""
+    def observers(self) -> tuple[RelayCounters, Events]:
+        """The counters, and the latest events."""
         return self.counts, self.events
 
     def listener(

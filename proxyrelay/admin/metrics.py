@@ -29,6 +29,7 @@ from proxyrelay.admin.view import View
 from proxyrelay.auth.stats import CacheResult, IntrospectionOutcome
 from proxyrelay.errors import Refusal
 from proxyrelay.net.timing import Timing
+from proxyrelay.switchboard import events
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import LeaveReason
@@ -97,7 +98,7 @@ def _kinds(view: View) -> Values:
 
 
 def _drops(view: View) -> Values:
-    drops = view.relay.factory.relay.drops
+    drops = view.counts.by_label(events.Shielded)
     return {(why.name.lower(),): drops[why] for why in DropReason}
 
 
@@ -135,6 +136,10 @@ _BUILD: Mapping[Labels, float] = {
 }
 
 _REFUSALS = frozenset(kind.code for kind in Refusal.__subclasses__())
+
+_STATUSES = (400, 403, 405, 426, 431, 505)
+
+_FAILURES = (1002, 1007, 1008, 1009)
 
 METRICS = (
     Metric(
@@ -210,13 +215,13 @@ METRICS = (
         "registrations_total",
         "counter",
         "Accepted registrations, further ones of a client included.",
-        lambda view: view.counts.registrations,
+        lambda view: view.counts.total(events.Registered),
     ),
     Metric(
         "departures_total",
         "counter",
         "Clients that hold their UUID no longer, by the cause.",
-        lambda view: _words(LeaveReason, view.counts.departures),
+        lambda view: _words(LeaveReason, view.counts.by_label(events.Left)),
         ("cause",),
         _values(LeaveReason),
     ),
@@ -224,34 +229,34 @@ METRICS = (
         "refusals_total",
         "counter",
         "Clients that were closed for what they did or are, by the close code.",
-        lambda view: _codes(_REFUSALS, view.counts.refusals),
+        lambda view: _codes(_REFUSALS, view.counts.by_label(events.Refused)),
         ("code",),
     ),
     Metric(
         "rejections_total",
         "counter",
         "Requests that were answered with an HTTP error, by the status.",
-        lambda view: _codes((400, 403, 405, 426, 431, 505), view.counts.rejections),
+        lambda view: _codes(_STATUSES, view.counts.by_label(events.Rejected)),
         ("status",),
     ),
     Metric(
         "failures_total",
         "counter",
         "Clients that broke the WebSocket protocol, by the close code.",
-        lambda view: _codes((1002, 1007, 1008, 1009), view.counts.failures),
+        lambda view: _codes(_FAILURES, view.counts.by_label(events.Failed)),
         ("code",),
     ),
     Metric(
         "dropped_connections_total",
         "counter",
         "Connections without a UUID that ended without a close handshake.",
-        lambda view: view.counts.dropped_connections,
+        lambda view: view.counts.total(events.Dropped),
     ),
     Metric(
         "probes_total",
         "counter",
         "Connections that their clients have closed before they sent a byte.",
-        lambda view: view.counts.probes,
+        lambda view: view.counts.total(events.Probed),
     ),
     Metric(
         "closes_total",
@@ -264,7 +269,7 @@ METRICS = (
         "slowed_total",
         "counter",
         "Clients that sent faster than they may.",
-        lambda view: view.counts.slowdowns,
+        lambda view: view.counts.total(events.Slowed),
     ),
     Metric(
         "messages_forwarded_total",
@@ -278,7 +283,7 @@ METRICS = (
         "messages_returned_total",
         "counter",
         "Messages that went back to their senders with an error, by the reason.",
-        lambda view: _words(BounceReason, view.counts.returns),
+        lambda view: _words(BounceReason, view.counts.by_label(events.Returned)),
         ("reason",),
         _values(BounceReason),
     ),
@@ -294,19 +299,19 @@ METRICS = (
         "offers_held_total",
         "counter",
         "Offers that had to wait for a peer to come back.",
-        lambda view: view.counts.holds,
+        lambda view: view.counts.total(events.Held),
     ),
     Metric(
         "offers_outstanding",
         "gauge",
         "Offers that were neither answered nor returned yet.",
-        lambda view: len(view.relay.factory.relay.ledger),
+        lambda view: len(view.relay.factory.relay.broker.ledger),
     ),
     Metric(
         "offers_waiting",
         "gauge",
         "Those of them that were not passed on yet.",
-        lambda view: view.relay.factory.relay.ledger.held,
+        lambda view: view.relay.factory.relay.broker.ledger.held,
     ),
     Metric(
         "received_bytes_total",

@@ -41,6 +41,8 @@ from proxyrelay.admin.report import Client
 from proxyrelay.admin.view import View
 from proxyrelay.errors import Disconnected
 from proxyrelay.net import addresses
+from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import Operator, WrongAdminToken
 from proxyrelay.switchboard.messages import canonical_uuid
 
 PAGE = Path(__file__).parent / "page"
@@ -216,8 +218,7 @@ class Root(Resource):
             _header(request, "authorization")
         ):
             if _header(request, "authorization") is not None:
-                journal = self._view.relay.factory.journal
-                journal.unauthorized(self._caller(request))
+                self._observe(WrongAdminToken(self._caller(request)))
             raise _Trouble(
                 HTTPStatus.UNAUTHORIZED,
                 "bring the token of admin.token_file (Authorization: Bearer ...)",
@@ -290,8 +291,10 @@ class Root(Resource):
         return self._view.relay.pseudonyms.address(place)
 
     def _tell_of(self, request: Request, action: str, uuid: str | None = None) -> None:
-        journal = self._view.relay.factory.journal
-        journal.operator(action, self._caller(request), uuid)
+        self._observe(Operator(action, self._caller(request), uuid))
+
+    def _observe(self, event: Event) -> None:
+        self._view.relay.factory.journal(event)
 
     def _drain(self, request: Request) -> bytes:
         meant, own = _meant(request), os.getpid()

@@ -33,8 +33,9 @@ from proxyrelay.net import certificates
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
-from proxyrelay.observe.journal import FIGHT
 from proxyrelay.observe.pseudonyms import Clear
+from proxyrelay.switchboard import events
+from proxyrelay.switchboard.events import FIGHT_TAKEOVERS
 from proxyrelay.websocket.protocol import RelayFactory, RelayProtocol
 
 BATCH = 500
@@ -170,14 +171,20 @@ class View:
             clients=len(rules.registry),
             connections=len(relay.factory.connections),
             users=relay.factory.limits.users,
-            registrations=counts.registrations,
+            registrations=counts.total(events.Registered),
             forwarded=Forwarded(counts.offers, counts.answers),
-            returned={why.value: count for why, count in counts.returns.items()},
-            dropped={why.name.lower(): count for why, count in rules.drops.items()},
-            held=counts.holds,
+            returned={
+                why.value: count
+                for why, count in counts.by_label(events.Returned).items()
+            },
+            dropped={
+                why.name.lower(): count
+                for why, count in counts.by_label(events.Shielded).items()
+            },
+            held=counts.total(events.Held),
             unanswered=self.unanswered(),
-            refused=_spelt(counts.refusals),
-            rejected=_spelt(counts.rejections),
+            refused=_spelt(counts.by_label(events.Refused)),
+            rejected=_spelt(counts.by_label(events.Rejected)),
             certificate=None
             if expiry is None or renewal is None
             else Certificate(expiry, renewal),
@@ -215,10 +222,10 @@ def _clients(
     for peer in peers:
         registration = peer.registration
         if registration is not None:
-            offered = registration.offered
+            offered = registration.last_offer
             marks = {
                 "deaf": registration.deaf,
-                "fight": registration.rounds >= FIGHT,
+                "fight": registration.takeovers >= FIGHT_TAKEOVERS,
                 "slowed": peer.slowed,
                 "legacy": registration.legacy,
             }
@@ -227,7 +234,7 @@ def _clients(
                 name=registration.name,
                 user=pseudonyms.user(peer.user.sub),
                 address=peer.address,
-                since=ahead + registration.since,
+                since=ahead + registration.registered_at,
                 last_offer=None if offered is None else ahead + offered,
                 sent=registration.sent,
                 received=registration.received,

@@ -23,6 +23,8 @@ from queue import Empty, SimpleQueue
 from threading import RLock, Thread
 from typing import Protocol, TextIO
 
+from proxyrelay.net.rate_limited_log import RateLimitedLog
+
 QUEUED_LINES = 10_000
 """Lines that may wait for one place."""
 
@@ -132,7 +134,7 @@ class Writer:
         self._lock = RLock()
         self._stale = False
         self._told = False
-        self._quiet_until = float("-inf")
+        self._warnings = RateLimitedLog(QUIET_SECONDS)
         # Each of these is changed by one side only.
         self._put = self._dropped = self._marked = 0
         self._taken = self._seen = self._missing = self._failed = 0
@@ -280,10 +282,9 @@ class Writer:
     def _tell(self, trouble: str) -> None:
         """Warn, once for each trouble and not too often."""
         with self._lock:
-            now = self._clock()
-            if self._told or now < self._quiet_until:
+            if self._told or self._warnings.admit(self._clock()) is None:
                 return
-            self._told, self._quiet_until = True, now + QUIET_SECONDS
+            self._told = True
         self._owner.fails(self, trouble)
 
     def _recover(self, count: int) -> None:

@@ -45,12 +45,12 @@ from proxyrelay.net.transport import DirectWriteTransport
 from proxyrelay.observe import log as logs
 from proxyrelay.observe import privacy
 from proxyrelay.observe.audit import audit
-from proxyrelay.observe.fan_out import FanOut
-from proxyrelay.observe.journal import LogObserver
+from proxyrelay.observe.fan_out import fan_out, fan_out_forwards
+from proxyrelay.observe.log_observer import LogObserver
 from proxyrelay.service.checks import Inspection, inspect
 from proxyrelay.service.drain import Drain, Successor
 from proxyrelay.service.reload import Reload
-from proxyrelay.switchboard.events import ConnectionObserver
+from proxyrelay.switchboard.event import ForwardObserver, Observer
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.admission import RESERVE
@@ -83,7 +83,8 @@ class RelayService(MultiService):
         clock: Runs the deadlines of connections; None for the reactor's.
         inherited: Listening sockets that the process was started with, in the place
             of those that the settings name.
-        further: Journals beside the log.
+        further: Observers beside the log.
+        on_forward: Observers of forwarded messages beside the log.
         kind: What each connection is: a `RelayProtocol`, or one that tells of more.
         observer: Writes the log; None if twistd does.
 
@@ -106,7 +107,8 @@ class RelayService(MultiService):
         reactor: Any,
         clock: IReactorTime | None = None,
         inherited: Sequence[socket] = (),
-        further: Sequence[ConnectionObserver] = (),
+        further: Sequence[Observer] = (),
+        on_forward: Sequence[ForwardObserver] = (),
         kind: type[RelayProtocol] = RelayProtocol,
         observer: logs.Log | None = None,
     ) -> None:
@@ -121,12 +123,14 @@ class RelayService(MultiService):
         self._audit = audit(settings.logging, clock, self.pseudonyms)
         self.drained: Callable[[], None] = lambda: None
         audited = () if self._audit is None else (self._audit,)
-        journal: ConnectionObserver = self.journal
-        if audited or further:
-            journal = FanOut((journal, *audited, *further))
+        journal = fan_out((self.journal, *audited, *further))
+        forwards = (each.forwarded for each in (self.journal, *audited))
         self._waiting = Crossing(clock, _crossing(settings.offers), self._pass_on)
         self.factory = RelayFactory(
-            Relay(journal, clock.seconds, self._waiting, settings.offers),
+            Relay(
+                *(journal, clock.seconds, self._waiting, settings.offers),
+                fan_out_forwards((*forwards, *on_forward)),
+            ),
             authenticator,
             journal,
             clock,
@@ -152,7 +156,7 @@ class RelayService(MultiService):
             settings.host, settings.port, reuse=settings.reuse_port
         )
         self._port: int = self._sockets[0].getsockname()[1]
-        self.factory.relay.directory = Successor(self._port, clock)
+        self.factory.relay.delivery.directory = Successor(self._port, clock)
 
     @property
     def urls(self) -> list[str]:
@@ -193,7 +197,7 @@ class RelayService(MultiService):
         offers = settings.offers
         if self._draining is not None:
             offers = structs.replace(offers, hold=0)  # nobody comes back to this one
-        self.factory.relay.offers = offers
+        self.factory.relay.broker.offers = offers
         self._waiting.change(_crossing(offers))
         before, self.factory.authenticator = self.factory.authenticator, authenticator
         if authenticator is not before:
@@ -302,7 +306,7 @@ class RelayService(MultiService):
             self._heap.look(len(self.factory.connections), self._clock.seconds())
 
     def _pass_on(self, offer: Offer) -> None:
-        self.factory.relay.pass_on(offer)
+        self.factory.relay.broker.pass_on(offer)
 
     def _announce(self) -> None:
         log.info(
@@ -579,7 +583,8 @@ def makeService(options: Options) -> Application:
             found.pair,
             reactor,
             inherited=inherited,
-            further=() if watch is None else watch.journals,
+            further=() if watch is None else watch.observers,
+            on_forward=() if watch is None else (watch.counts.forwarded,),
             kind=RelayProtocol if watch is None else watch.kind,
             observer=observer,
         )

@@ -117,9 +117,9 @@ class Drain:
         factory.drain()
         # A client that is not here may be there by now.
         relay = factory.relay
-        relay.directory = Alone(PARTED)
+        relay.delivery.directory = Alone(PARTED)
         # Nor does anybody come back to this one.
-        relay.offers = structs.replace(relay.offers, hold=0)
+        relay.broker.offers = structs.replace(relay.broker.offers, hold=0)
         self._log.info(
             "draining: clients that are connected are served until they leave, for at "
             "most {seconds:.0f} s; connections: {count}",

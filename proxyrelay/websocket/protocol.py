@@ -59,7 +59,8 @@ from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.timers import TimeoutQueue
 from proxyrelay.net.transport import PAUSE, AcceptGate, ProxyHeaderFactory, WriteBatch
 from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.switchboard.events import ConnectionObserver
+from proxyrelay.switchboard.event import Observer
+from proxyrelay.switchboard.events import Dropped, Failed, Probed, Rejected, Slowed
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 from proxyrelay.switchboard.relay import Relay
@@ -161,8 +162,6 @@ class RelayProtocol(FrameFastPath):
     transport: Any
     user: User = ANONYMOUS
     registration: Registration | None = None
-    told = 0.0
-    untold = 0
     address: str
     arrival: int
     _place: IAddress
@@ -420,7 +419,7 @@ class RelayProtocol(FrameFastPath):
         self.factory.countConnections -= 1
         try:
             if vanished and self._sent_nothing():
-                self.factory.journal.probed(self.address)
+                self.factory.journal(Probed(self.address))
             elif vanished:
                 when = _WHEN.get(self._phase, "")
                 self._release(f"connection lost{when}{_tls(reason)}")
@@ -507,7 +506,7 @@ class RelayProtocol(FrameFastPath):
             cause = LeaveReason.IDLE if silent else LeaveReason.LOST
             self.factory.relay.leave(self, why, cause)
         elif self._phase in _WHEN:
-            self.factory.journal.dropped(self.address, why)
+            self.factory.journal(Dropped(self.address, why))
         if self._checking is not None:
             self._checking.cancel()
 
@@ -704,7 +703,7 @@ class RelayProtocol(FrameFastPath):
         own_headers: Iterable[tuple[str, str]] = (),
     ) -> None:
         """Answer with an HTTP error, and log the detail."""
-        self.factory.journal.rejected(self.address, status, detail)
+        self.factory.journal(Rejected(self.address, status.value, detail))
         headers = [*own_headers, ("Content-Length", "0")]
         if status is HTTPStatus.UPGRADE_REQUIRED:
             headers += [("Upgrade", "websocket"), ("Connection", "upgrade, close")]
@@ -824,7 +823,7 @@ class RelayProtocol(FrameFastPath):
         """
         if self.state == self.STATE_OPEN:
             self.failedByMe = True
-            self.factory.journal.failed(self.address, code, reason)
+            self.factory.journal(Failed(self.address, code, reason))
             self.close(code, reason)
         elif self.state == self.STATE_CLOSING:
             self.dropConnection(abort=False)
@@ -887,7 +886,7 @@ class RelayProtocol(FrameFastPath):
         self.factory.slow.begin(self)
         if not self._told_slow:
             self._told_slow = True
-            self.factory.journal.slowed(self.address)
+            self.factory.journal(Slowed(self.address))
 
     def defer_frames(self, rest: bytes) -> None:
         """Keep frames for the next turn, and read no others meanwhile."""
@@ -1062,7 +1061,7 @@ class RelayFactory(WebSocketServerFactory):
         self,
         relay: Relay,
         authenticator: Authenticator,
-        journal: ConnectionObserver,
+        journal: Observer,
         clock: IReactorTime,
         config: Config,
         pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
@@ -1182,10 +1181,10 @@ class RelayFactory(WebSocketServerFactory):
         return self._announced
 
     def _dropped(self, address: str, why: str) -> None:
-        self.journal.dropped(self.pseudonyms.address(address), why)
+        self.journal(Dropped(self.pseudonyms.address(address), why))
 
     def _probed(self, address: str) -> None:
-        self.journal.probed(self.pseudonyms.address(address))
+        self.journal(Probed(self.pseudonyms.address(address)))
 
     def stop(self, seconds: float) -> Deferred[None]:
         """Close every connection with 1001, and abort what is left in the end.

@@ -599,7 +599,7 @@ class ClientsTests(WatchedTestCase, TestCase):
         client.dataReceived(b"\x89\x80aaaa" * 100)
         assert client.registration is not None
         client.registration.deaf = True
-        client.registration.rounds = 3
+        client.registration.takeovers = 3
         (found,) = (await self.listed()).clients
         self.assertEqual(found.marks, ["deaf", "fight", "slowed"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -36,8 +37,8 @@ class Relay:
     """Stands for the rules."""
 
     def __init__(self) -> None:
-        self.directory = Alone()
-        self.offers = Offers()
+        self.delivery: Any = SimpleNamespace(directory=Alone())
+        self.broker = SimpleNamespace(offers=Offers())
 
 
 class Factory:
@@ -129,7 +130,7 @@ class DrainTests(SynchronousTestCase):
     def test_does_not_say_that_somebody_is_nowhere(self) -> None:
         self.assertEqual(Alone().missing, UNKNOWN)
         self.drain(2)
-        directory = self.factory.relay.directory
+        directory = self.factory.relay.delivery.directory
         self.assertEqual(directory.missing, PARTED)
         self.assertIsNone(directory.find("a"))
 
