@@ -121,9 +121,9 @@ class Wire:
         """Go on until bytes can be sent; whether that is so."""
         return True
 
-    def send(self, data: bytes, times: int = 1) -> None:
+    def send(self, data: bytes) -> None:
         """Send bytes, if necessary later, when `flush` is called."""
-        self._push(data if times == 1 else data * times)
+        self._push(data)
 
     def receive(self) -> bytes:
         """What has come.
@@ -167,7 +167,7 @@ class Wire:
 
 
 class SecureWire(Wire):
-    """The same with TLS. Each message is a record of its own, as a client's are."""
+    """The same with TLS. What is sent at once shares records of up to 16 kB."""
 
     def __init__(self, address: tuple[str, int], tls: ssl.SSLContext) -> None:
         super().__init__(address)
@@ -187,10 +187,9 @@ class SecureWire(Wire):
             self._push(self._out.read())
         return done
 
-    def send(self, data: bytes, times: int = 1) -> None:
-        """Send bytes, in one record each time."""
-        for _ in range(times):
-            self._tls.write(data)
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self._tls.write(data)
         self._push(self._out.read())
 
     def receive(self) -> bytes:
@@ -218,11 +217,9 @@ class Client:
         window: Bits of the client's window, if the relay takes compressed messages.
         began: When the connection was begun, in seconds.
         on_ready: Called when it is registered.
-        on_texts: Called with the number of texts that came.
+        on_texts: Called with the texts that came.
         on_lost: Called with the cause when the relay ends the connection.
         pongs: Answers to pings.
-        keeps: Whether the last text is kept, in ``last``. Once a compressed one was
-            not, it is too late.
     """
 
     def __init__(self, hub: Hub, target: Target, uuid: str) -> None:
@@ -230,11 +227,9 @@ class Client:
         self.ready = False
         self.window: int | None = None
         self.on_ready: Callable[[Client], None] = _nothing
-        self.on_texts: Callable[[int], None] = _nothing
+        self.on_texts: Callable[[list[bytes]], None] = _nothing
         self.on_lost: Callable[[Client, str], None] = _lost
         self.pongs = 0
-        self.keeps = True
-        self.last = b""
         self._hub = hub
         self._target = target
         self._step = self._connect
@@ -259,10 +254,10 @@ class Client:
         except (OSError, ValueError) as error:
             self._lose(str(error))
 
-    def send(self, frame: bytes, times: int = 1) -> None:
-        """Send a prepared frame, possibly more than once."""
+    def send(self, frame: bytes) -> None:
+        """Send a prepared frame, or more than one."""
         try:
-            self._wire.send(frame, times)
+            self._wire.send(frame)
         except OSError as error:
             self._lose(str(error))
             return
@@ -317,11 +312,11 @@ class Client:
         self.send(frames.text(frames.registration(self.uuid), self.window))
 
     def _registered(self) -> None:
-        if self._texts() and not self.ready:
-            if b'"success": true' not in self.last:
-                raise ValueError("not registered: " + self.last.decode())
+        texts = self._texts()
+        if texts and not self.ready:
+            if b'"success": true' not in texts[0]:
+                raise ValueError("not registered: " + texts[0].decode())
             self.ready = True
-            self.keeps = False
             self._step = self._read
             self.on_ready(self)
 
@@ -333,22 +328,19 @@ class Client:
     def _over(self) -> None:
         pass
 
-    def _texts(self) -> int:
-        """Take frames; gives how many of them are texts."""
+    def _texts(self) -> list[bytes]:
+        """Take frames; gives the texts among them."""
         data = self._wire.receive()
         if self._rest:
             data = self._rest + data
         found, end = frames.parse(data)
         self._rest = data[end:]
-        texts = 0
+        texts = []
         for first, payload, after in found:
             opcode = first & 0x0F
             if opcode == frames.TEXT:
-                texts += 1
-                if self.keeps:
-                    self.last = data[payload:after]
-                    if first & frames.COMPRESSED:
-                        self.last = self._inflate(self.last)
+                text = data[payload:after]
+                texts.append(self._inflate(text) if first & frames.COMPRESSED else text)
             elif opcode == frames.PING:
                 self.send(frames.masked(frames.PONG, data[payload:after]))
             elif opcode == frames.PONG:

@@ -41,6 +41,9 @@ WARM_UP = 0.2
 SETTLED = 1.0
 """Seconds after the last registration until idle clients are looked at."""
 
+BESIDE = {"forward_observed": (OBSERVED, OURS), "connect_ceiling": (OURS, CEILING)}
+"""Rows that compare other servers than this relay and the reference."""
+
 PACKAGES = (
     *("proxyrelay", "twisted", "autobahn", "msgspec", "pyopenssl"),
     *("proxystore", "websockets", "uvloop", "picows"),
@@ -86,7 +89,7 @@ class Comparison:
         plan: How much.
         names: Which relays.
         folder: For their files.
-        ceiling: Whether the switchboard is measured, too, where it can be.
+        ceiling: Whether the switchboard is measured wherever it can be.
         quiet: Whether the relays log warnings only.
 
     Attributes:
@@ -120,12 +123,14 @@ class Comparison:
                 self._note("latency_median", relay, median(took))
                 self._note("latency_p99", relay, percentile(took, 0.99))
                 self._forward(relay, "forward_alone", 1, turns=True)
+                self._forward(relay, "forward_loop", PAIRS, loop=True)
 
     def forwarding_tls(self) -> None:
         """Offers over TLS, and connections one by one."""
         with self._running(self._more, self._certificate) as relays:
             for relay in self._turns(relays, self._plan.rounds):
                 self._forward(relay, "forward_tls", IN_FLIGHT)
+                self._forward(relay, "forward_loop_tls", PAIRS, loop=True)
                 took = load.one_by_one(self._target(relay), self._plan.single)
                 self._note("connect_tls_p99", relay, percentile(took, 0.99))
 
@@ -136,10 +141,14 @@ class Comparison:
                 self._forward(relay, "forward_observed", IN_FLIGHT)
 
     def crowds(self) -> None:
-        """Clients connect and register, and then take memory."""
+        """Clients connect and register, and then take memory.
+
+        The switchboard is always measured over TLS: a goal is set beside it.
+        """
         for number in range(self._plan.crowd_rounds):
-            for name in _order(self._more, number):
-                self._crowd(name, "", self._plan.crowd, None)
+            for name in _order([*self._names, CEILING], number):
+                if name in self._more:
+                    self._crowd(name, "", self._plan.crowd, None)
                 self._crowd(name, "_tls", self._plan.crowd_tls, self._certificate)
 
     def idling(self) -> None:
@@ -204,16 +213,15 @@ class Comparison:
 
     def _note(self, key: str, relay: Server, value: float) -> None:
         result = self.results[key]
-        values = {OURS: result.ours, THEIRS: result.theirs, CEILING: result.ceiling}
-        if key == "forward_observed":
-            values = {OBSERVED: result.ours, OURS: result.theirs}
+        ours, theirs = BESIDE.get(key, (OURS, THEIRS))
+        values = {CEILING: result.ceiling, ours: result.ours, theirs: result.theirs}
         values[relay.name].append(value)
 
     def _forward(
-        self, relay: Server, key: str, in_flight: int, *, turns: bool = False
+        self, relay: Server, key: str, in_flight: int, **rhythm: bool
     ) -> list[float]:
         """Forward for a while, and note the CPU of a message; gives the latencies."""
-        traffic = load.Traffic(self._target(relay), PAIRS, in_flight, turns)
+        traffic = load.traffic(self._target(relay), PAIRS, in_flight, **rhythm)
         traffic.run(WARM_UP)
         before = processes.cpu(relay.pid)
         took = traffic.run(self._plan.seconds)
@@ -237,6 +245,8 @@ class Comparison:
         load.close(clients)
         self._note(f"connect{suffix}", relay, spent / count)
         self._note(f"memory{suffix}", relay, grown / count)
+        if pair is not None and name != THEIRS:
+            self._note("connect_ceiling", relay, spent / count)
 
 
 def _order(items: Sequence[T], number: int) -> Sequence[T]:
@@ -283,7 +293,7 @@ def main() -> int:
     )
     parser.add_argument("--no-reference", action="store_true")
     parser.add_argument(
-        "--ceiling", action="store_true", help="also a switchboard in Cython"
+        "--ceiling", action="store_true", help="a switchboard in Cython in all rows"
     )
     parser.add_argument(
         "--quiet", action="store_true", help="the relays log warnings only"

@@ -181,6 +181,11 @@ def message(source: str, peer: str, kind: str = "offer") -> bytes:
     ).encode()
 
 
+def sender(message: bytes) -> bytes:
+    """UUID of the sender of a message: its first field, as ProxyStore writes it."""
+    return message[17:53]
+
+
 def _session(rng: random.Random) -> str:
     """A session description with the fields of aiortc's."""
     lines = [

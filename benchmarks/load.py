@@ -15,9 +15,10 @@ import json
 import multiprocessing
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from statistics import median
@@ -108,181 +109,220 @@ def one_by_one(target: Target, count: int) -> list[float]:
 # -- forwarding
 
 
-class Party:
-    """A client that sends one message to each of its partners, and waits for theirs.
+@dataclass
+class Group:
+    """Sources, which offer, and targets, which answer: each source to each target.
 
-    An exchange is an offer and its answer, since a relay need not pass on an offer
-    while the one before is not answered. Each party counts: when all its partners have
-    spoken, none of them waits for anything but it.
+    Attributes:
+        rounds: Rounds that have begun. Each source takes part in all of them.
+    """
+
+    rounds: int = 0
+
+
+class Party:
+    """A client in a group: it sends a message to each partner, and awaits theirs.
+
+    A round is an offer of each source to each target, and the answers. A relay need not
+    pass on an offer while the one before is not answered. A target answers when it has
+    all offers. A source begins the next round when it has all answers.
 
     Args:
         client: The client.
-        kind: What it sends: ``offer`` or ``answer``.
-        partners: UUIDs of its partners.
-        heard: Called with the party and a number when so many messages have come.
+        kind: The messages that it sends: ``offer`` or ``answer``.
+        partners: The clients of the other side.
+        group: The group.
 
     Attributes:
-        took: Seconds that each of the latest messages took from its sender, where there
-            is one partner.
-        texts: What it sends.
+        texts: The messages that it sends.
+        rounds: Rounds in which it has sent them.
+        since: When it sent the latest ones, in seconds.
+        took: Seconds that each message took from its sender, if there is one partner.
+        partner: This partner.
+        partners: UUIDs of all partners.
     """
 
     def __init__(
-        self,
-        client: Client,
-        kind: str,
-        partners: Sequence[str],
-        heard: Callable[[Party, int], None],
+        self, client: Client, kind: str, partners: Sequence[Client], group: Group
     ) -> None:
         self.client = client
         self.offers = kind == "offer"
-        self.texts = [frames.message(client.uuid, peer, kind) for peer in partners]
+        self.texts = [frames.message(client.uuid, p.uuid, kind) for p in partners]
+        self.rounds = 0
+        self.since = 0.0
         self.took: list[float] = []
         self.partner: Party | None = None
+        self.group = group
         self._frames = b"".join(frames.text(t, client.window) for t in self.texts)
-        self._heard = heard
-        self._waits = len(partners)
-        self._since = 0.0
-        client.on_texts = self._received
+        self.partners = frozenset(p.uuid.encode() for p in partners)
+        self._awaited = set(self.partners)
+
+    def begins(self, may_begin: bool) -> bool:
+        """Whether this source takes part in another round.
+
+        Args:
+            may_begin: Whether it may be the first one.
+        """
+        if may_begin and self.rounds == self.group.rounds:
+            self.group.rounds += 1
+        return self.rounds < self.group.rounds
 
     def send(self) -> None:
         """Send a message to each partner."""
-        self._since = time.perf_counter()
-        self.client.send(self._frames, 1)
+        self.rounds += 1
+        self.since = time.perf_counter()
+        self.client.send(self._frames)
 
-    @property
-    def complete(self) -> bool:
-        """Whether all partners have spoken; asked once for each time."""
-        if self._waits:
-            return False
-        self._waits = len(self.texts)
-        return True
+    def hear(self, sender: bytes) -> bool:
+        """Note a message; whether it is the last one of this round.
 
-    def _received(self, count: int) -> None:
+        Raises:
+            KeyError: No message of this sender is awaited.
+        """
+        self._awaited.remove(sender)
         if self.partner is not None:
-            now = time.perf_counter()
-            self.took.append(now - self.partner._since)
-        self._waits -= count
-        if self._waits < 0:
-            raise Failed("an offer came back: " + self.client.last.decode())
-        self._heard(self, count)
+            self.took.append(time.perf_counter() - self.partner.since)
+        if self._awaited:
+            return False
+        self._awaited.update(self.partners)
+        return True
 
 
 class Traffic:
     """Clients that exchange offers and answers.
 
     Args:
-        target: The relay.
-        pairs: How many clients make offers.
-        in_flight: Exchanges that each of these has under way, with as many others.
-        turns: Whether the pairs take turns, so that with one in flight the relay has
-            never more than one message to handle.
+        hub: Runs the clients.
+        groups: Sources and targets of each group. A client may be in many groups.
+        turns: Whether one client sends at a time, each in its turn.
+
+    Attributes:
+        messages: Messages that arrived in the latest run.
+
+    Raises:
+        Failed: A message arrives otherwise than it was sent.
     """
 
     def __init__(
-        self, target: Target, pairs: int, in_flight: int, turns: bool = False
+        self,
+        hub: Hub,
+        groups: Iterable[tuple[Sequence[Client], Sequence[Client]]],
+        turns: bool = False,
     ) -> None:
-        self.hub = Hub()
         self.messages = 0
-        # With one partner each, or with all on the other side.
-        others = pairs if in_flight == 1 else in_flight
-        uuids = identities(pairs + others)
-        self._clients = connect(self.hub, target, uuids, 16)
-        by_uuid = {client.uuid: client for client in self._clients}
-        left, right = uuids[:pairs], uuids[pairs:]
-        alone = in_flight == 1
-        self._sources = [
-            Party(by_uuid[u], "offer", [right[n]] if alone else right, self._heard)
-            for n, u in enumerate(left)
-        ]
-        self._targets = [
-            Party(by_uuid[u], "answer", [left[n]] if alone else left, self._heard)
-            for n, u in enumerate(right)
-        ]
+        self._hub = hub
+        self._turns = turns
+        self._sources: list[Party] = []
+        self._targets: list[Party] = []
+        common = Group()
+        for sources, targets in groups:
+            group = common if turns else Group()
+            ours = [Party(client, "offer", targets, group) for client in sources]
+            theirs = [Party(client, "answer", sources, group) for client in targets]
+            if len(ours) == len(theirs) == 1:
+                ours[0].partner, theirs[0].partner = theirs[0], ours[0]
+            self._sources += ours
+            self._targets += theirs
         self._parties = [*self._sources, *self._targets]
-        if alone:
-            for source, other in zip(self._sources, self._targets, strict=True):
-                source.partner, other.partner = other, source
-        self._next = itertools.cycle(self._parties) if turns else None
+        by_sender: dict[Client, dict[bytes, Party]] = defaultdict(dict)
+        for party in self._parties:
+            parties = by_sender[party.client]
+            parties.update(dict.fromkeys(party.partners, party))
+            party.client.on_texts = partial(self._received, parties)
         self._verify()
 
     def run(self, seconds: float) -> list[float]:
-        """Keep exchanges under way for a while, and let them all end.
+        """Begin rounds for a while, and let them all end.
 
         Returns:
             Seconds that each message took.
+
+        Raises:
+            Failed: A message is not awaited, or the run ends inside a round.
         """
         for party in self._parties:
             party.took.clear()
-        self.messages, self._under_way = 0, 0
+        self.messages = self._under_way = 0
         self._open = True
-        self._start()
+        self._order = itertools.cycle(self._parties)
+        for source in [next(self._order)] if self._turns else self._sources:
+            self._go_on(source)
         deadline = time.perf_counter() + seconds
-        self.hub.until(lambda: time.perf_counter() >= deadline)
+        self._hub.until(lambda: time.perf_counter() >= deadline)
         self._open = False
-        self.hub.until(lambda: not self._under_way)
+        self._hub.until(lambda: not self._under_way)
+        if any(party.rounds < party.group.rounds for party in self._parties):
+            raise Failed("the run ended inside a round")
         return [took for party in self._parties for took in party.took]
 
     def close(self) -> None:
         """End all connections."""
-        close(self._clients)
+        close([party.client for party in self._parties])
 
-    _open = False
-    _under_way = 0
+    _texts: list[bytes] | None = None
 
-    def _start(self) -> None:
-        if self._next is None:
-            for source in self._sources:
-                self._send(source)
-        else:
-            self._under_way = len(self._parties)
-            next(self._next).send()
+    def _received(self, parties: Mapping[bytes, Party], texts: list[bytes]) -> None:
+        if self._texts is not None:
+            self._texts += texts
+        for text in texts:
+            sender = frames.sender(text)
+            try:
+                # The sender of a returned offer is its receiver, which awaits none.
+                party = parties[sender]
+                is_last = party.hear(sender)
+            except KeyError:
+                raise Failed("not awaited: " + text.decode()) from None
+            self.messages += 1
+            self._under_way -= 1
+            if is_last:
+                self._go_on(next(self._order) if self._turns else party)
 
-    def _send(self, party: Party) -> None:
-        self._under_way += len(party.texts)
-        party.send()
-
-    def _heard(self, party: Party, count: int) -> None:
-        self.messages += count
-        self._under_way -= count
-        if not party.complete:
-            return
-        if self._next is not None:
-            self._take_turns()
-        elif self._open or not party.offers:
-            self._send(party)
-
-    def _take_turns(self) -> None:
-        if self._next is None:
-            return
-        if not self._under_way and self._open:
-            self._under_way = len(self._parties)
-        if self._under_way:
-            next(self._next).send()
+    def _go_on(self, party: Party) -> None:
+        if not party.offers or party.begins(self._open):
+            self._under_way += len(party.texts)
+            party.send()
 
     def _verify(self) -> None:
         """Let one exchange of each pair take place, and compare what arrives.
 
         The first offer of a pair may wait at the relay for one that crosses it. Those
         that are measured come after it.
-
-        Raises:
-            Failed: It is not what was sent.
         """
-        for party in self._parties:
-            party.client.keeps = True
-        self._start()
-        self.hub.until(lambda: not self._under_way)
-        sent = {
-            (text["source_uuid"], text["peer_uuid"]): text
-            for party in self._parties
-            for text in map(json.loads, party.texts)
-        }
-        for party in self._parties:
-            party.client.keeps = False
-            last = json.loads(party.client.last)
-            if sent.get((last["source_uuid"], last["peer_uuid"])) != last:
-                raise Failed("a message arrives otherwise than it was sent")
+        self._texts = []
+        self.run(0.0)
+        sent = [text for party in self._parties for text in party.texts]
+        if _spelled(self._texts) != _spelled(sent):
+            raise Failed("a message arrives otherwise than it was sent")
+        self._texts = None
+
+
+def _spelled(texts: Iterable[bytes]) -> set[str]:
+    """Different messages, in one spelling."""
+    return {json.dumps(json.loads(text), sort_keys=True) for text in texts}
+
+
+def traffic(
+    target: Target, pairs: int, in_flight: int, turns: bool = False, loop: bool = False
+) -> Traffic:
+    """Connect clients that exchange offers and answers.
+
+    Args:
+        target: The relay.
+        pairs: How many clients make offers.
+        in_flight: Exchanges that each of these has under way, with as many others.
+        turns: Whether pairs take turns: one message is in flight in all.
+        loop: Whether clients react to each message at once, and not when they have
+            one of each partner.
+    """
+    hub = Hub()
+    alone = turns or in_flight == 1
+    others = pairs if alone else in_flight
+    clients = connect(hub, target, identities(pairs + others), 16)
+    sides = clients[:pairs], clients[pairs:]
+    if not alone and not loop:
+        return Traffic(hub, [sides], turns)
+    each = zip(*sides, strict=True) if alone else itertools.product(*sides)
+    return Traffic(hub, [([source], [other]) for source, other in each], turns)
 
 
 # -- idling
@@ -455,16 +495,16 @@ class Witness:
 
 def _witness(url: str, bearer: str | None, pipe: Connection, stop: Event) -> None:
     tls = trusting(anything=True) if url.startswith("wss:") else None
-    traffic = Traffic(Target(url, tls, bearer), 1, 1)
+    pair = traffic(Target(url, tls, bearer), 1, 1)
     pipe.send(None)
     worst = 0.0
     while not stop.is_set():
-        worst = max(worst, *traffic.run(0.0))
+        worst = max(worst, *pair.run(0.0))
         if pipe.poll(WITNESS_PACE):
             pipe.recv()
             pipe.send(worst)
             worst = 0.0
-    traffic.close()
+    pair.close()
 
 
 # -- the command
@@ -479,20 +519,21 @@ def _measured(pid: int | None) -> Callable[[], float | None]:
 
 
 def _forward(target: Target, arguments: argparse.Namespace) -> dict[str, object]:
-    traffic = Traffic(target, arguments.pairs, arguments.in_flight, arguments.turns)
-    traffic.run(min(0.5, arguments.seconds))
+    pairs, in_flight = arguments.pairs, arguments.in_flight
+    load = traffic(target, pairs, in_flight, arguments.turns, arguments.loop)
+    load.run(min(0.5, arguments.seconds))
     spent, own = _measured(arguments.pid), time.process_time()
     began = time.perf_counter()
-    took = traffic.run(arguments.seconds)
+    took = load.run(arguments.seconds)
     passed, server = time.perf_counter() - began, spent()
-    traffic.close()
+    load.close()
     return {
-        "messages": traffic.messages,
-        "messages_per_second": traffic.messages / passed,
+        "messages": load.messages,
+        "messages_per_second": load.messages / passed,
         "median": median(took) if took else None,
         "p99": percentile(took, 0.99) if took else None,
-        "client_cpu": (time.process_time() - own) / traffic.messages,
-        "server_cpu": None if server is None else server / traffic.messages,
+        "client_cpu": (time.process_time() - own) / load.messages,
+        "server_cpu": None if server is None else server / load.messages,
     }
 
 
@@ -557,8 +598,12 @@ def _parser() -> argparse.ArgumentParser:
     forward = scenarios.add_parser("forward", help="pairs send offers")
     forward.add_argument("--pairs", type=int, default=16)
     forward.add_argument("--in-flight", type=int, default=32, help="of each pair")
-    forward.add_argument(
-        "--turns", action="store_true", help="pairs take turns; --in-flight is of all"
+    rhythm = forward.add_mutually_exclusive_group()
+    rhythm.add_argument(
+        "--turns", action="store_true", help="pairs take turns, one message in all"
+    )
+    rhythm.add_argument(
+        "--loop", action="store_true", help="clients react to each message at once"
     )
     forward.add_argument("--seconds", type=float, default=5.0)
     forward.set_defaults(run=_forward)

@@ -22,6 +22,7 @@ STOPS = 15.0
 EXPECTED = (
     r" ERROR +\S+relay\.toml:\d+: prot: unknown setting",
     r" ERROR +nothing is reloaded; problems: 1$",
+    r" ERROR +the log to \S+ cannot be written: ",
     r" ERROR +Globus Auth .*: new clients are asked to come back$",
 )
 """Lines of the log at ERROR that belong to what is done to the relay."""

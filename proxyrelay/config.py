@@ -666,8 +666,11 @@ def load(
         line = getattr(error, "line", None) or _line_of_repetition(text)
         words = re.sub(r" at line \d+ col (\d+)$", r" (column \1)", str(error))
         words = words.replace("'\\x00'", "the end of the file")
-        if line is not None and _UNQUOTED.match(
-            "".join(text.splitlines()[line - 1 : line])
+        words = words.replace(" (column 0)", "")
+        if (
+            not isinstance(error, KeyAlreadyPresent)
+            and line is not None
+            and _UNQUOTED.match("".join(text.splitlines()[line - 1 : line]))
         ):
             words += '; a text needs quotes: "..."'
         problem = Problem("", f"is not valid TOML: {words}", line, str(path))

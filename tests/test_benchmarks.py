@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import operator
 import random
 import zlib
+from collections import defaultdict, deque
+from collections.abc import Callable
 from xml.etree import ElementTree as ET
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import frames, plot, processes
+from benchmarks.client import Client, Failed, Hub
 from benchmarks.figures import Result, Row, document, percentile, table
-from proxyrelay.switchboard.messages import PeerConnection, RegistrationRequest, decode
+from benchmarks.load import Party, Traffic, identities
+from proxyrelay.switchboard.messages import (
+    PeerConnection,
+    RegistrationRequest,
+    decode,
+    echo,
+)
 from tests.support.recording import A, B
 
 ROW = Row("forward", "forward & more", "us", 1e6, ratio=0.5)
@@ -21,7 +32,8 @@ def unmasked(frame: bytes) -> tuple[int, bytes]:
     """Opcode with flags, and payload, of a client's short or middling frame."""
     start = 4 if frame[1] & 0x7F == 126 else 2
     key, hidden = frame[start : start + 4], frame[start + 4 :]
-    return frame[0], bytes(b ^ key[i % 4] for i, b in enumerate(hidden))
+    mask = itertools.cycle(key)
+    return frame[0], bytes(map(operator.xor, hidden, mask))
 
 
 class FrameTests(SynchronousTestCase):
@@ -120,6 +132,173 @@ class MessageTests(SynchronousTestCase):
         ):
             head = b"HTTP/1.1 101 Switching Protocols\r\n" + extension
             self.assertEqual(frames.window(head), bits)
+
+
+class PerfectQueue(Hub):
+    """A relay without sockets: it passes on each message, one in each turn.
+
+    Messages of one client to another one stay in order, and all others do not.
+
+    Args:
+        seed: Of the order.
+        ahead: Turns until a run hears of the end of its time.
+
+    Attributes:
+        most: The most messages that waited in a turn.
+        held: Source and target whose messages are held back.
+        change: Changes each message.
+    """
+
+    def __init__(self, seed: int, ahead: int = 0) -> None:
+        self.clients: dict[str, QueueClient] = {}
+        self.waiting: dict[tuple[str, str], deque[bytes]] = defaultdict(deque)
+        self.most = 0
+        self.held: tuple[str, str] | None = None
+        self.change: Callable[[bytes], bytes] = lambda text: text
+        self._ahead = ahead
+        self._random = random.Random(seed)
+
+    def crowd(self, count: int) -> list[QueueClient]:
+        """New clients."""
+        return [QueueClient(self, uuid) for uuid in identities(count)]
+
+    def turn(self, _timeout: float) -> bool:
+        waiting = self.waiting.items()
+        pairs = [pair for pair, texts in waiting if texts and pair != self.held]
+        if not pairs:
+            return False
+        self.most = max(self.most, sum(map(len, self.waiting.values())))
+        source, target = self._random.choice(pairs)
+        text = self.waiting[source, target].popleft()
+        changed = self.change(text)
+        returned = json.loads(changed)["error"] is not None
+        self.clients[source if returned else target].on_texts([changed])
+        return True
+
+    def until(self, done: Callable[[], bool], patience: float = 0.0) -> None:
+        for _ in range(self._ahead):
+            self.turn(patience)
+        super().until(done, patience)
+
+
+class QueueClient(Client):
+    """A client of a perfect queue."""
+
+    def __init__(self, queue: PerfectQueue, uuid: str) -> None:
+        self.uuid = uuid
+        self.window = None
+        self._queue = queue
+        queue.clients[uuid] = self
+
+    def send(self, frame: bytes) -> None:
+        while frame:
+            size = 8 + int.from_bytes(frame[2:4], "big")
+            text = unmasked(frame[:size])[1]
+            self._queue.waiting[self.uuid, json.loads(text)["peer_uuid"]].append(text)
+            frame = frame[size:]
+
+
+class TrafficTests(SynchronousTestCase):
+    """Exchanges over a queue that loses nothing."""
+
+    def setUp(self) -> None:
+        self.queue = PerfectQueue(1)
+
+    def groups(
+        self, queue: PerfectQueue, *, loop: bool = False
+    ) -> list[tuple[list[QueueClient], list[QueueClient]]]:
+        """Three sources and two targets, in one group or a group for each pair."""
+        sources, targets = queue.crowd(3), queue.crowd(2)
+        if not loop:
+            return [(sources, targets)]
+        return [([s], [t]) for s, t in itertools.product(sources, targets)]
+
+    def test_run_closed_at_any_moment_ends_with_whole_rounds(self) -> None:
+        for seed, ahead in itertools.product(range(3), range(25)):
+            queue = PerfectQueue(seed, ahead)
+            traffic = Traffic(queue, self.groups(queue))
+            for _ in range(2):
+                traffic.run(0.0)
+                self.assertGreaterEqual(traffic.messages, max(12, ahead))
+                self.assertEqual(traffic.messages % 12, 0)
+                self.assertFalse(any(queue.waiting.values()))
+
+    def test_run_in_a_loop_ends_with_whole_exchanges(self) -> None:
+        for ahead in range(15):
+            queue = PerfectQueue(ahead, ahead)
+            traffic = Traffic(queue, self.groups(queue, loop=True))
+            for _ in range(2):
+                traffic.run(0.0)
+                self.assertGreaterEqual(traffic.messages, max(12, ahead))
+                self.assertEqual(traffic.messages % 2, 0)
+                self.assertFalse(any(queue.waiting.values()))
+
+    def test_run_in_a_loop_lets_no_client_wait_for_another_pair(self) -> None:
+        queue = PerfectQueue(1, 200)
+        groups = self.groups(queue, loop=True)
+        traffic = Traffic(queue, groups)
+        (source,), (target,) = groups[0]
+        queue.held = source.uuid, target.uuid
+        self.assertRaises(Failed, traffic.run, 0.0)
+        self.assertGreaterEqual(traffic.messages, 200)
+
+    def test_run_in_turns_has_one_message_under_way(self) -> None:
+        for ahead in range(13):
+            queue = PerfectQueue(ahead, ahead)
+            groups = [(queue.crowd(1), queue.crowd(1)) for _ in range(3)]
+            traffic = Traffic(queue, groups, turns=True)
+            for _ in range(2):
+                traffic.run(0.0)
+                self.assertEqual(traffic.messages % 6, 0)
+            self.assertEqual(queue.most, 1)
+
+    def test_run_with_sources_that_begin_alone_is_an_error(self) -> None:
+        def begins(party: Party, may_begin: bool) -> bool:
+            return together(party, may_begin) and may_begin
+
+        together = Party.begins
+        self.patch(Party, "begins", begins)
+        outcomes = []
+        for ahead in range(12, 36):
+            queue = PerfectQueue(1, ahead)
+            try:
+                Traffic(queue, self.groups(queue))
+            except Failed as error:
+                outcomes.append(str(error))
+        self.assertEqual(set(outcomes), {"the run ended inside a round"})
+
+    def test_returned_offer_is_no_answer(self) -> None:
+        def returned(text: bytes) -> bytes:
+            message = decode(text)
+            assert isinstance(message, PeerConnection)
+            return echo(message, "The peer is unknown.")
+
+        self.queue.change = returned
+        for loop in (False, True):
+            groups = self.groups(self.queue, loop=loop)
+            error = self.assertRaises(Failed, Traffic, self.queue, groups)
+            self.assertIn("The peer is unknown.", str(error))
+
+    def test_second_message_of_a_round_is_an_error(self) -> None:
+        groups = self.groups(self.queue)
+        traffic = Traffic(self.queue, groups)
+        client = groups[0][0][0]
+        send = client.send
+        self.patch(client, "send", lambda frame: send(frame * 2))
+        error = self.assertRaises(Failed, traffic.run, 0.0)
+        self.assertTrue(str(error).startswith("not awaited: "), error)
+
+    def test_changed_message_is_an_error(self) -> None:
+        self.queue.change = lambda text: text.replace(b"cluster", b"another", 1)
+        error = self.assertRaises(Failed, Traffic, self.queue, self.groups(self.queue))
+        self.assertEqual(str(error), "a message arrives otherwise than it was sent")
+
+    def test_lost_message_is_an_error(self) -> None:
+        groups = self.groups(self.queue)
+        traffic = Traffic(self.queue, groups)
+        self.queue.held = groups[0][0][0].uuid, groups[0][1][0].uuid
+        error = self.assertRaises(Failed, traffic.run, 0.0)
+        self.assertTrue(str(error).startswith("nothing from the relay"), error)
 
 
 class ProcessTests(SynchronousTestCase):

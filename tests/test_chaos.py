@@ -191,6 +191,8 @@ class ReportTests(SynchronousTestCase):
             f"{when} ERROR    Globus Auth answered 503 (TROUBLE): new clients are "
             "asked to come back",
             f"{when} ERROR    nothing is reloaded; problems: 1",
+            f"{when} ERROR    the log to /a/b.log cannot be written: File too large; "
+            "the relay serves on",
         ]
         bad = [
             f"{when} ERROR    anything else",

@@ -64,7 +64,7 @@ class UnitTests(SynchronousTestCase):
         for kind in ("service", "socket"):
             text = (CONF / f"proxyrelay.{kind}").read_text()
             text = re.sub("/opt/proxyrelay/bin/[a-z]+", "/bin/true", text)
-            text = text.replace("proxyrelay@1.service", "proxyrelay.service.app")
+            text = text.replace("proxyrelay@1.service", "proxyrelay.service")
             text = re.sub(
                 "^# (Sockets|LoadCredential|SupplementaryGroups)=",
                 r"\1=",
@@ -81,12 +81,12 @@ class UnitTests(SynchronousTestCase):
         """From 0 to 10: what is left is the network, and what TLS needs."""
         done = run(
             *("systemd-analyze", "security", "--offline=yes", "--no-pager"),
-            *("--threshold=15", CONF / "proxyrelay.service.app"),
+            *("--threshold=15", CONF / "proxyrelay.service"),
         )
         self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_the_unit_has_the_folders_that_the_examples_name(self) -> None:
-        text = (CONF / "proxyrelay.service.app").read_text()
+        text = (CONF / "proxyrelay.service").read_text()
         example = (CONF / "relay.toml").read_text()
         made = {"Runtime": "/run", "Logs": "/var/log", "State": "/var/lib"}
         self.assertEqual(
@@ -101,7 +101,7 @@ class UnitTests(SynchronousTestCase):
         self.assertIn("\nStateDirectoryMode=0700\n", text)  # for a key
 
     def test_the_relay_tells_what_the_unit_waits_for(self) -> None:
-        text = (CONF / "proxyrelay.service.app").read_text()
+        text = (CONF / "proxyrelay.service").read_text()
         for line in ("Type=notify", "NotifyAccess=main", "WatchdogSec=60"):
             self.assertIn(f"\n{line}\n", text)
         self.assertIn(f"# LoadCredential={CREDENTIAL}:", text)

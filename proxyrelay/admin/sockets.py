@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -28,13 +29,16 @@ def bind(
     Args:
         place: Host and port, or the path of a socket in the file system.
         shared: Whether another relay may listen there, which this one takes over from.
-        accepting: Whether callers may connect; else it is only tried whether the host
-            and port can be had.
+        accepting: Whether callers may connect; else the place is only tried, and no
+            socket is made in the file system.
 
     Raises:
         StartError: That cannot be.
     """
     if isinstance(place, Path):
+        if not accepting:
+            _try(place)
+            return []
         return [_at(place, shared)]
     try:
         return listening.bind(*place, reuse=shared, accepting=accepting)
@@ -88,6 +92,20 @@ def _check_adopted(taken: socket.socket, place: tuple[str, int] | Path) -> None:
         is_there = name[:2] in [address[:2] for *_, address in found]
     if not is_there:
         raise OSError("it listens elsewhere")
+
+
+def _try(path: Path) -> None:
+    """Tell whether a socket can be made at a path.
+
+    systemd makes folders below ``/run`` only when it starts the relay.
+    """
+    try:
+        _check(path, shared=True)
+        if not path.parent.is_dir() and Path("/run") not in path.parents:
+            raise OSError(errno.ENOENT, "there is no such folder")
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise StartError(f"cannot listen on {path}: {reason}", SETTING) from None
 
 
 def _at(path: Path, shared: bool) -> socket.socket:

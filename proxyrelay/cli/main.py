@@ -521,14 +521,14 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _not_bindable(settings: Config, loaded: config.Loaded) -> Iterator[Problem]:
-    """Try where the relay would listen, but for a socket in the file system."""
+    """Try where the relay would listen."""
     reuse, place = settings.reuse_port, settings.admin.place
     try:
         if loaded.sound("", "host", "port"):
             _try(
                 listen.bind(settings.host, settings.port, reuse=reuse, accepting=False)
             )
-        if loaded.sound("", "admin.listen") and isinstance(place, tuple):
+        if loaded.sound("", "admin.listen") and place is not None:
             _try(sockets.bind(place, reuse, accepting=False))
     except StartError as error:
         yield loaded.located(Problem(error.setting, str(error)))

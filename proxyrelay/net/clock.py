@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.base import ReactorBase
+
 Clock = Callable[[], float]
 """Gives the time in seconds: monotonic, or since 1970 where it is called wall time."""
 
@@ -22,10 +24,11 @@ def use_monotonic_time(reactor: Any, seconds: Clock = time.monotonic) -> None:
     order of Twisted's heap stays. Checked against Twisted 26.10.0.
 
     Args:
-        reactor: A `twisted.internet.base.ReactorBase`.
-        seconds: Time of that clock.
+        reactor: The reactor. One that is none of Twisted's own, such as one of tests,
+            keeps its clock.
+        seconds: Time of the clock.
     """
-    if reactor.seconds is seconds:
+    if not isinstance(reactor, ReactorBase) or reactor.seconds is seconds:
         return
     shift = seconds() - reactor.seconds()
     for call in (*reactor._pendingTimedCalls, *reactor._newTimedCalls):

@@ -1,9 +1,9 @@
 """TLS on the sockets of clients.
 
-OpenSSL reads and writes the socket itself. Twisted's way, for all kinds of transports,
-is to carry every byte between the socket and OpenSSL: through two buffers in memory for
-each connection, a protocol between the transport and ours, and a score of calls for
-each handshake. Checked against Twisted 26.10.0 and pyOpenSSL 26.4.0.
+OpenSSL reads and writes the socket itself. Twisted's TLS carries every byte through two
+buffers in memory, which keep the size of the longest message. That costs more for each
+message, and more memory for each client; ``docs/explanation/performance.rst`` has the
+figures. Checked against Twisted 26.10.0 and pyOpenSSL 26.4.0.
 """
 
 from __future__ import annotations

@@ -198,7 +198,8 @@ class Writer:
         ended = False
         while not ended:
             lines, ended = self._gather()
-            stale, self._stale = self._stale, False
+            with self._lock:
+                stale, self._stale = self._stale, False
             if stale:
                 with suppress(OSError):
                     self._sink.close()

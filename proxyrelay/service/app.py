@@ -568,6 +568,7 @@ def makeService(options: Options) -> Application:
         return inspected()
 
     use_monotonic_time(reactor)
+    _ignore_early_signals(options)
     found = inspected()
     limit = process.raise_limit()
     try:
@@ -618,6 +619,17 @@ def makeService(options: Options) -> Application:
         wrong = Problem("limits.connections", short)
         log.warn("{problem}", event="problem", problem=str(wrong))
     return application
+
+
+def _ignore_early_signals(options: Options) -> None:
+    """Keep signals that ask a relay for something from ending one that starts."""
+    numbers = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+    twistd: Any = options.parent or {}
+    if twistd.get("logfile"):
+        numbers.discard(signal.SIGUSR1)  # twistd sets it only where nobody has
+    for number in numbers:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _supervision(

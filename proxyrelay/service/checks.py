@@ -274,7 +274,7 @@ def _unwritable(file: Path) -> str | None:
     if _is_descriptor(file):
         return f"{file} is an open file of a process: it could not be put aside"
     if os.path.exists(file) and not (os.path.isfile(file) and os.access(file, os.W_OK)):
-        return f"{file} is no file that can be written"
+        return f"{file} is no regular file that can be written"
     for place in (folder, *folder.parents):
         if os.path.exists(place):
             if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):

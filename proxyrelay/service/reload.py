@@ -227,6 +227,8 @@ class Reload(Service):
         try:
             pair = certificates.load(settings.certfile, settings.keyfile)
             wrong = tuple(pair.problems(certificates.now()))
+            if pair.chain == served.chain:
+                wrong = ()  # the start, or a reload, has told
             if not wrong and pair.chain != served.chain:
                 self._relay.change(settings, pair, self._relay.authenticator)
         except ConfigError as error:

@@ -126,11 +126,14 @@ class Peer(Protocol):
         Texts are kept meanwhile, for at most a second.
         """
 
-    def ping(self, answered: Callable[[], None]) -> None:
+    def ping(self, answered: Callable[[], None]) -> bool:
         """Ping the client. Does not block, and replaces the ping before.
 
         Args:
             answered: Called at the pong, after all messages before it.
+
+        Returns:
+            Whether the ping was sent. A client that reads nothing gets none.
         """
 
     def close(self, code: int, reason: str) -> None:

@@ -12,12 +12,23 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from proxyrelay.net.rate import Rate
 from proxyrelay.net.timers import TimeoutQueue
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
 
 PING_GAP = 0.001
 """Seconds from a pong to the next ping. Making an offer takes a client longer."""
+
+RETRY = 0.016
+"""Seconds until a ping that could not be sent is tried again."""
+
+PINGS = Rate(per_second=1000, burst=0.5)
+"""Pings for the offers of one holder: a user, or an address without authentication.
+Beyond it, offers of the holder wait for as long as they may."""
+
+HOLDERS = 1000
+"""Holders whose rates are remembered beside those that have some to pay for."""
 
 LATE_PONG = 0.003
 """Seconds by which the time of a pong may differ from the fastest one of a client."""
@@ -37,7 +48,7 @@ class _Probe:
     """Pings to a client, for as long as offers to it wait.
 
     Attributes:
-        offers: The offers, and when they began to wait.
+        offers: The offers: when each began to wait, and how long its receiver gathers.
         asked: When the last ping was sent.
         fastest: Seconds that the fastest pong took.
         idle: Since when no pong was late.
@@ -46,7 +57,7 @@ class _Probe:
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
-        self.offers: dict[Offer, float] = {}
+        self.offers: dict[Offer, tuple[float, float]] = {}
         self.asked = 0.0
         self.fastest = math.inf
         self.idle = math.inf
@@ -63,8 +74,8 @@ class _Probe:
         """The offers that nothing will cross."""
         return [
             offer
-            for offer, since in self.offers.items()
-            if now - max(since, self.idle) >= _gathering(offer)
+            for offer, (since, gathering) in self.offers.items()
+            if offer.text is None or now - max(since, self.idle) >= gathering
         ]
 
 
@@ -85,6 +96,7 @@ class Crossing:
         self._deadlines = TimeoutQueue(clock, seconds, self._expired)
         self._probes: dict[Peer, _Probe] = {}
         self._probe_of: dict[Offer, _Probe] = {}
+        self._ping_debts: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._deadlines)
@@ -102,7 +114,7 @@ class Crossing:
         is_new = probe is None
         if probe is None:
             probe = self._probes[peer] = _Probe(peer)
-        probe.offers[offer] = self._clock.seconds()
+        probe.offers[offer] = self._clock.seconds(), _gathering(offer)
         self._probe_of[offer] = probe
         if is_new:
             self._ask(probe)
@@ -140,8 +152,20 @@ class Crossing:
 
     def _ask(self, probe: _Probe) -> None:
         probe.timer = None
-        probe.asked = self._clock.seconds()
-        probe.peer.ping(lambda: self._answered(probe))
+        now = probe.asked = self._clock.seconds()
+        offer = next(iter(probe.offers))
+        debt = self._ping_debts.get(offer.holder, 0.0)
+        allowed = not offer.capped or not PINGS.over(debt, now)
+        if allowed and probe.peer.ping(lambda: self._answered(probe)):
+            self._ping_debts[offer.holder] = PINGS.spend(debt, now)
+            self._forget_debts(now)
+        else:
+            probe.timer = self._clock.callLater(RETRY, self._ask, probe)
+
+    def _forget_debts(self, now: float) -> None:
+        if len(self._ping_debts) > HOLDERS:
+            owing = {name: due for name, due in self._ping_debts.items() if due > now}
+            self._ping_debts = owing
 
     def _answered(self, probe: _Probe) -> None:
         if not probe.offers:

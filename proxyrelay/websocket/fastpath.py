@@ -35,10 +35,10 @@ these:"""
 LENGTH_16 = 126
 LENGTH_64 = 127
 
-AT_ONCE = 128
-"""Frames of one read that are acted upon at once. A read of 64 kB has ten of what stock
-clients send one after the other, and ten thousand of what somebody sends who would keep
-the relay from others."""
+AT_ONCE = 16
+"""Frames of one read that are acted upon at once; an offer takes up to 0.1 ms. A stock
+client sends one after the other, and 64 clients that send as much as they can keep
+others waiting for 0.1 s."""
 
 NOTHING = (0, 0)
 """No frame begins and ends there."""

@@ -48,9 +48,6 @@ _AUTHORIZATION = re.compile(rb"\r\nauthorization:", re.IGNORECASE)
 
 _ORIGIN = re.compile(rb"\r\n(?:sec-websocket-)?origin:([^\r]*)", re.IGNORECASE)
 
-# What follows a space may be the rest of a secret.
-_NAME = re.compile(rb"([^\s:]+)[^:]*:")
-
 _BODY = re.compile(
     rb"\r\n(transfer-encoding|content-length(?!:[\t ]*0[\t ]*\r)):", re.IGNORECASE
 )
@@ -133,11 +130,13 @@ def _place(line: bytes, is_first: bool) -> str:
     """Name a line for the log. Its value may be a secret, and is left out."""
     if is_first:
         return "the request line"
-    name = _NAME.match(line)
-    if name is None:
+    # What follows a space may be the rest of a secret.
+    before, colon, _ = line.partition(b":")
+    name = before.split(maxsplit=1)[0] if before.strip() else b""
+    if not colon or not line.startswith(name or b":"):
         return "a header line without a name"
-    dots = "..." if len(name[1]) > NAME_SHOWN else ""
-    return f"header {name[1][:NAME_SHOWN].decode('latin-1')}{dots}"
+    dots = "..." if len(name) > NAME_SHOWN else ""
+    return f"header {name[:NAME_SHOWN].decode('latin-1')}{dots}"
 
 
 def _malformed(head: bytes) -> str:

@@ -193,6 +193,7 @@ class RelayProtocol(FrameFastPath):
     _slow: float | None = None
     _told_slow = False
     _rest = b""
+    _asked_for = 0
     _early = 0
     _after = 0
     _records = 0
@@ -270,7 +271,8 @@ class RelayProtocol(FrameFastPath):
         if not below.connected:
             raise PeerGone
         limit = self.factory.config.max_unread_bytes
-        if self._paused and self._unread + len(text) > limit:
+        is_kept = self._paused or self._follows
+        if is_kept and self._unread + len(text) > limit:
             raise PeerBusy
         self._say(text)
 
@@ -284,7 +286,8 @@ class RelayProtocol(FrameFastPath):
             return
         self._follows = True
         other._follower = self
-        self.pauseProducing()  # what is kept counts as unread
+        if not self._paused:
+            self._unread = 0
         if self._held is None:
             self._held = []
         self.factory.followers.begin(self)
@@ -292,20 +295,25 @@ class RelayProtocol(FrameFastPath):
     def stop_following(self) -> None:
         """Send what was kept."""
         if self._follows:
-            self._follows = self._paused = False
+            self._follows = False
             self.factory.followers.end(self)
             self.send_held()
 
-    def ping(self, answered: Callable[[], None]) -> None:
+    def ping(self, answered: Callable[[], None]) -> bool:
         """Send a ping, unless the connection is closing, or the client reads nothing.
 
         Args:
             answered: Called at the pong.
+
+        Returns:
+            Whether the ping was sent.
         """
-        if self.state == self.STATE_OPEN and not self._paused:
-            payload = token_bytes(4)
-            self._probe = payload, answered
-            self.sendData(header(PING, len(payload)) + payload)
+        if self.state != self.STATE_OPEN or self._paused or self._follows:
+            return False
+        payload = token_bytes(4)
+        self._probe = payload, answered
+        self.sendData(header(PING, len(payload)) + payload)
+        return True
 
     def close(self, code: int, reason: str) -> None:
         """Start the close handshake, unless the connection is past it.
@@ -751,6 +759,7 @@ class RelayProtocol(FrameFastPath):
             self._enter(Phase.READY)
         elif self._probe is not None and payload == self._probe[0]:
             (_, answered), self._probe = self._probe, None
+            self._asked_for += 1
             try:
                 answered()
             except Exception:
@@ -863,8 +872,11 @@ class RelayProtocol(FrameFastPath):
     def frames_received(self, count: int) -> None:
         """Read on later from a client that is too fast. Nothing is lost by that.
 
-        It is done once for each read, since that is what costs time.
+        It is done once for each read, since that is what costs time. Pongs that the
+        relay has asked for are free.
         """
+        count -= self._asked_for
+        self._asked_for = 0
         factory = self.factory
         now = factory.clock.seconds()
         if self.state != self.STATE_OPEN:
@@ -931,7 +943,7 @@ class RelayProtocol(FrameFastPath):
 
         Autobahn's way to write in pieces is left out, as are its log lines.
         """
-        if self._paused:
+        if self._paused or self._follows:
             self._unread += len(data)
             if self._unread > 2 * self.factory.config.max_unread_bytes:
                 self._drop("left too much unread")

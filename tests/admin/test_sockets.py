@@ -108,6 +108,24 @@ class FileTests(SocketTestCase):
         self.path = self.path.parent / "none" / "s"
         self.assertIn("no such file or directory", self.refused())
 
+    def test_place_that_is_only_tried_is_left_as_it_is(self) -> None:
+        self.assertEqual(sockets.bind(self.path, False, accepting=False), [])
+        self.assertFalse(self.path.exists())
+        self.bind()
+        self.assertEqual(sockets.bind(self.path, False, accepting=False), [])
+        made_later = Path("/run/proxyrelay-that-systemd-makes/s")
+        self.assertEqual(sockets.bind(made_later, False, accepting=False), [])
+
+    def test_place_that_cannot_be_had_is_refused_when_it_is_tried(self) -> None:
+        self.path.touch()
+        for path, why in (
+            (self.path, "something is there that is no socket"),
+            (self.path.with_name("missing") / "s", "no such file or directory"),
+        ):
+            with self.assertRaises(StartError) as caught:
+                sockets.bind(path, False, accepting=False)
+            self.assertIn(why, str(caught.exception))
+
 
 class PortTests(SynchronousTestCase):
     """A port."""

@@ -343,10 +343,10 @@ class InspectionTests(SynchronousTestCase):
         (self.folder / "logs").mkdir()
         os.mkfifo(self.folder / "fifo")
         for name, text in (
-            ("logs", "is no file that can be written"),
-            ("fifo", "is no file that can be written"),
+            ("logs", "is no regular file that can be written"),
+            ("fifo", "is no regular file that can be written"),
             ("relay.toml/a.log", "is no folder that can be written or made"),
-            ("/dev/null", "is no file that can be written"),
+            ("/dev/null", "is no regular file that can be written"),
         ):
             found = self.inspect(HOST + f"logging.audit_log = '{name}'\n")
             (problem,) = found.problems

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +298,15 @@ class WatchTests(ReloadTestCase):
         self.assertIs(self.served(), self.new)
         self.assertEqual(self.look(), [])
         self.assertEqual(self.relay.changes, 1)
+
+    def test_expired_certificate_that_is_served_is_not_told_of_again(self) -> None:
+        expired = Authority(end=datetime(2020, 1, 1, tzinfo=timezone.utc))
+        expired.write(self.folder)
+        self.relay.pair = expired.pair()
+        self.assertEqual([self.look(), self.look()], [[], []])
+        self.new.write(self.folder)
+        (line,) = self.look()
+        self.assertTrue(line.startswith("serving a renewed certificate"))
 
     def test_may_be_written_again(self) -> None:
         self.look()

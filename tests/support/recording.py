@@ -63,9 +63,12 @@ class RecordingPeer:
         assert isinstance(other, RecordingPeer)
         self.follows = other
 
-    def ping(self, answered: Callable[[], None]) -> None:
+    def ping(self, answered: Callable[[], None]) -> bool:
+        if self.busy:
+            return False
         self.pings += 1
         self.pong = answered
+        return True
 
     def close(self, code: int, reason: str) -> None:
         if self.closed is None:

@@ -12,7 +12,13 @@ from proxyrelay.config import Offers
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
 from proxyrelay.switchboard.relay import Relay
-from proxyrelay.websocket.crossing import GATHERING, GATHERING_BY_STUN, Crossing
+from proxyrelay.websocket.crossing import (
+    GATHERING,
+    GATHERING_BY_STUN,
+    HOLDERS,
+    RETRY,
+    Crossing,
+)
 from tests.support.recording import (
     A,
     B,
@@ -61,11 +67,12 @@ class Client(RecordingPeer):
     def say(self, text: bytes) -> None:
         self.clock.callLater(self.trip, self.relay.receive, self, text)
 
-    def ping(self, answered: Callable[[], None]) -> None:
+    def ping(self, answered: Callable[[], None]) -> bool:
         def read() -> None:
             self.clock.callLater(self.trip, answered)
 
         self.when_read(read)
+        return True
 
     def answer(self, text: bytes) -> None:
         self.when_read(lambda: self.read(text))
@@ -266,6 +273,48 @@ class CrossingTests(SynchronousTestCase):
         while not self.passed:
             self.pong(0.001)
         self.assertEqual(self.passed, [waiting])
+
+    def test_crossing_with_a_client_that_reads_nothing_asks_again(self) -> None:
+        self.peer.busy = True
+        waiting = self.begin(self.offer())
+        self.clock.advance(RETRY)
+        self.assertEqual((self.passed, self.peer.pings), ([], 0))
+        self.peer.busy = False
+        self.clock.advance(RETRY)
+        for _ in range(6):
+            self.pong(0.001)
+        self.assertEqual(self.passed, [waiting])
+
+    def test_crossing_for_one_holder_bounds_the_pings(self) -> None:
+        peers = [RecordingPeer() for _ in range(700)]
+        for number, peer in enumerate(peers):
+            self.begin(self.offer(str(number)), peer)
+        self.assertLessEqual(sum(peer.pings for peer in peers), 501)
+        self.clock.pump([RETRY] * 5)
+        allowed = 1000 * (0.5 + 5 * RETRY)
+        self.assertLessEqual(sum(peer.pings for peer in peers), allowed + 1)
+        other = self.offer("other")
+        other.holder = "another one"
+        self.begin(other)
+        self.assertEqual(self.peer.pings, 1)
+        self.clock.pump([0.025] * 10)
+        self.assertEqual(len(self.passed), 701)
+
+    def test_crossing_forgets_holders_that_owe_nothing(self) -> None:
+        for number in range(2 * HOLDERS):
+            offer = self.offer(str(number))
+            offer.holder = str(number)
+            self.begin(offer, RecordingPeer())
+            self.crossing.stop()
+            self.clock.advance(0.01)
+        self.assertLessEqual(len(self.crossing._ping_debts), HOLDERS + 1)
+
+    def test_crossing_of_an_offer_that_is_dealt_with_pings_nobody(self) -> None:
+        waiting = self.begin(self.offer())
+        waiting.text = None
+        self.pong(0.001)
+        self.clock.advance(RETRY)
+        self.assertEqual((len(self.crossing), self.peer.pings), (0, 1))
 
     def test_nothing_is_left_when_it_stops(self) -> None:
         self.begin(self.offer())
