@@ -48,12 +48,12 @@ class Origin(Generic[T]):
             at which they came.
         ending: How many there are besides whose time is over.
         registered: When its registrations are paid for.
-        spoken: When its messages are.
+        message_debt: When its messages are.
     """
 
     __slots__ = (
         *("ending", "limited", "name", "open"),
-        *("registered", "spoken", "unregistered"),
+        *("message_debt", "registered", "unregistered"),
     )
 
     def __init__(self, name: str, limited: bool) -> None:

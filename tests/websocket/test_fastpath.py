@@ -394,7 +394,7 @@ class BesideAutobahnTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         # How many frames come is counted in the lane only.
-        self.patch(protocol, "AFTER", sys.maxsize)
+        self.patch(protocol, "MAX_FRAMES_AFTER_CLOSE", sys.maxsize)
 
     def compare(self, steps: list[Step], *mixins: type, **options: Any) -> None:
         lane = Side(*mixins, **options)
