@@ -39,7 +39,7 @@ PURE = (
     *("auth.cache", "auth.circuit_breaker", "auth.invalid_tokens", "auth.policy"),
     *("auth.stats", "observe.counters", "observe.pseudonyms"),
     *("observe.records", "websocket.admission", "websocket.handshake"),
-    *("admin.control", "admin.history", "admin.report"),
+    *("admin.history", "admin.report"),
 )
 """Folders and modules without a network, a clock or a log."""
 

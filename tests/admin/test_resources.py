@@ -17,6 +17,7 @@ from proxyrelay.admin.resources import files
 from proxyrelay.admin.view import BATCH
 from proxyrelay.config import Config, Limits, Logging, Offers
 from proxyrelay.errors import Problem
+from proxyrelay.switchboard.events import WrongAdminToken
 from proxyrelay.switchboard.peer import Registration
 from tests.support.certificates import Authority
 from tests.support.recording import (
@@ -413,7 +414,7 @@ class TokenTests(WatchedTestCase):
         self.ask("/status", Authorization=f"Bearer {TOKEN}")
         self.assertEqual(journal.events, [])
         self.ask("/status", Authorization="Bearer wrong")
-        self.assertEqual(journal.events, [("unauthorized", CALLER)])
+        self.assertEqual(journal.events, [WrongAdminToken(CALLER)])
 
     def test_health_needs_none(self) -> None:
         self.serve(token=TOKEN)
