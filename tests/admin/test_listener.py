@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from proxyrelay.admin import listener, sockets
+from proxyrelay.admin import http, listener, sockets
 from proxyrelay.config import Admin, Config
 from proxyrelay.errors import StartError
 from proxyrelay.service.app import Options, makeService
