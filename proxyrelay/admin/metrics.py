@@ -1,6 +1,6 @@
-"""Metrics for Prometheus, made of what is counted when somebody asks for them.
+"""Metrics for Prometheus, read from the counters at each scrape.
 
-Labels have few values, all of which are the relay's own: none is a client's choice.
+Labels have few values, and none is a client's choice.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ Values = float | Mapping[Labels, float] | Timing | None
 
 @dataclass(frozen=True)
 class Metric:
-    """Something that is measured.
+    """One metric.
 
     Attributes:
-        name: What it is called, behind `PREFIX`.
-        kind: What Prometheus takes it for.
-        about: What it is, in one sentence.
-        read: Finds its value, or one for each tuple of labels; None if there is none.
-        labels: What its values are told apart by.
-        values: What the only label can be, where that is one of a few words.
+        name: Name without `PREFIX`.
+        kind: Type in Prometheus.
+        about: Meaning in one sentence.
+        read: Reads the value, or one for each tuple of labels; None without a value.
+        labels: Names of the labels.
+        values: Values of the only label, if they are a few words.
     """
 
     name: str
@@ -77,7 +77,7 @@ def _names(kind: type[Enum]) -> tuple[str, ...]:
 
 
 def _codes(known: Iterable[int], counts: Mapping[int, int]) -> dict[Labels, float]:
-    """A count for each code, those included that have not been seen yet."""
+    """A count for each code; known codes begin with 0."""
     return {(str(code),): counts.get(code, 0) for code in sorted({*known, *counts})}
 
 
@@ -407,14 +407,14 @@ METRICS = (
         _values(ReloadOutcome),
     ),
 )
-"""Everything that is measured; ``process_`` and ``python_`` metrics come besides."""
+"""All metrics, beside ``process_`` and ``python_`` ones."""
 
 
 class Metrics(Collector):
-    """All that Prometheus is told.
+    """Collects all metrics.
 
     Args:
-        view: What of.
+        view: Reads the relay.
     """
 
     def __init__(self, view: View) -> None:
@@ -426,26 +426,26 @@ class Metrics(Collector):
         GCCollector(registry=self._registry)
 
     def describe(self) -> Iterable[Family]:
-        """Name all metrics, without a look at their values."""
+        """Name all metrics, without their values."""
         return [_family(metric) for metric in METRICS]
 
     def collect(self) -> Iterator[Family]:
-        """Look at all values."""
+        """Read all metrics."""
         for metric in METRICS:
             yield _filled(metric, metric.read(self._view))
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """All metrics in the format that a caller asks for.
+        """All metrics in the format of a request.
 
         Args:
-            accept: Its ``Accept`` header.
+            accept: The ``Accept`` header.
 
         Returns:
             The text, and its content type.
         """
         try:
             encoder, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # it speaks of a version that is none
+        except (TypeError, ValueError):  # an unknown version
             encoder, content_type = choose_encoder("")
         return encoder(self._registry), content_type
 

@@ -883,14 +883,14 @@ class OpenMixin(SocketMixin):
     @scenario
     def test_a_defect_in_the_rules_costs_no_connection(self: Any) -> None:
         client = self.registered(A)
-        rules = self.service.factory.relay
-        forward = rules._forward
+        broker = self.service.factory.relay.broker
+        forward = broker.forward
 
         def broken(*arguments: object) -> None:
-            rules._forward = forward
+            broker.forward = forward
             raise ZeroDivisionError
 
-        rules._forward = broken
+        broker.forward = broken
         client.send(offer(A, A).decode())
         client.send(offer(A, A).decode())
         self.assertEqual(client.recv(), offer(A, A).decode())
