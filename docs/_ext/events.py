@@ -1,7 +1,7 @@
-"""What lines of the log, and of the audit log, there are.
+"""The lines of the log and of the audit log.
 
-Their names, levels and fields are read from the code; the words for them stand here.
-The tests hold one against the other.
+Names, levels and fields come from the table of events, and from the calls that log all
+else. The words stand here. The tests hold one against the other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import proxyrelay
+from proxyrelay.switchboard import events as table_of_events
+from proxyrelay.switchboard.event import Event
 
 CODE = Path(proxyrelay.__file__).parent
 
@@ -122,8 +124,7 @@ FIELDS: Mapping[str, str] = {
     "as it would have ended its receiver (the first of each client has a line); "
     "``held`` until its receiver comes back (there will be another outcome); ``left``: "
     "its sender left before there was an answer; ``forwarded``: it was passed on, and "
-    "there are too many to follow what becomes of it (only without "
-    ":confval:`offers.shield`).",
+    "what becomes of it is not followed (only without :confval:`offers.shield`).",
     "outlet": "Where lines go: ``standard output``, or the path of a file.",
     "problem": "The setting, and what is wrong with it.",
     "reason": "Why, in the words that the log or the client gets.",
@@ -153,63 +154,64 @@ FIELDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Line:
-    """A call that writes a line.
+    """A line that is written.
 
     Attributes:
         event: Its name; empty if the call gives none.
-        levels: The levels that it may have.
+        level: Its level.
         format: The text, with its fields.
         fields: The fields, also those that are only for the text.
-        place: Module and line.
+        place: Module and line, or the class of the event.
     """
 
     event: str
-    levels: tuple[str, ...]
+    level: str
     format: str
     fields: tuple[str, ...]
     place: str
 
 
+def table() -> Iterator[type[Event]]:
+    """Every event of the table."""
+    for kind in vars(table_of_events).values():
+        if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event:
+            yield kind
+
+
 def logged() -> Iterator[Line]:
     """Every line that the package logs."""
+    for kind in table():
+        if kind.format:
+            fields = (*kind.fields, *(f"_{name}" for name in kind.optional))
+            if kind.burst is not None:
+                fields += ("untold", "_untold")
+            level = LEVELS[kind.level]
+            yield Line(kind.event, level, kind.format, fields, kind.__name__)
     for path in sorted(CODE.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            levels = _levels(node, tree)
-            if levels and isinstance(node, ast.Call):
-                fields = {k.arg or "": k.value for k in node.keywords}
-                event = _constant(fields.pop("event", None))
-                if levels == (LEVELS["failure"],):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            level = _level(node)
+            if level and isinstance(node, ast.Call):
+                named = {k.arg or "": k.value for k in node.keywords}
+                event = _constant(named.pop("event", None))
+                if level == LEVELS["failure"]:
                     event = event or "defect"
-                    fields["traceback"] = node
+                    named["traceback"] = node
                 yield Line(
                     event,
-                    levels,
+                    level,
                     _constant(node.args[0]) if node.args else "",
-                    tuple(fields),
+                    tuple(named),
                     f"{path.name}:{node.lineno}",
                 )
 
 
-def _levels(node: ast.AST, tree: ast.Module) -> tuple[str, ...]:
-    if not isinstance(node, ast.Call):
-        return ()
-    called = node.func
-    if isinstance(called, ast.Name) and called.id == "say":
-        picked = [each for each in ast.walk(tree) if isinstance(each, ast.IfExp)]
-        found = {
-            part.attr
-            for each in picked
-            for part in (each.body, each.orelse)
-            if isinstance(part, ast.Attribute) and part.attr in LEVELS
-        }
-        return tuple(LEVELS[name] for name in LEVELS if name in found)
-    if not isinstance(called, ast.Attribute) or called.attr not in LEVELS:
-        return ()
-    logger = called.value
+def _level(node: ast.AST) -> str:
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return ""
+    logger = node.func.value
     name = logger.attr if isinstance(logger, ast.Attribute) else None
     name = logger.id if isinstance(logger, ast.Name) else name
-    return (LEVELS[called.attr],) if name in {"log", "_log"} else ()
+    return LEVELS.get(node.func.attr, "") if name in {"log", "_log"} else ""
 
 
 def _constant(node: ast.expr | None) -> str:
@@ -218,24 +220,20 @@ def _constant(node: ast.expr | None) -> str:
 
 def audited() -> Iterator[Line]:
     """Every line that the audit log may have."""
+    for kind in table():
+        if kind.audited:
+            is_message = issubclass(kind, table_of_events.MessageEvent)
+            for event in ("offer", "answer") if is_message else (kind.event,):
+                yield Line(event, "", "", kind.audited, kind.__name__)
     path = CODE / "observe" / "audit.py"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call) or not node.args:
             continue
         called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if called not in {"_write", "_line"} or not _named(node.args[0]):
-            continue
-        fields = tuple(keyword.arg or "" for keyword in node.keywords)
-        for event in _named(node.args[0]):
-            yield Line(event, (), "", fields, f"{path.name}:{node.lineno}")
-
-
-def _named(node: ast.expr) -> tuple[str, ...]:
-    """The events that an argument stands for; a message's is its type."""
-    if isinstance(node, ast.Attribute) and node.attr == "description_type":
-        return ("offer", "answer")
-    name = _constant(node)
-    return (name,) if name else ()
+        event = _constant(node.args[0])
+        if called in {"_write", "_line"} and event:
+            fields = tuple(keyword.arg or "" for keyword in node.keywords)
+            yield Line(event, "", "", fields, f"{path.name}:{node.lineno}")
 
 
 def log_events() -> list[str]:
@@ -252,7 +250,7 @@ def _described(words: Mapping[str, str], lines: list[Line]) -> Iterator[str]:
     for event, meaning in words.items():
         mine = [line for line in lines if line.event == event]
         yield f"``{event}``"
-        levels = dict.fromkeys(level for line in mine for level in line.levels)
+        levels = dict.fromkeys(line.level for line in mine if line.level)
         shown = f" ({', '.join(levels)})" if levels else ""
         yield f"   {meaning}{shown}"
         fields = dict.fromkeys(

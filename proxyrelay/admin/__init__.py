@@ -1,4 +1,4 @@
-"""The private listener: what those who look after a relay see of it, and can do.
+"""The private listener: status, metrics, the live page and commands for operators.
 
-Nothing of this is loaded on a relay without ``[admin]``.
+A relay without ``[admin]`` loads only `proxyrelay.admin.control`.
 """

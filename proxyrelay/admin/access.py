@@ -1,8 +1,7 @@
-"""Who may call the private listener. No I/O.
+"""Access to the private listener. No I/O.
 
-Three things are looked at. A name in ``Host`` that is not one of the listener's own is
-that of a page which has its name point here (DNS rebinding). A token, where there is
-one, has to be brought. And what changes something needs a header that no form of
+A foreign name in ``Host`` means DNS rebinding: another page points its name here. A
+token must be right, if there is one. Commands also need a header that no form of
 another page can send.
 """
 
@@ -23,12 +22,12 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Access:
-    """Decides who is let in.
+    """Checks callers.
 
     Args:
-        place: Host and port, or the path of the socket, that is listened on.
-        names: Further names by which the listener may be called.
-        token: What callers have to bring; None for nothing.
+        place: Host and port, or path of the socket, of the listener.
+        names: Further names of the listener.
+        token: Token of callers; None for none.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Access:
         self.change(names, token)
 
     def change(self, names: Iterable[str], token: Secret | None) -> None:
-        """Let others in from now on."""
+        """Apply other names and another token."""
         own = {*LOOPBACK, self._host or "", *map(str.lower, names)}
         self._names = own - {"", "0.0.0.0", "::"}  # noqa: S104 - these are no names
         self._token = None if token is None else token.reveal().encode()
@@ -47,10 +46,10 @@ class Access:
         """Whether a request is meant for this listener.
 
         Args:
-            host: Its ``Host`` header; None if it has none, as no browser's has.
+            host: Its ``Host`` header; None without one, which no browser sends.
         """
         if host is None or self._host is None:
-            return True  # no page reaches a socket in the file system
+            return True  # No page reaches a socket in the file system.
         name = _name(host)
         if name in self._names:
             return True
@@ -58,7 +57,7 @@ class Access:
         return self._host in {"0.0.0.0", "::"} and _is_address(name)  # noqa: S104
 
     def admits(self, authorization: str | None) -> bool:
-        """Whether a caller has brought the token, if there is one.
+        """Whether a caller brings the right token, if there is one.
 
         Args:
             authorization: Its ``Authorization`` header, if any.

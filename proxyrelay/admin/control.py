@@ -1,4 +1,4 @@
-"""What callers of the private listener have a relay do, and what comes of it."""
+"""The private listener's side of a relay: commands, and their outcomes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,51 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from proxyrelay.config import Secret
+from proxyrelay.auth import Authenticator
+from proxyrelay.config import Config, Secret
+from proxyrelay.net.certificates import KeyPair
+from proxyrelay.observe.pseudonyms import Clear
+from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.websocket.protocol import RelayProtocol
+
+
+class RelayControl(Protocol):
+    """A relay, as the private listener sees it.
+
+    Attributes:
+        factory: The connections, and the rules.
+        config: The settings.
+        pseudonyms: Replaces users by what is shown.
+        drained: Called when the relay begins to drain. It may be set.
+    """
+
+    factory: RelayFactory[RelayProtocol]
+    config: Config
+    pseudonyms: Clear
+    drained: Callable[[], None]
+
+    @property
+    def urls(self) -> list[str]:
+        """Places that it listens on."""
+
+    @property
+    def lost_lines(self) -> dict[str, int]:
+        """Lines of the log and of the audit log that could not be written."""
+
+    @property
+    def pair(self) -> KeyPair | None:
+        """Certificate and key; None without TLS."""
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """Identifies the user of a new connection."""
+
+    def drain(self) -> None:
+        """Leave new clients to another relay, and end after the last client."""
 
 
 class ReloadOutcome(Enum):
-    """What comes of reading the settings anew, in one word."""
+    """Outcome of a reload."""
 
     CHANGED = "changed"
     UNCHANGED = "unchanged"
@@ -20,12 +60,12 @@ class ReloadOutcome(Enum):
 
 @dataclass(frozen=True)
 class Reloaded:
-    """What has come of reading the settings anew.
+    """Result of a reload.
 
     Attributes:
-        outcome: That in one word.
-        detail: What has changed, or what is wrong, in a sentence for each.
-        token: What callers of the private listener have to say from now on.
+        outcome: The outcome.
+        detail: The changes, or the problems, in a sentence each.
+        token: Token of the private listener from now on.
     """
 
     outcome: ReloadOutcome
@@ -37,15 +77,15 @@ class Reloadable(Protocol):
     """Reads the settings anew."""
 
     def reload(self) -> Reloaded:
-        """Apply them, or log why not."""
+        """Apply the settings, or log why not."""
 
 
 class ReportedReload(Reloadable, Protocol):
-    """The same, which tells of it.
+    """The same, with a report.
 
     Attributes:
-        reloaded: Told of what has come of each reload. It may be set.
-        renewed: Told of each certificate that is served from now on. It may be set.
+        reloaded: Called with the result of each reload. It may be set.
+        renewed: Called with a text for each renewed certificate. It may be set.
     """
 
     reloaded: Callable[[Reloaded], None]

@@ -1,8 +1,7 @@
-"""A connection that counts what goes over it.
+"""A connection with counters.
 
-It is on the way of each message. So the numbers are at hand in the function around the
-class, and a method is called by the name of its class: by ``super()`` it would take
-three times as long.
+Each message passes here. So the counters are in the closure, and methods are called by
+the name of the class: ``super()`` takes three times as long.
 """
 
 from __future__ import annotations
@@ -12,25 +11,25 @@ from proxyrelay.websocket.protocol import RelayProtocol
 
 
 def counting(counts: RelayCounters) -> type[RelayProtocol]:
-    """What connections are that are counted, with their bytes and close handshakes.
+    """Build the class of connections with counted bytes and close handshakes.
 
     Args:
-        counts: Where.
+        counts: The counters.
     """
 
     class Counting(RelayProtocol):
-        """A client's connection that is counted."""
+        """A client's connection with counters."""
 
         _began = 0.0
 
         def connectionMade(self) -> None:
-            """Begin."""
+            """Count the connection."""
             counts.accepted += 1
             self._began = self.factory.clock.seconds()
             super().connectionMade()
 
         def dataReceived(self, data: bytes) -> None:
-            """Take bytes from the client."""
+            """Count bytes from the client."""
             counts.received_bytes += len(data)
             RelayProtocol.dataReceived(self, data)
 
@@ -40,15 +39,15 @@ def counting(counts: RelayCounters) -> type[RelayProtocol]:
             sync: bool = False,  # noqa: ARG002 - Autobahn's signature
             chopsize: int | None = None,  # noqa: ARG002
         ) -> None:
-            """Write."""
+            """Count bytes to the client."""
             counts.sent_bytes += len(data)
             RelayProtocol.sendData(self, data)
 
         def onOpen(self) -> None:
-            """The upgrade is complete."""
+            """Measure the opening handshake."""
             now = self.factory.clock.seconds()
             counts.handshakes.took(now - self._began)
-            del self._began  # thousands stay for long
+            del self._began  # saves memory for thousands of connections
             super().onOpen()
 
         def sendCloseFrame(
@@ -57,7 +56,7 @@ def counting(counts: RelayCounters) -> type[RelayProtocol]:
             reasonUtf8: bytes | None = None,
             isReply: bool = False,
         ) -> None:
-            """Send a close frame."""
+            """Count the close handshake."""
             counts.closed(self.remoteCloseCode if isReply else code, isReply)
             super().sendCloseFrame(code, reasonUtf8, isReply)
 

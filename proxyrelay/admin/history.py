@@ -6,12 +6,13 @@ from collections import deque
 
 from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
+from proxyrelay.switchboard import events
 
 INTERVAL = 2
 """Seconds from one sample to the next."""
 
 KEPT = 3600 // INTERVAL
-"""How many samples are kept: an hour's."""
+"""Kept samples: one hour."""
 
 FIELDS = (
     "time",
@@ -24,14 +25,14 @@ FIELDS = (
     "offer_to_answer_p99",
     "handshake_p99",
 )
-"""What a sample is made of: seconds since 1970, how many, three rates per second, and
-four times in seconds."""
+"""Fields of a sample: seconds since 1970, a number, three rates per second, and four
+durations in seconds."""
 
 Sample = tuple[float | None, ...]
 
 
 class _Lately:
-    """What of a timing is new since the last look."""
+    """The new part of a timing since the last sample."""
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
@@ -44,12 +45,12 @@ class _Lately:
 
 
 class History:
-    """Takes samples, and keeps those of an hour.
+    """Takes samples, and keeps them for an hour.
 
     Args:
-        counts: What is looked at.
-        lag: How late the event loop is.
-        now: When this begins, in seconds of a monotonic clock.
+        counts: The counters.
+        lag: Lag of the event loop.
+        now: The time, in seconds of a monotonic clock.
     """
 
     def __init__(self, counts: RelayCounters, lag: Timing, now: float) -> None:
@@ -63,13 +64,13 @@ class History:
     def take(self, now: float, wall: float, clients: int) -> None:
         """Take a sample.
 
-        Samples stand in the order of their times. So those that seem to be still to
-        come, since the wall clock was set back, are forgotten.
+        Samples are in the order of their times. After the wall clock was set back,
+        samples with a later time are forgotten.
 
         Args:
-            now: The time, in seconds of the clock that this has begun by.
+            now: The time, in seconds of the monotonic clock.
             wall: The time, in seconds since 1970.
-            clients: How many are registered.
+            clients: Registered clients.
         """
         then, *before = self._before
         totals = self._totals()
@@ -93,10 +94,9 @@ class History:
         )
 
     def since(self, time: float) -> list[Sample]:
-        """The samples that are newer than a time, the oldest first.
+        """The samples after a time, the oldest first.
 
-        They are all if the time is later than the last one: the wall clock was set
-        back.
+        All, if the time is later than the last one: the wall clock was set back.
         """
         if self._samples and (self._samples[-1][0] or 0.0) < time:
             return list(self._samples)
@@ -105,7 +105,7 @@ class History:
     def _totals(self) -> tuple[float, ...]:
         counts = self._counts
         return (
-            counts.registrations,
+            counts.total(events.Registered),
             counts.offers + counts.answers,
-            counts.refusals.total(),
+            counts.total(events.Refused),
         )

@@ -5,68 +5,51 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from socket import AF_UNIX, socket
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall
-from twisted.internet.protocol import connectionDone
+from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
-from twisted.internet.unix import Port
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
-from twisted.web.server import Request, Site
 
 from proxyrelay import config
 from proxyrelay.admin import history, sockets
 from proxyrelay.admin.access import Access
-from proxyrelay.admin.control import Reloadable, Reloaded, ReloadOutcome, ReportedReload
+from proxyrelay.admin.control import (
+    RelayControl,
+    Reloadable,
+    Reloaded,
+    ReloadOutcome,
+    ReportedReload,
+)
 from proxyrelay.admin.counted import counting
 from proxyrelay.admin.events import Events
 from proxyrelay.admin.history import History
+from proxyrelay.admin.http import FilePort, PrivateSite
 from proxyrelay.admin.lag import Lag
 from proxyrelay.admin.resources import Root
-from proxyrelay.admin.view import Served, View
+from proxyrelay.admin.view import View
 from proxyrelay.config import Secret
 from proxyrelay.errors import StartError
 from proxyrelay.net import addresses, listening
 from proxyrelay.net.clock import Clock
 from proxyrelay.observe.counters import RelayCounters
 
-CONNECTIONS = 64
-"""How many there may be at once. A further one takes the place of another."""
-
-FIRST = 5
-"""Seconds from a connection to a whole request."""
-
-REQUEST = 30
-"""Seconds from an answer to the next whole request."""
-
-ANSWER = 60
-"""Seconds in which the answer must be read."""
-
-GOODBYE = 1
-"""Seconds in which what is written when the relay ends must be read."""
-
-BODY_CEILING = 16 * 1024
-"""Bytes of the longest body of a request."""
-
 
 class Instrumentation:
-    """What is told of everything that happens to a relay.
+    """Observes a relay for the private listener.
 
     Args:
         reactor: Runs everything, and tells the time as it does to the relay.
-        wall: Gives the time in seconds since 1970, which is shown.
+        wall: Gives the time in seconds since 1970.
 
     Attributes:
-        counts: How often everything happened.
-        events: The last things that happened.
-        kind: What connections must be for that.
+        counts: Numbers of all events.
+        events: The latest events.
+        kind: Class of connections that are counted.
         wall: Gives the time in seconds since 1970.
     """
 
@@ -78,20 +61,20 @@ class Instrumentation:
         self.kind = counting(self.counts)
 
     @property
-    def journals(self) -> tuple[RelayCounters, Events]:
-        """Both, as journals."""
+    def observers(self) -> tuple[RelayCounters, Events]:
+        """The counters, and the latest events."""
         return self.counts, self.events
 
     def listener(
         self,
-        relay: Served,
+        relay: RelayControl,
         reload: ReportedReload,
         token: Secret | None,
         shared: bool,
         inherited: Sequence[int] = (),
         asked: Reloadable | None = None,
     ) -> AdminService:
-        """Build what shows it; for the arguments see `AdminService`."""
+        """Build the listener; for the arguments see `AdminService`."""
         return AdminService(
             *(relay.config.admin, token, relay, reload, self, self._reactor),
             *(shared, inherited, asked),
@@ -99,27 +82,26 @@ class Instrumentation:
 
 
 class AdminService(Service):
-    """Lets those who look after a relay see it, and act on it.
+    """The private listener: shows a relay to its operators, and takes their commands.
 
-    It is bound at once, as the relay is. It ends after the relay has closed all of its
-    clients, so that it can be seen how that goes.
+    Its sockets are bound at once. It ends after the last client of the relay, so that
+    operators can watch a stop.
 
     Args:
-        settings: Where it listens.
-        token: What callers have to bring; None for nothing.
-        relay: Is looked at.
+        settings: Place to listen, and names of it.
+        token: Token that callers must bring; None for none.
+        relay: The relay.
         reload: Reads the settings anew.
-        watch: Has been told of all that happens to the relay.
+        watch: Observes the relay.
         reactor: Runs everything.
-        shared: Whether relays take over from each other: then the new one listens at
-            the same place, the old one gives it up when it drains, and callers have to
-            say which one is to do so.
-        inherited: Descriptors of listening sockets that the process was started with,
-            in the place of own ones. They must be where the settings say.
-        asked: Reads the settings when a caller wishes it; None for `reload` itself.
+        shared: Whether another relay may listen at the same place. The old relay then
+            leaves the place when it drains, and callers must name the process to drain.
+        inherited: Descriptors of listening sockets from the parent process, in the
+            place of own sockets. They must listen at the place of the settings.
+        asked: Reads the settings for a caller; None for `reload` itself.
 
     Raises:
-        StartError: It cannot listen there.
+        StartError: The place cannot be listened on.
     """
 
     _log = Logger()
@@ -128,7 +110,7 @@ class AdminService(Service):
         self,
         settings: config.Admin,
         token: Secret | None,
-        relay: Served,
+        relay: RelayControl,
         reload: ReportedReload,
         watch: Instrumentation,
         reactor: Any,
@@ -177,7 +159,7 @@ class AdminService(Service):
 
     @property
     def urls(self) -> list[str]:
-        """Where it listens, such as ``http://127.0.0.1:8701`` or ``unix:/a/b``."""
+        """Places that it listens on: ``http://127.0.0.1:8701`` or ``unix:/a/b``."""
         if isinstance(self._place, Path):
             return [f"unix:{self._place}"] if self._ports else []
         return [f"http://{addresses.text(port.getHost())}" for port in self._ports]
@@ -190,16 +172,16 @@ class AdminService(Service):
 
     def _adopted(self, bound: socket) -> Any:
         if bound.family == AF_UNIX:
-            # The reactor's own way to adopt one lets everybody in.
+            # The reactor's own way to adopt a socket opens the file to everybody.
             port = FilePort(bound, self.site, self._reactor)
             port.startListening()
             return port
         port = self._reactor.adoptStreamPort(bound.fileno(), bound.family, self.site)
-        bound.close()  # the reactor has its own descriptor of it
+        bound.close()  # the reactor has a descriptor of its own
         return port
 
     def startService(self) -> None:
-        """Accept connections, if that has not begun yet, and begin to measure."""
+        """Accept connections, and start to measure."""
         if self._sockets:
             self.privilegedStartService()
         super().startService()
@@ -222,7 +204,7 @@ class AdminService(Service):
         self._history.take(self._reactor.seconds(), self._wall(), clients)
 
     def _keep_place(self) -> None:
-        """Take the path back if the relay that has taken it over is gone."""
+        """Take the path back if the relay that took it over is gone."""
         place = self._place
         if not isinstance(place, Path) or self._file is None or not self._ports:
             return
@@ -231,7 +213,7 @@ class AdminService(Service):
         try:
             taken = sockets.bind(place, shared=False)
         except StartError:
-            return  # it is still there
+            return  # The other relay still listens there.
         self._retire()
         self._file = sockets.identity(place)
         self._ports = list(map(self._adopted, taken))
@@ -252,7 +234,7 @@ class AdminService(Service):
             self._close()
 
     def _close(self) -> None:
-        """Accept nobody any more."""
+        """Stop to accept."""
         for bound in self._sockets:
             bound.close()
         self._retire()
@@ -268,10 +250,10 @@ class AdminService(Service):
         self._ports = []
 
     def stopService(self) -> Deferred[Any]:
-        """End when the relay has no connections any more.
+        """End after the last connection of the relay.
 
         Returns:
-            Fires when there is none here, either.
+            Fires when no connection is left here, either.
         """
         super().stopService()
         gone: Deferred[Any] = self._relay.factory.all_gone()
@@ -283,173 +265,3 @@ class AdminService(Service):
             self._sampling.stop()
         self._close()
         return self.site.stop()
-
-
-class FilePort(Port):
-    """Listens on a socket in the file system, and leaves the file to who has made it.
-
-    Twisted's removes whatever is there when it ends, which may be another relay's, and
-    changes who may use it. Checked against Twisted 26.10.0.
-
-    Args:
-        bound: The socket, which is listened on.
-        site: Builds the connections.
-        reactor: Watches it.
-    """
-
-    def __init__(self, bound: socket, site: Site, reactor: Any) -> None:
-        super().__init__(bound.getsockname(), site, reactor=reactor)
-        self._bound, self._site = bound, site
-
-    def startListening(self) -> None:  # noqa: N802
-        """Begin."""
-        self._site.doStart()
-        self.socket = self._bound
-        self.fileno = self.socket.fileno  # type: ignore[method-assign]
-        self.connected = True
-        self.numberAccepts = CONNECTIONS
-        self.startReading()
-
-    def connectionLost(self, reason: Failure) -> None:
-        """End."""
-        super(Port, self).connectionLost(reason)
-
-
-class PrivateRequest(Request):
-    """A request whose body is short."""
-
-    content: Any
-    channel: Any
-
-    def gotLength(self, length: int | None) -> None:  # noqa: ARG002
-        """Make room for the body: not in a file."""
-        self.content = BytesIO()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Take a piece of it."""
-        if self.content.tell() + len(data) > BODY_CEILING:
-            self.channel.transport.abortConnection()
-        else:
-            self.content.write(data)
-
-
-class PrivateChannel(HTTPChannel):
-    """A connection that has a deadline at any time, and one request.
-
-    Twisted answers all requests of a read in one go, and keeps the answers until they
-    are read: bytes enough for a few of them would be worth megabytes. So whoever sends
-    more before it has its answer, as no browser does, gets that one and is closed.
-    Checked against Twisted 26.10.0.
-    """
-
-    site: PrivateSite
-    transport: Any
-
-    def connectionMade(self) -> None:
-        """Begin."""
-        self.site.used(self)
-        super().connectionMade()
-        self.setTimeout(FIRST)
-
-    def resetTimeout(self) -> None:
-        """Do not: each byte would bring another while."""
-
-    def timeoutConnection(self) -> None:
-        """End. Twisted has a line in the log for each browser that fell asleep."""
-        self.transport.abortConnection()
-
-    def allContentReceived(self) -> None:
-        """Answer a whole request. Twisted gives its readers for ever."""
-        self.site.used(self)
-        self.setTimeout(REQUEST)  # is what Twisted comes back to after the answer
-        # What came behind it: after a head the first has it, after a body the second.
-        if self._buffer or any(self._dataBuffer):
-            self.persistent = False
-            self.requests[-1].setHeader("Connection", "close")
-        super().allContentReceived()
-        if self.requests or not self.persistent:
-            self.setTimeout(ANSWER)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """End."""
-        super().connectionLost(reason)
-        self.site.lost(self)
-
-
-class PrivateSite(Site):
-    """Answers requests over a few connections, and writes no log of them.
-
-    Args:
-        root: Answers.
-        reactor: Runs the deadlines.
-
-    Attributes:
-        open: All connections, those first that have had no request for longest.
-    """
-
-    noisy = False
-    protocol: Any = PrivateChannel
-
-    def __init__(self, root: Root, reactor: Any) -> None:
-        super().__init__(
-            root,
-            PrivateRequest,
-            timeout=REQUEST,
-            reactor=reactor,
-            parsePOSTFormSubmission=False,
-        )
-        self.open: dict[PrivateChannel, None] = {}
-        self._ended: Deferred[None] | None = None
-        self._deadline: IDelayedCall | None = None
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Begin a connection.
-
-        If there are too many, the one ends that has had no request for longest: those
-        who send none keep nobody out.
-        """
-        if len(self.open) >= CONNECTIONS:
-            idle = next(iter(self.open))
-            del self.open[idle]
-            idle.transport.abortConnection()
-        return super().buildProtocol(addr)
-
-    def startFactory(self) -> None:
-        """Open no log, and keep no time for it."""
-
-    def log(self, request: object) -> None:
-        """Write nothing."""
-
-    def used(self, channel: PrivateChannel) -> None:
-        """Remember that a connection has just begun, or has had a whole request."""
-        self.open.pop(channel, None)
-        self.open[channel] = None
-
-    def lost(self, channel: PrivateChannel) -> None:
-        """Forget a connection."""
-        self.open.pop(channel, None)
-        if self._ended is not None and not self.open:
-            ended, self._ended = self._ended, None
-            if self._deadline is not None:
-                self._deadline.cancel()
-            ended.callback(None)
-
-    def stop(self) -> Deferred[None]:
-        """End all connections.
-
-        Returns:
-            Fires when they have.
-        """
-        if not self.open:
-            return succeed(None)
-        ended: Deferred[None] = Deferred()
-        self._ended = ended
-        self._deadline = self.reactor.callLater(GOODBYE, self._abort)
-        for channel in list(self.open):
-            channel.loseConnection()
-        return ended
-
-    def _abort(self) -> None:
-        self._deadline = None
-        for channel in list(self.open):
-            channel.transport.abortConnection()

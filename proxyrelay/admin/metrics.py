@@ -1,6 +1,6 @@
-"""Metrics for Prometheus, made of what is counted when somebody asks for them.
+"""Metrics for Prometheus, read from the counters at each scrape.
 
-Labels have few values, all of which are the relay's own: none is a client's choice.
+Labels have few values, and none is a client's choice.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from proxyrelay.admin.view import View
 from proxyrelay.auth.stats import CacheResult, IntrospectionOutcome
 from proxyrelay.errors import Refusal
 from proxyrelay.net.timing import Timing
+from proxyrelay.switchboard import events
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import LeaveReason
@@ -44,15 +45,15 @@ Values = float | Mapping[Labels, float] | Timing | None
 
 @dataclass(frozen=True)
 class Metric:
-    """Something that is measured.
+    """One metric.
 
     Attributes:
-        name: What it is called, behind `PREFIX`.
-        kind: What Prometheus takes it for.
-        about: What it is, in one sentence.
-        read: Finds its value, or one for each tuple of labels; None if there is none.
-        labels: What its values are told apart by.
-        values: What the only label can be, where that is one of a few words.
+        name: Name without `PREFIX`.
+        kind: Type in Prometheus.
+        about: Meaning in one sentence.
+        read: Reads the value, or one for each tuple of labels; None without a value.
+        labels: Names of the labels.
+        values: Values of the only label, if they are a few words.
     """
 
     name: str
@@ -77,7 +78,7 @@ def _names(kind: type[Enum]) -> tuple[str, ...]:
 
 
 def _codes(known: Iterable[int], counts: Mapping[int, int]) -> dict[Labels, float]:
-    """A count for each code, those included that have not been seen yet."""
+    """A count for each code; known codes begin with 0."""
     return {(str(code),): counts.get(code, 0) for code in sorted({*known, *counts})}
 
 
@@ -98,7 +99,7 @@ def _kinds(view: View) -> Values:
 
 
 def _drops(view: View) -> Values:
-    drops = view.relay.factory.relay.drops
+    drops = view.counts.by_label(events.Shielded)
     return {(why.name.lower(),): drops[why] for why in DropReason}
 
 
@@ -140,6 +141,10 @@ _BUILD: Mapping[Labels, float] = {
 }
 
 _REFUSALS = frozenset(kind.code for kind in Refusal.__subclasses__())
+
+_STATUSES = (400, 403, 405, 426, 431, 505)
+
+_FAILURES = (1002, 1007, 1008, 1009)
 
 METRICS = (
     Metric(
@@ -215,13 +220,13 @@ METRICS = (
         "registrations_total",
         "counter",
         "Accepted registrations, further ones of a client included.",
-        lambda view: view.counts.registrations,
+        lambda view: view.counts.total(events.Registered),
     ),
     Metric(
         "departures_total",
         "counter",
         "Clients that hold their UUID no longer, by the cause.",
-        lambda view: _words(LeaveReason, view.counts.departures),
+        lambda view: _words(LeaveReason, view.counts.by_label(events.Left)),
         ("cause",),
         _values(LeaveReason),
     ),
@@ -229,34 +234,34 @@ METRICS = (
         "refusals_total",
         "counter",
         "Clients that were closed for what they did or are, by the close code.",
-        lambda view: _codes(_REFUSALS, view.counts.refusals),
+        lambda view: _codes(_REFUSALS, view.counts.by_label(events.Refused)),
         ("code",),
     ),
     Metric(
         "rejections_total",
         "counter",
         "Requests that were answered with an HTTP error, by the status.",
-        lambda view: _codes((400, 403, 405, 426, 431, 505), view.counts.rejections),
+        lambda view: _codes(_STATUSES, view.counts.by_label(events.Rejected)),
         ("status",),
     ),
     Metric(
         "failures_total",
         "counter",
         "Clients that broke the WebSocket protocol, by the close code.",
-        lambda view: _codes((1002, 1007, 1008, 1009), view.counts.failures),
+        lambda view: _codes(_FAILURES, view.counts.by_label(events.Failed)),
         ("code",),
     ),
     Metric(
         "dropped_connections_total",
         "counter",
         "Connections without a UUID that ended without a close handshake.",
-        lambda view: view.counts.dropped_connections,
+        lambda view: view.counts.total(events.Dropped),
     ),
     Metric(
         "probes_total",
         "counter",
         "Connections that their clients have closed before they sent a byte.",
-        lambda view: view.counts.probes,
+        lambda view: view.counts.total(events.Probed),
     ),
     Metric(
         "closes_total",
@@ -269,7 +274,7 @@ METRICS = (
         "slowed_total",
         "counter",
         "Clients that sent faster than they may.",
-        lambda view: view.counts.slowdowns,
+        lambda view: view.counts.total(events.Slowed),
     ),
     Metric(
         "messages_forwarded_total",
@@ -283,7 +288,7 @@ METRICS = (
         "messages_returned_total",
         "counter",
         "Messages that went back to their senders with an error, by the reason.",
-        lambda view: _words(BounceReason, view.counts.returns),
+        lambda view: _words(BounceReason, view.counts.by_label(events.Returned)),
         ("reason",),
         _values(BounceReason),
     ),
@@ -299,19 +304,19 @@ METRICS = (
         "offers_held_total",
         "counter",
         "Offers that had to wait for a peer to come back.",
-        lambda view: view.counts.holds,
+        lambda view: view.counts.total(events.Held),
     ),
     Metric(
         "offers_outstanding",
         "gauge",
         "Offers that were neither answered nor returned yet.",
-        lambda view: len(view.relay.factory.relay.ledger),
+        lambda view: len(view.relay.factory.relay.broker.ledger),
     ),
     Metric(
         "offers_waiting",
         "gauge",
         "Those of them that were not passed on yet.",
-        lambda view: view.relay.factory.relay.ledger.held,
+        lambda view: view.relay.factory.relay.broker.ledger.held,
     ),
     Metric(
         "received_bytes_total",
@@ -407,14 +412,14 @@ METRICS = (
         _values(ReloadOutcome),
     ),
 )
-"""Everything that is measured; ``process_`` and ``python_`` metrics come besides."""
+"""All metrics, beside ``process_`` and ``python_`` ones."""
 
 
 class Metrics(Collector):
-    """All that Prometheus is told.
+    """Collects all metrics.
 
     Args:
-        view: What of.
+        view: Reads the relay.
     """
 
     def __init__(self, view: View) -> None:
@@ -426,26 +431,26 @@ class Metrics(Collector):
         GCCollector(registry=self._registry)
 
     def describe(self) -> Iterable[Family]:
-        """Name all metrics, without a look at their values."""
+        """Name all metrics, without their values."""
         return [_family(metric) for metric in METRICS]
 
     def collect(self) -> Iterator[Family]:
-        """Look at all values."""
+        """Read all metrics."""
         for metric in METRICS:
             yield _filled(metric, metric.read(self._view))
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """All metrics in the format that a caller asks for.
+        """All metrics in the format of a request.
 
         Args:
-            accept: Its ``Accept`` header.
+            accept: The ``Accept`` header.
 
         Returns:
             The text, and its content type.
         """
         try:
             encoder, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # it speaks of a version that is none
+        except (TypeError, ValueError):  # an unknown version
             encoder, content_type = choose_encoder("")
         return encoder(self._registry), content_type
 

@@ -1,4 +1,4 @@
-"""What the private listener says in JSON, and what reads it. Pure."""
+"""JSON bodies of the private listener. Pure."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ from msgspec import Struct
 
 
 class Forwarded(Struct):
-    """Messages that have reached their receivers."""
+    """Messages that reached their receivers."""
 
     offer: int
     answer: int
 
 
 class Certificate(Struct):
-    """Expiry of the certificate that is served, and when its renewal is due.
-
-    Both are in seconds since 1970.
-    """
+    """Expiry of the certificate, and time to renew it, in seconds since 1970."""
 
     expires: float
     renewal: float
 
 
 class Lateness(Struct):
-    """How late the event loop was in the last minute, in seconds."""
+    """Lag of the event loop in the last minute, in seconds."""
 
     median: float | None
     p99: float | None
@@ -31,14 +28,14 @@ class Lateness(Struct):
 
 
 class Answering(Struct):
-    """How long the last answers took, in seconds, after the offer was passed on."""
+    """Seconds from the passing on of an offer to its answer, of the last ones."""
 
     median: float | None
     p99: float | None
 
 
 class Waiting(Struct):
-    """How long the last offers that had to wait did so, in seconds."""
+    """Seconds that offers waited, of the last ones that had to."""
 
     median: float | None
     p99: float | None
@@ -48,8 +45,8 @@ class Silence(Struct):
     """Clients that left the last offers to them unanswered.
 
     Attributes:
-        clients: How many such clients there are.
-        most: The most offers in a row that one of them left unanswered.
+        clients: Number of such clients.
+        most: Largest number of offers in a row that one of them left unanswered.
     """
 
     clients: int
@@ -57,13 +54,13 @@ class Silence(Struct):
 
 
 class GlobusAuth(Struct):
-    """Whether Globus Auth is asked: ``closed`` if so, ``open`` or ``half-open``."""
+    """State of the circuit breaker: ``closed``, ``open`` or ``half-open``."""
 
     breaker: str
 
 
 class Status(Struct):
-    """A relay in one piece; times in seconds since 1970, durations in seconds."""
+    """The whole relay; times in seconds since 1970, durations in seconds."""
 
     version: str
     pid: int

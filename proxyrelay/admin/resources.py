@@ -1,4 +1,4 @@
-"""What the private listener answers.
+"""The resources of the private listener.
 
 ::
 
@@ -41,6 +41,8 @@ from proxyrelay.admin.report import Client
 from proxyrelay.admin.view import View
 from proxyrelay.errors import Disconnected
 from proxyrelay.net import addresses
+from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import Operator, WrongAdminToken
 from proxyrelay.switchboard.messages import canonical_uuid
 
 PAGE = Path(__file__).parent / "page"
@@ -52,7 +54,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""What the page may do (Content Security Policy): load its own files, and ask here."""
+"""Content Security Policy: the page loads its own files, and asks this listener."""
 
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -69,7 +71,7 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".png": "image/png",
 }
-"""What the files of the page are, by their suffix; others are plain text."""
+"""Content types by suffix; other files are plain text."""
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -77,7 +79,7 @@ ENDED = (
     "closed with 4004, which ends the process of a stock endpoint: its supervisor "
     "starts it anew (after any other code it would register again, and read nothing)"
 )
-"""What becomes of a client that is disconnected."""
+"""Effect of a disconnection, for the caller."""
 
 _CLIENT = re.compile("/clients/([^/]+)/disconnect")
 
@@ -89,7 +91,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def _encode(body: object) -> bytes:
-    """JSON in printable ASCII: clients choose some of it, and terminals show it."""
+    """JSON in printable ASCII, since it holds clients' texts and terminals show it."""
     encoded = _encoder.encode(body).decode()
     return _UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], encoded).encode()
 
@@ -98,18 +100,18 @@ class _Meant(Struct):
     """The body of a request to drain.
 
     Attributes:
-        pid: The process of the relay that is to do so.
+        pid: Process of the relay that is to drain.
     """
 
     pid: int | None = None
 
 
 class _Trouble(Exception):
-    """A request is answered with an error.
+    """An error in the place of an answer.
 
     Attributes:
-        status: The error.
-        headers: Header fields that belong to it.
+        status: HTTP status.
+        headers: Further header fields.
     """
 
     def __init__(
@@ -122,10 +124,10 @@ class _Trouble(Exception):
 
 @dataclass(frozen=True)
 class _Route:
-    """Something that can be asked for.
+    """A resource.
 
     Attributes:
-        answer: Finds the answer.
+        answer: Builds the answer.
         method: ``GET`` to look, ``POST`` to change something.
         is_open: Whether it needs no token.
     """
@@ -136,17 +138,17 @@ class _Route:
 
 
 class Root(Resource):
-    """All of it.
+    """All resources.
 
     Args:
-        access: Says who is let in.
-        view: Looks at the relay.
-        events: The last things that happened.
+        access: Checks callers.
+        view: Takes snapshots of the relay.
+        events: The latest events.
         history: The last hour.
         reload: Reads the settings anew.
-        shared: Whether callers may find another relay here: they have to say which one
-            they mean when they have it drain.
-        page: Folder with the page, which is read once.
+        shared: Whether another relay may listen here: callers must name the process
+            to drain.
+        page: Folder of the page, which is read once.
     """
 
     isLeaf = True
@@ -186,7 +188,7 @@ class Root(Resource):
         }
 
     def render(self, request: Request) -> bytes | int:
-        """Answer a request, if it may be made."""
+        """Answer a request, if the caller may make it."""
         for name, value in HEADERS.items():
             request.setHeader(name, value)
         try:
@@ -216,8 +218,7 @@ class Root(Resource):
             _header(request, "authorization")
         ):
             if _header(request, "authorization") is not None:
-                journal = self._view.relay.factory.journal
-                journal.unauthorized(self._caller(request))
+                self._observe(WrongAdminToken(self._caller(request)))
             raise _Trouble(
                 HTTPStatus.UNAUTHORIZED,
                 "bring the token of admin.token_file (Authorization: Bearer ...)",
@@ -290,8 +291,10 @@ class Root(Resource):
         return self._view.relay.pseudonyms.address(place)
 
     def _tell_of(self, request: Request, action: str, uuid: str | None = None) -> None:
-        journal = self._view.relay.factory.journal
-        journal.operator(action, self._caller(request), uuid)
+        self._observe(Operator(action, self._caller(request), uuid))
+
+    def _observe(self, event: Event) -> None:
+        self._view.relay.factory.journal(event)
 
     def _drain(self, request: Request) -> bytes:
         meant, own = _meant(request), os.getpid()
@@ -334,14 +337,13 @@ class Root(Resource):
 
 @implementer(IPullProducer)
 class _Listing:
-    """Lists clients, some in each turn of the reactor.
+    """Lists clients, one batch in a turn of the reactor.
 
-    Thousands at once would hold up everybody else, and fill the memory if their reader
-    is slow.
+    Thousands at once would block the reactor, and fill the memory for a slow reader.
 
     Args:
-        request: Gets the list.
-        total: How many are registered.
+        request: Takes the list.
+        total: Registered clients.
         batches: The clients.
     """
 
@@ -353,7 +355,7 @@ class _Listing:
         self._next = b'{"total":%d,"clients":[' % total
 
     def resumeProducing(self) -> None:
-        """Write a piece."""
+        """Write one batch."""
         batch = next(self._batches, None)
         if batch is None:
             self._request.write(self._next.rstrip(b",") + b"]}")
@@ -367,12 +369,12 @@ class _Listing:
         self._request.write(written)
 
     def stopProducing(self) -> None:
-        """The reader is gone."""
+        """Stop, since the reader is gone."""
         self._batches = iter(())
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """The contents of the files in a folder that are not hidden, by their names."""
+    """The visible files of a folder, by name."""
     return {
         path.name: path.read_bytes()
         for path in folder.iterdir()
@@ -381,7 +383,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def _header(request: Request, name: str) -> str | None:
-    """A header field; as text it would have to be UTF-8."""
+    """A header field. It need not be UTF-8."""
     value = request.getHeader(name.encode())
     return None if value is None else value.decode("latin-1")
 
@@ -393,7 +395,7 @@ def _is_deliberate(request: Request) -> bool:
 
 
 def _meant(request: Request) -> int | None:
-    """The process that the body names; None if it names none."""
+    """The process in the body; None without one."""
     content: Any = request.content
     body = content.read()
     try:
@@ -405,7 +407,7 @@ def _meant(request: Request) -> int | None:
 
 
 def _number(request: Request, name: str) -> float:
-    """A number in the query; 0 if there is none."""
+    """A number of the query; 0 without one."""
     values = request.args.get(name.encode(), [b"0"])
     try:
         number = float(values[0])

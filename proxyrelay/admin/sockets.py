@@ -1,4 +1,4 @@
-"""The sockets that the private listener listens on."""
+"""Listening sockets of the private listener."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxyrelay.errors import StartError
 from proxyrelay.net import listening
 
 MODE = 0o660
-"""Who may use a socket in the file system: the relay's user and group."""
+"""Mode of a socket in the file system: the relay's user and group."""
 
 BACKLOG = 64
 
@@ -28,12 +28,12 @@ def bind(
 
     Args:
         place: Host and port, or the path of a socket in the file system.
-        shared: Whether another relay may listen there, which this one takes over from.
+        shared: Whether this relay may take over the place from another one.
         accepting: Whether callers may connect; else the place is only tried, and no
             socket is made in the file system.
 
     Raises:
-        StartError: That cannot be.
+        StartError: The place cannot be listened on.
     """
     if isinstance(place, Path):
         if not accepting:
@@ -49,16 +49,16 @@ def bind(
 def adopt(
     descriptors: Iterable[int], place: tuple[str, int] | Path
 ) -> list[socket.socket]:
-    """Take over sockets that the process was started with.
+    """Adopt sockets of the parent process.
 
-    They must be where the settings say: who may call without a token depends on that.
+    They must listen at the place of the settings: the need for a token depends on it.
 
     Args:
-        descriptors: Theirs.
+        descriptors: Their descriptors.
         place: As for `bind`.
 
     Raises:
-        StartError: One is elsewhere, or is no listening socket.
+        StartError: A socket listens elsewhere, or does not listen.
     """
     taken: list[socket.socket] = []
     try:
@@ -121,9 +121,9 @@ def _at(path: Path, shared: bool) -> socket.socket:
 
 
 def _listen(bound: socket.socket, path: Path) -> None:
-    """Listen under another name, and take the place when that is so.
+    """Listen under another name, and then take the place by a rename.
 
-    Thus callers find somebody at any time, the one from before or this one.
+    So callers always find a relay, the old one or this one.
     """
     passing = path.with_name(f".{os.getpid()}")
     passing.unlink(missing_ok=True)
@@ -142,10 +142,10 @@ def _listen(bound: socket.socket, path: Path) -> None:
 
 
 def _check(path: Path, shared: bool) -> None:
-    """Look whether the place may be taken.
+    """Check that the place may be taken.
 
     Raises:
-        OSError: Something else is there, or somebody still listens.
+        OSError: Another file is there, or another process listens.
     """
     if not os.path.lexists(path):
         return
@@ -163,12 +163,12 @@ def _is_alive(path: Path) -> bool:
         except ConnectionRefusedError:
             return False
         except BlockingIOError:
-            return True  # others wait already
+            return True  # Its queue is full.
     return True
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from one that takes its place; None without one."""
+    """Device and inode of a file; None without a file."""
     with suppress(OSError):
         found = path.lstat()
         return found.st_dev, found.st_ino

@@ -1,19 +1,19 @@
-"""What can be seen of a relay at a moment."""
+"""Snapshots of a relay."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from itertools import islice
-from typing import Protocol, cast
+from typing import cast
 
 from twisted.internet.interfaces import IReactorTime
 
 from proxyrelay import __version__
-from proxyrelay.admin.control import ReloadOutcome
+from proxyrelay.admin.control import RelayControl, ReloadOutcome
 from proxyrelay.admin.lag import MINUTE
 from proxyrelay.admin.report import (
     Answering,
@@ -26,78 +26,40 @@ from proxyrelay.admin.report import (
     Status,
     Waiting,
 )
-from proxyrelay.auth import Authenticator
 from proxyrelay.auth.authenticator import GlobusAuthenticator
-from proxyrelay.config import Config
-from proxyrelay.net import certificates
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
-from proxyrelay.observe.journal import FIGHT
 from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.websocket.factory import RelayFactory
+from proxyrelay.switchboard import events
+from proxyrelay.switchboard.events import FIGHT_TAKEOVERS
 from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
 
 BATCH = 500
-"""Clients that are looked at in one go, which takes about 2 ms."""
-
-
-class Served(Protocol):
-    """A relay that serves.
-
-    Attributes:
-        factory: Has the connections, and the rules.
-        config: What it serves with.
-        pseudonyms: What users are shown as.
-        drained: Called when it begins to drain.
-    """
-
-    factory: RelayFactory[RelayProtocol]
-    config: Config
-    pseudonyms: Clear
-    drained: Callable[[], None]
-
-    @property
-    def urls(self) -> list[str]:
-        """Where it listens."""
-
-    @property
-    def lost_lines(self) -> dict[str, int]:
-        """Lines of the log and of the audit log that could not be written."""
-
-    @property
-    def pair(self) -> certificates.KeyPair | None:
-        """Certificate and key."""
-
-    @property
-    def authenticator(self) -> Authenticator:
-        """Tells whom a new connection belongs to."""
-
-    def drain(self) -> None:
-        """Leave new clients to another relay, and end when the last has left."""
+"""Clients of one batch, which takes about 2 ms."""
 
 
 class View:
-    """Looks at a relay.
+    """Takes snapshots of a relay.
 
     Args:
-        relay: It.
-        counts: What has happened to it.
-        lag: How late the event loop is.
+        relay: The relay.
+        counts: Numbers of its events.
+        lag: Lag of the event loop.
         clock: Gives the time in seconds, as it does to the relay.
         wall: Gives the time in seconds since 1970.
 
     Attributes:
-        relay: It.
-        counts: What has happened to it.
-        lag: How late the event loop is.
-        reloads: What has come of reloads.
+        relay: The relay.
+        counts: Numbers of its events.
+        lag: Lag of the event loop.
+        reloads: Outcomes of reloads.
     """
 
     def __init__(
         self,
-        relay: Served,
+        relay: RelayControl,
         counts: RelayCounters,
         lag: Timing,
         clock: IReactorTime,
@@ -113,24 +75,24 @@ class View:
 
     @property
     def globus(self) -> GlobusAuthenticator | None:
-        """What asks Globus Auth about tokens, if anything does."""
+        """The authenticator, if it asks Globus Auth; else None."""
         found = self.relay.authenticator
         return found if isinstance(found, GlobusAuthenticator) else None
 
     @property
     def expiry(self) -> float | None:
-        """When the certificate expires, in seconds since 1970; None without one."""
+        """Expiry of the certificate in seconds since 1970; None without TLS."""
         pair = self.relay.pair
         return None if pair is None else pair.chain[0].not_valid_after_utc.timestamp()
 
     @property
     def renewal(self) -> float | None:
-        """When the certificate is due for renewal, in seconds since 1970."""
+        """Time from which to renew the certificate, in seconds since 1970."""
         pair = self.relay.pair
         return None if pair is None else pair.renewal.timestamp()
 
     def obstacles(self) -> list[str]:
-        """Every reason why a new client would not be served now."""
+        """Every reason why the relay would not serve a new client now."""
         state = self.relay.factory.state
         found = []
         if state >= RelayState.DRAINING:
@@ -149,7 +111,7 @@ class View:
         return found
 
     def status(self) -> Status:
-        """The relay in one piece."""
+        """The whole relay."""
         relay, counts, globus = self.relay, self.counts, self.globus
         uptime, obstacles = self._clock.seconds() - self._started, self.obstacles()
         expiry, renewal = self.expiry, self.renewal
@@ -170,14 +132,20 @@ class View:
             clients=len(rules.registry),
             connections=len(relay.factory.connections),
             users=relay.factory.limits.users,
-            registrations=counts.registrations,
+            registrations=counts.total(events.Registered),
             forwarded=Forwarded(counts.offers, counts.answers),
-            returned={why.value: count for why, count in counts.returns.items()},
-            dropped={why.name.lower(): count for why, count in rules.drops.items()},
-            held=counts.holds,
+            returned={
+                why.value: count
+                for why, count in counts.by_label(events.Returned).items()
+            },
+            dropped={
+                why.name.lower(): count
+                for why, count in counts.by_label(events.Shielded).items()
+            },
+            held=counts.total(events.Held),
             unanswered=self.unanswered(),
-            refused=_spelt(counts.refusals),
-            rejected=_spelt(counts.rejections),
+            refused=_spelt(counts.by_label(events.Refused)),
+            rejected=_spelt(counts.by_label(events.Rejected)),
             certificate=None
             if expiry is None or renewal is None
             else Certificate(expiry, renewal),
@@ -190,13 +158,13 @@ class View:
         )
 
     def unanswered(self) -> Silence:
-        """Which offers clients have left unanswered."""
+        """Clients that left their last offers unanswered."""
         found = (peer.registration for peer in self.relay.factory.relay.registry)
         some = [one.unanswered for one in found if one is not None and one.unanswered]
         return Silence(len(some), max(some, default=0))
 
     def clients(self) -> Iterator[list[Client]]:
-        """All clients that are registered now and when it is their turn, in batches."""
+        """All registered clients, in batches; a client may leave before its batch."""
         peers = iter(list(self.relay.factory.relay.registry))
         while batch := list(islice(peers, BATCH)):
             served = cast(Iterable[RelayProtocol], batch)
@@ -211,14 +179,14 @@ def _spelt(counts: dict[int, int]) -> dict[str, int]:
 def _clients(
     peers: Iterable[RelayProtocol], pseudonyms: Clear, ahead: float
 ) -> Iterator[Client]:
-    """Describe peers; ``ahead`` is by how much wall time is ahead of the clock's."""
+    """Describe peers; wall time is ``ahead`` seconds before the clock's."""
     for peer in peers:
         registration = peer.registration
         if registration is not None:
-            offered = registration.offered
+            offered = registration.last_offer
             marks = {
                 "deaf": registration.deaf,
-                "fight": registration.rounds >= FIGHT,
+                "fight": registration.takeovers >= FIGHT_TAKEOVERS,
                 "slowed": peer.slowed,
                 "legacy": registration.legacy,
             }
@@ -227,7 +195,7 @@ def _clients(
                 name=registration.name,
                 user=pseudonyms.user(peer.user.sub),
                 address=peer.address,
-                since=ahead + registration.since,
+                since=ahead + registration.registered_at,
                 last_offer=None if offered is None else ahead + offered,
                 sent=registration.sent,
                 received=registration.received,

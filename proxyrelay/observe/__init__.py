@@ -1,1 +1,1 @@
-"""What an operator sees of the relay."""
+"""Logs, audit log, counters and pseudonyms."""

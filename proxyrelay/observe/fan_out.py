@@ -1,68 +1,51 @@
-"""Several journals in the place of one."""
+"""Several observers in the place of one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from twisted.logger import Logger
 
-from proxyrelay.observe.null import NullObserver
-from proxyrelay.switchboard.events import ConnectionObserver
+from proxyrelay.switchboard.event import Event, ForwardObserver, Observer
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
 
-EVENTS = {name: method for name, method in vars(NullObserver).items() if name[0] != "_"}
-"""What a journal hears of, and the methods of one that does nothing about it."""
-
 _log = Logger()
 
 
-class FanOut(NullObserver):
-    """Tells several journals of everything.
+def fan_out(observers: Sequence[Observer]) -> Observer:
+    """Tell several observers of each event, in order.
 
-    Who has inherited a method of `NullObserver` is not told of that event.
-
-    Args:
-        journals: The journals, in the order in which they are told.
+    A failure of one harms neither the others nor a client.
     """
 
-    def __init__(self, journals: Sequence[ConnectionObserver]) -> None:
-        listening = {
-            event: tuple(
-                getattr(journal, event)
-                for journal in journals
-                if getattr(type(journal), event) is not nothing
-            )
-            for event, nothing in EVENTS.items()
-        }
-        self._forwarded = listening.pop("forwarded")
-        for event, methods in listening.items():
-            setattr(self, event, _all(methods))
-
-    def forwarded(
-        self, source: Peer, target: Peer, message: PeerConnection, offer: Offer | None
-    ) -> None:
-        """An offer or answer was handed to its receiver.
-
-        It happens by the thousand: as one of `_all` it would take twice as long.
-        """
-        try:
-            for method in self._forwarded:
-                method(source, target, message, offer)
-        except Exception:
-            _log.failure("a journal has failed")
-
-
-def _all(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
-    """Call some methods. One that fails harms neither the others nor a client."""
-
-    def tell(*event: Any) -> None:
-        for method in methods:
+    def tell(event: Event) -> None:
+        for observer in observers:
             try:
-                method(*event)
+                observer(event)
             except Exception:  # noqa: PERF203
-                _log.failure("a journal has failed")
+                _log.failure("an observer has failed")
+
+    return tell
+
+
+def fan_out_forwards(observers: Sequence[ForwardObserver]) -> ForwardObserver:
+    """Tell several observers of each forwarded message, in order.
+
+    A failure harms no client. One handler serves all, and a single observer has none:
+    messages come by the thousand.
+    """
+    if len(observers) == 1:
+        return observers[0]
+
+    def tell(
+        source: Peer, target: Peer, message: PeerConnection, offer: Offer | None
+    ) -> None:
+        try:
+            for observer in observers:
+                observer(source, target, message, offer)
+        except Exception:
+            _log.failure("an observer has failed")
 
     return tell

@@ -1,4 +1,4 @@
-"""Where log lines go, and how they look."""
+"""Sinks and formats of the log."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _RELAY = "proxyrelay"
 """Namespace of the relay's own events, and of those below it."""
 
 DEFECT = "defect"
-"""What JSON calls an event with a traceback: an error of the relay's own."""
+"""Event name of a line with a traceback: an error of the relay itself."""
 
 OTHER = "other"
-"""What JSON calls an event without a name: one of a library."""
+"""Event name of a line of a library."""
 
 _LEGACY = frozenset({"time", "system", "isError", "format", "why", "failure"})
-"""What Twisted adds to events for observers of before 2015."""
+"""Fields that Twisted adds for old observers."""
 
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S%z"
 
@@ -57,8 +57,8 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S%z"
 def line(event: LogEvent) -> str | None:
     """Format an event: time, level, text, and a traceback if there is one.
 
-    Whatever comes from outside stays inside its line, and cannot control a terminal;
-    only a traceback has lines of its own, which are indented.
+    A text from outside cannot break its line or control a terminal. Only a traceback
+    has further lines, which are indented.
     """
     text = _printable(_text(event)).replace("\n", "\\n")
     failure = event.get("log_failure")
@@ -74,8 +74,8 @@ def line(event: LogEvent) -> str | None:
 def record(event: LogEvent) -> str | None:
     """Format an event as a JSON object: see ``docs/reference/log.rst``.
 
-    Of the relay's own events it has all fields that the format may name, as they are. A
-    field that begins with ``_`` is only for the text.
+    Events of the relay keep their fields. A field that begins with ``_`` is only for
+    the text.
     """
     text = _text(event)
     failure = event.get("log_failure")
@@ -112,14 +112,14 @@ FORMATS: Mapping[str, Callable[[LogEvent], str | None]] = {
     "text": line,
     "json": record,
 }
-"""How an event looks, by the name of the setting."""
+"""Formatters by the value of ``logging.format``."""
 
 
 def _text(event: LogEvent) -> str:
     """The event in words.
 
-    The relay's own formats are plain constants, for which Python's formatter does: it
-    takes a tenth of the time of Twisted's.
+    Formats of the relay are plain constants. Python's formatter does for them, in a
+    tenth of the time of Twisted's.
     """
     if _is_own(event):
         with suppress(Exception):
@@ -129,7 +129,7 @@ def _text(event: LogEvent) -> str:
 
 @lru_cache(maxsize=2)
 def _second(time: int) -> str:
-    """A second as text: a thousand lines have the same one when clients come back."""
+    """A second as text; many lines of a burst share it."""
     return formatTime(time or None, timeFormat=TIME_FORMAT)
 
 
@@ -140,17 +140,17 @@ def _printable(text: str) -> str:
 
 
 class Log(FilteringLogObserver):
-    """What all log events go through, from any thread.
+    """The observer of all log events, from any thread.
 
     An event is formatted at once, since its fields may change. Each sink has a thread
-    of its own: one that hangs does not keep lines from the others.
+    of its own, so that a sink that hangs does not hold up the others.
 
     Args:
-        sinks: Get the line of each event that passes the levels.
-        settings: The levels, and how the lines look.
+        sinks: Take the lines.
+        settings: Levels and format.
 
     Attributes:
-        writers: Write the lines, one for each sink.
+        writers: One for each sink.
     """
 
     _log = Logger()
@@ -162,27 +162,27 @@ class Log(FilteringLogObserver):
         super().__init__(cast(ILogObserver, self._put), [self._levels])
 
     def change(self, settings: Logging) -> None:
-        """Let events of other levels through, or in another format, from now on."""
+        """Apply other levels and another format."""
         self._levels.ask(levels(settings))
         self._format = FORMATS[settings.format]
 
     def start(self) -> None:
-        """Begin to write. A process that forks must do so before."""
+        """Start the threads. A process must fork before."""
         for each in self.writers:
             each.start()
 
     @property
     def lost(self) -> int:
-        """Lines that a sink lacks."""
+        """Lines that could not be written."""
         return sum(each.lost for each in self.writers)
 
     def reopen(self) -> None:
-        """Open files anew, which may have other names now."""
+        """Open files anew, since they may have other names now."""
         for each in self.writers:
             each.reopen()
 
     def close(self) -> None:
-        """Write what is left, within `proxyrelay.observe.writer.STOP_SECONDS`."""
+        """Write the queued lines, within `proxyrelay.observe.writer.STOP_SECONDS`."""
         writer.close(self.writers)
 
     def _put(self, event: LogEvent) -> None:
@@ -209,7 +209,7 @@ class Log(FilteringLogObserver):
         return "".join(lines)
 
     def fails(self, writer: Writer, trouble: str) -> None:
-        """Tell all sinks but the one that lines are lost at."""
+        """Report lost lines to all other sinks."""
         self._log.error(
             "the log to {outlet} cannot be written: {trouble}; the relay serves on, "
             "and lines are lost until it can",
@@ -220,7 +220,7 @@ class Log(FilteringLogObserver):
         )
 
     def resumes(self, writer: Writer, count: int) -> None:
-        """Tell all sinks but the one that has a line about it."""
+        """Report the end of the loss to all other sinks."""
         self._log.warn(
             "the log to {outlet} is written again; lines that it lacks: {count}",
             event="log_resumed",
@@ -231,14 +231,14 @@ class Log(FilteringLogObserver):
 
 
 def observer(settings: Logging, stdout: TextIO | None) -> Log | None:
-    """Build what all log events go through.
+    """Build the log.
 
     Args:
-        settings: Levels and folder.
-        stdout: Gets every line that passes the levels; None if there is none.
+        settings: Levels, format and folder.
+        stdout: Standard output, or None.
 
     Returns:
-        The observer, or None if it would write nowhere.
+        The log; None if it has no sink.
 
     Raises:
         ConfigError: The folder or the file cannot be written.
@@ -256,24 +256,22 @@ def observer(settings: Logging, stdout: TextIO | None) -> Log | None:
 
 @implementer(ILogFilterPredicate)
 class Remembering:
-    """Asks another predicate once for each level of each namespace.
-
-    Twisted's goes through all levels at each comparison.
+    """A cache for a predicate, by namespace and level. Twisted's predicate is slow.
 
     Args:
-        predicate: Is asked. It looks at nothing else.
+        predicate: A predicate that looks at nothing else.
     """
 
     def __init__(self, predicate: ILogFilterPredicate) -> None:
         self.ask(predicate)
 
     def ask(self, predicate: ILogFilterPredicate) -> None:
-        """Ask this one from now on."""
+        """Use another predicate."""
         self._predicate = predicate
         self._known: dict[tuple[object, object], object] = {}
 
     def __call__(self, event: LogEvent) -> object:
-        """Say what is to become of an event."""
+        """Decide on an event."""
         kind = (event.get("log_namespace"), event.get("log_level"))
         if kind not in self._known:
             self._known[kind] = self._predicate(event)
@@ -281,11 +279,10 @@ class Remembering:
 
 
 def levels(settings: Logging) -> ILogFilterPredicate:
-    """Which events are let through.
+    """Build the predicate of the levels.
 
-    Autobahn writes whole requests, tokens included, at DEBUG: that level is not
-    to be had for it, whatever the settings say. Twisted's reports of its own
-    comings and goings are for those who debug.
+    Autobahn logs whole requests with their tokens at DEBUG, so it never gets that
+    level. Twisted's own INFO lines are shown at DEBUG only.
     """
     predicate = LogLevelFilterPredicate(_LEVELS[settings.default_level])
     for library in ("autobahn", "txaio"):

@@ -13,18 +13,17 @@ from proxyrelay.observe.pseudonyms import Clear, Pseudonyms
 SETTING = "logging.privacy_key_file"
 
 KEY_BYTES = 32
-"""Bytes of a key that is made here; and of the shortest file that is taken for one."""
+"""Bytes of a new key, and of the shortest key file."""
 
 KEY_CEILING = 1000
-"""Bytes of the longest file that is taken for a key."""
+"""Bytes of the longest key file."""
 
 
 def pseudonyms(settings: Logging) -> Clear:
-    """What users and addresses are shown as.
+    """Build the pseudonyms of users and addresses.
 
     Args:
-        settings: Say whether they are hidden. A file for the key that does not exist is
-            made.
+        settings: The settings. A key file that does not exist is created.
 
     Raises:
         ConfigError: The key can be neither read nor made.
@@ -37,7 +36,7 @@ def pseudonyms(settings: Logging) -> Clear:
 
 
 def problem(path: Path) -> str | None:
-    """Why a file cannot hold the key, or None. Makes nothing."""
+    """Problem of a key file, or None. Creates nothing."""
     try:
         _read(path)
     except FileNotFoundError:
@@ -90,6 +89,6 @@ def _make(path: Path) -> bytes:
         with os.fdopen(descriptor, "wb") as file:
             file.write(key + b"\n")
     except OSError:
-        path.unlink()  # half a key would be taken for a bad one
+        path.unlink()  # Half a key would be refused at the next start.
         raise
     return key

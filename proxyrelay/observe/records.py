@@ -1,7 +1,7 @@
-"""What machines read of the relay: one JSON object a line. Pure.
+"""JSON lines. Pure.
 
-A line is ASCII, whatever the texts in it are: what is no printable letter of ASCII
-stands there by its number, so that a line is always one, and harmless to a terminal.
+A line is printable ASCII: all other characters are escaped. So a text cannot break a
+line or control a terminal.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ _encode = JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def record(time: float, fields: Mapping[str, object]) -> str:
-    """Write an object, with its end of line.
+    """Encode one line, with its end.
 
     Args:
-        time: When it happened, in seconds since 1970; it becomes the field ``time``.
-        fields: The others. Fractions have three digits, numbers that JSON lacks become
-            null, lists stay lists, and whatever else JSON lacks becomes a text.
+        time: Seconds since 1970, for the field ``time``.
+        fields: The other fields. Fractions have three digits. Numbers that JSON lacks
+            become null, and other values that JSON lacks become texts.
     """
     plain = {name: _plain(value) for name, value in fields.items()}
     return _encode({"time": moment(time), **plain}) + "\n"
 
 
 def moment(time: float) -> str:
-    """A time as RFC 3339 spells it, in UTC, with milliseconds.
+    """A time in the format of RFC 3339, in UTC, with milliseconds.
 
     Args:
         time: Seconds since 1970.
@@ -39,7 +39,7 @@ def moment(time: float) -> str:
 
 @lru_cache(maxsize=2)
 def _second(time: int) -> str:
-    """A second as text: a thousand lines have the same one when clients come back."""
+    """A second as text; many lines of a burst share it."""
     return datetime.fromtimestamp(time, timezone.utc).replace(tzinfo=None).isoformat()
 
 
@@ -56,7 +56,7 @@ def _plain(value: object) -> object:
 
 
 def _sound(text: str) -> str:
-    """A text without halves of surrogate pairs, at which strict readers stop."""
+    """A text without lone surrogates, which strict readers refuse."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

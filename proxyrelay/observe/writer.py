@@ -1,11 +1,11 @@
-"""Lines on their way to a place that may be slow, full, hung or gone.
+"""Bounded queues of lines for sinks that may be slow, full, hung or gone.
 
-A thread for each place does all that may block: it opens, writes and rotates. A line is
-only put into a queue, which is bounded. Lines that find no room, and lines that cannot
-be written, are counted. Another line in their place says how many are missing.
+A thread for each sink opens, writes and rotates. Lines go into a bounded queue. Lines
+that find no room or cannot be written are counted, and a line in their place tells the
+number.
 
-The logging package of the standard library does not fit: its listener has no bounds,
-its handlers print a traceback for each failure, and at the end it waits for all of it.
+The standard library's logging does not fit. Its listener has no bounds, its handlers
+print a traceback for each failure, and at the end it waits for all lines.
 """
 
 from __future__ import annotations
@@ -23,42 +23,44 @@ from queue import Empty, SimpleQueue
 from threading import RLock, Thread
 from typing import Protocol, TextIO
 
+from proxyrelay.net.rate_limited_log import RateLimitedLog
+
 QUEUED_LINES = 10_000
-"""Lines that may wait for one place."""
+"""Queued lines of one sink."""
 
 QUEUED_CHARACTERS = 4 * 1024 * 1024
-"""Characters of all lines that may wait for one place."""
+"""Queued characters of one sink."""
 
 BATCH_CHARACTERS = 64 * 1024
-"""Characters that are written in one piece."""
+"""Characters of one write."""
 
 GATHER_SECONDS = 0.01
-"""Delay between the first line of a batch and its writing, in which others join it."""
+"""Seconds from the first line of a batch to its write; other lines join it."""
 
 QUIET_SECONDS = 60.0
-"""Shortest time between two warnings about one place."""
+"""Seconds between two warnings about one sink."""
 
 STOP_SECONDS = 2.0
-"""Longest wait at the end for lines that are still queued."""
+"""Seconds to write the queued lines at the end."""
 
 LOOK_SECONDS = 1.0
-"""Shortest time between two looks whether a file is still at its path."""
+"""Seconds between two checks that a file is still at its path."""
 
 ROTATE_BYTES = 10 * 1024 * 1024
-"""Length at which a log file is put aside."""
+"""Bytes of a log file that is rotated."""
 
 ROTATED_FILES = 10
-"""How many old log files are kept."""
+"""Kept old log files."""
 
 MODE = 0o640
-"""Who may read a log file, which tells of users and addresses: its owner and group."""
+"""Mode of a log file: it names users and addresses."""
 
 
 class Sink(Protocol):
-    """A place that lines are written to, by one thread.
+    """A place for lines, used by one thread.
 
     Attributes:
-        name: What messages call it.
+        name: Name in messages.
         encoding: Encoding of the lines.
         torn: Whether the last line there has no end.
     """
@@ -85,11 +87,11 @@ class Sink(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
 
 class Owner(Protocol):
-    """Says what becomes of lines. It is called from any thread."""
+    """Reports lost lines. It is called from any thread."""
 
     def gap(self, count: int) -> str:
         """The line that stands for missing ones."""
@@ -112,12 +114,12 @@ class Writer:
     None is the end.
 
     Args:
-        sink: Where the lines go. Only the thread touches it from now on.
-        owner: Says what becomes of lines.
+        sink: Takes the lines. Only the thread uses it from now on.
+        owner: Reports lost lines.
         clock: Monotonic time in seconds.
 
     Attributes:
-        name: What messages call the sink.
+        name: Name of the sink in messages.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class Writer:
         self._lock = RLock()
         self._stale = False
         self._told = False
-        self._quiet_until = float("-inf")
+        self._warnings = RateLimitedLog(QUIET_SECONDS)
         # Each of these is changed by one side only.
         self._put = self._dropped = self._marked = 0
         self._taken = self._seen = self._missing = self._failed = 0
@@ -143,13 +145,13 @@ class Writer:
         return self._dropped + self._failed
 
     def start(self) -> None:
-        """Begin to write. A process that forks must do so before."""
+        """Start the thread. A process must fork before."""
         with self._lock:
             if self._thread.ident is None:
                 self._thread.start()
 
     def put(self, line: str) -> None:
-        """Have a line written, or count it if there is no room.
+        """Queue a line, or count it if there is no room.
 
         Args:
             line: With its end.
@@ -173,23 +175,23 @@ class Writer:
             self._tell("earlier lines are still being written")
 
     def reopen(self) -> None:
-        """Have the sink opened anew, since its file may have another name now."""
+        """Open the sink anew, since its file may have another name now."""
         with self._lock:
             if not self._stale:
                 self._stale = True
                 self._queue.put(0)  # wakes the thread
 
     def end(self) -> None:
-        """Have what is queued written, and the sink closed. It does not wait."""
+        """Write the queued lines and close the sink. Does not block."""
         self.start()
         self._queue.put(None)
 
     def join(self, seconds: float) -> None:
-        """Wait until the sink is closed, but not longer than some seconds."""
+        """Wait until the sink is closed, at most some seconds."""
         self._thread.join(seconds)
 
     def close(self) -> None:
-        """Write what is left, within `STOP_SECONDS`."""
+        """Write the queued lines, within `STOP_SECONDS`."""
         close([self])
 
     def _run(self) -> None:
@@ -263,7 +265,7 @@ class Writer:
                 if written:
                     sink.torn = data[written - 1 : written] != b"\n"
         except Exception as error:
-            # Whatever it is, the next lines are tried.
+            # The next lines are tried after any failure.
             trouble = getattr(error, "strerror", None) or type(error).__name__
         end = filled = 0
         for part, (_, count) in zip(parts, lines, strict=True):
@@ -281,10 +283,9 @@ class Writer:
     def _tell(self, trouble: str) -> None:
         """Warn, once for each trouble and not too often."""
         with self._lock:
-            now = self._clock()
-            if self._told or now < self._quiet_until:
+            if self._told or self._warnings.admit(self._clock()) is None:
                 return
-            self._told, self._quiet_until = True, now + QUIET_SECONDS
+            self._told = True
         self._owner.fails(self, trouble)
 
     def _recover(self, count: int) -> None:
@@ -295,9 +296,9 @@ class Writer:
 
 
 def close(writers: Iterable[Writer]) -> None:
-    """Have all that is queued written, within `STOP_SECONDS`.
+    """Write all queued lines, within `STOP_SECONDS`.
 
-    What hangs is left behind: the threads do not keep the process from ending.
+    A thread that hangs is left behind, and does not keep the process alive.
     """
     writers = list(writers)
     for writer in writers:
@@ -310,8 +311,8 @@ def close(writers: Iterable[Writer]) -> None:
 class Stream:
     """Standard output.
 
-    Python's own buffer is left out: a thread that hangs in it would hold its lock, and
-    the interpreter aborts at the end if it cannot have that.
+    Python's buffer is left out. A thread that hangs would hold its lock, and the
+    interpreter aborts at the end without that lock.
 
     Args:
         file: A file with a descriptor.
@@ -339,17 +340,17 @@ class Stream:
             return 0
 
     def close(self) -> None:
-        """Leave it open: it is not ours."""
+        """Leave it open, since others use it."""
 
 
 class File:
-    """A log file, which is put aside when it is long.
+    """A log file with rotation.
 
-    Several processes may append to it. When it is no longer at its path, since it was
-    renamed or removed, a new one is made there.
+    Several processes may append to it. A file that was renamed or removed is created
+    anew.
 
     Args:
-        path: Where it is; its folder is made if it is missing.
+        path: Its path; a missing folder is created.
         clock: Monotonic time in seconds.
 
     Raises:
@@ -369,7 +370,7 @@ class File:
         self._open()
 
     def ready(self) -> None:
-        """Open it where it should be, and put a long one aside.
+        """Open the file at its path, and rotate a long one.
 
         Raises:
             OSError: It cannot be opened.
@@ -389,7 +390,7 @@ class File:
         return written
 
     def close(self) -> None:
-        """Close it; it can be opened anew."""
+        """Close it. It can be opened anew."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -401,11 +402,11 @@ class File:
         try:
             return os.path.samestat(mine, self._path.stat())
         except OSError as error:
-            # In a folder that may no longer be entered, it can still be written.
+            # The file can still be written if the folder may not be entered.
             return error.errno == errno.EACCES
 
     def _put_aside(self) -> None:
-        """Rename it, and the older ones; one that cannot be renamed goes on."""
+        """Rename the file and its older ones; without permission go on with it."""
         numbers = range(1, ROTATED_FILES + 1)
         paths = [self._path, *(Path(f"{self._path}.{number}") for number in numbers)]
         with suppress(OSError):

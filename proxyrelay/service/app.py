@@ -112,7 +112,8 @@ def build(options: Options, reactor: Any) -> Application:
         found.pair,
         reactor,
         inherited=inherited,
-        further=() if watch is None else watch.journals,
+        further=() if watch is None else watch.observers,
+        on_forward=() if watch is None else (watch.counts.forwarded,),
         kind=RelayProtocol if watch is None else watch.kind,
         observer=observer,
     )

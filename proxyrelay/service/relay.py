@@ -26,12 +26,12 @@ from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.observe import log as logs
 from proxyrelay.observe import privacy
 from proxyrelay.observe.audit import audit
-from proxyrelay.observe.fan_out import FanOut
-from proxyrelay.observe.journal import LogObserver
+from proxyrelay.observe.fan_out import fan_out, fan_out_forwards
+from proxyrelay.observe.log_observer import LogObserver
 from proxyrelay.service.drain import Drain
 from proxyrelay.service.ports import ClientPorts
 from proxyrelay.switchboard.directory import PARTED, Alone
-from proxyrelay.switchboard.events import ConnectionObserver
+from proxyrelay.switchboard.event import ForwardObserver, Observer
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.crossing import Crossing
@@ -60,6 +60,7 @@ class RelayService(MultiService):
         inherited: Listening sockets from a supervisor, in place of those that the
             settings name.
         further: Observers beside the log.
+        on_forward: Observers of forwarded messages beside the log.
         kind: Class of the connections.
         observer: Writes the log; None if twistd does.
 
@@ -83,7 +84,8 @@ class RelayService(MultiService):
         reactor: Any,
         clock: IReactorTime | None = None,
         inherited: Sequence[socket] = (),
-        further: Sequence[ConnectionObserver] = (),
+        further: Sequence[Observer] = (),
+        on_forward: Sequence[ForwardObserver] = (),
         kind: type[RelayProtocol] = RelayProtocol,
         observer: logs.Log | None = None,
     ) -> None:
@@ -98,14 +100,16 @@ class RelayService(MultiService):
         self._audit = audit(settings.logging, clock, self.pseudonyms)
         self.drained: Callable[[], None] = lambda: None
         audited = () if self._audit is None else (self._audit,)
-        journal: ConnectionObserver = self.journal
-        if audited or further:
-            journal = FanOut((journal, *audited, *further))
+        journal = fan_out((self.journal, *audited, *further))
+        forwards = (each.forwarded for each in (self.journal, *audited))
         self._crossing = Crossing(
             clock, _crossing_seconds(settings.offers), self._pass_on
         )
         self.factory = RelayFactory(
-            Relay(journal, clock.seconds, self._crossing, settings.offers),
+            Relay(
+                *(journal, clock.seconds, self._crossing, settings.offers),
+                fan_out_forwards((*forwards, *on_forward)),
+            ),
             authenticator,
             journal,
             clock,
@@ -209,7 +213,7 @@ class RelayService(MultiService):
         offers = config.offers
         if self.state >= RelayState.DRAINING:
             offers = structs.replace(offers, hold=0)  # no client comes back here
-        self.factory.relay.offers = offers
+        self.factory.relay.broker.offers = offers
         self._crossing.change(_crossing_seconds(offers))
 
     def _apply_census(self, config: Config) -> None:
@@ -266,7 +270,7 @@ class RelayService(MultiService):
             self._heap.look(len(self.factory.connections), self._clock.seconds())
 
     def _pass_on(self, offer: Offer) -> None:
-        self.factory.relay.pass_on(offer)
+        self.factory.relay.broker.pass_on(offer)
 
     # -- drain and stop
 
@@ -288,7 +292,7 @@ class RelayService(MultiService):
             )
         self._drain = Drain(self.factory, self._clock, self.config.drain_max, self._end)
         # A peer that is not here may be connected to the other relay.
-        self.factory.relay.directory = Alone(PARTED)
+        self.factory.relay.delivery.directory = Alone(PARTED)
         self._apply_offers(self.config)
 
     def _end(self) -> None:

@@ -1,1 +1,1 @@
-"""The rules: register, forward, leave. Nothing here imports Twisted."""
+"""The rules: register, forward, leave. No Twisted."""

@@ -1,7 +1,7 @@
-"""Who is connected elsewhere. Pure.
+"""Peers of other relays. Pure.
 
-A relay knows its own clients. What lies beyond is asked when none of them has a UUID:
-so what goes from one client to another of the same relay depends on nothing else.
+The directory is asked only for a UUID that no client of this relay holds. So messages
+between clients of one relay depend on nothing else.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ PARTED = (
     "The requested peer {} is not connected to this relay server, which is being "
     "replaced: it may be connected to the one that has taken over."
 )
-"""Why a message comes back. Clients match the start of the first text, sic."""
+"""Error texts for unknown peers. Clients match the start of the first one, sic."""
 
 
 class Directory(Protocol):
     """Knows of peers beyond this relay.
 
     Attributes:
-        missing: Why a message for a peer that is not found comes back.
+        missing: Error text for a peer that is not found.
     """
 
     @property
@@ -33,22 +33,19 @@ class Directory(Protocol):
         """A text with ``{}`` for the UUID."""
 
     def find(self, uuid: str) -> Peer | None:
-        """A peer that stands for one which is connected elsewhere, or None.
-
-        It answers at once, from what it has been told.
-        """
+        """A peer that stands for a client of another relay, or None. Does not block."""
 
 
 class Alone:
-    """There is nothing beyond this relay.
+    """A directory without entries: there is no other relay.
 
     Args:
-        missing: Why a message for a peer that is not found comes back.
+        missing: Error text for a peer that is not found.
     """
 
     def __init__(self, missing: str = UNKNOWN) -> None:
         self.missing = missing
 
     def find(self, uuid: str) -> Peer | None:  # noqa: ARG002
-        """Find nobody."""
+        """None."""
         return None

@@ -56,7 +56,7 @@ class RegistrationRequest(
     """A client asks to be reachable under its UUID.
 
     Attributes:
-        name: What the client calls itself: text that is never trusted.
+        name: The client's name for itself; not trusted.
         uuid: The UUID, canonical after decoding.
     """
 
@@ -82,11 +82,11 @@ class PeerConnection(
 
     Attributes:
         source_uuid: The sender, canonical after decoding.
-        source_name: What the sender calls itself: text that is never trusted.
+        source_name: The sender's name for itself; not trusted.
         peer_uuid: The receiver, canonical after decoding.
         description_type: ``offer`` or ``answer``.
         description: The session description, opaque to the relay.
-        error: Why the message came back to its sender, or None.
+        error: Reason of a message that comes back to its sender; else None.
     """
 
     source_uuid: str
@@ -102,7 +102,7 @@ class PeerConnection(
 
 
 class Description(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What stock clients read from the ``description``, which is JSON in a text.
+    """Content of the ``description``, which is JSON in a text.
 
     Attributes:
         sdp: The session description (RFC 8866), opaque to the relay.
@@ -114,7 +114,7 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 ClientMessage = RegistrationRequest | LegacyRegistrationRequest | PeerConnection
-"""What a client may send."""
+"""A message that a client may send."""
 
 _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 
@@ -148,7 +148,7 @@ def decode(payload: bytes, *, binary: bool = False) -> ClientMessage:
         binary: Whether they came in a binary frame, which no client may send.
 
     Raises:
-        UnknownMessage: It is none of the messages that a client may send.
+        UnknownMessage: No client may send this.
     """
     if binary:
         raise UnknownMessage("a binary frame")
@@ -183,14 +183,14 @@ LEGACY_ACCEPTED = _accepted("server_response")
 
 
 def echo(message: PeerConnection, error: str) -> bytes:
-    """Write a message back to its sender, with the reason why it did not pass.
+    """Encode a message that goes back to its sender with an error.
 
-    The description is left out where it would lift the text over what a stock
-    client accepts: a client that gets an error does not read it.
+    The description is left out if the text would be too long for a stock client, which
+    does not read the description beside an error.
 
     Args:
-        message: What the sender asked for.
-        error: The reason, in words that clients match by their start.
+        message: The message.
+        error: The reason; clients match its start.
     """
     fields = {
         "source_uuid": message.source_uuid,

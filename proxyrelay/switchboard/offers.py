@@ -1,15 +1,15 @@
-"""Outstanding offers: who may still answer whom. Pure.
+"""The table of outstanding offers. Pure.
 
-The process of a stock client ends when it is sent an answer that it does not wait for,
-a second error for one offer, or an offer of a peer that it has just made one to. So
-each offer that is passed on is written down here until it is answered, returned or too
-old, and what has no place beside these is not passed on.
+Three messages end the process of a stock client: an answer that it does not wait for,
+a second error for one offer, and an offer of a peer to which it makes one. So each
+offer stays here until it is answered, returned or too old. A message without a place
+beside these offers is not passed on.
 
-Nothing is kept of a description, unless an offer waits for its peer to come back, or
-for an offer that crosses it: clients do not read that of one that is returned to them.
+The text of an offer is kept only while the offer waits. Clients do not read the
+description of an offer that is returned to them.
 
-Each table is shared out between holders: users, or addresses without authentication.
-A full table takes room from its largest holder.
+Users have shares of each table; without authentication, addresses do. A full table
+takes room from its largest holder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxyrelay.config import Offers
 from proxyrelay.switchboard.shares import Shares
 
 OUTSTANDING_OF_ONE = 1024
-"""Outstanding offers that one client may have a part in, on either side."""
+"""Outstanding offers to and from one client."""
 
 OUTSTANDING = 65_536
 """Outstanding offers of all clients, at some 0.4 kB each."""
@@ -34,19 +34,19 @@ OUTSTANDING_OF_USER = OUTSTANDING // 8
 """Outstanding offers of one user, or of one address without authentication."""
 
 HELD_CEILING = 16 * 1024
-"""Bytes of the longest offer that is held. Those of stock clients have 1 to 2 kB."""
+"""Bytes of the longest offer that may wait. Offers of stock clients have 1 to 2 kB."""
 
 CONNECTED_SECONDS = 10.0
-"""Seconds from an answer for which its two clients are taken to have found each other.
-Stock clients then keep what came of it, and wait 30 s for it to open: neither begins
-another offer, so that one which comes all the same crosses nothing."""
+"""Seconds after an answer for which its two clients count as connected. Stock clients
+wait 30 s for the connection to open, and make no further offer meanwhile. An offer
+that comes all the same crosses nothing."""
 
 CONNECTED_PAIRS = 16 * 1024
-"""Pairs of which that is remembered, at some 0.4 kB each."""
+"""Remembered pairs of connected clients, at some 0.4 kB each."""
 
 
 class DropReason(Enum):
-    """Why a message is not passed on: each would end the process that gets it."""
+    """Why a message is not passed on: it would end the process of its receiver."""
 
     ERROR = "it carries an error, which only the relay may set"
     DUPLICATE = "an offer of the same client to the same peer is not answered yet"
@@ -56,20 +56,35 @@ class DropReason(Enum):
     UNASKED = "it answers no offer, or one that was answered or is too old"
 
 
+class OfferState(Enum):
+    """Where an offer is on its way."""
+
+    NEW = "new"
+    """It is not in the table yet."""
+    WAITING = "waiting"
+    """It waits for its receiver, or for an offer that may cross it."""
+    FORWARDED = "forwarded"
+    """Its receiver has it, and may answer."""
+    CLOSED = "closed"
+    """It was answered or returned."""
+
+
 class Offer(msgspec.Struct, eq=False, gc=False):
     """An offer that was neither answered nor returned.
 
     Attributes:
-        source: UUID of the client that made it.
-        target: UUID of the peer that it is for.
-        name: What the client calls itself.
-        since: When it came, in seconds of the relay's clock.
-        text: The message, as long as it waits; None once it was passed on.
-        user: Whose it is.
-        place: The address of the client.
-        holder: Whose share it takes: its user's, or its address's.
+        source: UUID of the sender.
+        target: UUID of the receiver.
+        name: What the sender calls itself.
+        since: Arrival, in seconds of the relay's clock.
+        text: The message while the offer waits; else None.
+        user: ID of the sender's user.
+        place: The sender's address, as limits count it.
+        holder: Owner of the share that it takes: its user, or its address.
         capped: Whether the limits of one holder apply.
-        waited: Seconds that it had waited when it was passed on.
+        waited: Seconds that it waited before it was passed on.
+        state: Where it is on its way.
+        target_address: Where the receiver is; None until it is passed on.
     """
 
     source: str
@@ -82,13 +97,20 @@ class Offer(msgspec.Struct, eq=False, gc=False):
     holder: str = ""
     capped: bool = True
     waited: float = 0.0
+    state: OfferState = OfferState.NEW
+    target_address: str | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in the table, and its receiver lacks it yet."""
+        return self.state is OfferState.WAITING
 
 
 Pair = tuple[str, str]
 
 
 class OfferTable:
-    """Outstanding offers, at most one from a client to another; and who knows whom."""
+    """Outstanding offers, at most one from a client to another; and connected pairs."""
 
     def __init__(self) -> None:
         # The oldest first, in both.
@@ -107,7 +129,7 @@ class OfferTable:
 
     @property
     def held(self) -> int:
-        """How many offers wait before they are passed on."""
+        """Number of offers that wait."""
         return len(self._held)
 
     def find(self, source: str, target: str) -> Offer | None:
@@ -144,7 +166,8 @@ class OfferTable:
         return crowd
 
     def add(self, offer: Offer) -> None:
-        """Write down an offer that was passed on; there is none of this pair yet."""
+        """Add an offer that was passed on; the table has none of this pair yet."""
+        offer.state = OfferState.FORWARDED
         pair = offer.source, offer.target
         self._open[pair] = offer
         self._shares.add(offer.holder, offer)
@@ -158,31 +181,32 @@ class OfferTable:
                     self._crowds[uuid].add(offer.holder, offer)
 
     def hold(self, offer: Offer, terms: Offers) -> bool:
-        """Write down an offer that waits, if it may.
+        """Add an offer that waits, if there is room.
 
         Args:
-            offer: With its text and holder.
-            terms: How many may.
+            offer: The offer, with its text and holder.
+            terms: The limits.
 
         Returns:
-            Whether it does.
+            Whether it was added.
         """
         if not self._may_wait(offer, terms) or len(self._held) >= terms.held_total:
             return False
         self.add(offer)
+        offer.state = OfferState.WAITING
         self._held[offer.source, offer.target] = offer
         self._held_shares.add(offer.holder, offer)
         return True
 
     def displaced(self, offer: Offer, terms: Offers) -> Offer | None:
-        """The offer that must wait no longer, so that another one may.
+        """The waiting offer that must make room for another one.
 
         Args:
             offer: The other one, with its text and holder.
-            terms: How many may.
+            terms: The limits.
 
         Returns:
-            The oldest of the largest holder; None if no offer has to go, or if the
+            The oldest offer of the largest holder; None if there is room, or if the
             other one may not wait.
         """
         if len(self._held) < terms.held_total or not self._may_wait(offer, terms):
@@ -196,24 +220,29 @@ class OfferTable:
         )
 
     def pass_on(self, offer: Offer) -> None:
-        """Let an offer that waits do so no longer, but for its answer."""
+        """Note that a waiting offer reached its receiver."""
+        self._release(offer)
+        offer.state = OfferState.FORWARDED
+
+    def _release(self, offer: Offer) -> None:
         del self._held[offer.source, offer.target]
         self._held_shares.remove(offer.holder, offer)
         offer.text = None
 
     def close(self, offer: Offer) -> bool:
-        """Strike out an offer, since it is answered, or about to be returned.
+        """Remove an offer, since it is answered or about to be returned.
 
         Returns:
-            Whether it stood there: an offer is answered or returned once.
+            Whether it was there: an offer is answered or returned once.
         """
         pair = offer.source, offer.target
         if self._open.get(pair) is not offer:
             return False
         del self._open[pair]
         self._shares.remove(offer.holder, offer)
-        if offer.text is not None:
-            self.pass_on(offer)
+        if offer.waits:
+            self._release(offer)
+        offer.state = OfferState.CLOSED
         for uuid in pair:
             # Both may be the same.
             offers = self._with.get(uuid)
@@ -231,20 +260,20 @@ class OfferTable:
             self._crowds[uuid].remove(offer.holder, offer)
 
     def of(self, uuid: str) -> list[Offer]:
-        """The offers that a client has a part in, the oldest first."""
+        """The offers to and from a client, the oldest first."""
         return list(self._with.get(uuid, {}).values())
 
     def unanswered(self, now: float, seconds: float) -> list[Offer]:
-        """The offers that have waited for so long, the oldest first.
+        """The offers of some age or more, the oldest first.
 
         Args:
-            now: The time, in seconds of the clock by which they came.
-            seconds: How long.
+            now: The time, in seconds of the relay's clock.
+            seconds: The age.
         """
         return list(_older(self._open.values(), now, seconds))
 
     def unclaimed(self, now: float, seconds: float) -> list[Offer]:
-        """The same of those that wait before they are passed on."""
+        """The same of the offers that wait."""
         return list(_older(self._held.values(), now, seconds))
 
     def mark_connected(self, one: str, other: str, now: float) -> None:
@@ -255,23 +284,22 @@ class OfferTable:
             self._answered[pair] = now
 
     def last_connected(self, one: str, other: str, now: float) -> float:
-        """When an answer has passed between two clients, if that was lately.
+        """The time of the last answer between two clients.
 
         Args:
             one: UUID of a client.
             other: UUID of another one.
-            now: The time, in seconds of the clock by which it is noted.
+            now: The time, in seconds of the relay's clock.
 
         Returns:
-            The time; what is before any other, if there is none.
+            The time; minus infinity if it is over `CONNECTED_SECONDS` ago.
         """
         when = self._answered.get(_pair(one, other), -math.inf)
         return when if _is_lately(when, now) else -math.inf
 
     def forget(self, now: float) -> None:
-        """Forget the answers that have passed too long ago."""
+        """Forget the answers of over `CONNECTED_SECONDS` ago."""
         answers = self._answered.items()
-        # It is looked at before anything is removed.
         for pair, _ in list(takewhile(lambda a: not _is_lately(a[1], now), answers)):
             del self._answered[pair]
 

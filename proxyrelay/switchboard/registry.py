@@ -1,4 +1,4 @@
-"""Which peer holds which UUID, and which did a moment ago. Pure."""
+"""The peers by their UUIDs, and those of a moment ago. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from proxyrelay.switchboard.shares import Shares
 from proxyrelay.switchboard.user import User
 
 REMEMBERED = 65_536
-"""Clients that have left, of whom is known for a while that they were there."""
+"""Clients that are remembered for a while after they left."""
 
 
 class Registry:
-    """Maps canonical UUIDs to the peers that hold them.
-
-    It holds exactly the open connections that have registered.
-    """
+    """Maps canonical UUIDs to peers: all open connections that have registered."""
 
     def __init__(self) -> None:
         self._peers: dict[str, Peer] = {}
-        # Who left first comes first; with the holder of the share that it takes.
+        # The oldest first: time, user, and holder of the share.
         self._left: dict[str, tuple[float, User, str]] = {}
         self._shares: Shares[str] = Shares()
 
@@ -29,7 +26,7 @@ class Registry:
         return self._peers.get(uuid)
 
     def add(self, uuid: str, peer: Peer) -> None:
-        """Give a UUID to a peer, whoever held it before."""
+        """Give a UUID to a peer, also if another peer held it."""
         self._peers[uuid] = peer
         if uuid in self._left:
             self._forget(uuid)
@@ -39,8 +36,8 @@ class Registry:
 
         Args:
             uuid: The UUID.
-            peer: Who leaves.
-            now: When, in seconds; None if the peer is not to be remembered.
+            peer: The peer that leaves.
+            now: The time in seconds; None to remember nothing.
         """
         if self._peers.get(uuid) is not peer:
             return
@@ -58,17 +55,17 @@ class Registry:
         self._shares.remove(share, uuid)
 
     def left(self, uuid: str, since: float) -> User | None:
-        """Whose UUID it was, if it is nobody's now and was somebody's a moment ago.
+        """The user that held a UUID a moment ago; None if there was none.
 
         Args:
-            uuid: The UUID.
-            since: Who left at this time, in seconds, or before counts no longer.
+            uuid: A UUID that no peer holds.
+            since: Time in seconds; departures up to it do not count.
         """
         found = self._left.get(uuid)
         return None if found is None or found[0] <= since else found[1]
 
     def forget(self, since: float) -> None:
-        """Forget who left at a time, in seconds, or before."""
+        """Forget all departures up to a time in seconds."""
         for uuid, (when, _, _) in list(self._left.items()):
             if when > since:
                 return

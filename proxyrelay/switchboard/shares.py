@@ -1,7 +1,7 @@
 """Fair shares of a bounded table. Pure.
 
-A full table takes room from its largest holder. One holder cannot keep out another
-one with fewer items. Each step costs the same, whatever the size of the table.
+A full table takes room from its largest holder. So a holder cannot keep out one with
+fewer items. Each step costs the same in a table of any size.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ class Shares(Generic[T]):
     """The items of each holder, the oldest first."""
 
     def __init__(self) -> None:
-        # A plain dict looks for its first key ever longer while keys go from its front.
+        # The first key of a plain dict gets slow to find as keys leave its front.
         self._items: dict[str, OrderedDict[T, None]] = {}
         # The holders of each size, and the largest size.
         self._holders: dict[int, OrderedDict[str, None]] = {}
         self._largest = 0
 
     def size(self, holder: str) -> int:
-        """How many items a holder has."""
+        """Number of items of a holder."""
         items = self._items.get(holder)
         return 0 if items is None else len(items)
 
@@ -78,5 +78,5 @@ class Shares(Generic[T]):
             return
         del self._holders[size]
         if size == self._largest:
-            # A size changes by one, so the next largest size is at hand.
+            # Sizes change by one, so this is the next largest one.
             self._largest = size - 1

@@ -19,4 +19,4 @@ class User:
 
 
 ANONYMOUS = User("anonymous")
-"""Everybody, on a relay that does not authenticate."""
+"""The user of every connection on a relay without authentication."""

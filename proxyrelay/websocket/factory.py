@@ -17,7 +17,8 @@ from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.proxy_header import ProxyHeaderFactory
 from proxyrelay.net.write_batch import WriteBatch
 from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.switchboard.events import ConnectionObserver
+from proxyrelay.switchboard.event import Observer
+from proxyrelay.switchboard.events import Dropped, Probed
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 from proxyrelay.switchboard.registry import Registry
 from proxyrelay.switchboard.relay import Relay
@@ -93,7 +94,7 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
         self,
         relay: Relay,
         authenticator: Authenticator,
-        journal: ConnectionObserver,
+        journal: Observer,
         clock: IReactorTime,
         config: Config,
         pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
@@ -216,10 +217,10 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
         return self._proxies
 
     def _dropped(self, address: str, why: str) -> None:
-        self.journal.dropped(self.pseudonyms.address(address), why)
+        self.journal(Dropped(self.pseudonyms.address(address), why))
 
     def _probed(self, address: str) -> None:
-        self.journal.probed(self.pseudonyms.address(address))
+        self.journal(Probed(self.pseudonyms.address(address)))
 
     # -- the end
 

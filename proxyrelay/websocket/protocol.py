@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from proxyrelay.errors import MessageTooLong, PeerBusy, PeerGone, Refusal, TryAgainLater
 from proxyrelay.net import addresses
+from proxyrelay.switchboard.events import Dropped, Failed, Probed, Rejected, Slowed
 from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.admission import Origin
@@ -50,8 +51,6 @@ class RelayProtocol(UpstreamProtocol):
     factory: RelayFactory[RelayProtocol]
     user: User = ANONYMOUS
     registration: Registration | None = None
-    told = 0.0
-    untold = 0
     address: str
     arrival: int
     phase = Phase.GONE
@@ -204,7 +203,7 @@ class RelayProtocol(UpstreamProtocol):
         super().connectionLost(reason)
         try:
             if vanished and sent_nothing:
-                self.factory.journal.probed(self.address)
+                self.factory.journal(Probed(self.address))
             elif vanished:
                 self._release(lost_reason(self.phase, reason))
         finally:
@@ -231,7 +230,7 @@ class RelayProtocol(UpstreamProtocol):
             cause = LeaveReason.IDLE if reason == NO_PONG else LeaveReason.LOST
             self.factory.relay.leave(self, reason, cause)
         elif PHASES[self.phase].stage:
-            self.factory.journal.dropped(self.address, reason)
+            self.factory.journal(Dropped(self.address, reason))
         self.cancel_authentication()
 
     # -- timeouts, for the table of phases
@@ -335,7 +334,7 @@ class RelayProtocol(UpstreamProtocol):
 
     def request_rejected(self, status: HTTPStatus, detail: str) -> None:
         """Log an HTTP error, in the place of a dropped connection."""
-        self.factory.journal.rejected(self.address, status, detail)
+        self.factory.journal(Rejected(self.address, status.value, detail))
         self._enter(Phase.DROPPING)
 
     def onOpen(self) -> None:
@@ -433,7 +432,7 @@ class RelayProtocol(UpstreamProtocol):
 
     def slowed_down(self) -> None:
         """Log the first frames over the rate."""
-        self.factory.journal.slowed(self.address)
+        self.factory.journal(Slowed(self.address))
 
     def message_too_long(self) -> None:
         """Close with 4003."""
@@ -441,7 +440,7 @@ class RelayProtocol(UpstreamProtocol):
 
     def protocol_violated(self, code: int, reason: str) -> None:
         """Log a violation of WebSocket."""
-        self.factory.journal.failed(self.address, code, reason)
+        self.factory.journal(Failed(self.address, code, reason))
 
     def close_frame_due(self, code: int | None, is_reply: bool) -> None:
         """Unregister the client before the close frame."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.admin.events import KEPT, Events
-from proxyrelay.errors import Forbidden
-from proxyrelay.observe.journal import FIGHT
-from proxyrelay.switchboard.messages import PeerConnection
+from proxyrelay.admin.events import MAX_EVENTS, Events
+from proxyrelay.switchboard.events import (
+    FIGHT_TAKEOVERS,
+    Deafness,
+    Failed,
+    Fight,
+    Operator,
+    Probed,
+    Refused,
+    Rejected,
+    Replaced,
+    Shielded,
+    Skipped,
+    Slowed,
+)
 from proxyrelay.switchboard.offers import DropReason
-from proxyrelay.switchboard.peer import Registration
-from tests.support.recording import A, B, RecordingPeer
+from tests.support.recording import A, B
 
 EVIL = "a\x1b[2J\n\u202e"
 
@@ -38,52 +46,89 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual(self.events.last, 2)
 
     def test_only_the_last_are_kept(self) -> None:
-        for number in range(KEPT + 5):
+        for number in range(MAX_EVENTS + 5):
             self.events.note("drain", str(number))
-        self.assertEqual(len(self.events.since(0)), KEPT)
+        self.assertEqual(len(self.events.since(0)), MAX_EVENTS)
         self.assertEqual(self.events.since(0)[0].number, 6)
 
     def test_strangers_push_out_nothing_grave(self) -> None:
         """Two hundred of them, refused in a second, pushed out all else."""
         self.events.note("reload", "a")
-        for _ in range(KEPT * 3):
-            self.events.rejected("a", HTTPStatus.BAD_REQUEST, "b")
-            self.events.failed("a", 1002, "b")
-            self.events.slowed("a")
-            self.events.refused(RecordingPeer(), Forbidden("no"))
+        for _ in range(MAX_EVENTS * 3):
+            self.events(Rejected("a", 400, "b"))
+            self.events(Failed("a", 1002, "b"))
+            self.events(Slowed("a"))
+            self.events(Refused(None, "me", "a", 4002, "no"))
         self.events.note("drain", "b")
         kinds = [kind for kind, _ in self.texts()]
         self.assertEqual((kinds[0], kinds[-1]), ("reload", "drain"))
-        self.assertEqual(len(kinds), KEPT + 2)
+        self.assertEqual(len(kinds), MAX_EVENTS + 2)
         numbers = [event.number for event in self.events.since(0)]
         self.assertEqual(numbers, sorted(numbers))
         self.assertEqual(self.events.since(self.events.last - 1)[0].kind, "drain")
 
-    def test_a_fight_is_one(self) -> None:
-        for rounds in range(1, FIGHT + 3):
-            self.events.replaced(RecordingPeer(), RecordingPeer(), A, rounds)
-        kinds = [kind for kind, _ in self.texts()]
-        self.assertEqual(kinds, ["replaced"] * (FIGHT - 1) + ["fight"])
-
-    def test_of_what_is_dropped_the_first_counts(self) -> None:
-        peer = RecordingPeer(registration=Registration(A, "a", False, 0.0))
-        message = PeerConnection(A, "a", B, "offer", "v=0")
-        assert peer.registration is not None
-        for dropped in (1, 2):
-            peer.registration.dropped = dropped
-            self.events.shielded(peer, message, DropReason.DUPLICATE)
-        self.assertEqual([kind for kind, _ in self.texts()], ["shielded"])
+    def test_repeats_and_debugging_are_left_out(self) -> None:
+        for event in (
+            Replaced(A, "a", "b", FIGHT_TAKEOVERS + 1),
+            shielded(count=2),
+            Probed("a"),
+            Skipped("a", "b"),
+        ):
+            self.events(event)
+        self.assertEqual(self.texts(), [])
 
     def test_have_words(self) -> None:
-        peer = RecordingPeer(registration=Registration(A, EVIL, False, 0.0))
-        assert peer.registration is not None
-        self.events.refused(peer, Forbidden("no"))
-        self.events.deaf(peer, peer.registration)
-        self.events.rejected("a", HTTPStatus.BAD_REQUEST, EVIL)
-        self.events.failed("a", 1002, EVIL)
-        self.events.slowed("a")
-        kinds = [kind for kind, _ in self.texts()]
-        self.assertEqual(kinds, ["refused", "deaf", "rejected", "failed", "slowed"])
-        for kind, text in self.texts():
-            self.assertTrue(text.isprintable(), kind)
-        self.assertIn("4002", self.texts()[0][1])
+        for event in (
+            Replaced(A, "192.0.2.1:1", "192.0.2.2:1"),
+            Fight(A, "192.0.2.1:1", "192.0.2.2:1", FIGHT_TAKEOVERS),
+            Refused(A, "me", "a", 4002, "no", EVIL),
+            Deafness(A, EVIL, "me", "a", 1.0),
+            Rejected("a", 400, EVIL),
+            Failed("a", 1002, EVIL),
+            Slowed("a"),
+            Operator("drain", "local"),
+            Operator("disconnect", "local", A),
+            shielded(count=1),
+        ):
+            self.events(event)
+        self.assertEqual(
+            self.texts(),
+            [
+                (
+                    "replaced",
+                    f"{A} has registered again from 192.0.2.1:1; it was held from "
+                    "192.0.2.2:1",
+                ),
+                (
+                    "fight",
+                    f"{A} registers again and again, from 192.0.2.1:1; it was held "
+                    "from 192.0.2.2:1",
+                ),
+                ("refused", "a with 4002: no"),
+                ("deaf", f"{A} at a answers no offers since it came back: restart it"),
+                ("rejected", f"a with HTTP 400: {EVIL!a}"),
+                ("failed", f"a with 1002: {EVIL!a}"),
+                ("slowed", "a sends more than [limits] allows"),
+                ("operator", "drain is asked for from local"),
+                ("operator", f"disconnect of {A} is asked for from local"),
+                (
+                    "shielded",
+                    f"{B} from an offer of {A} at a: {DropReason.DUPLICATE.value}",
+                ),
+            ],
+        )
+
+
+def shielded(count: int) -> Shielded:
+    """A dropped message of a client."""
+    why = DropReason.DUPLICATE
+    return Shielded(
+        kind="offer",
+        source=A,
+        target=B,
+        user="me",
+        address="a",
+        reason=why.value,
+        why=why,
+        count=count,
+    )

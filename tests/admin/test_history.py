@@ -9,6 +9,7 @@ from proxyrelay.admin.history import FIELDS, KEPT, History
 from proxyrelay.admin.lag import INTERVAL, Lag
 from proxyrelay.net.timing import FAST, Timing
 from proxyrelay.observe.counters import RelayCounters
+from proxyrelay.switchboard.events import Refused, Registered
 
 AHEAD = 1.7e9
 """Seconds by which the wall clock is ahead of the monotonic one."""
@@ -25,14 +26,19 @@ class HistoryTests(SynchronousTestCase):
     def last(self) -> dict[str, float | None]:
         return dict(zip(FIELDS, self.history.since(0.0)[-1], strict=True))
 
+    def register(self, count: int) -> None:
+        for _ in range(count):
+            self.counts(Registered("a", "b", "me", "c"))
+
     def take(self, now: float, clients: int) -> None:
         self.history.take(now, AHEAD + now, clients)
 
     def test_rates_are_per_second(self) -> None:
-        self.counts.registrations += 4
+        self.register(4)
         self.counts.offers += 1
         self.counts.answers += 2
-        self.counts.refusals[4000] += 6
+        for _ in range(6):
+            self.counts(Refused(None, "me", "a", 4000, "no"))
         self.take(102.0, 7)
         found = self.last()
         self.assertEqual((found["time"], found["clients"]), (AHEAD + 102, 7))
@@ -44,7 +50,7 @@ class HistoryTests(SynchronousTestCase):
     def test_history_after_wall_clock_is_set_back_keeps_order(self) -> None:
         for number in range(5):
             self.take(100.0 + number, number)
-        self.counts.registrations += 4
+        self.register(4)
         self.history.take(106.0, AHEAD + 102.5, 7)
         self.assertEqual(self.last()["registrations"], 2)
         samples = self.history.since(AHEAD + 104.0)

@@ -17,6 +17,7 @@ from proxyrelay.admin.resources import files
 from proxyrelay.admin.view import BATCH
 from proxyrelay.config import Config, Limits, Logging, Offers
 from proxyrelay.errors import Problem
+from proxyrelay.switchboard.events import WrongAdminToken
 from proxyrelay.switchboard.peer import Registration
 from proxyrelay.websocket.state import RelayState
 from tests.support.certificates import Authority
@@ -414,7 +415,7 @@ class TokenTests(WatchedTestCase):
         self.ask("/status", Authorization=f"Bearer {TOKEN}")
         self.assertEqual(journal.events, [])
         self.ask("/status", Authorization="Bearer wrong")
-        self.assertEqual(journal.events, [("unauthorized", CALLER)])
+        self.assertEqual(journal.events, [WrongAdminToken(CALLER)])
 
     def test_health_needs_none(self) -> None:
         self.serve(token=TOKEN)
@@ -600,7 +601,7 @@ class ClientsTests(WatchedTestCase, TestCase):
         client.dataReceived(b"\x89\x80aaaa" * 100)
         assert client.registration is not None
         client.registration.deaf = True
-        client.registration.rounds = 3
+        client.registration.takeovers = 3
         (found,) = (await self.listed()).clients
         self.assertEqual(found.marks, ["deaf", "fight", "slowed"])
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,25 @@ from proxyrelay.config import Logging, Offers
 from proxyrelay.errors import ConfigError, Forbidden, TryAgainLater
 from proxyrelay.observe.audit import AuditObserver, audit
 from proxyrelay.observe.pseudonyms import Clear, Pseudonyms
+from proxyrelay.switchboard.delivery import (
+    BUSY,
+    FOREIGN,
+    LEFT,
+    PATIENCE_SECONDS,
+    SILENT,
+)
+from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import (
+    Failed,
+    Left,
+    Operator,
+    Refused,
+    Registered,
+    Rejected,
+)
 from proxyrelay.switchboard.offers import DropReason
-from proxyrelay.switchboard.peer import NAME_LENGTH, REPLACED, LeaveReason, Registration
-from proxyrelay.switchboard.relay import BUSY, FOREIGN, LEFT, SILENT, Relay
+from proxyrelay.switchboard.peer import REPLACED, LeaveReason
+from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import User
 from tests.support.recording import (
     A,
@@ -35,6 +49,8 @@ from tests.support.recording import (
 ME = User("me")
 
 BEGIN = 1700000000.0
+
+LATE = DropReason.LATE.value
 
 
 class Page:
@@ -64,21 +80,17 @@ class AuditTestCase(SynchronousTestCase):
 
     offers = Offers(crossing=0)
     pseudonyms = Clear()
-    ceiling = 3
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(BEGIN)
         self.page = Page()
         self.audit = AuditObserver(
-            self.page,
-            self.clock,
-            self.pseudonyms,
-            self.ceiling,
-            self.clock.seconds,
+            self.page, self.clock, self.pseudonyms, self.clock.seconds
         )
         self.relay = Relay(
-            self.audit, self.clock.seconds, RecordingWaiting(), self.offers
+            *(self.audit, self.clock.seconds, RecordingWaiting(), self.offers),
+            self.audit.forwarded,
         )
         self.clock.advance(1000)  # nobody has left just now
         self.numbers = iter(range(1, 1000))
@@ -187,12 +199,9 @@ class PresenceTests(AuditTestCase):
 
     def test_the_user_of_a_token_that_is_not_taken_is_known(self) -> None:
         refusal = Forbidden("no")
-        for peer, sub, user in (
-            (RecordingPeer(), None, "anonymous"),
-            (RecordingPeer(), "me", "me"),
-        ):
+        for sub, user in ((None, "anonymous"), ("me", "me")):
             refusal.sub = sub
-            self.audit.refused(peer, refusal)
+            self.relay.refuse(RecordingPeer(), refusal)
             self.assertEqual(self.line()["user"], user)
 
     def test_who_is_refused_later_leaves(self) -> None:
@@ -205,8 +214,8 @@ class PresenceTests(AuditTestCase):
         self.assertEqual(left["reason"], "refused with 4000")
 
     def test_what_operators_do_has_a_line(self) -> None:
-        self.audit.operator("disconnect", "192.0.2.1:1", A)
-        self.audit.operator("drain", "local", None)
+        self.audit(Operator("disconnect", "192.0.2.1:1", A))
+        self.audit(Operator("drain", "local"))
         one, other = self.lines()
         self.assertEqual(
             one,
@@ -220,8 +229,8 @@ class PresenceTests(AuditTestCase):
         self.assertEqual((other["address"], other["uuid"]), ("local", None))
 
     def test_what_is_no_client_has_a_line(self) -> None:
-        self.audit.rejected("192.0.2.1:1", HTTPStatus.FORBIDDEN, "an origin")
-        self.audit.failed("192.0.2.1:1", 1002, "a frame")
+        self.audit(Rejected("192.0.2.1:1", 403, "an origin"))
+        self.audit(Failed("192.0.2.1:1", 1002, "a frame"))
         self.assertEqual(
             self.lines(),
             [
@@ -287,11 +296,11 @@ class OfferTests(AuditTestCase):
 
     def test_it_has_waited_since_the_offer_came(self) -> None:
         """Also while it waited for one that may cross it."""
-        self.relay.offers = Offers(crossing=1)
+        self.relay.broker.offers = Offers(crossing=1)
         self.relay.receive(self.one, offer())
         self.clock.advance(1)
-        (waiting,) = self.relay.ledger.of(A)
-        self.relay.pass_on(waiting)
+        (waiting,) = self.relay.broker.ledger.of(A)
+        self.relay.broker.pass_on(waiting)
         self.clock.advance(1)
         self.relay.receive(self.other, answer())
         self.assertEqual(self.line(), self.outcome("answered", seconds=2.0))
@@ -304,7 +313,7 @@ class OfferTests(AuditTestCase):
                 "returned",
                 target=C,
                 target_address=None,
-                reason=self.relay.directory.missing.format(C),
+                reason=self.relay.delivery.directory.missing.format(C),
             ),
         )
 
@@ -346,7 +355,7 @@ class OfferTests(AuditTestCase):
             ),
         )
         self.assertEqual(left["event"], "left")
-        # The answer goes back to whom it came from.
+        # The answer goes back to its sender.
         self.relay.receive(self.other, answer())
         self.assertEqual(
             self.line(),
@@ -357,7 +366,8 @@ class OfferTests(AuditTestCase):
                 target=A,
                 address="192.0.2.2:4711",
                 target_address=None,
-                reason=self.relay.directory.missing.format(A),
+                seconds=1,
+                reason=self.relay.delivery.directory.missing.format(A),
             ),
         )
 
@@ -369,6 +379,26 @@ class OfferTests(AuditTestCase):
         line = self.line()
         self.assertEqual((line["event"], line["outcome"]), ("answer", "returned"))
         self.assertEqual((line["reason"], line["seconds"]), (BUSY.format(A), 1))
+        self.relay.leave(self.one, "closed")
+        self.assertEqual(self.line()["event"], "left")
+
+    def test_an_offer_that_waits_when_its_sender_leaves_has_a_line(self) -> None:
+        self.relay.broker.offers = Offers(crossing=1)
+        self.relay.receive(self.one, offer())
+        self.relay.leave(self.one, "closed")
+        asked, left = self.lines()
+        self.assertEqual((asked["outcome"], asked["target_address"]), ("left", None))
+        self.assertEqual(left["event"], "left")
+
+    def test_an_offer_that_comes_too_late_has_a_line(self) -> None:
+        """Also where it is not the first message of the client that is dropped."""
+        for _ in range(2):
+            self.relay.receive(self.one, offer())
+        self.lines()
+        self.clock.advance(PATIENCE_SECONDS + 1)
+        self.relay.tick()
+        line = self.line()
+        self.assertEqual((line["outcome"], line["reason"]), ("dropped", LATE))
         self.relay.leave(self.one, "closed")
         self.assertEqual(self.line()["event"], "left")
 
@@ -426,32 +456,19 @@ class OfferTests(AuditTestCase):
 
 
 class UnshieldedTests(AuditTestCase):
-    """A relay that passes on whatever it is sent, and remembers nothing of it."""
+    """A relay that passes on all messages, and remembers nothing of them."""
 
     offers = Offers(shield=False)
 
-    def test_no_more_is_remembered_than_there_is_room_for(self) -> None:
-        one = self.client(A)
-        others = [f"0b0f8a9e-5d3a-4a5e-9a58-0c7d4e1f2a{n:02d}" for n in range(5)]
-        for uuid in others:
-            self.client(uuid)
+    def test_an_offer_is_forwarded_and_not_followed(self) -> None:
+        one, other = self.client(A), self.client(B)
         self.lines()
-        for uuid in others * 2:
-            self.relay.receive(one, offer(A, uuid))
-        lines = self.lines()
-        self.assertEqual(
-            [(line["outcome"], line["target"], line["seconds"]) for line in lines],
-            [("forwarded", uuid, 0) for uuid in others[self.ceiling :] * 2],
-        )
-        self.assertEqual(lines[0]["target_address"], "192.0.2.5:4711")
-        # There is room again.
+        self.relay.receive(one, offer())
+        line = self.line()
+        self.assertEqual((line["outcome"], line["seconds"]), ("forwarded", None))
+        self.assertEqual(line["target_address"], other.address)
         self.relay.leave(one, "closed")
-        outcomes = [line.get("outcome") for line in self.lines()]
-        self.assertEqual(outcomes, ["left"] * self.ceiling + [None])
-        again = self.client(A)
-        self.lines()
-        self.relay.receive(again, offer(A, others[4]))
-        self.assertEqual(self.lines(), [])
+        self.assertEqual(self.line()["event"], "left")
 
     def test_an_answer_to_nothing_is_one(self) -> None:
         self.client(A)
@@ -479,7 +496,7 @@ class PrivacyTests(AuditTestCase):
         self.relay.receive(one, offer(peer=C))
         refusal = TryAgainLater("later")
         refusal.sub = secret.sub
-        self.audit.refused(one, refusal)
+        self.relay.refuse(RecordingPeer(), refusal)
         self.relay.leave(one, "closed")
         lines = self.lines()
         self.assertGreater(len(lines), 6)
@@ -496,19 +513,16 @@ class EvilTests(SynchronousTestCase):
     @given(TEXTS, TEXTS, TEXTS)
     def test_is_one_line_of_ascii(self, name: str, user: str, address: str) -> None:
         page, clock = Page(), Clock()
-        journal = AuditObserver(page, clock, Clear())
-        peer = RecordingPeer(User(user), address)
-        held = Registration(A, name[:NAME_LENGTH], False, 0.0, dropped=1)
-        calls: list[Callable[[], None]] = [
-            lambda: journal.registered(peer, held),
-            lambda: journal.refused(peer, Forbidden(name)),
-            lambda: journal.rejected(address, HTTPStatus.BAD_REQUEST, name),
-            lambda: journal.failed(address, 1002, name),
-            lambda: journal.left(peer, held, name, LeaveReason.LOST),
+        audit = AuditObserver(page, clock, Clear())
+        calls: list[Event] = [
+            Registered(A, name, user, address),
+            Refused(None, user, address, 4002, name),
+            Rejected(address, 400, name),
+            Failed(address, 1002, name),
+            Left(A, name, user, address, 1.0, 0, 0, 0, name, LeaveReason.LOST),
         ]
-        for call in calls:
-            call()
-        clock.advance(0)
+        for event in calls:
+            audit(event)
         lines = page.text.split(b"\n")
         self.assertEqual((len(lines), lines.pop()), (len(calls) + 1, b""))
         for line in lines:

@@ -271,7 +271,7 @@ class LevelsTests(SynchronousTestCase):
         for name, level in LEVELS:
             for namespace in (
                 "proxyrelay",
-                "proxyrelay.observe.journal.LogJournal",
+                "proxyrelay.observe.log_observer.LogObserver",
                 "elsewhere",
             ):
                 self.assertLeast(Logging(default_level=name), namespace, level)

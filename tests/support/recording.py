@@ -1,26 +1,21 @@
-"""Peers and a journal that remember what the rules did to them."""
+"""Peers and an observer that remember what the rules did."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from itertools import count
 from typing import Any
 from uuid import UUID
 
-from proxyrelay.errors import (
-    PeerBusy,
-    PeerGone,
-    Refusal,
-    TryAgainLater,
-    UnknownMessage,
-)
-from proxyrelay.switchboard.events import BounceReason
+from proxyrelay.errors import PeerBusy, PeerGone, TryAgainLater
+from proxyrelay.switchboard import events
+from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer
-from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
+from proxyrelay.switchboard.peer import Peer, Registration
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
 A = "0b0f8a9e-5d3a-4a5e-9a58-0c7d4e1f2a3b"
@@ -45,8 +40,6 @@ class RecordingPeer:
     gone: bool = False
     busy: bool = False
     room: int | None = None
-    told: float = 0.0
-    untold: int = 0
     hasty: bool = False
     follows: RecordingPeer | None = None
     pings: int = 0
@@ -102,71 +95,39 @@ class RecordingWaiting:
 
 
 class RecordingJournal:
-    """A journal that keeps the names of events, and what they were about."""
+    """An observer that keeps all events, and a struct for each forwarded message."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[Any, ...]] = []
+        self.events: list[Event] = []
 
     @property
     def names(self) -> list[str]:
-        return [event[0] for event in self.events]
+        return [event.event for event in self.events if event.event]
 
-    def registered(self, peer: Peer, registration: Registration) -> None:
-        self.events.append(("registered", peer, registration.uuid))
+    @property
+    def drops(self) -> Counter[DropReason]:
+        return Counter(e.why for e in self.events if isinstance(e, events.Shielded))
 
-    def replaced(self, old: Peer, new: Peer, uuid: str, rounds: int) -> None:
-        self.events.append(("replaced", old, new, uuid, rounds))
-
-    def left(
-        self, peer: Peer, registration: Registration, why: str, cause: LeaveReason
-    ) -> None:
-        self.events.append(("left", peer, registration.uuid, why))
-
-    def refused(self, peer: Peer, refusal: Refusal) -> None:
-        self.events.append(("refused", peer, refusal.code))
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
 
     def forwarded(
-        self, source: Peer, target: Peer, message: PeerConnection, offer: Offer | None
+        self,
+        source: Peer,
+        target: Peer,
+        message: PeerConnection,
+        offer: Offer | None,
     ) -> None:
-        self.events.append(("forwarded", source, target))
-
-    def returned(
-        self, source: Peer, message: PeerConnection, error: str, why: BounceReason
-    ) -> None:
-        self.events.append(("returned", source, error))
-
-    def held(self, source: Peer, message: PeerConnection) -> None:
-        self.events.append(("held", source))
-
-    def shielded(self, source: Peer, message: PeerConnection, why: DropReason) -> None:
-        self.events.append(("shielded", source, why))
-
-    def deaf(self, peer: Peer, registration: Registration) -> None:
-        self.events.append(("deaf", peer))
-
-    def skipped(self, peer: Peer, refusal: UnknownMessage) -> None:
-        self.events.append(("skipped", peer, refusal.detail))
-
-    def rejected(self, address: str, status: HTTPStatus, detail: str) -> None:
-        self.events.append(("rejected", status, detail))
-
-    def failed(self, address: str, code: int, detail: str) -> None:
-        self.events.append(("failed", code, detail))
-
-    def dropped(self, address: str, why: str) -> None:
-        self.events.append(("dropped", why))
-
-    def probed(self, address: str) -> None:
-        self.events.append(("probed", address))
-
-    def slowed(self, address: str) -> None:
-        self.events.append(("slowed", address))
-
-    def operator(self, action: str, address: str, uuid: str | None) -> None:
-        self.events.append(("operator", action, uuid))
-
-    def unauthorized(self, address: str) -> None:
-        self.events.append(("unauthorized", address))
+        self.events.append(
+            events.Forwarded(
+                kind=message.description_type,
+                source=message.source_uuid,
+                target=message.peer_uuid,
+                user=source.user.sub,
+                address=source.address,
+                target_address=target.address,
+            )
+        )
 
 
 def answer(source: str = B, peer: str = A, **fields: Any) -> bytes:

@@ -27,12 +27,13 @@ from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Offers
 from proxyrelay.service.relay import RelayService
-from proxyrelay.switchboard.relay import SELF
+from proxyrelay.switchboard.delivery import SELF
+from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.certificates import Authority
 from tests.support.clock import EagerClock
-from tests.support.recording import A, offer, registration
+from tests.support.recording import A, RecordingJournal, offer, registration
 
 reactor: Any = _reactor
 
@@ -191,13 +192,15 @@ class RelayTestCase(TestCase):
 
     def setUp(self) -> None:
         self.clock = EagerClock()
+        self.observed = RecordingJournal()
         self.authority = Authority() if self.secure else None
         pair = self.authority.pair() if self.authority else None
         settings = self.config
         if pair is not None:
             settings = msgspec.structs.replace(settings, certfile="in memory")
         self.service = RelayService(
-            settings, self.authenticator(), pair, reactor, self.clock
+            *(settings, self.authenticator(), pair, reactor, self.clock),
+            further=(self.observed,),
         )
         self.service.startService()
         self.addCleanup(self._stop)
@@ -205,6 +208,10 @@ class RelayTestCase(TestCase):
         self.port = int(self.url.rpartition(":")[2])
         self._clients: list[Client | socket.socket] = []
         self._loop: Loop | None = None
+
+    def happened(self, *kinds: type[Event]) -> list[Any]:
+        """The events of some kinds, in order."""
+        return [event for event in self.observed.events if isinstance(event, kinds)]
 
     def _stop(self) -> Deferred[Any]:
         stopped = self.service.stopService()

@@ -172,7 +172,8 @@ class WatchedTestCase(SynchronousTestCase):
             authenticator or AnonymousAuthenticator(),
             pair,
             self.reactor,
-            further=self.watch.journals,
+            further=self.watch.observers,
+            on_forward=(self.watch.counts.forwarded,),
             kind=self.watch.kind,
         )
         secret = None if token is None else Secret(token)

@@ -25,6 +25,7 @@ from proxyrelay.net import addresses
 from proxyrelay.net.accept import RETRY_SECONDS as PAUSE
 from proxyrelay.net.proxy_header import ProxyHeaderFactory, ProxyHeaderReader
 from proxyrelay.net.rate import MAX_WAIT_SECONDS
+from proxyrelay.switchboard.events import Dropped, Probed, Slowed
 from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.admission import PATIENCE_SECONDS, RESERVED_DESCRIPTORS
 from proxyrelay.websocket.factory import RelayFactory
@@ -34,7 +35,7 @@ from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
 from tests.support.keyupdate import KeyUpdater
 from tests.support.processes import ProcessTestCase, RelayProcess
-from tests.support.recording import A, B, C, RecordingJournal, offer, registration
+from tests.support.recording import A, B, C, offer, registration
 from tests.support.served import (
     PATIENCE,
     Client,
@@ -198,9 +199,6 @@ class AgainMixin(AdmissionMixin):
 
     @scenario
     def test_what_follows_in_the_same_read_is_not_acted_upon(self: Any) -> None:
-        journal = RecordingJournal()
-        relay = self.service.factory.relay
-        relay._journal = journal
         connection = self.raw()
         connection.sendall(upgrade())
         self.assertTrue(connection.recv(12).startswith(b"HTTP/1.1 101"))
@@ -215,7 +213,7 @@ class AgainMixin(AdmissionMixin):
         self.assertNotIn(b"late", received)
         self.assertIn(b"\x03\xf5Too many registrations", received)
         self.assertEqual(
-            journal.names,
+            self.observed.names,
             ["registered", *["left", "registered"] * 3, "refused", "left"],
         )
 
@@ -295,9 +293,6 @@ class ExcessMixin(AdmissionMixin):
 
     @scenario
     def test_a_stranger_keeps_nobody_out(self: Any) -> None:
-        factory = self.service.factory
-        told: list[tuple[str, str]] = []
-        factory.journal.dropped = lambda *about: told.append(about)
         before = self.from_there("192.0.2.1")
         silent = []
         for count, number in enumerate((7, 7, 7, 8, 8), 2):
@@ -306,17 +301,17 @@ class ExcessMixin(AdmissionMixin):
         honest = self.from_there("192.0.2.1")
         self.until_waits()
         self.advance(PATIENCE_SECONDS)
-        self.assertEqual(told, [])
+        self.assertEqual(self.happened(Dropped), [])
         self.until_waits()
         self.advance(PAUSE)
         self.assertEqual(self.read_to_end(silent[0]), b"")
-        ((address, why),) = told
-        self.assertEqual(address, "198.51.100.7:4711")
-        self.assertIn("too many", why)
+        (event,) = self.happened(Dropped)
+        self.assertEqual(event.address, "198.51.100.7:4711")
+        self.assertIn("too many", event.reason)
         self.advance(PAUSE)
         self.upgraded(before)
         self.upgraded(honest)
-        self.assertEqual(len(told), 1)
+        self.assertEqual(len(self.happened(Dropped)), 1)
 
 
 class TcpExcessTests(ExcessMixin, RelayTestCase):
@@ -360,18 +355,15 @@ class SilentTests(AdmissionMixin, RelayTestCase):
 
     @scenario
     def test_the_oldest_is_dropped(self) -> None:
-        told: list[str] = []
-        journal: Any = self.service.factory.journal
-        journal.dropped = lambda _, why: told.append(why)
         line = b"PROXY TCP4 192.0.2.7 192.0.2.2 4711 443\r\n"
         silent = [self.raw() for _ in range(3)]
         for count, connection in enumerate(silent, 1):
             connection.sendall(line)
             self.until_count(min(count, 2))
             self.advance(2 * PATIENCE_SECONDS / 3)
-        self.until(lambda: told)
+        self.until(lambda: self.happened(Dropped))
         self.assertEqual(self.read_to_end(silent[0]), b"")
-        self.assertIn("too many", told[0])
+        self.assertIn("too many", self.happened(Dropped)[0].reason)
 
 
 class PendingTests(AdmissionMixin, RelayTestCase):
@@ -559,15 +551,13 @@ class FloodMixin(AdmissionMixin):
 
     @scenario
     def test_are_told_of_once(self: Any) -> None:
-        told: list[str] = []
-        self.service.factory.journal.slowed = told.append
         flooding = self.flooding()
         self.advance(MAX_WAIT_SECONDS)
         self.until_slow(0)
         flooding.sendall(frame(PING, b"x") * 100)
         self.until_slow()
         (peer,) = self.connections()
-        self.assertEqual(told, [peer.address])
+        self.assertEqual(self.happened(Slowed), [Slowed(peer.address)])
 
     @scenario
     def test_may_leave_meanwhile(self: Any) -> None:
@@ -632,12 +622,11 @@ class KeyUpdateFloodTests(AdmissionMixin, RelayTestCase):
     @scenario
     def test_is_dropped_before_the_upgrade(self: Any) -> None:
         client = self.updater()
-        told: list[str] = []
-        self.service.factory.journal.dropped = lambda _, why: told.append(why)
         with suppressed(ConnectionError):
             client.change_keys(2 * MAX_EMPTY_RECORDS_BEFORE_UPGRADE)
-        self.until(lambda: told)
-        self.assertEqual(told, ["too many TLS records without data"])
+        self.until(lambda: self.happened(Dropped))
+        (event,) = self.happened(Dropped)
+        self.assertEqual(event.reason, "too many TLS records without data")
 
     @scenario
     def test_some_are_of_no_consequence(self) -> None:
@@ -799,19 +788,16 @@ class AnnouncedMixin(AdmissionMixin):
 
     @scenario
     def test_a_probe_of_the_proxy_is_no_loss(self: Any) -> None:
-        told: list[str] = []
-        journal = self.service.factory.journal
-        journal.probed = told.append
-        journal.dropped = lambda *about: told.append("dropped")
         for count, header in enumerate(
             (b"", b"PROXY UNKNOWN\r\n", SIGNATURE + b"\x20\0\0\0", self.LINE), 1
         ):
             connection = self.raw(secure=False)
             connection.sendall(header)
             connection.close()
-            self.until(lambda count=count: len(told) == count)
+            self.until(lambda count=count: len(self.happened(Probed)) == count)
+        self.assertEqual(self.happened(Dropped), [])
         self.assertEqual(
-            [address.rpartition(":")[0] for address in told],
+            [event.address.rpartition(":")[0] for event in self.happened(Probed)],
             ["127.0.0.1"] * 3 + ["192.0.2.7"],
         )
 

@@ -122,7 +122,7 @@ class InterleavingTests(SynchronousTestCase):
         clock.advance(1000.0)
 
         def pass_on(held: Offer) -> None:
-            relay.pass_on(held)
+            relay.broker.pass_on(held)
 
         waiting = Crossing(clock, 0.25, pass_on)
         relay = Relay(RecordingJournal(), clock.seconds, waiting, Offers())

@@ -117,7 +117,10 @@ class Side:
         self.journal = RecordingJournal()
         # The lane passes on much that the shield would drop.
         terms = Offers(shield=False)
-        self.relay = Relay(self.journal, clock.seconds, RecordingWaiting(), terms)
+        self.relay = Relay(
+            *(self.journal, clock.seconds, RecordingWaiting(), terms),
+            self.journal.forwarded,
+        )
         self.factory = RelayFactory(
             self.relay,
             AnonymousAuthenticator(),
@@ -161,17 +164,10 @@ class Side:
         for peer in self.peers:
             peer.connectionLost()
 
-    def told(self) -> list[tuple[Any, ...]]:
-        """What the journal heard, with the clients' numbers in their place."""
-        return [
-            tuple(v.arrival if isinstance(v, RelayProtocol) else v for v in event)
-            for event in self.journal.events
-        ]
-
     def seen(self) -> dict[str, object]:
         """All that comes out."""
         return {
-            "journal": self.told(),
+            "journal": list(self.journal.events),
             "registry": [peer.arrival for peer in self.relay.registry],
             "clients": [
                 _seen(peer, wire)

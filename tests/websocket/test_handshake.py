@@ -389,7 +389,7 @@ def outcome(
         "after it": transport.value()[len(answered) :],
         "ends": transport.disconnecting,
         "shown": asked.shown,
-        "journal": [event for event in journal.events if peer not in event],
+        "journal": journal.events,
         "state": (peer.state, peer.phase, peer.user, peer.registration),
         "from": (peer.address, factory.getConnectionCount()),
         "kept": {

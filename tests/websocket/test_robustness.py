@@ -23,6 +23,7 @@ from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Offers, Timeouts
 from proxyrelay.errors import Forbidden, Unauthorized
 from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.switchboard.events import Dropped, Probed, Rejected, Returned
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.flow import FOLLOW_SECONDS
 from proxyrelay.websocket.handshake import MAX_HEAD_BYTES, MAX_HEADER_LINES
@@ -42,6 +43,9 @@ from tests.support.served import (
 )
 
 TIMEOUTS = Timeouts()
+
+ENDS = (Dropped, Probed)
+"""Events of connections that end without a registration."""
 
 
 class SocketMixin:
@@ -159,8 +163,6 @@ class HandshakeMixin(SocketMixin):
 
     @scenario
     def test_the_log_names_a_refused_header(self: Any) -> None:
-        told: list[str] = []
-        self.service.factory.journal.rejected = lambda *about: told.append(about[-1])
         for head in (
             upgrade("X-A: s3cret\0"),
             upgrade("X-\xe9: s3cret"),
@@ -171,6 +173,7 @@ class HandshakeMixin(SocketMixin):
             connection = self.raw()
             connection.sendall(head)
             self.read_to_end(connection)
+        told = [event.detail for event in self.happened(Rejected)]
         self.assertNotIn("cret", "".join(told))
         for name, detail in zip(
             ("X-A", "X-\xe9", "Transfer-Encoding", "Host", "Upgrade"), told, strict=True
@@ -214,10 +217,6 @@ class HandshakeMixin(SocketMixin):
     @scenario
     def test_a_probe_is_no_loss(self: Any) -> None:
         """A load balancer looks whether a connection is accepted."""
-        told: list[str] = []
-        journal = self.service.factory.journal
-        journal.probed = lambda _: told.append("probed")
-        journal.dropped = lambda *_: told.append("dropped")
         for count, (words, reset, expected) in enumerate(
             (
                 *((b"", False, "probed"), (b"", True, "probed")),
@@ -233,22 +232,18 @@ class HandshakeMixin(SocketMixin):
                 linger = struct.pack("ii", 1, 0)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             connection.close()
-            self.until(lambda count=count: len(told) == count)
+            self.until(lambda count=count: len(self.happened(*ENDS)) == count)
             self.until_gone()
-            self.assertEqual(told[-1], expected)
+            self.assertEqual(self.happened(*ENDS)[-1].event, expected)
 
     @scenario
     def test_a_silent_connection_that_is_late_is_no_probe(self: Any) -> None:
-        told: list[str] = []
-        journal = self.service.factory.journal
-        journal.probed = lambda _: told.append("probed")
-        journal.dropped = lambda *_: told.append("dropped")
         connection = self.raw(secure=False)
         self.until(lambda: len(self.service.factory.connections) == 1)
         self.advance(max(TIMEOUTS.opening_handshake, TIMEOUTS.tls_handshake))
         self.assertEqual(self.read_to_end(connection), b"")
         self.until_gone()
-        self.assertEqual(told, ["dropped"])
+        self.assertEqual([event.event for event in self.happened(*ENDS)], ["dropped"])
 
     @scenario
     def test_closes_a_client_that_does_not_register(self: Any) -> None:
@@ -276,8 +271,6 @@ class HandshakeMixin(SocketMixin):
 
     @scenario
     def test_the_log_quotes_nothing_of_a_request(self: Any) -> None:
-        told: list[str] = []
-        self.service.factory.journal.rejected = lambda *about: told.append(repr(about))
         for head in (
             upgrade().replace(b"GET", b"S3CRET"),
             upgrade().replace(b"GET /", b"PUT /?s3cret=1#s3cret"),
@@ -287,8 +280,9 @@ class HandshakeMixin(SocketMixin):
             connection = self.raw()
             connection.sendall(head)
             self.read_to_end(connection)
+        told = self.happened(Rejected)
         self.assertEqual(len(told), 4)
-        self.assertNotIn("s3cret", "".join(told).lower())
+        self.assertNotIn("s3cret", repr(told).lower())
 
 
 class TcpHandshakeTests(HandshakeMixin, RelayTestCase):
@@ -317,13 +311,12 @@ class TlsHandshakeTests(HandshakeMixin, RelayTestCase):
 
     @scenario
     def test_a_client_that_leaves_after_tls_is_no_probe(self: Any) -> None:
-        told: list[str] = []
-        self.service.factory.journal.dropped = lambda _, why: told.append(why)
         connection = self.raw()
         self.until_phase(Phase.OPENING)
         connection.close()
         self.until_gone()
-        self.assertEqual(told, ["connection lost before a whole request"])
+        (event,) = self.happened(*ENDS)
+        self.assertEqual(event.reason, "connection lost before a whole request")
 
     @scenario
     def test_ends_a_peer_that_never_says_goodbye(self) -> None:
@@ -572,9 +565,7 @@ class OpenMixin(SocketMixin):
         (peer,) = self.connections()
         sender = self.registered(B)
         text = offer(B, A, sdp="x" * 10_000)
-        back: list[object] = []
-        self.service.factory.journal.returned = lambda *about: back.append(about)
-        while not back:
+        while not self.happened(Returned):
             sender.send(text.decode())
             sender.ping()
         echoed = json.loads(sender.recv())
@@ -890,14 +881,14 @@ class OpenMixin(SocketMixin):
     @scenario
     def test_a_defect_in_the_rules_costs_no_connection(self: Any) -> None:
         client = self.registered(A)
-        rules = self.service.factory.relay
-        forward = rules._forward
+        broker = self.service.factory.relay.broker
+        forward = broker.forward
 
         def broken(*arguments: object) -> None:
-            rules._forward = forward
+            broker.forward = forward
             raise ZeroDivisionError
 
-        rules._forward = broken
+        broker.forward = broken
         client.send(offer(A, A).decode())
         client.send(offer(A, A).decode())
         self.assertEqual(client.recv(), offer(A, A).decode())
@@ -934,7 +925,7 @@ class EndingMixin(SocketMixin):
         self.assertEqual(len(self.connections()), 2)
         sender.send(offer(B, A).decode())
         sender.ping()
-        self.assertEqual(factory.relay.ledger.held, 1)
+        self.assertEqual(factory.relay.broker.ledger.held, 1)
         self.in_reactor(pace._next_turn)
         self.until(lambda: len(factory.connections) == 1)
         new = self.registered(A)

@@ -75,9 +75,7 @@ class ServedMixin:
     ) -> RelayFactory[RelayProtocol]:
         clock = EagerClock()
         self.clock = clock
-        # It keeps the connections that it hears of.
-        journal: Any = RecordingJournal()
-        self.events = journal.events
+        journal = RecordingJournal()
         return RelayFactory(
             Relay(journal, clock.seconds, RecordingWaiting()),
             authenticator or AnonymousAuthenticator(),
@@ -310,7 +308,6 @@ class LeftoverTests(ServedMixin, SynchronousTestCase):
         protocol.connectionLost(Failure(ConnectionDone()))
         # As Twisted's transports do by themselves.
         protocol.transport.producer = None
-        self.events.clear()
         gone = weakref.ref(protocol)
         del protocol
         return gone() is None
