@@ -178,7 +178,7 @@ class ProtocolTests(SynchronousTestCase):
         self.assertEqual(len(blocks), 4)
         for block in blocks:
             message = messages.decode(block.encode())
-            if isinstance(message, messages.PeerConnection):
+            if isinstance(message, messages.PeerConnection) and not message.error:
                 self.assertTrue(messages.is_described(message), block)
         assert isinstance(message, messages.PeerConnection)
         self.assertEqual(message.error, UNKNOWN.format(message.peer_uuid))
