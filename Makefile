@@ -55,6 +55,8 @@ matrix: $(VENV)/test
 
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	for page in README CONTRIBUTING CHANGELOG; do \
+		$(BIN)/python -m docutils --strict $$page.rst /dev/null || exit; done
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks.compare --output benchmarks/results $(ARGS)
