@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from proxyrelay.net.timers import LATE_SECONDS
 from proxyrelay.net.transport import DirectWriteTransport
 from proxyrelay.net.write_batch import WriteBatch
 
@@ -101,9 +102,10 @@ class EpollMultiplexer:
 
     def doRead(self) -> None:  # noqa: N802
         """Sweep over the readable sockets, and perhaps nap after that."""
+        began = self._reactor.seconds()
         self._look()
         now = self._reactor.seconds()
-        if self._outbox.saw_messages:
+        if self._outbox.saw_messages or now - began > LATE_SECONDS:
             self._outbox.saw_messages = False
             self._awake = now + AWAKE_SECONDS
         elif not (self._outbox.backlogged or now < self._awake):
@@ -116,8 +118,13 @@ class EpollMultiplexer:
         Adding the epoll to the reactor costs the kernel a check of each socket.
         """
         self._nap = None
+        began = self._reactor.seconds()
         some = self._look()
-        if some and not (self._outbox.backlogged or self._outbox.saw_messages):
+        # Late timers wait for one turn of reading: so no nap after a pause.
+        is_late = self._reactor.seconds() - began > LATE_SECONDS
+        if some and not (
+            is_late or self._outbox.backlogged or self._outbox.saw_messages
+        ):
             self._nap = self._reactor.callLater(NAP_SECONDS, self._wake)
         else:
             self._reactor.addReader(self)

@@ -24,6 +24,7 @@ from proxyrelay.net.epoll import (
     EpollMultiplexer,
 )
 from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.net.timers import LATE_SECONDS
 from proxyrelay.net.transport import DirectWriteTransport
 from proxyrelay.net.write_batch import WriteBatch
 from tests.net.test_tls_transport import tcp_pair
@@ -426,6 +427,22 @@ class NapTests(CrowdTestCase):
         self.assertEqual(len(self.protocol.heard), 1)
         self.reactor.advance(NAP_SECONDS * 0.2)
         self.assertEqual(self.protocol.heard, [b"ping", b"ping"])
+
+    def pause(self, _: bytes) -> None:
+        """Let the process stand still within a sweep."""
+        self.reactor.rightNow += AWAKE_SECONDS + LATE_SECONDS
+
+    def test_nap_after_a_pause_of_the_process_waits_for_a_sweep(self) -> None:
+        self.protocol.act = self.pause
+        self.ping(self.far)
+        self.assertTrue(self.awake)
+        self.protocol.act = lambda _: None
+        self.doze()
+        self.assertFalse(self.awake)
+        self.far.send(b"ping")
+        self.protocol.act = self.pause
+        self.reactor.advance(NAP_SECONDS)
+        self.assertTrue(self.awake)
 
     def test_is_followed_by_the_next_one_while_there_are_pings(self) -> None:
         self.doze()
