@@ -17,7 +17,7 @@ from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.events import Forwarded, Left
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import Peer
+from proxyrelay.switchboard.peer import LeaveReason, Peer
 from proxyrelay.switchboard.registry import Registry
 
 LIMIT_SECONDS = 1.0
@@ -49,14 +49,15 @@ class LogObserver:
         self._clock = clock
         self.verbose = verbose
         self._pseudonyms = pseudonyms
-        # By the name of the event; keys are clients.
+        # By the name of the event; keys are addresses with ports.
         self._limits: dict[str, RateLimitedLog] = {}
 
     def __call__(self, event: Event) -> None:
         """Write the line of an event, if it has one."""
-        if isinstance(event, Left):
+        # A client that takes another UUID keeps its limit.
+        if isinstance(event, Left) and event.cause is not LeaveReason.MOVED:
             for limit in self._limits.values():
-                limit.forget(event.uuid)
+                limit.forget(event.address)
         if not event.format or event.is_repeat:
             return
         if event.level == "debug" and not self.verbose:

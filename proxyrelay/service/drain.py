@@ -56,7 +56,7 @@ class Drain:
             seconds=longest,
             count=len(factory.connections),
         )
-        factory.all_gone().addCallback(self._end)
+        factory.all_gone().addCallback(self._end).addErrback(self._failed)
 
     def stop(self) -> None:
         """Stop waiting."""

@@ -283,7 +283,7 @@ class Returned(MessageEvent, frozen=True, kw_only=True):
     format = "returned {kind} for {target} to {address}: {reason}{_untold}"
     fields = ("kind", "source", "target", "address", "reason")
     burst = 10
-    limited_by = "source"
+    limited_by = "address"
     label = "why"
     outcome = "returned"
 

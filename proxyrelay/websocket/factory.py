@@ -243,7 +243,7 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
 
     def drain(self) -> None:
         """Ask all unregistered clients to come back: another relay takes over."""
-        self.state = RelayState.DRAINING
+        self.state = max(self.state, RelayState.DRAINING)
         for connection in list(self.connections):
             connection.refuse_for_drain()
 

@@ -61,21 +61,23 @@ def peer(number: int = 1, user: str = "anonymous") -> RecordingPeer:
     return RecordingPeer(User(user), f"192.0.2.{number}:4711")
 
 
+ELSEWHERE = "192.0.2.9:4711"
+
+
 def left(
     uuid: str = A, takeovers: int = 0, replaced: bool = False, **more: Any
 ) -> Left:
     """A client that leaves after 12.34 s."""
-    cause = LeaveReason.REPLACED if replaced else LeaveReason.CLOSED
-    fields: dict[str, Any] = {"name": "\xe9", "reason": "closed with 1000", **more}
+    fields: dict[str, Any] = {"name": "\xe9", "reason": "closed with 1000"}
+    fields["cause"] = LeaveReason.REPLACED if replaced else LeaveReason.CLOSED
+    fields |= {"address": PLACE, **more}
     return Left(
         uuid=uuid,
         user="me",
-        address=PLACE,
         seconds=12.34,
         sent=2,
         received=3,
         shielded=0,
-        cause=cause,
         takeovers=takeovers,
         **fields,
     )
@@ -93,9 +95,11 @@ def about(**fields: Any) -> dict[str, Any]:
     }
 
 
-def returned(source: str = A, reason: str = "not there") -> Returned:
+def returned(
+    source: str = A, reason: str = "not there", address: str = PLACE
+) -> Returned:
     """An offer that went back."""
-    fields = about(source=source, reason=reason)
+    fields = about(source=source, reason=reason, address=address)
     return Returned(**fields, why=BounceReason.UNKNOWN)
 
 
@@ -231,25 +235,29 @@ class LineTests(ObserverTestCase):
         self.assertEqual(len(self.lines(left(takeovers=9))), 1)
 
     def test_returned_again_and_again(self) -> None:
-        def more(source: str) -> list[str]:
-            return [
-                t.partition("not there")[2] for _, t in self.lines(returned(source))
-            ]
+        def more(address: str) -> list[str]:
+            lines = self.lines(returned(address=address))
+            return [text.partition("not there")[2] for _, text in lines]
 
-        self.assertEqual([more(A) for _ in range(11)], [[""]] * 11)
+        self.assertEqual([more(PLACE) for _ in range(11)], [[""]] * 11)
         for _ in range(10):
-            self.assertEqual([more(A) for _ in range(140)], [[]] * 140)
-            self.assertEqual(more(B), [""])
+            self.assertEqual([more(PLACE) for _ in range(140)], [[]] * 140)
+            self.assertEqual(more(ELSEWHERE), [""])
             self.clock.advance(1)
-            self.assertEqual(more(A), [" (and 140 more before)"])
+            self.assertEqual(more(PLACE), [" (and 140 more before)"])
             self.assertEqual(self.events[-1]["untold"], 140)
         self.clock.advance(3)
-        self.assertEqual(more(A), [""])
+        self.assertEqual(more(PLACE), [""])
+
+    def test_client_that_takes_another_uuid_keeps_its_limit(self) -> None:
+        lines = [text for _ in range(11) for _, text in self.lines(returned(A))]
+        self.lines(left(A, cause=LeaveReason.MOVED))
+        self.assertEqual((len(lines), self.lines(returned(B))), (11, []))
 
     def test_nothing_is_kept_of_a_client_that_left(self) -> None:
         for _ in range(20):
-            self.lines(returned(A), returned(B))
-        self.lines(left(A), left(B))
+            self.lines(returned(A), returned(B, address=ELSEWHERE))
+        self.lines(left(A), left(B, address=ELSEWHERE))
         (limit,) = self.observer._limits.values()
         self.assertEqual(len(limit), 0)
         self.assertEqual(len(self.lines(returned(A))), 1)
