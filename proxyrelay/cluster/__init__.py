@@ -1,0 +1,1 @@
+"""Several relays that act as one, through Redis or Valkey. Loaded only if set."""
