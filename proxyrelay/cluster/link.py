@@ -1,0 +1,440 @@
+"""The link of a node to the engine: one connection for commands, one for the inbox.
+
+A call is sent only while the link is ready: both connections are up, the scripts are
+loaded, the inbox is subscribed, the lease is taken. A call without a reply in time
+drops both connections, since later replies could not be told apart. So no call is
+carried out after its time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from importlib.resources import files
+from typing import Any, Protocol, cast
+
+import msgspec
+from twisted.application.internet import backoffPolicy
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    FirstError,
+    fail,
+    gatherResults,
+)
+from twisted.internet.defer import TimeoutError as Late
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from txredisapi import ConnectionError as EngineLost
+from txredisapi import RedisProtocol, ResponseError, SubscriberProtocol
+
+from proxyrelay.net.clock import Clock
+from proxyrelay.net.timers import Heartbeat, TimeoutQueue
+
+PROBE_SECONDS = 2.0
+"""Interval of the messages of a node to its own inbox."""
+
+SILENCE_SECONDS = 6.0
+"""Time without a message in the inbox after which the link counts as dead."""
+
+CONNECT_SECONDS = 10.0
+"""Longest time from the first attempt to a link that is ready."""
+
+REFUSED_SECONDS = 10.0
+"""Wait before the next attempt after the engine has refused the user."""
+
+TIME_SAMPLES = 10
+"""Last readings of the engine's clock, of which the fastest one counts."""
+
+SCRIPTS = ("lease", "register", "unregister", "forward", "reap")
+
+WRONG_ENGINE = ("READONLY", "LOADING", "MASTERDOWN")
+"""Errors of an engine that is not, or not yet, a master."""
+
+PROBE = b"probe\n"
+
+
+class NotSent(Exception):
+    """The engine has not carried out the call."""
+
+
+class Refused(NotSent):
+    """The engine does not let this relay do that."""
+
+
+class NoReply(Exception):
+    """Whether the engine has carried out the call is unknown."""
+
+
+class LinkSettings(msgspec.Struct, frozen=True):
+    """What the link needs to know.
+
+    Attributes:
+        node: Name of this node, with its incarnation.
+        prefix: Start of all keys.
+        lease: Life of the lease in seconds.
+        call_timeout: Longest wait for a reply in seconds.
+        username: User of the engine's ACL; empty for none.
+        password: Read anew for each connection; empty for none.
+        database: Number of the database.
+        info: Text of the lease.
+    """
+
+    node: str
+    prefix: str
+    lease: float
+    call_timeout: float
+    username: str = ""
+    password: Callable[[], str] = str
+    database: int = 0
+    info: Callable[[], bytes] = bytes
+
+
+class LinkObserver(Protocol):
+    """Hears of the link."""
+
+    def link_ready(self, is_lost: bool) -> None:
+        """Calls may be made.
+
+        Args:
+            is_lost: Whether the engine may have lost the registrations of this node.
+        """
+
+    def link_down(self, reason: str) -> None:
+        """No call may be made."""
+
+    def registrations_lost(self) -> None:
+        """The lease had ended, or the engine was emptied."""
+
+    def inbox_received(self, message: bytes) -> None:
+        """A message of another node, or of a script."""
+
+    def replied(self, seconds: float) -> None:
+        """The engine has taken so long for a call."""
+
+
+def _first(failure: Failure) -> Failure:
+    failure.trap(FirstError)
+    return cast(Failure, failure.value.subFailure)
+
+
+def _jitter() -> float:
+    return random.uniform(0, 0.2)  # noqa: S311 - no secret
+
+
+class _Commands(RedisProtocol):  # type: ignore[misc]
+    """Calls and their replies."""
+
+    def __init__(self, lost: Callable[[str], None]) -> None:
+        super().__init__(charset=None, convertNumbers=False)
+        self._lost = lost
+
+    def connectionLost(self, why: Failure) -> None:
+        """Tell the link."""
+        self._lost("the engine closed a connection")
+        super().connectionLost(why)
+
+
+class _Inbox(SubscriberProtocol, _Commands):  # type: ignore[misc]
+    """Messages for this node."""
+
+    def __init__(
+        self, lost: Callable[[str], None], received: Callable[[bytes], None]
+    ) -> None:
+        _Commands.__init__(self, lost)
+        self._received = received
+
+    def messageReceived(self, _pattern: None, _channel: bytes, message: bytes) -> None:
+        """Hand on a message."""
+        self._received(message)
+
+
+class Link:
+    """The link of a node to the engine.
+
+    Args:
+        clock: Time in seconds, and timers.
+        endpoint: The engine.
+        settings: What the link needs to know.
+        observer: Hears of the link.
+        needs_master: Whether the engine's role is to be asked.
+        boottime: Seconds of a clock that runs on while the process or machine sleeps.
+
+    Attributes:
+        ready: Whether calls may be made.
+        connects: Number of times that the link became ready.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        endpoint: IStreamClientEndpoint,
+        settings: LinkSettings,
+        observer: LinkObserver,
+        needs_master: bool = False,
+        boottime: Clock = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+    ) -> None:
+        self.ready = False
+        self.connects = 0
+        self._clock = clock
+        self._endpoint = endpoint
+        self._settings = settings
+        self._observer = observer
+        self._needs_master = needs_master
+        self._boottime = boottime
+        texts = {
+            name: (files(__package__) / "lua" / f"{name}.lua").read_bytes()
+            for name in SCRIPTS
+        }
+        self._scripts = texts
+        self._hashes = {
+            name: hashlib.sha1(text, usedforsecurity=False).hexdigest()
+            for name, text in texts.items()
+        }
+        self._connections: list[_Commands] = []
+        self._session: Deferred[str] | None = None
+        self._loop: Deferred[None] | None = None
+        self._is_stopped = False
+        self._epoch: bytes | None = None
+        self._renewed = -settings.lease
+        self._heard = 0.0
+        self._samples: deque[tuple[float, float]] = deque(maxlen=TIME_SAMPLES)
+        self._deadlines: TimeoutQueue[Deferred[Any]] = TimeoutQueue(
+            clock, settings.call_timeout, lambda _: self.drop("no reply in time")
+        )
+        self._heartbeats = (
+            Heartbeat(clock, settings.lease / 3, self._renew),
+            Heartbeat(clock, PROBE_SECONDS, self._probe),
+        )
+
+    def start(self) -> None:
+        """Connect, and again after each loss."""
+        self._loop = Deferred.fromCoroutine(self._run())
+        self._loop.addErrback(lambda failure: failure.trap(CancelledError)).addErrback(
+            lambda failure: self._log.failure("the link ended", failure)
+        )
+        for heartbeat in self._heartbeats:
+            heartbeat.start()
+
+    def stop(self) -> None:
+        """Disconnect."""
+        self._is_stopped = True
+        for heartbeat in self._heartbeats:
+            heartbeat.stop()
+        if self._loop is not None:
+            self._loop.cancel()
+        self.drop("the relay stops")
+        self._deadlines.stop()
+
+    # -- calls
+
+    def call(self, script: str, *arguments: bytes | str | int) -> Deferred[Any]:
+        """Run a script.
+
+        Returns:
+            Fires with the reply. Fails with `NotSent` or `NoReply`.
+        """
+        if not self.ready:
+            return fail(NotSent("the link to the engine is down"))
+        return self._call(script, arguments)
+
+    def publish(self, node: str, message: bytes) -> Deferred[int]:
+        """Send a message to the inbox of a node.
+
+        Returns:
+            Fires with the number of receivers. Fails with `NotSent` or `NoReply`.
+        """
+        if not self.ready:
+            return fail(NotSent("the link to the engine is down"))
+        return self._execute("PUBLISH", self._inbox_of(node), message)
+
+    def engine_time(self, boottime: float) -> int:
+        """Convert a time of the node to the engine's clock.
+
+        Args:
+            boottime: Seconds of the node's clock.
+
+        Returns:
+            Microseconds since 1970.
+        """
+        # The offset of the fastest reading is the most exact one.
+        offset = min(self._samples)[1] if self._samples else 0.0
+        return round((boottime + offset) * 1e6)
+
+    @property
+    def lease_age(self) -> float:
+        """Seconds since the lease was renewed."""
+        return self._boottime() - self._renewed
+
+    def drop(self, reason: str) -> None:
+        """Close both connections, and connect again."""
+        connections, self._connections = self._connections, []
+        was_ready, self.ready = self.ready, False
+        for connection in connections:
+            connection.transport.abortConnection()
+        if was_ready:
+            self._log.warn("the link to the engine is down: {reason}", reason=reason)
+            self._observer.link_down(reason)
+        session, self._session = self._session, None
+        if session is not None:
+            session.callback(reason)
+
+    def _inbox_of(self, node: str) -> str:
+        return f"{self._settings.prefix}:in:{node}"
+
+    def _call(
+        self, script: str, arguments: tuple[bytes | str | int, ...]
+    ) -> Deferred[Any]:
+        prefix = self._settings.prefix
+        return self._execute("EVALSHA", self._hashes[script], 0, prefix, *arguments)
+
+    def _execute(self, *command: bytes | str | int) -> Deferred[Any]:
+        result: Deferred[Any] = self._connections[0].execute_command(*command)
+        self._deadlines.begin(result)
+        return result.addBoth(self._replied, result, self._clock.seconds())
+
+    def _replied(self, reply: Any, call: Deferred[Any], since: float) -> Any:
+        self._deadlines.end(call)
+        if not isinstance(reply, Failure):
+            self._observer.replied(self._clock.seconds() - since)
+            return reply
+        error = reply.value
+        if not isinstance(error, ResponseError):
+            raise NoReply("the connection was lost")
+        reason = str(error)
+        if reason.startswith("NOSCRIPT"):
+            self._quietly(self._load_scripts())
+            raise NotSent(reason)
+        if reason.startswith(WRONG_ENGINE):
+            self.drop(f"it is no master: {reason}")
+            raise NotSent(reason)
+        self._log.error("the engine refuses a call: {reason}", reason=reason)
+        raise Refused(reason)
+
+    # -- the life of the link
+
+    async def _run(self) -> None:
+        wait = backoffPolicy(0.2, 2.0, 1.5, jitter=_jitter)
+        failures = 0
+        while not self._is_stopped:
+            try:
+                session: Deferred[str] = Deferred()
+                self._session = session
+                opening = Deferred.fromCoroutine(self._open())
+                await opening.addTimeout(CONNECT_SECONDS, self._clock)
+                failures = 0
+                await session
+                seconds = 0.0
+            except (ConnectError, EngineLost, NotSent, NoReply, Late) as error:
+                if not failures:
+                    self._log.warn("the engine cannot be reached: {error}", error=error)
+                failures += 1
+                seconds = wait(failures)
+                if isinstance(error, Refused):
+                    seconds = REFUSED_SECONDS
+            finally:
+                self.drop("the engine was not ready in time")
+            if not self._is_stopped:
+                await deferLater(self._clock, seconds)
+
+    async def _open(self) -> None:
+        self._samples.clear()
+        await self._connect(_Commands(self.drop))
+        await self._load_scripts()
+        inbox = await self._connect(_Inbox(self.drop, self._received))
+        await inbox.execute_command("SUBSCRIBE", self._inbox_of(self._settings.node))
+        is_lost = await self._take_lease()
+        self._heard = self._boottime()
+        self.ready = True
+        self.connects += 1
+        self._log.info("the link to the engine is ready")
+        self._observer.link_ready(is_lost)
+
+    async def _connect(self, connection: _Commands) -> _Commands:
+        await self._endpoint.connect(Factory.forProtocol(lambda: connection))
+        self._connections.append(connection)
+        settings, run = self._settings, connection.execute_command
+        try:
+            if password := settings.password():
+                await run("AUTH", *filter(None, (settings.username,)), password)
+            if settings.database:
+                await run("SELECT", settings.database)
+            role = await run("ROLE") if self._needs_master else [b"master"]
+        except ResponseError as error:
+            self._log.error("the engine refuses this relay: {error}", error=error)
+            raise Refused(str(error)) from None
+        if role[0] != b"master":
+            raise NotSent("the engine is no master")
+        return connection
+
+    async def _load_scripts(self) -> None:
+        loads = [
+            self._execute("SCRIPT", "LOAD", text) for text in self._scripts.values()
+        ]
+        await gatherResults(loads, consumeErrors=True).addErrback(_first)
+
+    async def _take_lease(self) -> bool:
+        settings, began = self._settings, self._boottime()
+        life = round(settings.lease * 1000)
+        held, seconds, microseconds, epoch = await self._call(
+            "lease", (settings.node, life, settings.info(), secrets.token_hex(8))
+        )
+        ended = self._boottime()
+        now = int(seconds) + int(microseconds) / 1e6
+        self._samples.append((ended - began, now - (began + ended) / 2))
+        self._renewed = began
+        known, self._epoch = self._epoch, epoch
+        return not held or epoch != known
+
+    def _renew(self) -> None:
+        if self.ready and not self._has_slept():
+            self._quietly(self._renew_lease())
+
+    async def _renew_lease(self) -> None:
+        if await self._take_lease():
+            self._observer.registrations_lost()
+
+    def _probe(self) -> None:
+        if not self.ready:
+            return
+        if self._boottime() - self._heard > SILENCE_SECONDS:
+            self.drop("the inbox is silent")
+        else:
+            self._quietly(self.publish(self._settings.node, PROBE))
+
+    def _has_slept(self) -> bool:
+        """Whether the lease has run out; then the link begins anew."""
+        if self.lease_age <= self._settings.lease:
+            return False
+        self.drop("the lease has run out")
+        return True
+
+    def _received(self, message: bytes) -> None:
+        # What lay in the socket while the process stood still is too old.
+        if not self.ready or self._has_slept():
+            return
+        self._heard = self._boottime()
+        if message == PROBE:
+            return
+        try:
+            self._observer.inbox_received(message)
+        except Exception:
+            self._log.failure("a message of another node failed")
+
+    def _quietly(
+        self, work: Deferred[Any] | Coroutine[Deferred[Any], Any, None]
+    ) -> None:
+        # The end of the link is reported where it is noticed.
+        deferred = Deferred.fromCoroutine(work) if isinstance(work, Coroutine) else work
+        deferred.addErrback(lambda failure: failure.trap(NotSent, NoReply))
+        deferred.addErrback(lambda failure: self._log.failure("a call failed", failure))

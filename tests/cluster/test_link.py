@@ -1,0 +1,172 @@
+"""The link to the engine, with a real Redis and the real reactor."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.trial.unittest import TestCase
+
+from proxyrelay.cluster.link import Link, LinkSettings, NoReply, NotSent
+from tests.support.engine import Engine
+
+reactor: Any = _reactor
+
+PATIENCE_SECONDS = 20.0
+
+
+class Recorder:
+    """An observer that fires Deferreds."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[Any, ...]] = []
+        self._awaited: list[tuple[str, Deferred[tuple[Any, ...]]]] = []
+
+    def when(self, what: str) -> Deferred[tuple[Any, ...]]:
+        """Fires at the next report of a kind."""
+        deferred: Deferred[tuple[Any, ...]] = Deferred()
+        self._awaited.append((what, deferred))
+        return deferred.addTimeout(PATIENCE_SECONDS, reactor)
+
+    def _say(self, *report: Any) -> None:
+        self.said.append(report)
+        due = [deferred for what, deferred in self._awaited if what == report[0]]
+        self._awaited = [pair for pair in self._awaited if pair[1] not in due]
+        for deferred in due:
+            deferred.callback(report)
+
+    def link_ready(self, is_lost: bool) -> None:
+        self._say("ready", is_lost)
+
+    def link_down(self, reason: str) -> None:
+        self._say("down", reason)
+
+    def registrations_lost(self) -> None:
+        self._say("lost")
+
+    def inbox_received(self, message: bytes) -> None:
+        self._say("message", message)
+
+    def replied(self, seconds: float) -> None:
+        """Ignore it."""
+
+
+class LinkTestCase(TestCase):
+    """An engine and a link to it."""
+
+    options: tuple[str, ...] = ()
+
+    def setUp(self) -> None:
+        self.engine = Engine(*self.options)
+        self.addCleanup(self.engine.stop)
+        self.observer = Recorder()
+        self.password = ""
+        self.link = self.new_link("n1")
+
+    def new_link(self, node: str, **settings: Any) -> Link:
+        settings = {"lease": 6.0, "call_timeout": 0.5, **settings}
+        link = Link(
+            reactor,
+            UNIXClientEndpoint(reactor, str(self.engine.socket)),
+            LinkSettings(node, "relay:1", password=lambda: self.password, **settings),
+            self.observer,
+        )
+        self.addCleanup(link.stop)
+        return link
+
+    async def start(self) -> None:
+        ready = self.observer.when("ready")
+        self.link.start()
+        await ready
+
+
+class LinkTests(LinkTestCase):
+    """The link in order, and after faults of the engine."""
+
+    async def test_link_ready_registers_and_forwards_to_itself(self) -> None:
+        await self.start()
+        reply = await self.link.call(
+            *("register", "uuid", "n1", 1, "user", 1, "new", 0, 1000)
+        )
+        self.assertEqual(reply, [b"OK", 0, 0])
+        message = self.observer.when("message")
+        reply = await self.link.call("forward", "uuid", "user", "n1", 0, b"\x00text")
+        self.assertEqual(reply, [b"SENT", b"n1", b"1"])
+        self.assertTrue((await message)[1].endswith(b"\n\x00text"))
+
+    async def test_engine_time_is_that_of_the_engine(self) -> None:
+        await self.start()
+        seconds, microseconds = self.engine.client.time()
+        there = seconds * 1_000_000 + microseconds
+        here = self.link.engine_time(self.link._boottime())
+        self.assertLess(abs(here - there), 1_000_000)
+
+    async def test_call_before_the_link_is_ready_is_not_sent(self) -> None:
+        await self.assertFailure(self.link.call("reap", "n2", "0", 1), NotSent)
+
+    async def test_killed_engine_comes_back_empty(self) -> None:
+        await self.start()
+        down = self.observer.when("down")
+        self.engine.kill()
+        await down
+        await self.assertFailure(self.link.call("reap", "n2", "0", 1), NotSent)
+        ready = self.observer.when("ready")
+        self.engine.start()
+        self.assertEqual(await ready, ("ready", True))
+
+    async def test_lost_connection_keeps_the_registrations(self) -> None:
+        await self.start()
+        ready = self.observer.when("ready")
+        self.engine.client.client_kill_filter(_type="pubsub")
+        self.assertEqual(await ready, ("ready", False))
+
+    async def test_stopped_engine_leaves_the_outcome_unknown(self) -> None:
+        await self.start()
+        self.engine.signal(signal.SIGSTOP)
+        ready = self.observer.when("ready")
+        try:
+            await self.assertFailure(self.link.call("reap", "n2", "0", 1), NoReply)
+        finally:
+            self.engine.signal(signal.SIGCONT)
+        await ready
+
+    async def test_flushed_scripts_are_loaded_again(self) -> None:
+        await self.start()
+        self.engine.client.script_flush()
+        await self.assertFailure(self.link.call("reap", "n2", "0", 1), NotSent)
+        await self.link.publish("n1", b"message")  # the scripts go before it
+        self.assertEqual(await self.link.call("reap", "n2", "0", 1), b"0")
+
+    async def test_flushed_data_are_noticed_at_the_next_renewal(self) -> None:
+        await self.start()
+        lost = self.observer.when("lost")
+        self.engine.client.flushall()
+        await lost
+
+    async def test_replica_is_left(self) -> None:
+        await self.start()
+        down = self.observer.when("down")
+        self.engine.client.replicaof("127.0.0.1", 1)
+        call = self.link.call("register", "u", "n1", 1, "u", 1, "new", 0, 1000)
+        await self.assertFailure(call, NotSent)
+        self.assertIn("READONLY", (await down)[1])
+
+
+class CredentialTests(LinkTestCase):
+    """An engine that asks for a password."""
+
+    options = ("--requirepass", "secret")
+
+    async def test_right_password_after_a_wrong_one_makes_it_ready(self) -> None:
+        self.patch(
+            __import__("proxyrelay.cluster.link").cluster.link, "REFUSED_SECONDS", 0.1
+        )
+        self.password = "wrong"
+        ready = self.observer.when("ready")
+        self.link.start()
+        reactor.callLater(0.3, setattr, self, "password", "secret")
+        await ready
+        self.flushLoggedErrors()
