@@ -123,7 +123,7 @@ class LinkObserver(Protocol):
 
 def _first(failure: Failure) -> Failure:
     failure.trap(FirstError)
-    return cast(Failure, failure.value.subFailure)
+    return cast(FirstError, failure.value).subFailure
 
 
 def _jitter() -> float:
