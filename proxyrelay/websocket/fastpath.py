@@ -54,10 +54,6 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
     """Payload without its mask (RFC 6455, section 5.3).
 
     Uses Autobahn's own routine, without the five objects around it.
-
-    Args:
-        payload: Masked bytes.
-        mask: Key of four bytes.
     """
     length = len(payload)
     if length <= _SHORT:
@@ -73,29 +69,10 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
     return bytes(text)
 
 
-def header(first: int, payload_length: int) -> bytes:
-    """Header of an unmasked frame.
-
-    Args:
-        first: First byte: FIN and the opcode.
-        payload_length: Length of the payload in bytes.
-    """
-    if payload_length < LENGTH_16:
-        return bytes((first, payload_length))
-    if payload_length < 1 << 16:
-        return bytes((first, LENGTH_16)) + payload_length.to_bytes(2, "big")
-    return bytes((first, LENGTH_64)) + payload_length.to_bytes(8, "big")
-
-
 def frame_end(data: bytes, start: int) -> int:
-    """Index behind a frame, as far as its header is known.
+    """Index behind the frame at an index, as far as its header is known.
 
-    Args:
-        data: One read.
-        start: Index of the frame.
-
-    Returns:
-        An index, perhaps behind the data; the end of the data for a partial header.
+    It may lie behind the data. For a partial header it is the end of the data.
     """
     end = len(data)
     if end - start < 2:  # noqa: PLR2004 - the shortest header
@@ -113,12 +90,7 @@ def frame_end(data: bytes, start: int) -> int:
 
 
 def small_frame(data: bytes, start: int, end: int) -> tuple[int, int]:
-    """Start and end of the payload of a small, whole, masked frame.
-
-    Args:
-        data: One read.
-        start: Index of the frame.
-        end: Length of the data.
+    """Start and end of the payload of a small, whole, masked frame at an index.
 
     Returns:
         Two indices; `NOTHING` for any other frame, and for a violation.

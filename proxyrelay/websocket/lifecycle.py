@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from OpenSSL import SSL
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.python.failure import Failure
 
 from proxyrelay.config import Timeouts
 from proxyrelay.errors import Refusal, TryAgainLater
 from proxyrelay.net.timers import TimeoutQueue
-from proxyrelay.websocket.flow import FlowControl
+from proxyrelay.websocket.flow import FlowControl, FlowOwner
 
 SLACK_SHARE = 0.01
 """Share of a timeout by which it may end late."""
@@ -39,25 +39,21 @@ class Phase(Enum):
     GONE = auto()
 
 
-class Connection(Protocol):
-    """A connection, as the table sees it.
+class Connection(FlowOwner, Protocol):
+    """A connection, as the table of phases and the factory see it.
 
     Attributes:
         phase: Set by `Lifecycle.enter` alone.
-        heard: Whether bytes came since the phase began.
+        arrival: Number in the order of arrival.
     """
 
     phase: Phase
-    heard: bool
     flow: FlowControl
-    transport: Any
+    arrival: int
 
     @property
     def request_is_whole(self) -> bool:
         """Whether the request was read and waits for its turn."""
-
-    def drop(self, reason: str) -> None:
-        """End the connection without a close handshake."""
 
     def check_alive(self) -> None:
         """Send a ping; the next phase is AWAITING_PONG."""
@@ -67,6 +63,18 @@ class Connection(Protocol):
 
     def refuse(self, refusal: Refusal) -> None:
         """Close for what the client did or is."""
+
+    def come_from(self, address: IAddress) -> None:
+        """Note the client's address."""
+
+    def close_going_away(self) -> None:
+        """Close with 1001, now or after the upgrade."""
+
+    def refuse_for_drain(self) -> None:
+        """Ask an unregistered client to come back."""
+
+    def abort(self) -> None:
+        """End at once."""
 
 
 class Row(NamedTuple):
@@ -79,7 +87,7 @@ class Row(NamedTuple):
         stage: Text on the end of a client without a UUID; empty for other phases.
         extend: Whether the timeout begins once more.
         awaits_input: Whether the awaited bytes may lie in the socket, unread.
-        is_handshake: Whether the connection may be dropped early, over a limit.
+        is_handshake: Whether the connection may end early, over a limit.
     """
 
     setting: str
@@ -106,27 +114,19 @@ def _refuse(connection: Connection, _: str) -> None:
     connection.refuse(TryAgainLater("No registration arrived in time."))
 
 
-def _check_alive(connection: Connection, _: str) -> None:
-    connection.check_alive()
-
-
 def _abort(connection: Connection, _: str) -> None:
     # A TLS peer may never send close_notify; a TCP peer may never read the rest.
     connection.transport.abortConnection()
 
 
-def _request_is_whole(connection: Connection) -> bool:
-    return connection.request_is_whole
-
-
 def _has_pinged(connection: Connection) -> bool:
     # Stock clients ping on their own. Such a client needs no ping from the relay.
-    return connection.heard and not connection.flow.paused
+    return connection.flow.heard and not connection.flow.paused
 
 
 def _pong_may_be_unread(connection: Connection) -> bool:
     # The relay reads slowly from this client; the pong may be behind other frames.
-    return connection.heard and connection.flow.is_in_debt
+    return connection.flow.heard and connection.flow.is_in_debt
 
 
 NO_PONG = "no answer to a ping"
@@ -145,7 +145,7 @@ PHASES = {
         _drop,
         "opening handshake took too long",
         stage=" before a whole request",
-        extend=_request_is_whole,
+        extend=lambda connection: connection.request_is_whole,
         awaits_input=True,
         is_handshake=True,
     ),
@@ -160,7 +160,11 @@ PHASES = {
         _refuse,
         stage=" before a registration",
     ),
-    Phase.READY: Row("ping_interval", _check_alive, extend=_has_pinged),
+    Phase.READY: Row(
+        "ping_interval",
+        lambda connection, _: connection.check_alive(),
+        extend=_has_pinged,
+    ),
     Phase.AWAITING_PONG: Row(
         "ping_timeout",
         _drop,
@@ -187,7 +191,7 @@ class Lifecycle:
     """Timeouts of all connections of a relay.
 
     Args:
-        clock: Gives the time in seconds, and runs the timeouts.
+        clock: Time in seconds, and timers.
         timeouts: The settings.
         is_backlogged: Whether the relay itself is late.
         has_unread: Whether the awaited bytes of a phase may be unread.
@@ -231,7 +235,7 @@ class Lifecycle:
             self.queues[connection.phase].end(connection)
             self.unread.end(connection)
         connection.phase = phase
-        connection.heard = False
+        connection.flow.heard = False
         if phase is not Phase.GONE:
             self.queues[phase].begin(connection)
 

@@ -18,7 +18,7 @@ from proxyrelay.config import Offers
 from proxyrelay.switchboard.offers import (
     CONNECTED_PAIRS,
     CONNECTED_SECONDS,
-    HELD_CEILING,
+    MAX_HELD_BYTES,
     OUTSTANDING,
     OUTSTANDING_OF_ONE,
     OUTSTANDING_OF_USER,
@@ -146,8 +146,8 @@ class LedgerTests(SynchronousTestCase):
 
     def test_bounds_what_waits(self) -> None:
         ledger = OfferTable()
-        self.assertFalse(ledger.hold(waiting(length=HELD_CEILING + 1), TERMS))
-        first = waiting(A, B, length=HELD_CEILING)
+        self.assertFalse(ledger.hold(waiting(length=MAX_HELD_BYTES + 1), TERMS))
+        first = waiting(A, B, length=MAX_HELD_BYTES)
         self.assertTrue(ledger.hold(first, TERMS))
         self.assertTrue(ledger.hold(waiting(A, C), TERMS))
         self.assertFalse(ledger.hold(waiting(B, C), TERMS))
@@ -159,7 +159,7 @@ class LedgerTests(SynchronousTestCase):
         self.assertFalse(ledger.hold(other, TERMS))
         self.assertIs(ledger.displaced(other, TERMS), first)
         self.assertIsNone(ledger.displaced(waiting(C, B), TERMS))
-        long = waiting(C, B, holder="others", length=HELD_CEILING + 1)
+        long = waiting(C, B, holder="others", length=MAX_HELD_BYTES + 1)
         self.assertIsNone(ledger.displaced(long, TERMS))
         ledger.pass_on(first)
         self.assertTrue(ledger.hold(other, TERMS))
