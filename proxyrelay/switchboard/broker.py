@@ -35,16 +35,12 @@ class Broker:
         registry: The peers by their UUIDs.
         undelivered: Returns messages, or drops them.
         observer: Hears of each event.
-        on_forward: Hears of each forwarded message, if it is not None.
-        clock: Gives the time in seconds.
+        on_forward: Hears of each forwarded message.
+        clock: Time in seconds.
         waiting: Times the offers that may be crossed.
-        settings: The settings for offers and answers.
+        settings: The settings for offers and answers. They may change.
         leave: Forgets a peer that turns out to be gone.
         refuse: Closes a peer.
-
-    Attributes:
-        settings: They may change.
-        table: The outstanding offers.
     """
 
     def __init__(
@@ -100,12 +96,7 @@ class Broker:
     # -- forwarding
 
     def forward(self, peer: Peer, message: PeerConnection, text: bytes) -> None:
-        """Act on an offer or answer.
-
-        Args:
-            peer: The sender.
-            message: The message.
-            text: The message as it came.
+        """Act on an offer or answer of a peer, with its text as it came.
 
         Raises:
             Forbidden: The sender holds no UUID.
@@ -137,11 +128,7 @@ class Broker:
         text: bytes,
         offer: Offer | None = None,
     ) -> BounceReason | None:
-        """Hand a text to its receiver.
-
-        Returns:
-            Why that cannot be; None if it was done.
-        """
+        """Hand a text to its receiver, or say why that cannot be."""
         target = self._find(message.peer_uuid)
         if target is None:
             return BounceReason.UNKNOWN
@@ -268,15 +255,11 @@ class Broker:
             self._undelivered.send_back(peer, message, why)
 
     def _make_room(self, offer: Offer) -> bool:
-        """Make room for an offer, perhaps by the return of another one.
-
-        Returns:
-            Whether there is room.
-        """
+        """Make room for an offer if there is none, by the return of another one."""
         if not self.table.allows(offer):
             return False
-        while (full := self.table.full(offer)) is not None:
-            other = full.displaced(offer.holder)
+        while self.table.is_full(offer):
+            other = self.table.displaced(offer)
             if other is None:
                 return False
             self._undelivered.bounce(other, BounceReason.FULL)
@@ -285,11 +268,7 @@ class Broker:
     # -- offers that wait for their peers
 
     def _hold(self, peer: Peer, offer: Offer, text: bytes) -> bool:
-        """Let an offer wait, if its receiver is likely to come back.
-
-        Returns:
-            Whether it waits.
-        """
+        """Let an offer wait, if its receiver is likely to come back."""
         since = self._clock() - self.settings.recent
         owner = self._left(offer.target, since)
         likely = self._began > since if owner is None else owner == peer.user
@@ -302,9 +281,6 @@ class Broker:
 
         No offer crosses it if the receiver is away, or if the two clients have
         connected since both registered.
-
-        Returns:
-            Whether it waits.
         """
         target = self._find(offer.target)
         if target is None or target.registration is None or target.user != peer.user:
@@ -319,7 +295,7 @@ class Broker:
     def _keep(self, offer: Offer, text: bytes) -> bool:
         """Add an offer that waits, perhaps in the place of another one."""
         offer.text = text
-        other = self.table.displaced(offer, self.settings)
+        other = self.table.displaced_held(offer, self.settings)
         if other is not None:
             self.pass_on(other)
             if other.waits:

@@ -72,7 +72,7 @@ class Undelivered:
     Args:
         registry: The peers by their UUIDs.
         observer: Hears of each event.
-        clock: Gives the time in seconds.
+        clock: Time in seconds.
         leave: Forgets a peer that turns out to be gone.
 
     Attributes:
@@ -106,12 +106,7 @@ class Undelivered:
     ) -> None:
         """Drop a message that would end its receiver, or its sender if it came back.
 
-        Args:
-            peer: The sender.
-            registration: The sender's.
-            message: The message.
-            why: The reason.
-            offer: The offer that ends with it, if it was outstanding.
+        An offer that was outstanding may end with it.
         """
         registration.dropped += 1
         self._observer(
@@ -133,13 +128,9 @@ class Undelivered:
         why: BounceReason,
         offer: Offer | None = None,
     ) -> None:
-        """Send a message back to its sender with an error.
+        """Send a message back to its sender, a peer, with an error.
 
-        Args:
-            peer: The sender.
-            message: The message.
-            why: The reason.
-            offer: The offer that ends with it, if it was outstanding.
+        An offer that was outstanding may end with it.
         """
         registration = peer.registration
         error = TEXTS.get(why, self.unknown_text).format(
@@ -192,14 +183,7 @@ class Undelivered:
     def report(
         self, kind: Callable[..., MessageEvent], offer: Offer, peer: Peer, reason: str
     ) -> None:
-        """Tell observers how an offer ended that its sender, a peer, did not get back.
-
-        Args:
-            kind: Class of the event.
-            offer: The offer.
-            peer: The sender.
-            reason: Why there was no answer.
-        """
+        """Tell observers of an offer that a peer has made and does not get back."""
         self._observer(
             about(
                 kind,

@@ -15,6 +15,7 @@ takes room from its largest holder.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from enum import Enum
 from itertools import takewhile
@@ -101,8 +102,6 @@ class OfferTable:
         self._with: dict[str, dict[Pair, Offer]] = {}
         self._shares: Shares[Offer] = Shares()
         self._held_shares: Shares[Offer] = Shares()
-        # The shares in the offers of one client, kept only while it has many.
-        self._crowds: dict[str, Shares[Offer]] = {}
         # When, the oldest first; the same for both directions.
         self._answered: dict[Pair, float] = {}
 
@@ -122,22 +121,32 @@ class OfferTable:
         """Whether its holder may have one more outstanding offer."""
         return not offer.capped or self._shares.size(offer.holder) < OUTSTANDING_OF_USER
 
-    def full(self, offer: Offer) -> Shares[Offer] | None:
-        """The shares in a table without room for one more offer, or None."""
-        if len(self._open) >= OUTSTANDING:
-            return self._shares
+    def is_full(self, offer: Offer) -> bool:
+        """Whether there is no room for one more offer, in all or of its clients."""
+        return len(self._open) >= OUTSTANDING or self._full_client(offer) is not None
+
+    def _full_client(self, offer: Offer) -> Iterable[Offer] | None:
         for uuid in (offer.source, offer.target):
-            if len(self._with.get(uuid, ())) >= OUTSTANDING_OF_ONE:
-                return self._crowd(uuid)
+            offers = self._with.get(uuid, {})
+            if len(offers) >= OUTSTANDING_OF_ONE:
+                return offers.values()
         return None
 
-    def _crowd(self, uuid: str) -> Shares[Offer]:
-        crowd = self._crowds.get(uuid)
-        if crowd is None:
-            crowd = self._crowds[uuid] = Shares()
-            for offer in self._with[uuid].values():
-                crowd.add(offer.holder, offer)
-        return crowd
+    def displaced(self, offer: Offer) -> Offer | None:
+        """The offer that must make room for another one.
+
+        Returns:
+            The oldest offer of the largest holder; None if no holder has more than that
+            of the other one.
+        """
+        offers = self._full_client(offer)
+        if offers is None or len(self._open) >= OUTSTANDING:
+            return self._shares.displaced(offer.holder)
+        sizes = Counter(each.holder for each in offers)
+        largest = max(sizes, key=sizes.__getitem__)
+        if sizes[offer.holder] >= sizes[largest]:
+            return None
+        return next(each for each in offers if each.holder == largest)
 
     def add(self, offer: Offer) -> None:
         """Add an offer that was passed on; the table has none of this pair yet."""
@@ -145,13 +154,7 @@ class OfferTable:
         self._open[pair] = offer
         self._shares.add(offer.holder, offer)
         for uuid in pair:
-            offers = self._with.get(uuid)
-            if offers is None:
-                self._with[uuid] = {pair: offer}
-            elif pair not in offers:
-                offers[pair] = offer
-                if uuid in self._crowds:
-                    self._crowds[uuid].add(offer.holder, offer)
+            self._with.setdefault(uuid, {})[pair] = offer
 
     def hold(self, offer: Offer, settings: Offers) -> bool:
         """Add an offer that waits, with its text, if there is room.
@@ -169,7 +172,7 @@ class OfferTable:
         self._held_shares.add(offer.holder, offer)
         return True
 
-    def displaced(self, offer: Offer, settings: Offers) -> Offer | None:
+    def displaced_held(self, offer: Offer, settings: Offers) -> Offer | None:
         """The waiting offer that must make room for another one, with its text.
 
         Returns:
@@ -209,18 +212,11 @@ class OfferTable:
         for uuid in pair:
             # Both may be the same.
             offers = self._with.get(uuid)
-            if offers is not None and offers.pop(pair, None) is not None:
-                if uuid in self._crowds:
-                    self._shrink(uuid, offer)
+            if offers is not None:
+                offers.pop(pair, None)
                 if not offers:
                     del self._with[uuid]
         return True
-
-    def _shrink(self, uuid: str, offer: Offer) -> None:
-        if len(self._with[uuid]) < OUTSTANDING_OF_ONE // 2:
-            del self._crowds[uuid]
-        else:
-            self._crowds[uuid].remove(offer.holder, offer)
 
     def of(self, uuid: str) -> list[Offer]:
         """The offers to and from a client, the oldest first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.defer import Deferred
@@ -25,9 +25,12 @@ from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.admission import Limits
 from proxyrelay.websocket.flow import FlowQueues
 from proxyrelay.websocket.handshake import origin_matcher
-from proxyrelay.websocket.lifecycle import Connection, Lifecycle, Phase
+from proxyrelay.websocket.lifecycle import Lifecycle, Phase
 from proxyrelay.websocket.state import RelayState
 from proxyrelay.websocket.upstream import served_class
+
+if TYPE_CHECKING:
+    from proxyrelay.websocket.protocol import RelayProtocol
 
 HANDSHAKES_PER_TURN = 16
 """Requests processed per reactor turn, at about 0.2 ms each."""
@@ -36,7 +39,7 @@ TLS_HANDSHAKES_PER_TURN = 8
 """TLS handshakes begun per reactor turn, at about 0.5 ms each."""
 
 
-C = TypeVar("C", bound=Connection)
+C = TypeVar("C", bound="RelayProtocol")
 
 
 class RelayFactory(WebSocketServerFactory, Generic[C]):

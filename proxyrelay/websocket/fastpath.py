@@ -12,7 +12,7 @@ the outcome with that of plain Autobahn. Checked against Autobahn 26.10.2.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
@@ -21,6 +21,9 @@ try:
     from _nvx_xormasker import ffi, lib
 except ImportError:  # Autobahn was built without a compiler
     ffi = lib = None
+
+if TYPE_CHECKING:
+    from proxyrelay.websocket.protocol import RelayProtocol
 
 TEXT = 0x81
 PING = 0x89
@@ -111,28 +114,18 @@ def small_frame(data: bytes, start: int, end: int) -> tuple[int, int]:
     return (body, stop) if stop <= end else NOTHING
 
 
-class Parser(Protocol):
-    """State of Autobahn's parser for one connection."""
-
-    state: int
-    current_frame: Any
-    current_frame_masker: Any
-    inside_message: bool
-    maxMessagePayloadSize: int  # noqa: N815
-
-
 _OPEN = WebSocketServerProtocol.STATE_OPEN
 _CLOSED = WebSocketServerProtocol.STATE_CLOSED
 
 
-def frames(data: bytes, parser: Parser) -> Iterator[tuple[int, bytes]]:
+def frames(data: bytes, parser: RelayProtocol) -> Iterator[tuple[int, bytes]]:
     """Split a read into payloads and pieces for Autobahn.
 
     The caller processes each item before it asks for the next one.
 
     Args:
         data: One read, with any first bytes of a header before it.
-        parser: Read only.
+        parser: The connection, which is only read from.
 
     Yields:
         `TEXT`, `PING` or `PONG` with a payload; `PIECE` with bytes for Autobahn; at

@@ -7,18 +7,21 @@ over its rate are read later, never refused.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from proxyrelay.config import Config
-from proxyrelay.errors import PeerBusy, PeerGone, PolicyViolation, Refusal
+from proxyrelay.errors import PeerBusy, PeerGone, PolicyViolation
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.timers import TimeoutQueue
 from proxyrelay.net.write_batch import WriteBatch
-from proxyrelay.websocket.admission import Limits, Origin
+from proxyrelay.websocket.admission import Limits
 from proxyrelay.websocket.fastpath import LENGTH_16, LENGTH_64, TEXT
+
+if TYPE_CHECKING:
+    from proxyrelay.websocket.protocol import RelayProtocol
 
 FOLLOW_SECONDS = 1.0
 """Longest wait for the end of a replaced connection."""
@@ -42,9 +45,7 @@ DEFERRED_CLIENTS_PER_TURN = 4
 def header(first: int, payload_length: int) -> bytes:
     """Header of an unmasked frame (RFC 6455, section 5.2).
 
-    Args:
-        first: First byte: FIN and the opcode.
-        payload_length: In bytes.
+    Its first byte is given; a payload of so many bytes follows.
     """
     if payload_length < LENGTH_16:
         return bytes((first, payload_length))
@@ -53,38 +54,8 @@ def header(first: int, payload_length: int) -> bytes:
     return bytes((first, LENGTH_64)) + payload_length.to_bytes(8, "big")
 
 
-class FlowOwner(Protocol):
-    """A connection, as its flow control sees it."""
-
-    STATE_CONNECTING: int
-    STATE_OPEN: int
-    STATE_CLOSED: int
-    state: int
-    transport: Any
-    origin: Origin[Any]
-
-    def dataReceived(self, data: bytes) -> None:
-        """Process a read."""
-
-    def drop(self, reason: str) -> None:
-        """End the connection without a close handshake."""
-
-    def violate(self, refusal: Refusal) -> None:
-        """Close after a violation."""
-
-    def slowed_down(self) -> None:
-        """Note a pause in reading, since the client is over its rate."""
-
-
 class FlowQueues:
-    """Flow control of all connections of a relay.
-
-    Args:
-        clock: Time in seconds, and timers.
-        config: Sets ``max_unread_bytes``.
-        limits: The rates.
-        outbox: Collects writes.
-    """
+    """Flow control of all connections of a relay."""
 
     def __init__(
         self,
@@ -113,13 +84,9 @@ class FlowQueues:
 
 @implementer(IPushProducer)
 class FlowControl:
-    """Flow control of one connection.
+    """Flow control of one connection, until `close`.
 
     It is the push producer of the transport, so that it learns of a full buffer.
-
-    Args:
-        connection: The connection, until `close`.
-        queues: Flow control of all connections.
 
     Attributes:
         heard: Whether bytes came since the phase of the connection began.
@@ -137,7 +104,7 @@ class FlowControl:
         *("heard", "is_following", "message_debt", "out_of_turn", "paused", "unread"),
     )
 
-    def __init__(self, connection: FlowOwner, queues: FlowQueues) -> None:
+    def __init__(self, connection: RelayProtocol, queues: FlowQueues) -> None:
         self._connection = connection
         self._transport = connection.transport
         self._queues = queues
