@@ -310,13 +310,13 @@ METRICS = (
         "offers_outstanding",
         "gauge",
         "Offers that were neither answered nor returned yet.",
-        lambda view: len(view.relay.factory.relay.broker.ledger),
+        lambda view: len(view.relay.factory.relay.broker.table),
     ),
     Metric(
         "offers_waiting",
         "gauge",
         "Those of them that were not passed on yet.",
-        lambda view: view.relay.factory.relay.broker.ledger.held,
+        lambda view: view.relay.factory.relay.broker.table.held,
     ),
     Metric(
         "received_bytes_total",

@@ -83,8 +83,8 @@ class Crossing:
     """Offers that wait for those that may cross them.
 
     Args:
-        clock: Tells the time, and runs the timers.
-        seconds: How long an offer waits, at most.
+        clock: Time in seconds, and timers.
+        seconds: Longest wait of an offer.
         pass_on: Called with each offer when it has waited.
     """
 
@@ -102,14 +102,8 @@ class Crossing:
         return len(self._deadlines)
 
     def begin(self, offer: Offer, peer: Peer) -> None:
-        """Let an offer wait, for the first time or once more.
-
-        Args:
-            offer: With its text.
-            peer: The receiver.
-        """
-        self._end(offer)
-        self._deadlines.begin(offer)
+        """Let an offer with its text wait for its receiver, perhaps anew."""
+        self.yield_time(offer)
         probe = self._probes.get(peer)
         is_new = probe is None
         if probe is None:
@@ -144,7 +138,6 @@ class Crossing:
             del self._probes[probe.peer]
             if probe.timer is not None:
                 probe.timer.cancel()
-                probe.timer = None
 
     def _expired(self, offer: Offer) -> None:
         self._end(offer)
@@ -157,15 +150,12 @@ class Crossing:
         debt = self._ping_debts.get(offer.holder, 0.0)
         allowed = not offer.capped or not PINGS.over(debt, now)
         if allowed and probe.peer.ping(lambda: self._answered(probe)):
-            self._ping_debts[offer.holder] = PINGS.spend(debt, now)
-            self._forget_debts(now)
+            debts = self._ping_debts
+            debts[offer.holder] = PINGS.spend(debt, now)
+            if len(debts) > HOLDERS:
+                self._ping_debts = {name: d for name, d in debts.items() if d > now}
         else:
             probe.timer = self._clock.callLater(RETRY, self._ask, probe)
-
-    def _forget_debts(self, now: float) -> None:
-        if len(self._ping_debts) > HOLDERS:
-            owing = {name: due for name, due in self._ping_debts.items() if due > now}
-            self._ping_debts = owing
 
     def _answered(self, probe: _Probe) -> None:
         if not probe.offers:

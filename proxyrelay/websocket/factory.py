@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.defer import Deferred
@@ -22,13 +22,15 @@ from proxyrelay.switchboard.events import Dropped, Probed
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 from proxyrelay.switchboard.registry import Registry
 from proxyrelay.switchboard.relay import Relay
-from proxyrelay.websocket import lifecycle
 from proxyrelay.websocket.admission import Limits
 from proxyrelay.websocket.flow import FlowQueues
 from proxyrelay.websocket.handshake import origin_matcher
 from proxyrelay.websocket.lifecycle import Lifecycle, Phase
 from proxyrelay.websocket.state import RelayState
 from proxyrelay.websocket.upstream import served_class
+
+if TYPE_CHECKING:
+    from proxyrelay.websocket.protocol import RelayProtocol
 
 HANDSHAKES_PER_TURN = 16
 """Requests processed per reactor turn, at about 0.2 ms each."""
@@ -37,29 +39,7 @@ TLS_HANDSHAKES_PER_TURN = 8
 """TLS handshakes begun per reactor turn, at about 0.5 ms each."""
 
 
-class Connection(lifecycle.Connection, Protocol):
-    """A connection, as the factory sees it.
-
-    Attributes:
-        arrival: Number in the order of arrival.
-    """
-
-    arrival: int
-
-    def come_from(self, address: IAddress) -> None:
-        """Note the client's address."""
-
-    def close_going_away(self) -> None:
-        """Close with 1001, now or after the upgrade."""
-
-    def refuse_for_drain(self) -> None:
-        """Ask an unregistered client to come back."""
-
-    def abort(self) -> None:
-        """End at once."""
-
-
-C = TypeVar("C", bound=Connection)
+C = TypeVar("C", bound="RelayProtocol")
 
 
 class RelayFactory(WebSocketServerFactory, Generic[C]):

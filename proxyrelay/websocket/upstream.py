@@ -449,7 +449,8 @@ def served_class(factory: WebSocketServerFactory, kind: type) -> Any:
         for name, value in first_state(factory).items()
         if name not in OWN_ATTRIBUTES
     }
-    return type("ServedProtocol", (kind,), {**options, **state, "CONFIG_ATTRS": ()})
+    shared = {**options, **state, "CONFIG_ATTRS": (), "factory": factory}
+    return type("ServedProtocol", (kind,), shared)
 
 
 def first_state(factory: WebSocketServerFactory) -> dict[str, object]:

@@ -19,7 +19,7 @@ from proxyrelay.switchboard.delivery import (
     BUSY,
     FOREIGN,
     LEFT,
-    PATIENCE_SECONDS,
+    SENDER_WAIT_SECONDS,
     SILENT,
 )
 from proxyrelay.switchboard.event import Event
@@ -296,10 +296,10 @@ class OfferTests(AuditTestCase):
 
     def test_it_has_waited_since_the_offer_came(self) -> None:
         """Also while it waited for one that may cross it."""
-        self.relay.broker.offers = Offers(crossing=1)
+        self.relay.broker.settings = Offers(crossing=1)
         self.relay.receive(self.one, offer())
         self.clock.advance(1)
-        (waiting,) = self.relay.broker.ledger.of(A)
+        (waiting,) = self.relay.broker.table.of(A)
         self.relay.broker.pass_on(waiting)
         self.clock.advance(1)
         self.relay.receive(self.other, answer())
@@ -313,7 +313,7 @@ class OfferTests(AuditTestCase):
                 "returned",
                 target=C,
                 target_address=None,
-                reason=self.relay.delivery.directory.missing.format(C),
+                reason=self.relay.undelivered.unknown_text.format(C),
             ),
         )
 
@@ -367,7 +367,7 @@ class OfferTests(AuditTestCase):
                 address="192.0.2.2:4711",
                 target_address=None,
                 seconds=1,
-                reason=self.relay.delivery.directory.missing.format(A),
+                reason=self.relay.undelivered.unknown_text.format(A),
             ),
         )
 
@@ -383,7 +383,7 @@ class OfferTests(AuditTestCase):
         self.assertEqual(self.line()["event"], "left")
 
     def test_an_offer_that_waits_when_its_sender_leaves_has_a_line(self) -> None:
-        self.relay.broker.offers = Offers(crossing=1)
+        self.relay.broker.settings = Offers(crossing=1)
         self.relay.receive(self.one, offer())
         self.relay.leave(self.one, "closed")
         asked, left = self.lines()
@@ -395,7 +395,7 @@ class OfferTests(AuditTestCase):
         for _ in range(2):
             self.relay.receive(self.one, offer())
         self.lines()
-        self.clock.advance(PATIENCE_SECONDS + 1)
+        self.clock.advance(SENDER_WAIT_SECONDS + 1)
         self.relay.tick()
         line = self.line()
         self.assertEqual((line["outcome"], line["reason"]), ("dropped", LATE))

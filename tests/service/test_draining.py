@@ -115,8 +115,8 @@ class ConnectionsTests(DrainingTestCase):
         self.assertIn(f"The requested peer {B} is not connected to this relay", error)
 
     def without_hold(self) -> None:
-        terms: Any = self.service.factory.relay.broker.offers
-        self.service.factory.relay.broker.offers = type(terms)(hold=0)
+        terms: Any = self.service.factory.relay.broker.settings
+        self.service.factory.relay.broker.settings = type(terms)(hold=0)
 
     @scenario
     def test_ends_with_the_last(self) -> None:

@@ -28,13 +28,13 @@ from proxyrelay.switchboard.delivery import (
     FOREIGN,
     FULL,
     LEFT,
-    PATIENCE_SECONDS,
     SELF,
+    SENDER_WAIT_SECONDS,
     SILENT,
     TEXTS,
+    UNKNOWN,
 )
-from proxyrelay.switchboard.directory import UNKNOWN, Alone
-from proxyrelay.switchboard.events import BounceReason, Replaced, Shielded
+from proxyrelay.switchboard.events import BounceReason, Forwarded, Replaced, Shielded
 from proxyrelay.switchboard.messages import ACCEPTED
 from proxyrelay.switchboard.offers import (
     OUTSTANDING_OF_ONE,
@@ -97,7 +97,7 @@ class RelayTestCase(SynchronousTestCase):
 
     @property
     def ledger(self) -> OfferTable:
-        return self.relay.broker.ledger
+        return self.relay.broker.table
 
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -189,7 +189,7 @@ class RelayTests(RelayTestCase):
         self.assertIs(self.relay.registry.get(A), peer)
 
     def test_a_peer_that_is_gone_is_unknown(self) -> None:
-        self.relay.broker.offers = Offers(hold=0, crossing=0)
+        self.relay.broker.settings = Offers(hold=0, crossing=0)
         source, target = self.registered(A), self.registered(B)
         target.gone = True
         self.relay.receive(source, offer(A, B))
@@ -321,18 +321,6 @@ class RelayMachineTests(SynchronousTestCase):
         )
 
 
-class Elsewhere(Alone):
-    """Knows one peer beyond the relay."""
-
-    def __init__(self, peer: RecordingPeer) -> None:
-        super().__init__()
-        self.peer = peer
-
-    def find(self, uuid: str) -> RecordingPeer | None:
-        """Find it."""
-        return self.peer
-
-
 class ShieldTests(RelayTestCase):
     """What becomes of offers and answers."""
 
@@ -375,10 +363,10 @@ class ShieldTests(RelayTestCase):
         # It is not held: its peer would end on it.
         self.assertEqual(self.errors(one), [UNKNOWN.format(B)])
         self.assertEqual(len(self.ledger), 0)
-        self.relay.delivery.directory = Elsewhere(elsewhere := RecordingPeer())
-        self.relay.receive(one, offer(A, B, description="junk"))
-        self.assertEqual((one.sent, elsewhere.sent), ([], []))
-        self.assertEqual(self.journal.drops, {DropReason.DESCRIPTION: 1})
+        self.relay.receive(self.registered(B), offer(B, A, description="junk"))
+        self.assertEqual(
+            (one.sent, self.journal.drops), ([], {DropReason.DESCRIPTION: 1})
+        )
 
     def test_returns_an_offer_that_is_not_answered(self) -> None:
         one, other = self.registered(A), self.registered(B)
@@ -593,11 +581,11 @@ class ShieldTests(RelayTestCase):
     def test_relay_after_a_standstill_sends_no_late_error_or_answer(self) -> None:
         one, other = self.registered(A), self.registered(B)
         self.relay.receive(one, offer(A, B))
-        self.now += PATIENCE_SECONDS + 0.1
+        self.now += SENDER_WAIT_SECONDS + 0.1
         self.relay.receive(other, answer(B, A))
         self.relay.receive(one, offer(A, C))
         self.relay.receive(one, offer(A, B))
-        self.wait(PATIENCE_SECONDS + 0.1)
+        self.wait(SENDER_WAIT_SECONDS + 0.1)
         self.assertEqual(self.journal.drops[DropReason.LATE], 3)
         self.assertEqual(one.sent, [])
         self.assertEqual(len(self.ledger), 0)
@@ -637,7 +625,7 @@ class ShieldTests(RelayTestCase):
             *(Offers(hold=0), Offers(recent=0)),
             *(Offers(held_total=0), Offers(held_per_user=0)),
         ):
-            self.relay.broker.offers = terms
+            self.relay.broker.settings = terms
             self.relay.receive(one, offer(A, B))
             self.assertEqual(self.errors(one), [UNKNOWN.format(B)])
 
@@ -670,16 +658,8 @@ class ShieldTests(RelayTestCase):
         self.relay.receive(RecordingPeer(busy=True), registration(B))
         self.assertEqual(self.errors(one), [BUSY.format(B)])
 
-    def test_a_peer_elsewhere_that_does_not_answer(self) -> None:
-        one, elsewhere = self.registered(A), RecordingPeer()
-        self.relay.delivery.directory = Elsewhere(elsewhere)
-        self.relay.receive(one, offer(A, B))
-        self.assertEqual(elsewhere.sent, [offer(A, B)])
-        self.wait(20.0)
-        self.assertEqual(self.errors(one), [SILENT.format(B)])
-
     def test_waits_for_others_however_many_wait_of_one_address(self) -> None:
-        self.relay.broker.offers = Offers(held_total=3, crossing=0)
+        self.relay.broker.settings = Offers(held_total=3, crossing=0)
         one = self.registered(A)
         many = self.registered(C, source="198.51.100.1")
         targets = [str(UUID(int=number)) for number in range(4)]
@@ -713,7 +693,7 @@ class ShieldTests(RelayTestCase):
     # -- without the shield
 
     def test_without_shield_passes_everything_on(self) -> None:
-        self.relay.broker.offers = Offers(shield=False)
+        self.relay.broker.settings = Offers(shield=False)
         one, other = self.registered(A), self.registered(B)
         texts = [offer(A, B), offer(A, B), answer(A, B), offer(A, B, error="x")]
         for text in texts:
@@ -730,19 +710,24 @@ class ShieldTests(RelayTestCase):
         one, other = self.registered(A), self.registered(B)
         self.relay.receive(one, offer(A, B))
         self.relay.receive(other, offer(B, C))
-        self.relay.broker.offers = Offers(shield=False)
+        self.relay.broker.settings = Offers(shield=False)
         self.wait(0.5)
         self.assertEqual(other.take(), json.loads(offer(A, B)))
         self.assertEqual(self.errors(other), [UNKNOWN.format(C)])
+        # The audit log tells of the offer, since it ignores the answer.
+        (told,) = (
+            e for e in self.journal.events if isinstance(e, Forwarded) and e.reason
+        )
+        self.assertEqual((told.source, told.target, told.seconds), (A, B, 0.5))
         self.relay.receive(other, answer(B, A))
         self.wait(100.0)
         self.assertEqual(one.sent, [answer(B, A)])
 
     def test_the_shield_is_put_down_while_offers_wait(self) -> None:
-        self.relay.broker.offers = Offers()
+        self.relay.broker.settings = Offers()
         one, other = self.registered(A), self.registered(B)
         self.relay.receive(one, offer(A, B))
-        self.relay.broker.offers = Offers(shield=False)
+        self.relay.broker.settings = Offers(shield=False)
         self.relay.tick()
         self.assertEqual(other.sent, [offer(A, B)])
         self.wait(100.0)
@@ -802,7 +787,7 @@ class ShieldTests(RelayTestCase):
         self.assertEqual(other.registration.unanswered, 3)
 
     def test_closes_who_is_deaf_if_it_is_told_to(self) -> None:
-        self.relay.broker.offers = Offers(close_deaf=True, crossing=0)
+        self.relay.broker.settings = Offers(close_deaf=True, crossing=0)
         one, other = self.registered(A), self.returned()
         third = str(UUID(int=3))
         # However often, one address or two are not enough.
@@ -821,7 +806,7 @@ class ShieldTests(RelayTestCase):
         self.assertEqual(self.journal.names.count("deaf"), 1)
 
     def test_an_answer_clears_the_witnesses_against_a_client(self) -> None:
-        self.relay.broker.offers = Offers(close_deaf=True, crossing=0)
+        self.relay.broker.settings = Offers(close_deaf=True, crossing=0)
         one, other = self.registered(A), self.returned()
         for number in range(6):
             uuid = str(UUID(int=number))
@@ -944,7 +929,7 @@ class CrossingTests(RelayTestCase):
             Offers(crossing=0, hold=0),
             Offers(held_total=0, recent=0),
         ):
-            self.relay.broker.offers = terms
+            self.relay.broker.settings = terms
             self.offer()
             self.assertEqual(self.other.sent, [offer(A, B)])
             self.relay.leave(self.other, "gone")
@@ -1032,7 +1017,7 @@ class CrossingTests(RelayTestCase):
         self.assertEqual(self.errors(self.one), [SILENT.format(B)])
 
     def test_an_offer_waits_no_longer_than_for_an_answer(self) -> None:
-        self.relay.broker.offers = Offers(crossing=5, hold=20, answer_timeout=2)
+        self.relay.broker.settings = Offers(crossing=5, hold=20, answer_timeout=2)
         self.waiting.change(5.0)
         registered = self.other.registration
         self.offer()
@@ -1049,7 +1034,7 @@ class CrossingTests(RelayTestCase):
 
     def test_an_offer_to_oneself_comes_back(self) -> None:
         for terms in (Offers(), AT_ONCE):
-            self.relay.broker.offers = terms
+            self.relay.broker.settings = terms
             self.offer(A, A)
             self.assertEqual(self.errors(self.one), [SELF.format(A)])
         self.wait(100.0)
@@ -1092,7 +1077,7 @@ class ShieldMachine(RuleBasedStateMachine):
 
     def end(self, found: dict[str, Any], error: str) -> None:
         self.offers.remove(found)
-        waits = self.now - found["since"] <= PATIENCE_SECONDS
+        waits = self.now - found["since"] <= SENDER_WAIT_SECONDS
         if found["source"] in self.peers and waits:
             text = offer(
                 *(found["source"], found["peer"]),
@@ -1223,7 +1208,7 @@ class ShieldMachine(RuleBasedStateMachine):
             assert [json.loads(text) for text in peer.sent] == expected
             peer.sent.clear()
             self.told[uuid].clear()
-        ledger = self.relay.broker.ledger
+        ledger = self.relay.broker.table
         assert len(ledger) == len(self.offers)
         assert ledger.held == sum(found["held"] for found in self.offers)
 

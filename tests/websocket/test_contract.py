@@ -450,7 +450,7 @@ class OfferMixin:
         for _ in range(20):
             other.ping()  # The pongs to the relay's pings are there, too.
             self.advance(0.001)
-        self.assertEqual(self.in_reactor(lambda: self.relay.broker.ledger.held), 0)
+        self.assertEqual(self.in_reactor(lambda: self.relay.broker.table.held), 0)
         self.assertEqual(other.recv(), offer(A, B).decode())
 
     @scenario
@@ -475,7 +475,7 @@ class OfferMixin:
         self.in_reactor(self.with_crossing, 0)
         other.send(offer(B, C).decode())
         other.ping()
-        self.assertEqual(self.in_reactor(lambda: self.relay.broker.ledger.held), 0)
+        self.assertEqual(self.in_reactor(lambda: self.relay.broker.table.held), 0)
 
     @scenario
     def test_what_waits_goes_with_the_relay(self: Any) -> None:
@@ -484,7 +484,7 @@ class OfferMixin:
         self.registered(B)
         one.send(offer(A, B).decode())
         one.ping()
-        self.assertEqual(self.in_reactor(lambda: self.relay.broker.ledger.held), 1)
+        self.assertEqual(self.in_reactor(lambda: self.relay.broker.table.held), 1)
         self.in_reactor(self._stop)
         self.assertEqual(self.in_reactor(self.clock.getDelayedCalls), [])
 
@@ -514,7 +514,7 @@ class OfferMixin:
         self.assertEqual(json.loads(one.recv())["error"], UNKNOWN_PEER.format(C))
 
     def without_shield(self: Any) -> None:
-        self.service.factory.relay.broker.offers = Offers(shield=False)
+        self.service.factory.relay.broker.settings = Offers(shield=False)
 
 
 class TcpOfferTests(OfferMixin, RelayTestCase):

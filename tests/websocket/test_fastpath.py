@@ -25,10 +25,10 @@ from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.fastpath import (
     NOTHING,
     frame_end,
-    header,
     small_frame,
     unmask,
 )
+from proxyrelay.websocket.flow import header
 from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support import frames
 from tests.support.clock import EagerClock

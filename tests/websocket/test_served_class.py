@@ -43,8 +43,7 @@ UNCHANGING = (type(None), bool, int, float, str, bytes, tuple, frozenset)
 OPTIONS = tuple(WebSocketServerProtocol.CONFIG_ATTRS)
 
 LEFT = {
-    *("_is_admitted", "address", "arrival", "connected", "current_frame", "data"),
-    *("factory", "flow", "heard", "inside_message", "origin", "phase", "state"),
+    *("_is_admitted", "address", "arrival", "flow", "origin", "phase", "state"),
     "transport",
 }
 """Attributes of a connection that is open."""
