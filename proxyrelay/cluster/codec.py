@@ -76,13 +76,17 @@ class Returned(Envelope, tag="nack"):
         number: Number of the offer at the receiving node.
         source: UUID of the client that made the offer.
         target: UUID of its peer.
-        reason: ``gone``, ``left``, ``late``, ``busy`` or ``foreign``.
+        reason: ``gone``: the receiver is not where the engine says. ``answer``: this
+            is an answer, and its receiver does not get it. Else the name of a
+            `proxyrelay.switchboard.events.BounceReason`.
+        text: The offer, if it may go elsewhere.
     """
 
     number: int
     source: str
     target: str
     reason: str
+    text: bytes = b""
 
 
 class Question(Envelope, tag="ask"):

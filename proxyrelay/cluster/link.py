@@ -36,6 +36,7 @@ from twisted.python.failure import Failure
 from txredisapi import ConnectionError as EngineLost
 from txredisapi import RedisProtocol, ResponseError, SubscriberProtocol
 
+from proxyrelay.cluster.bus import NoReply, NotSent
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.timers import Heartbeat, TimeoutQueue
 
@@ -62,16 +63,8 @@ WRONG_ENGINE = ("READONLY", "LOADING", "MASTERDOWN")
 PROBE = b"probe\n"
 
 
-class NotSent(Exception):
-    """The engine has not carried out the call."""
-
-
 class Refused(NotSent):
     """The engine does not let this relay do that."""
-
-
-class NoReply(Exception):
-    """Whether the engine has carried out the call is unknown."""
 
 
 class LinkSettings(msgspec.Struct, frozen=True):

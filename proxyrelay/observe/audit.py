@@ -22,7 +22,7 @@ from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.events import Answered, Forwarded
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import Peer
+from proxyrelay.switchboard.peer import Peer, Sender
 
 SETTING = "logging.audit_log"
 
@@ -135,7 +135,7 @@ class AuditObserver:
             self._write(event.audit_event, **fields)
 
     def forwarded(
-        self, source: Peer, target: Peer, message: PeerConnection, offer: Offer | None
+        self, source: Sender, target: Peer, message: PeerConnection, offer: Offer | None
     ) -> None:
         """Write the line of an answer; of an offer only if none follows it."""
         if message.description_type == "answer":

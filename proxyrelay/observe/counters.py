@@ -10,7 +10,7 @@ from proxyrelay.net.timing import FAST, SLOW, Timing
 from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import Peer
+from proxyrelay.switchboard.peer import Peer, Sender
 
 KNOWN_CODES = frozenset({*range(1000, 1016), *range(4000, 4005)})
 """Close codes with numbers of their own; a client can choose any."""
@@ -64,7 +64,7 @@ class RelayCounters:
 
     def forwarded(
         self,
-        source: Peer,  # noqa: ARG002
+        source: Sender,  # noqa: ARG002
         target: Peer,  # noqa: ARG002
         message: PeerConnection,
         offer: Offer | None,

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from proxyrelay.switchboard.event import Event, ForwardObserver, Observer
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import Peer
+from proxyrelay.switchboard.peer import Peer, Sender
 
 _log = Logger()
 
@@ -40,7 +40,7 @@ def fan_out_forwards(observers: Sequence[ForwardObserver]) -> ForwardObserver:
         return observers[0]
 
     def tell(
-        source: Peer, target: Peer, message: PeerConnection, offer: Offer | None
+        source: Sender, target: Peer, message: PeerConnection, offer: Offer | None
     ) -> None:
         try:
             for observer in observers:

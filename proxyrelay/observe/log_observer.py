@@ -17,7 +17,7 @@ from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.events import Forwarded, Left
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import LeaveReason, Peer
+from proxyrelay.switchboard.peer import LeaveReason, Peer, Sender
 from proxyrelay.switchboard.registry import Registry
 
 LIMIT_SECONDS = 1.0
@@ -82,7 +82,7 @@ class LogObserver:
 
     def forwarded(
         self,
-        source: Peer,
+        source: Sender,
         target: Peer,
         message: PeerConnection,
         offer: Offer | None,  # noqa: ARG002

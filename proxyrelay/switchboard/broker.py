@@ -13,7 +13,7 @@ from proxyrelay.switchboard.event import ForwardObserver, Observer
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer
-from proxyrelay.switchboard.peer import Peer, Registration, share_of
+from proxyrelay.switchboard.peer import Peer, Registration, Sender, share_of
 from proxyrelay.switchboard.registry import Registry
 from proxyrelay.switchboard.user import ANONYMOUS
 
@@ -123,7 +123,7 @@ class Broker:
 
     def _deliver(
         self,
-        peer: Peer,
+        peer: Sender,
         message: PeerConnection,
         text: bytes,
         offer: Offer | None = None,
@@ -187,7 +187,10 @@ class Broker:
         if undelivered.is_late(offer):
             undelivered.drop(peer, registration, message, DropReason.LATE, offer)
             return
-        why = self._deliver(peer, message, text, offer)
+        if offer.origin is None:
+            why = self._deliver(peer, message, text, offer)
+        else:
+            why = self._answer_elsewhere(peer, message, offer, text)
         if why is not None:
             # The error makes the sender drop its half of the connection. The next
             # offer of its peer would fail on that half.
@@ -230,12 +233,11 @@ class Broker:
                 holder=share_of(peer),
                 capped=peer.limited or not anonymous,
             )
-            self._forward_new(peer, registration, message, text, offer)
+            self._forward_new(peer, message, text, offer)
 
     def _forward_new(
         self,
         peer: Peer,
-        registration: Registration,
         message: PeerConnection,
         text: bytes,
         offer: Offer,
@@ -244,15 +246,27 @@ class Broker:
         if not self._make_room(offer):
             self._undelivered.send_back(peer, message, BounceReason.FULL)
             return
-        if self.settings.crossing and self._delay(peer, registration, offer, text):
+        if self.settings.crossing and self._delay(peer, offer, text):
             return
         why = self._deliver(peer, message, text, offer)
+        if why is BounceReason.UNKNOWN and self._undelivered.directory is not None:
+            why = self._undelivered.directory.forward(offer, text)
         if why is None:
             self.table.add(offer)
         elif why is BounceReason.UNKNOWN and self._hold(peer, offer, text):
             self._observer(about(events.Held, peer, message))
         else:
             self._undelivered.send_back(peer, message, why)
+
+    def _answer_elsewhere(
+        self, peer: Peer, message: PeerConnection, offer: Offer, text: bytes
+    ) -> BounceReason | None:
+        # The sender of the offer may have come here since. It waits for no answer on
+        # its new connection.
+        directory = self._undelivered.directory
+        if directory is None:
+            return BounceReason.UNKNOWN
+        return directory.answer(peer, message, offer, text)
 
     def _make_room(self, offer: Offer) -> bool:
         """Make room for an offer if there is none, by the return of another one."""
@@ -265,6 +279,57 @@ class Broker:
             self._undelivered.bounce(other, BounceReason.FULL)
         return True
 
+    # -- messages of clients elsewhere
+
+    def receive_offer(
+        self, origin: Sender, offer: Offer, text: bytes
+    ) -> BounceReason | None:
+        """Act on an offer of a client elsewhere, or say why that cannot be.
+
+        Of two offers that cross on their way, both relays keep that of the lower UUID.
+        """
+        older = self.table.find(offer.source, offer.target)
+        if older is not None:
+            # Its sender has given it up: a client has one offer to a peer.
+            self.table.close(older)
+        own = self.table.find(offer.target, offer.source)
+        if own is not None:
+            if not own.waits and offer.source > offer.target:
+                return None  # The other relay returns it.
+            self._undelivered.bounce(own, BounceReason.CROSSED)
+        if not self._make_room(offer):
+            return BounceReason.FULL
+        if self.settings.crossing and self._delay(origin, offer, text, own is not None):
+            return None
+        why = self._deliver(origin, request_of(offer), text, offer)
+        if why is None:
+            self.table.add(offer)
+        return why
+
+    def receive_answer(
+        self, origin: Sender, message: PeerConnection, offer: Offer, text: bytes
+    ) -> BounceReason | None:
+        """Hand over the answer of a client elsewhere, or say why that cannot be."""
+        self.table.close(offer)
+        if self._undelivered.is_late(offer):
+            return None
+        why = self._deliver(origin, message, text, offer)
+        if why is None and self.settings.crossing:
+            self.table.mark_connected(offer.source, offer.target, self._clock())
+        return why
+
+    def await_arrival(self, offer: Offer, text: bytes) -> None:
+        """Let an offer wait that was under way to a client that is away."""
+        source = self._find(offer.source)
+        if source is None or not self.table.close(offer):
+            return
+        if self.settings.hold and self._keep(offer, text):
+            self._observer(about(events.Held, source, request_of(offer)))
+        else:
+            self._undelivered.send_back(
+                source, request_of(offer), BounceReason.UNKNOWN, offer
+            )
+
     # -- offers that wait for their peers
 
     def _hold(self, peer: Peer, offer: Offer, text: bytes) -> bool:
@@ -272,10 +337,14 @@ class Broker:
         since = self._clock() - self.settings.recent
         owner = self._left(offer.target, since)
         likely = self._began > since if owner is None else owner == peer.user
+        directory = self._undelivered.directory
+        if directory is not None:
+            # Other relays know better whether it has just left.
+            likely = directory.is_blind
         return self.settings.hold != 0 and likely and self._keep(offer, text)
 
     def _delay(
-        self, peer: Peer, registration: Registration, offer: Offer, text: bytes
+        self, peer: Sender, offer: Offer, text: bytes, crosses: bool = False
     ) -> bool:
         """Let an offer wait, if another one may cross it.
 
@@ -286,10 +355,16 @@ class Broker:
         if target is None or target.registration is None or target.user != peer.user:
             return False
         found = self.table.last_connected(offer.source, offer.target, offer.since)
-        registered_at = registration.registered_at, target.registration.registered_at
-        if found > max(registered_at) or not self._keep(offer, text):
+        registered_at = target.registration.registered_at
+        if peer.registration is not None:
+            registered_at = max(registered_at, peer.registration.registered_at)
+        if (found > registered_at and not crosses) or not self._keep(offer, text):
             return False
-        self._waiting.begin(offer, target)
+        if crosses:
+            # The receiver needs the time to give up its own offer.
+            self._waiting.yield_time(offer)
+        else:
+            self._waiting.begin(offer, target)
         return True
 
     def _keep(self, offer: Offer, text: bytes) -> bool:
@@ -306,7 +381,7 @@ class Broker:
 
     def pass_on(self, offer: Offer) -> None:
         """Hand over an offer that still waits, if its receiver is there."""
-        source, text = self._find(offer.source), offer.text
+        source, text = offer.origin or self._find(offer.source), offer.text
         if not offer.waits or text is None or source is None:
             return
         offer.waited = self._clock() - offer.since

@@ -13,11 +13,12 @@ from typing import TypeVar
 
 from proxyrelay.errors import PeerGone
 from proxyrelay.switchboard import events, messages
+from proxyrelay.switchboard.directory import Directory
 from proxyrelay.switchboard.event import Observer
 from proxyrelay.switchboard.events import BounceReason, MessageEvent
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer, OfferTable
-from proxyrelay.switchboard.peer import Peer, Registration
+from proxyrelay.switchboard.peer import Peer, Registration, Sender
 from proxyrelay.switchboard.registry import Registry
 
 SENDER_WAIT_SECONDS = 28.0
@@ -78,6 +79,7 @@ class Undelivered:
     Attributes:
         table: The outstanding offers.
         unknown_text: Error text for an unknown peer, with ``{}`` for its UUID.
+        directory: Clients of other relays; None without a cluster.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Undelivered:
     ) -> None:
         self.table = OfferTable()
         self.unknown_text = UNKNOWN
+        self.directory: Directory | None = None
         self._registry = registry
         self._observer = observer
         self._clock = clock
@@ -162,8 +165,13 @@ class Undelivered:
 
     def bounce(self, offer: Offer, why: BounceReason) -> None:
         """Return an offer to its sender, unless it is closed or comes too late."""
-        source = self._registry.get(offer.source)
-        if not self.table.close(offer) or source is None:
+        source, text = self._registry.get(offer.source), offer.text
+        if not self.table.close(offer):
+            return
+        if offer.origin is not None and self.directory is not None:
+            self.directory.give_back(offer, why, text)
+            return
+        if source is None:
             return
         registration, request = source.registration, request_of(offer)
         if registration is not None and self.is_late(offer):
@@ -198,7 +206,7 @@ class Undelivered:
     def report_abandoned(self, peer: Peer, uuid: str) -> None:
         """Report the outstanding offers of a client that leaves."""
         for offer in self.table.of(uuid):
-            if offer.source == uuid:
+            if offer.source == uuid and offer.origin is None:
                 why = "its sender left before it was answered"
                 self.report(events.Abandoned, offer, peer, why)
 
@@ -210,7 +218,7 @@ class Undelivered:
         on which the next offer of the client would fail.
         """
         for offer in self.table.of(uuid):
-            if not offer.waits and offer.target == uuid:
+            if offer.target == uuid and (offer.origin or not offer.waits):
                 self._orphans.append(offer)
             elif offer.waits and offer.source == uuid:
                 self.table.close(offer)
@@ -266,7 +274,7 @@ E = TypeVar("E", bound=MessageEvent)
 
 
 def about(
-    kind: Callable[..., E], peer: Peer, message: PeerConnection, **more: object
+    kind: Callable[..., E], peer: Sender, message: PeerConnection, **more: object
 ) -> E:
     """An event about a message of a peer, whatever UUID the message claims."""
     registration = peer.registration

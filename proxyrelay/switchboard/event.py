@@ -9,7 +9,7 @@ import msgspec
 
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import Peer
+from proxyrelay.switchboard.peer import Peer, Sender
 
 Level = Literal["debug", "info", "warn"]
 """Levels of the log, by the names of the methods of a logger."""
@@ -77,7 +77,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 Observer = Callable[[Event], None]
 """Hears of each event. It writes nothing back into the rules."""
 
-ForwardObserver = Callable[[Peer, Peer, PeerConnection, Offer | None], None]
+ForwardObserver = Callable[[Sender, Peer, PeerConnection, Offer | None], None]
 """Hears of each message that reached its receiver: sender, receiver, message, offer.
 
 The offer is the message itself, or the one that an answer answers; None without the

@@ -23,6 +23,7 @@ from itertools import takewhile
 import msgspec
 
 from proxyrelay.config import Offers
+from proxyrelay.switchboard.peer import Sender
 from proxyrelay.switchboard.shares import Shares
 
 OUTSTANDING_OF_ONE = 1024
@@ -73,6 +74,9 @@ class Offer(msgspec.Struct, eq=False, gc=False):
         waited: Seconds that it waited before it was passed on.
         waits: Whether it is in the table, and its receiver lacks it yet.
         target_address: Where the receiver is; None until it is passed on.
+        number: Number by which other relays know an offer of this one.
+        is_sent_again: Whether another relay has sent it back, and it was sent anew.
+        origin: The sender, if it is a client of another relay; else None.
     """
 
     source: str
@@ -87,6 +91,9 @@ class Offer(msgspec.Struct, eq=False, gc=False):
     waited: float = 0.0
     waits: bool = False
     target_address: str | None = None
+    number: int = 0
+    is_sent_again: bool = False
+    origin: Sender | None = None
 
 
 Pair = tuple[str, str]

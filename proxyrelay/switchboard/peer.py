@@ -74,20 +74,28 @@ class Registration(msgspec.Struct, gc=False):
     last_offer: float | None = None
 
 
-class Peer(Protocol):
-    """A connected client, as the rules see it. No method blocks.
+class Sender(Protocol):
+    """A client here or elsewhere that sends a message.
 
     Attributes:
         user: The user of the connection.
         address: The client's address, as it may be shown.
-        arrival: Number of the connection, in the order of acceptance.
-        registration: The hold on a UUID, or None.
+        registration: The hold on a UUID, or None; always None of one elsewhere.
     """
 
     user: User
     address: str
-    arrival: int
     registration: Registration | None
+
+
+class Peer(Sender, Protocol):
+    """A connected client, as the rules see it. No method blocks.
+
+    Attributes:
+        arrival: Number of the connection, in the order of acceptance.
+    """
+
+    arrival: int
 
     @property
     def source(self) -> str:
@@ -135,6 +143,9 @@ class Peer(Protocol):
         Returns:
             Whether the ping was sent. A client that reads nothing gets none.
         """
+
+    def await_claim(self, awaits: bool) -> None:
+        """Read nothing from the client until other relays have decided on its UUID."""
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection through the close handshake, if it is open."""

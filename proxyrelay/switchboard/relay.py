@@ -120,7 +120,7 @@ class Relay:
     def leave(
         self, peer: Peer, why: str, cause: LeaveReason = LeaveReason.LOST
     ) -> None:
-        """Forget a peer. Does nothing if it holds no UUID.
+        """Forget a peer.
 
         Args:
             peer: The peer; its connection is closing, closed or lost.
@@ -128,6 +128,9 @@ class Relay:
             cause: The cause in one word.
         """
         registration = peer.registration
+        directory = self.undelivered.directory
+        if directory is not None:
+            directory.release(peer, None if registration is None else registration.uuid)
         if registration is None:
             return
         peer.registration = None
@@ -160,11 +163,37 @@ class Relay:
 
     def _register(self, peer: Peer, request: RegistrationRequest) -> None:
         peer.registers()
+        holder, directory = self.registry.get(request.uuid), self.undelivered.directory
+        if directory is None or holder is peer:
+            self.accept(peer, request)
+            return
+        if holder is not None:
+            self._check_takeover(holder, peer, request.uuid)
+        directory.claim(peer, request)
+
+    def accept(
+        self,
+        peer: Peer,
+        request: RegistrationRequest,
+        takeovers: int = 0,
+        is_reconnect: bool = False,
+    ) -> None:
+        """Register a peer, and tell it so.
+
+        Args:
+            peer: The peer.
+            request: What it has asked for.
+            takeovers: Takeovers of the UUID in a row, from other relays.
+            is_reconnect: Whether another relay had the UUID shortly before.
+
+        Raises:
+            Refusal: Another peer holds the UUID.
+        """
         now = self._clock()
         holder = self.registry.get(request.uuid)
-        takeovers = 0
         since = now - self.broker.settings.recent
-        is_reconnect = self.registry.left(request.uuid, since) is not None
+        if self.registry.left(request.uuid, since) is not None:
+            is_reconnect = True
         if holder is not None and holder is not peer:
             takeovers = self._take_over(holder, peer, request.uuid, now)
             is_reconnect = True
@@ -198,21 +227,24 @@ class Relay:
         self.undelivered.answer(peer, accepted)
         self.broker.hand_over(peer, request.uuid)
 
+    def _check_takeover(self, holder: Peer, peer: Peer, uuid: str) -> None:
+        if holder.user != peer.user:
+            raise Forbidden(
+                f"The client UUID {uuid} is already registered to another user."
+            )
+        # A client may give up a slow connection and open another one. A late
+        # registration on the first must not end the second.
+        if holder.arrival > peer.arrival:
+            raise Superseded
+
     def _take_over(self, holder: Peer, peer: Peer, uuid: str, now: float) -> int:
         """Give the UUID of a peer to another one.
 
         Returns:
             Number of takeovers of the UUID in a row.
         """
-        if holder.user != peer.user:
-            raise Forbidden(
-                f"The client UUID {uuid} is already registered to another user."
-            )
+        self._check_takeover(holder, peer, uuid)
         superseded = Superseded()
-        # A client may give up a slow connection and open another one. A late
-        # registration on the first must not end the second.
-        if holder.arrival > peer.arrival:
-            raise superseded
         held = holder.registration
         takeovers = 1
         if held is not None and now - held.registered_at < ROUND_SECONDS:

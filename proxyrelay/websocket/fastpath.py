@@ -134,7 +134,7 @@ def frames(data: bytes, parser: RelayProtocol) -> Iterator[tuple[int, bytes]]:
     position, end = 0, len(data)
     left = FRAMES_PER_TURN
     while position < end:
-        if not left:
+        if not left or parser.awaits_claim:
             yield REST, data[position:]
             return
         left -= 1

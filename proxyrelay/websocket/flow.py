@@ -300,8 +300,8 @@ class FlowControl:
         self._queues.deferred.do(self._resume_deferred)
 
     def _resume_deferred(self) -> None:
-        if self._rest and self._slow_since is None:
-            self._take_rest()
+        if self._rest:
+            self.read_on()
 
     def resume_reading(self) -> None:
         """Read again, unless the client is still over its rate."""
@@ -311,13 +311,17 @@ class FlowControl:
             queues.slow.begin(self)
             return
         self._slow_since = None
-        self._take_rest()
+        self.read_on()
 
-    def _take_rest(self) -> None:
+    def read_on(self) -> None:
+        """Read again, unless something else speaks against it."""
         connection = self._connection
+        if self._slow_since is not None or connection.awaits_claim:
+            return
         rest, self._rest = self._rest, b""
         if rest:
             connection.dataReceived(rest)
         over = connection.state == connection.STATE_CLOSED
-        if not (over or self._rest or self._slow_since is not None):
+        halted = self._slow_since is not None or connection.awaits_claim
+        if not (over or self._rest or halted):
             self._transport.resumeProducing()

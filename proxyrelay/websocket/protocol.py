@@ -51,6 +51,7 @@ class RelayProtocol(UpstreamProtocol):
     factory: RelayFactory[RelayProtocol]
     user: User = ANONYMOUS
     registration: Registration | None = None
+    awaits_claim = False
     address: str
     arrival: int
     phase = Phase.GONE
@@ -120,6 +121,17 @@ class RelayProtocol(UpstreamProtocol):
         payload = token_bytes(4)
         self.flow.send(header(PING, len(payload)) + payload)
         return payload
+
+    def await_claim(self, awaits: bool) -> None:
+        """Read nothing until other relays have decided on the client's UUID."""
+        self.awaits_claim = awaits
+        if self.phase is Phase.GONE:
+            return
+        if awaits:
+            self.transport.pauseProducing()
+        else:
+            self._settle()
+            self.flow.read_on()
 
     def close_going_away(self) -> None:
         """Close with 1001: at once, or after the upgrade."""
@@ -194,7 +206,7 @@ class RelayProtocol(UpstreamProtocol):
 
     def _release(self, reason: str) -> None:
         """Release the UUID and the authentication, in state CLOSED."""
-        if self.registration is not None:
+        if self.registration is not None or self.awaits_claim:
             cause = LeaveReason.IDLE if reason == NO_PONG else LeaveReason.LOST
             self.factory.relay.leave(self, reason, cause)
         elif PHASES[self.phase].stage:
@@ -365,6 +377,9 @@ class RelayProtocol(UpstreamProtocol):
             self.factory.relay.receive(self, payload, binary=isBinary)
         except Exception:
             self._log.failure("a message of {address} failed", address=self.address)
+        self._settle()
+
+    def _settle(self) -> None:
         if self.phase is Phase.REGISTERING and self.registration is not None:
             self._enter(Phase.READY)
             self.factory.limits.settle(self, self.origin)

@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.trial.unittest import TestCase
 
-from proxyrelay.cluster.link import Link, LinkSettings, NoReply, NotSent
+from proxyrelay.cluster.bus import NoReply, NotSent
+from proxyrelay.cluster.link import Link, LinkSettings
 from tests.support.engine import Engine
 
 reactor: Any = _reactor

@@ -15,7 +15,7 @@ from proxyrelay.switchboard import events
 from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer
-from proxyrelay.switchboard.peer import Peer, Registration
+from proxyrelay.switchboard.peer import Peer, Registration, Sender
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
 A = "0b0f8a9e-5d3a-4a5e-9a58-0c7d4e1f2a3b"
@@ -44,6 +44,7 @@ class RecordingPeer:
     follows: RecordingPeer | None = None
     pings: int = 0
     pong: Callable[[], None] | None = None
+    awaits: bool = False
 
     def registers(self) -> None:
         if self.hasty:
@@ -69,6 +70,9 @@ class RecordingPeer:
         self.pings += 1
         self.pong = answered
         return True
+
+    def await_claim(self, awaits: bool) -> None:
+        self.awaits = awaits
 
     def close(self, code: int, reason: str) -> None:
         if self.closed is None:
@@ -113,7 +117,7 @@ class RecordingJournal:
 
     def forwarded(
         self,
-        source: Peer,
+        source: Sender,
         target: Peer,
         message: PeerConnection,
         offer: Offer | None,

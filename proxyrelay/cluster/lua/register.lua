@@ -2,7 +2,7 @@
 -- ARGV: prefix, uuid, node, connection, user, stamp in us, 'new' or 'again',
 --   limit of UUIDs per user (0: none), life of a tombstone in ms.
 -- Returns: OK, takeovers in a row, whether the UUID was held lately;
---   or STALE, node, connection of the newer holder; or FOREIGN, FULL, LEASE.
+--   or STALE, node, connection of the newer holder; or FOREIGN and the same; or FULL, LEASE.
 local prefix, uuid, node, connection, user, stamp, mode, limit, recent = unpack(ARGV)
 local DAY_MS, RECORD_SECONDS = 86400000, 300
 local ROUND_US, SKEW_US = 60000000, 1000000
@@ -28,7 +28,7 @@ local code = '4004'
 
 if others and old_user ~= user then
   if mode ~= 'again' or mine + SKEW_US >= old_stamp then
-    return {'FOREIGN'}
+    return {'FOREIGN', holder, old_connection}
   end
   code = '4002'
 elseif others then
