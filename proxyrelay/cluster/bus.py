@@ -27,13 +27,11 @@ Done = Callable[[Any], None]
 
 
 class Bus(Protocol):
-    """Calls scripts of the engine, and sends messages to other nodes.
+    """Calls scripts of the engine, and sends messages to other nodes."""
 
-    Attributes:
-        ready: Whether the engine can be reached.
-    """
-
-    ready: bool
+    @property
+    def ready(self) -> bool:
+        """Whether the engine can be reached."""
 
     def call(self, done: Done, script: str, *arguments: bytes | str | int) -> None:
         """Run a script."""

@@ -55,7 +55,9 @@ REFUSED_SECONDS = 10.0
 TIME_SAMPLES = 10
 """Last readings of the engine's clock, of which the fastest one counts."""
 
-SCRIPTS = ("lease", "register", "unregister", "forward", "reap")
+SCRIPTS = (
+    *("lease", "register", "unregister", "forward", "reap", "nodes", "leave", "held"),
+)
 
 WRONG_ENGINE = ("READONLY", "LOADING", "MASTERDOWN")
 """Errors of an engine that is not, or not yet, a master."""
@@ -251,18 +253,23 @@ class Link:
             return fail(NotSent("the link to the engine is down"))
         return self._execute("PUBLISH", self._inbox_of(node), message)
 
-    def engine_time(self, boottime: float) -> int:
+    def change(self, call_timeout: float) -> None:
+        """Wait longer or shorter for replies."""
+        self._deadlines.change(call_timeout, 0.0)
+
+    def engine_time(self, boottime: float | None = None) -> int:
         """Convert a time of the node to the engine's clock.
 
         Args:
-            boottime: Seconds of the node's clock.
+            boottime: Seconds of the node's clock; now by default.
 
         Returns:
             Microseconds since 1970.
         """
         # The offset of the fastest reading is the most exact one.
         offset = min(self._samples)[1] if self._samples else 0.0
-        return round((boottime + offset) * 1e6)
+        when = self._boottime() if boottime is None else boottime
+        return round((when + offset) * 1e6)
 
     @property
     def lease_age(self) -> float:

@@ -58,6 +58,10 @@ class Seal:
     """
 
     def __init__(self, keys: Iterable[bytes] = ()) -> None:
+        self.use(keys)
+
+    def use(self, keys: Iterable[bytes]) -> None:
+        """Use other keys."""
         self._keys = {fingerprint(key): AESGCM(key) for key in keys}
 
     @property

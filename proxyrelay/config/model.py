@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
+from proxyrelay.config.cluster import Cluster
+
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 """Names of log levels, as the reference relay spells them."""
 
@@ -331,6 +333,7 @@ class Config(Struct, frozen=True):
         limits: See `Limits`.
         offers: See `Offers`.
         admin: See `Admin`.
+        cluster: See `Cluster`.
     """
 
     host: Annotated[str, Meta(min_length=1)] | None = None
@@ -349,6 +352,7 @@ class Config(Struct, frozen=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     offers: Offers = msgspec.field(default_factory=Offers)
     admin: Admin = msgspec.field(default_factory=Admin)
+    cluster: Cluster = msgspec.field(default_factory=Cluster)
 
     @property
     def scheme(self) -> str:

@@ -1,0 +1,440 @@
+"""This relay as a member of its cluster: all parts put together."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import socket
+from collections.abc import Callable
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from OpenSSL.crypto import X509
+from OpenSSL.SSL import Error as TlsError
+from twisted.internet import ssl
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    UNIXClientEndpoint,
+    wrapClientTLS,
+)
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from proxyrelay import __version__
+from proxyrelay.cluster.bus import Done, NoReply, NotSent
+from proxyrelay.cluster.claims import Claims, Stamps
+from proxyrelay.cluster.link import Link, LinkSettings
+from proxyrelay.cluster.node import Node
+from proxyrelay.cluster.seal import Seal, keys
+from proxyrelay.cluster.sentinel import SentinelEndpoint
+from proxyrelay.config import Config
+from proxyrelay.config.cluster import Cluster, Place, place
+from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.net.timers import Heartbeat
+from proxyrelay.switchboard.relay import Relay
+
+FORMAT = 1
+"""Version of keys, scripts and messages. It is part of all keys."""
+
+SWEEP_SECONDS = 0.5
+"""Interval between two looks at what is due."""
+
+REAP_SECONDS = 30.0
+"""Interval between two looks at the other nodes."""
+
+
+class NodeInfo(msgspec.Struct):
+    """What the lease of a node tells the others, as JSON.
+
+    Attributes:
+        version: Of proxyrelay.
+        identity: Fingerprint of what must agree: who the users are.
+        terms: Fingerprint of what should agree: the settings of offers.
+        keys: Fingerprints of its keys.
+        is_draining: Whether it waits for its clients to leave.
+    """
+
+    version: str
+    identity: str
+    terms: str
+    keys: list[str] = []
+    is_draining: bool = False
+
+
+def _fingerprint(*values: object) -> str:
+    return sha256(repr(values).encode()).hexdigest()[:8]
+
+
+def read_keys(cluster: Cluster) -> list[bytes]:
+    """Read the key file.
+
+    Raises:
+        ConfigError: It cannot be read, or holds something else.
+    """
+    return [] if cluster.key_file is None else _read("key_file", cluster.key_file, keys)
+
+
+def read_password(cluster: Cluster) -> str:
+    """Read the password file.
+
+    Raises:
+        ConfigError: It cannot be read, or others may read it.
+    """
+    file = cluster.password_file
+    return "" if file is None else str(_read("password_file", file, str.strip))
+
+
+def _read(setting: str, file: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        if file.stat().st_mode & 0o007:
+            raise ValueError("others may read it: chmod o= is needed")
+        return parse(file.read_text("ascii"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        problem = Problem(f"{file}: {reason}", f"cluster.{setting}")
+        raise ConfigError([problem]) from None
+
+
+class LinkBus:
+    """The link, with callbacks in place of Deferreds."""
+
+    _log = Logger()
+
+    def __init__(self, link: Link, clock: Any) -> None:
+        self._link = link
+        self._clock = clock
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine can be reached."""
+        return self._link.ready
+
+    def call(self, done: Done, script: str, *arguments: bytes | str | int) -> None:
+        """Run a script."""
+        self._then(done, partial(self._link.call, script, *arguments))
+
+    def publish(self, done: Done, node: str, message: bytes) -> None:
+        """Send a message to a node."""
+        self._then(done, partial(self._link.publish, node, message))
+
+    def engine_time(self, boottime: float | None = None) -> int:
+        """A time of this machine, or now, in microseconds of the engine's clock."""
+        return self._link.engine_time(boottime)
+
+    def _then(self, done: Done, call: Callable[[], Deferred[Any]]) -> None:
+        if not self._link.ready:
+            self._clock.callLater(0, self._finish, NotSent(), done)
+            return
+        call().addBoth(self._finish, done)
+
+    def _finish(self, reply: Any, done: Done) -> None:
+        if isinstance(reply, Failure):
+            reply = reply.value
+            if not isinstance(reply, (NotSent, NoReply)):
+                self._log.failure("a call of the engine failed", Failure(reply))
+        try:
+            done(reply)
+        except Exception:
+            self._log.failure("a reply of the engine could not be used")
+
+
+class Member:
+    """This relay in its cluster.
+
+    Args:
+        config: The settings.
+        relay: The rules of this relay, whose directory it becomes.
+        reactor: Connects, and runs the timers.
+        stamps: When connections were accepted.
+
+    Attributes:
+        name: Name of this node, with its incarnation.
+        link: The link to the engine.
+        claims: The UUIDs of this node.
+        node: Messages of this node.
+        is_excluded: Whether other nodes know users in another way, so that this one
+            stays alone.
+        engine_seconds: Time that the engine has taken for all calls.
+        calls: Number of these calls.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, config: Config, relay: Relay, reactor: Any, stamps: Stamps
+    ) -> None:
+        cluster = config.cluster
+        host = cluster.node or socket.gethostname().partition(".")[0]
+        self.name = f"{host}:{secrets.token_hex(4)}"
+        self.is_excluded = False
+        self.is_draining = False
+        self.engine_seconds = 0.0
+        self.calls = 0
+        self._config = config
+        self._relay = relay
+        self._reactor = reactor
+        self._sentinel: SentinelEndpoint | None = None
+        seal_keys = read_keys(cluster)
+        read_password(cluster)
+        self._seal = Seal(seal_keys)
+        self.link = Link(
+            reactor,
+            self._endpoint(cluster),
+            LinkSettings(
+                self.name,
+                f"{cluster.prefix}:{FORMAT}",
+                cluster.lease,
+                cluster.call_timeout,
+                cluster.username,
+                self._password,
+                cluster.database,
+                self._info,
+            ),
+            self,
+            needs_master=bool(cluster.sentinels),
+        )
+        if self._sentinel is not None:
+            self._sentinel.moved = self.link.drop
+        bus = LinkBus(self.link, reactor)
+        issuer = config.auth.method or ""
+        self.claims = Claims(
+            *(self.name, bus, relay, issuer, stamps, reactor.seconds),
+            limit=_limit(config),
+            serve_alone=cluster.without_engine == "serve",
+        )
+        self.node = Node(
+            *(self.name, bus, relay, self.claims, self._seal, issuer),
+            reactor.seconds,
+        )
+        self._bus = bus
+        self._heartbeats = (
+            Heartbeat(reactor, SWEEP_SECONDS, self.claims.tick),
+            Heartbeat(reactor, REAP_SECONDS, self._look_around),
+        )
+
+    def start(self) -> None:
+        """Join the cluster, as soon as the engine can be reached."""
+        self._relay.undelivered.directory = self.node
+        if self._sentinel is not None:
+            self._sentinel.start()
+        self.link.start()
+        for heartbeat in self._heartbeats:
+            heartbeat.start()
+
+    def stop(self) -> Deferred[None]:
+        """Leave the cluster, after the last client has left.
+
+        Returns:
+            Fires when the engine knows it, or cannot be told.
+        """
+        for heartbeat in self._heartbeats:
+            heartbeat.stop()
+        if self._sentinel is not None:
+            self._sentinel.stop()
+        leaving: Deferred[Any] = (
+            self.link.call("leave", self.name) if self.link.ready else succeed(None)
+        )
+        return leaving.addBoth(lambda _: self.link.stop())
+
+    def apply(self, config: Config) -> None:
+        """Serve with other settings.
+
+        Raises:
+            ConfigError: A file cannot be read.
+        """
+        cluster = config.cluster
+        self._seal.use(read_keys(cluster))
+        read_password(cluster)
+        self._config = config
+        self.claims.limit = _limit(config)
+        self.claims.serve_alone = cluster.without_engine == "serve"
+        self.link.change(cluster.call_timeout)
+
+    # -- the engine
+
+    def _endpoint(self, cluster: Cluster) -> IStreamClientEndpoint:
+        if not cluster.sentinels:
+            return self._endpoint_of(place(cluster.engine or ""))
+        places = cluster.places
+        kind = places[0].kind
+
+        def master(host: str, port: int) -> IStreamClientEndpoint:
+            return self._endpoint_of(Place(kind, host, port))
+
+        self._sentinel = SentinelEndpoint(
+            self._reactor,
+            [self._endpoint_of(each) for each in places],
+            cluster.master,
+            master,
+            self._credentials,
+        )
+        return self._sentinel
+
+    def _endpoint_of(self, at: Place) -> IStreamClientEndpoint:
+        cluster, reactor = self._config.cluster, self._reactor
+        if at.kind == "unix":
+            return UNIXClientEndpoint(reactor, at.host, cluster.call_timeout)
+        plain = HostnameEndpoint(reactor, at.host, at.port, cluster.call_timeout)
+        if at.kind == "tcp":
+            return plain
+        return wrapClientTLS(tls_options(cluster, at.host), plain)
+
+    def _password(self) -> str:
+        try:
+            return read_password(self._config.cluster)
+        except ConfigError as error:
+            self._log.error("the engine's password: {error}", error=error)
+            return ""
+
+    def _credentials(self) -> tuple[str, ...]:
+        password, user = self._password(), self._config.cluster.username
+        return tuple(filter(None, (user, password))) if password else ()
+
+    def _info(self) -> bytes:
+        config, offers = self._config, self._config.offers
+        kwargs = config.auth.kwargs
+        return msgspec.json.encode(
+            NodeInfo(
+                __version__,
+                _fingerprint(config.auth.method, kwargs.audience),
+                _fingerprint(offers.crossing > 0, offers.answer_timeout),
+                self._seal.fingerprints,
+                self.is_draining,
+            )
+        )
+
+    # -- what the link tells
+
+    def link_ready(self, is_lost: bool) -> None:  # noqa: ARG002
+        """Assert all registrations, and pass on what has waited."""
+        self._bus.call(self._joined, "nodes")
+
+    def _joined(self, reply: Any) -> None:
+        if isinstance(reply, Exception) or not self._agrees(reply):
+            return
+        self.claims.assert_all()
+        self.node.resume()
+
+    def link_down(self, reason: str) -> None:
+        """Serve the clients of this node."""
+
+    def registrations_lost(self) -> None:
+        """Assert all registrations."""
+        self.claims.assert_all()
+
+    def inbox_received(self, message: bytes) -> None:
+        """Act on a message of another node."""
+        self.node.received(message)
+
+    def replied(self, seconds: float) -> None:
+        """Count a call."""
+        self.calls += 1
+        self.engine_seconds += seconds
+
+    # -- the other nodes
+
+    def _look_around(self) -> None:
+        if self.link.ready:
+            self._bus.call(self._reap, "nodes")
+            self._check_held(b"0")
+
+    def _reap(self, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            return
+        dead = [
+            name.decode()
+            for name, info in zip(reply[::2], reply[1::2], strict=True)
+            if not info
+        ]
+        for node in random.sample(dead, len(dead)):
+            self.node.forget(node)
+            self._reap_page(node, b"0")
+
+    def _reap_page(self, node: str, cursor: bytes) -> None:
+        recent_ms = round(self._config.offers.recent * 1000)
+
+        def again(reply: Any) -> None:
+            if not isinstance(reply, Exception) and reply not in {b"0", b"-1"}:
+                self._reap_page(node, reply)
+
+        self._bus.call(again, "reap", node, cursor, recent_ms)
+
+    def _check_held(self, cursor: bytes) -> None:
+        def correct(reply: Any) -> None:
+            if isinstance(reply, Exception):
+                return
+            for uuid, connection in zip(reply[1::2], reply[2::2], strict=True):
+                self.claims.disown(uuid.decode(), int(connection))
+            if reply[0] != b"0":
+                self._check_held(reply[0])
+
+        self._bus.call(correct, "held", self.name, cursor)
+
+    def _agrees(self, reply: list[bytes]) -> bool:
+        """Compare the settings of this node with those of the others."""
+        mine = msgspec.json.decode(self._info(), type=NodeInfo)
+        for name, text in zip(reply[::2], reply[1::2], strict=True):
+            try:
+                other = msgspec.json.decode(text or b"null", type=NodeInfo | None)
+            except msgspec.MsgspecError:
+                continue
+            if other is None or name.decode() == self.name:
+                continue
+            shared = set(mine.keys) & set(other.keys) or mine.keys == other.keys
+            if other.identity != mine.identity or not shared:
+                what = "keys" if other.identity == mine.identity else "[auth]"
+                self._log.error(
+                    "this relay stays alone: {what} of node {node} differ from its own",
+                    what=what,
+                    node=name.decode(),
+                )
+                self.is_excluded = True
+                self.link.stop()
+                return False
+            if other.terms != mine.terms:
+                self._log.warn(
+                    "node {node} has other settings in [offers]", node=name.decode()
+                )
+        return True
+
+
+def tls_options(cluster: Cluster, host: str) -> Any:
+    """Options of a TLS connection to the engine.
+
+    Raises:
+        ConfigError: A file cannot be read, or is no certificate or key.
+    """
+    setting = "ca_file"
+    try:
+        trust = None
+        if cluster.ca_file is not None:
+            found = x509.load_pem_x509_certificates(cluster.ca_file.read_bytes())
+            trust = ssl.trustRootFromCertificates(
+                ssl.Certificate(X509.from_cryptography(each)) for each in found
+            )
+        setting, own = "client_certfile", None
+        if cluster.client_certfile is not None and cluster.client_keyfile is not None:
+            own = ssl.PrivateCertificate.loadPEM(
+                cluster.client_keyfile.read_text("ascii")
+                + cluster.client_certfile.read_text("ascii")
+            )
+    except (OSError, ValueError, TlsError) as error:
+        file = getattr(cluster, setting)
+        reason = getattr(error, "strerror", None) or "it holds no certificate"
+        problem = Problem(f"{file}: {reason}", f"cluster.{setting}")
+        raise ConfigError([problem]) from None
+    return ssl.optionsForClientTLS(host, trustRoot=trust, clientCertificate=own)
+
+
+def _limit(config: Config) -> int:
+    everywhere = config.cluster.users_everywhere
+    return config.limits.connections_per_user or 0 if everywhere else 0
