@@ -10,7 +10,7 @@ from typing import Protocol
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Secret
 from proxyrelay.net.certificates import KeyPair
-from proxyrelay.observe.pseudonyms import Clear
+from proxyrelay.observe.privacy import Clear
 from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.protocol import RelayProtocol
 

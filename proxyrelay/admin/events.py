@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from proxyrelay.net.clock import Clock
-from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import Event
 
 MAX_EVENTS = 100
 """Number of kept events that strangers can cause, and of kept others."""

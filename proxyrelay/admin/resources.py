@@ -41,8 +41,7 @@ from proxyrelay.admin.report import Client
 from proxyrelay.admin.view import View
 from proxyrelay.errors import Disconnected
 from proxyrelay.net import addresses
-from proxyrelay.switchboard.event import Event
-from proxyrelay.switchboard.events import Operator, WrongAdminToken
+from proxyrelay.switchboard.events import Event, Operator, WrongAdminToken
 from proxyrelay.switchboard.messages import canonical_uuid
 
 PAGE = Path(__file__).parent / "page"

@@ -30,7 +30,7 @@ from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
-from proxyrelay.observe.pseudonyms import Clear
+from proxyrelay.observe.privacy import Clear
 from proxyrelay.switchboard import events
 from proxyrelay.switchboard.events import FIGHT_TAKEOVERS
 from proxyrelay.websocket.protocol import RelayProtocol

@@ -31,7 +31,7 @@ from proxyrelay.observe.log_observer import LogObserver
 from proxyrelay.service.drain import Drain
 from proxyrelay.service.ports import ClientPorts
 from proxyrelay.switchboard.directory import PARTED, Alone
-from proxyrelay.switchboard.event import ForwardObserver, Observer
+from proxyrelay.switchboard.events import ForwardObserver, Observer
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.crossing import Crossing

@@ -10,8 +10,7 @@ from proxyrelay.config import Offers
 from proxyrelay.errors import Deaf, Forbidden, Refusal
 from proxyrelay.switchboard import events, messages
 from proxyrelay.switchboard.delivery import Delivery, about, request_of
-from proxyrelay.switchboard.event import Observer
-from proxyrelay.switchboard.events import BounceReason
+from proxyrelay.switchboard.events import BounceReason, Observer
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer
 from proxyrelay.switchboard.peer import Peer, Registration, share_of

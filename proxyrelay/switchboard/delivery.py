@@ -8,8 +8,12 @@ from typing import TypeVar
 from proxyrelay.errors import PeerBusy, PeerGone
 from proxyrelay.switchboard import events, messages
 from proxyrelay.switchboard.directory import Alone, Directory
-from proxyrelay.switchboard.event import ForwardObserver, Observer
-from proxyrelay.switchboard.events import BounceReason, MessageEvent
+from proxyrelay.switchboard.events import (
+    BounceReason,
+    ForwardObserver,
+    MessageEvent,
+    Observer,
+)
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer, OfferTable
 from proxyrelay.switchboard.peer import Peer, Registration
@@ -135,7 +139,8 @@ class Delivery:
                 reason=why.value,
                 seconds=self.age(offer),
                 why=why,
-                count=registration.dropped,
+                is_repeat=registration.dropped > 1,
+                is_audited=registration.dropped == 1 or offer is not None,
             )
         )
 

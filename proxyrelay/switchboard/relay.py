@@ -20,8 +20,7 @@ from proxyrelay.errors import (
 from proxyrelay.switchboard import events, messages
 from proxyrelay.switchboard.broker import Broker, Waiting
 from proxyrelay.switchboard.delivery import Delivery
-from proxyrelay.switchboard.event import ForwardObserver, Observer
-from proxyrelay.switchboard.events import FIGHT_TAKEOVERS
+from proxyrelay.switchboard.events import FIGHT_TAKEOVERS, ForwardObserver, Observer
 from proxyrelay.switchboard.messages import (
     LegacyRegistrationRequest,
     PeerConnection,
@@ -176,8 +175,8 @@ class Relay:
         self._observer(
             events.Registered(
                 *(registration.uuid, name, peer.user.sub, peer.address),
-                takeovers=registration.takeovers,
-                is_new=is_new,
+                is_repeat=registration.takeovers > FIGHT_TAKEOVERS,
+                is_audited=is_new,
             )
         )
         accepted = messages.LEGACY_ACCEPTED if legacy else messages.ACCEPTED
@@ -204,7 +203,8 @@ class Relay:
         if held is not None and now - held.registered_at < ROUND_SECONDS:
             takeovers += held.takeovers
         kind = events.Fight if takeovers == FIGHT_TAKEOVERS else events.Replaced
-        self._observer(kind(uuid, peer.address, holder.address, takeovers))
+        is_repeat = takeovers > FIGHT_TAKEOVERS
+        self._observer(kind(uuid, peer.address, holder.address, is_repeat=is_repeat))
         self.leave(holder, REPLACED, LeaveReason.REPLACED)
         holder.close(superseded.code, superseded.reason)
         # A stock client looks at its old socket to see whether it was replaced. So
@@ -229,6 +229,7 @@ def _refused(peer: Peer, refusal: Refusal) -> events.Refused:
 def _left(
     peer: Peer, registration: Registration, reason: str, cause: LeaveReason, now: float
 ) -> events.Left:
+    is_round = cause is LeaveReason.REPLACED
     return events.Left(
         uuid=registration.uuid,
         name=registration.name,
@@ -240,5 +241,5 @@ def _left(
         shielded=registration.dropped,
         reason=reason,
         cause=cause,
-        takeovers=registration.takeovers,
+        is_repeat=is_round and registration.takeovers >= FIGHT_TAKEOVERS,
     )

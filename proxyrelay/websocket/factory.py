@@ -16,9 +16,8 @@ from proxyrelay.net.accept import AcceptGate
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.proxy_header import ProxyHeaderFactory
 from proxyrelay.net.write_batch import WriteBatch
-from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.switchboard.event import Observer
-from proxyrelay.switchboard.events import Dropped, Probed
+from proxyrelay.observe.privacy import Clear
+from proxyrelay.switchboard.events import Dropped, Observer, Probed
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 from proxyrelay.switchboard.registry import Registry
 from proxyrelay.switchboard.relay import Relay

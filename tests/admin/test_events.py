@@ -6,7 +6,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.admin.events import MAX_EVENTS, Events
 from proxyrelay.switchboard.events import (
-    FIGHT_TAKEOVERS,
     Deafness,
     Failed,
     Fight,
@@ -69,8 +68,8 @@ class EventsTests(SynchronousTestCase):
 
     def test_repeats_and_debugging_are_left_out(self) -> None:
         for event in (
-            Replaced(A, "a", "b", FIGHT_TAKEOVERS + 1),
-            shielded(count=2),
+            Replaced(A, "a", "b", is_repeat=True),
+            shielded(is_repeat=True),
             Probed("a"),
             Skipped("a", "b"),
         ):
@@ -80,7 +79,7 @@ class EventsTests(SynchronousTestCase):
     def test_have_words(self) -> None:
         for event in (
             Replaced(A, "192.0.2.1:1", "192.0.2.2:1"),
-            Fight(A, "192.0.2.1:1", "192.0.2.2:1", FIGHT_TAKEOVERS),
+            Fight(A, "192.0.2.1:1", "192.0.2.2:1"),
             Refused(A, "me", "a", 4002, "no", EVIL),
             Deafness(A, EVIL, "me", "a", 1.0),
             Rejected("a", 400, EVIL),
@@ -88,7 +87,7 @@ class EventsTests(SynchronousTestCase):
             Slowed("a"),
             Operator("drain", "local"),
             Operator("disconnect", "local", A),
-            shielded(count=1),
+            shielded(),
         ):
             self.events(event)
         self.assertEqual(
@@ -119,7 +118,7 @@ class EventsTests(SynchronousTestCase):
         )
 
 
-def shielded(count: int) -> Shielded:
+def shielded(is_repeat: bool = False) -> Shielded:
     """A dropped message of a client."""
     why = DropReason.DUPLICATE
     return Shielded(
@@ -130,5 +129,5 @@ def shielded(count: int) -> Shielded:
         address="a",
         reason=why.value,
         why=why,
-        count=count,
+        is_repeat=is_repeat,
     )

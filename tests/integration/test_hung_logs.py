@@ -25,7 +25,7 @@ from tests.support.recording import B
 
 RUN = """
 import sys, time
-from proxyrelay.observe import writer
+from proxyrelay.observe import sinks, writer
 exec(sys.argv.pop(1))
 from twisted.scripts.twistd import run
 run()
@@ -135,12 +135,12 @@ LOGS = "[logging]\nlog_dir = 'logs'\n"
 FEW = "writer.QUEUED_LINES, writer.STOP_SECONDS = 200, 1"
 
 HANG = """
-write = writer.File.write
+write = sinks.File.write
 def write_or_hang(self, data):
     while self.name.endswith(NAME):
         time.sleep(1)
     return write(self, data)
-writer.File.write = write_or_hang
+sinks.File.write = write_or_hang
 """
 """Statements that have the write to a file never return."""
 
@@ -292,7 +292,7 @@ class FileTests(HungTestCase):
 
     def test_a_folder_that_was_removed(self) -> None:
         relay, url = self.begin(
-            f"{LOGS}audit_log = 'audit/audit.log'\n", "writer.LOOK_SECONDS = 0"
+            f"{LOGS}audit_log = 'audit/audit.log'\n", "sinks.LOOK_SECONDS = 0"
         )
         self.wait_for_text("logs/proxyrelay.log", SERVES)
         self.wait_for_text("audit/audit.log", "started")

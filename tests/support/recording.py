@@ -12,7 +12,7 @@ from uuid import UUID
 
 from proxyrelay.errors import PeerBusy, PeerGone, TryAgainLater
 from proxyrelay.switchboard import events
-from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import Event
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer
 from proxyrelay.switchboard.peer import Peer, Registration

@@ -28,7 +28,7 @@ from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Offers
 from proxyrelay.service.relay import RelayService
 from proxyrelay.switchboard.delivery import SELF
-from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import Event
 from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.certificates import Authority
