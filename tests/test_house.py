@@ -210,7 +210,7 @@ class LoggingRuleTests(SynchronousTestCase):
         count = 0
         for node in ast.walk(modules()["proxyrelay.switchboard.events"]):
             if isinstance(node, ast.Assign | ast.AnnAssign):
-                left = ast.unparse(node).partition(" = ")[0]
+                left = ast.unparse(node).partition(" = ")[0].partition(":")[0]
                 if left in {"format", "page"}:
                     count += 1
                     self.assertTrue(_is_constant(node.value), node.lineno)

@@ -43,19 +43,8 @@ _LEVELS = {
 
 _NAMES = {level: name for name, level in _LEVELS.items()}
 
-_RELAY = "proxyrelay"
-"""Namespace of the relay's own events, and of those below it."""
-
-DEFECT = "defect"
-"""Event name of a line with a traceback: an error of the relay itself."""
-
-OTHER = "other"
-"""Event name of a line of a library."""
-
 _LEGACY = frozenset({"time", "system", "isError", "format", "why", "failure"})
 """Fields that Twisted adds for old observers."""
-
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S%z"
 
 
 def line(event: LogEvent) -> str | None:
@@ -94,7 +83,7 @@ def record(event: LogEvent) -> str | None:
         }
     common = {
         "level": _level(event),
-        "event": own.get("event", OTHER if failure is None else DEFECT),
+        "event": own.get("event", "other" if failure is None else "defect"),
         "message": text,
         "logger": event.get("log_namespace", ""),
         "pid": os.getpid(),
@@ -105,7 +94,7 @@ def record(event: LogEvent) -> str | None:
 
 
 def _is_own(event: LogEvent) -> bool:
-    return str(event.get("log_namespace", "")).partition(".")[0] == _RELAY
+    return str(event.get("log_namespace", "")).partition(".")[0] == "proxyrelay"
 
 
 def _level(event: LogEvent) -> str:
@@ -134,7 +123,7 @@ def _text(event: LogEvent) -> str:
 @lru_cache(maxsize=2)
 def _second(time: int) -> str:
     """A second as text; many lines of a burst share it."""
-    return formatTime(time or None, timeFormat=TIME_FORMAT)
+    return formatTime(time or None, timeFormat="%Y-%m-%d %H:%M:%S%z")
 
 
 def _printable(text: str) -> str:
@@ -171,18 +160,14 @@ class Log(LineLog):
 
     def gap(self, count: int) -> str:
         """The line that stands for missing ones."""
-        lines: list[str] = []
-
-        def keep(event: LogEvent) -> None:
-            lines.append(self._format(event) or "")
-
-        log = Logger(__name__, observer=cast(ILogObserver, keep))
+        events: list[LogEvent] = []
+        log = Logger(__name__, observer=cast(ILogObserver, events.append))
         log.warn(
             "lines are missing here, since they could not be written: {count}",
             event="gap",
             count=count,
         )
-        return "".join(lines)
+        return self._format(events[0]) or ""
 
     def fails(self, writer: Writer, trouble: str) -> None:
         """Report lost lines to all other sinks."""

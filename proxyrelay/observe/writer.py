@@ -118,7 +118,7 @@ class Writer:
         self._queue: SimpleQueue[str | list[int] | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name=f"log: {sink.name}", daemon=True)
         self._warnings = RateLimitedLog(QUIET_SECONDS)
-        # Under the lock. The gap is the last entry of the queue, if that is one.
+        # Under the lock. The gap is the last entry of the queue, or None.
         self._lock = RLock()
         self._gap: list[int] | None = None
         self._dropped = self._characters = 0
@@ -148,10 +148,11 @@ class Writer:
             else:
                 self.lost += 1
                 self._dropped += 1
-                if self._gap is None:
-                    self._gap = [0]
-                    self._queue.put(self._gap)
-                self._gap[0] += 1
+                gap = self._gap
+                if gap is None:
+                    gap = self._gap = [0]
+                    self._queue.put(gap)
+                gap[0] += 1
         if full:
             self._tell("earlier lines are still being written")
 

@@ -16,7 +16,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay.config import Level, Logging
 from proxyrelay.errors import ConfigError
 from proxyrelay.observe import log as logs
-from tests.support.recording import RecordingPeer
 
 LEVELS: tuple[tuple[Level, Any], ...] = (
     ("DEBUG", LogLevel.debug),
@@ -398,13 +397,3 @@ class LogTests(SynchronousTestCase):
         if os.access(locked, os.W_OK):
             self.skipTest("this user may write everywhere")
         self.assert_refused(locked)
-
-    def test_log_name_of_a_client_is_only_text(self) -> None:
-        log = self.log(default_level="DEBUG")
-        logger = Logger(namespace="proxyrelay", source=RecordingPeer(), observer=log)
-        names = ("{log_source}", "{name.__class__}", "\x1b]0;x\x07\n{", "{0!r}")
-        for name in names:
-            logger.info("registered name={name!a}", name=name)
-        lines = self.written(log).splitlines()
-        for name, line in zip(names, lines, strict=True):
-            self.assertTrue(line.endswith(f"registered name={name!a}"), line)

@@ -360,7 +360,7 @@ class EvilTests(LogObserverTestCase):
         self.assertNotIn("<class", written)
         self.assertNotIn("object at", written)
 
-    def test_event_text_of_a_client_forges_no_line(self) -> None:
+    def test_event_text_of_a_client_is_quoted_and_forges_no_line(self) -> None:
         for event in (
             Registered(A, EVIL, EVIL, EVIL),
             Replaced(A, EVIL, EVIL),
@@ -376,13 +376,11 @@ class EvilTests(LogObserverTestCase):
             Dropped(EVIL, EVIL),
         ):
             self.assert_lines(self.written(self.observer, event), 1)
+        for name in ("{log_source}", "{name.__class__}", EVIL):
+            written = self.written(self.observer, Registered(A, name, "me", PLACE))
+            self.assertIn(f" name={name!a} user=", written)
         client = RecordingPeer(User(EVIL))
         client.registration = Registration(A, EVIL, False, 0.0)
         registry = Registry()
         registry.add(A, client)
         self.assert_lines(self.written(self.observer.clients, registry, 32), 2)
-
-    def test_event_name_of_a_client_is_quoted(self) -> None:
-        for name in ("{log_source}", "{name.__class__}", EVIL):
-            written = self.written(self.observer, Registered(A, name, "me", PLACE))
-            self.assertIn(f" name={name!a} user=", written)
