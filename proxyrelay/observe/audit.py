@@ -19,6 +19,7 @@ from proxyrelay.observe.privacy import Clear
 from proxyrelay.observe.records import record
 from proxyrelay.observe.sinks import File, Sink
 from proxyrelay.observe.writer import LineLog, Writer
+from proxyrelay.switchboard.delivery import about
 from proxyrelay.switchboard.events import Answered, Event, Forwarded, MessageEvent
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
@@ -74,26 +75,22 @@ class AuditObserver(LineLog):
     def forwarded(
         self, source: Peer, target: Peer, message: PeerConnection, offer: Offer | None
     ) -> None:
-        """Write the line of an answer; of an offer only if none follows it."""
+        """Write the outcome of the answered offer; of an offer only if none follows."""
         if message.description_type == "answer":
-            kind: type[MessageEvent] = Answered
-            one, other = message.peer_uuid, message.source_uuid
-            source, target = target, source
-        elif offer is None:
-            kind, one, other = Forwarded, message.source_uuid, message.peer_uuid
-        else:
-            return
-        self(
-            kind(
-                kind="offer",
-                source=one,
-                target=other,
-                user=source.user.sub,
-                address=source.address,
-                target_address=target.address,
-                seconds=None if offer is None else self._clock.seconds() - offer.since,
+            age = None if offer is None else self._clock.seconds() - offer.since
+            self(
+                Answered(
+                    kind="offer",
+                    source=message.peer_uuid,
+                    target=message.source_uuid,
+                    user=target.user.sub,
+                    address=target.address,
+                    target_address=source.address,
+                    seconds=age,
+                )
             )
-        )
+        elif offer is None:
+            self(about(Forwarded, source, message, target_address=target.address))
 
     def gap(self, count: int) -> str:
         """The line that stands for missing ones."""

@@ -12,6 +12,7 @@ from twisted.logger import Logger, LogLevel
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.rate_limited_log import RateLimitedLog
 from proxyrelay.observe.privacy import Clear
+from proxyrelay.switchboard.delivery import about
 from proxyrelay.switchboard.events import Event, Forwarded, Left
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
@@ -80,16 +81,7 @@ class LogObserver:
     ) -> None:
         """Write the line of a forwarded message."""
         if self.verbose:
-            self(
-                Forwarded(
-                    kind=message.description_type,
-                    source=message.source_uuid,
-                    target=message.peer_uuid,
-                    user=source.user.sub,
-                    address=source.address,
-                    target_address=target.address,
-                )
-            )
+            self(about(Forwarded, source, message, target_address=target.address))
 
     def clients(self, registry: Registry, limit: int) -> None:
         """List the connected clients; over a limit, give only their number."""
