@@ -114,7 +114,7 @@ class AuditObserver(LineLog):
         )
 
 
-def audit(
+def open_audit_log(
     settings: Logging, clock: IReactorTime, pseudonyms: Clear
 ) -> AuditObserver | None:
     """Open the audit log of the settings; None if they name none.

@@ -191,7 +191,7 @@ class Log(LineLog):
         )
 
 
-def observer(settings: Logging, stdout: TextIO | None) -> Log | None:
+def open_log(settings: Logging, stdout: TextIO | None) -> Log | None:
     """Build the log; None if it has neither standard output nor a folder.
 
     Raises:

@@ -198,7 +198,7 @@ def _observer(options: Options, settings: config.Logging) -> logs.Log | None:
             if getattr(settings, name) != getattr(config.Logging(), name):
                 raise ConfigError([Problem(f"logging.{name}", wrong)])
         return None
-    observer = logs.observer(settings, sys.stdout if foreground else None)
+    observer = logs.open_log(settings, sys.stdout if foreground else None)
     if observer is None and settings.format != config.Logging().format:
         wrong = "needs log_dir beside it, as there is no standard output"
         raise ConfigError([Problem("logging.format", wrong)])

@@ -25,7 +25,7 @@ from proxyrelay.net.timers import Heartbeat
 from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.observe import log as logs
 from proxyrelay.observe import privacy
-from proxyrelay.observe.audit import audit
+from proxyrelay.observe.audit import open_audit_log
 from proxyrelay.observe.fan_out import fan_out, fan_out_forwards
 from proxyrelay.observe.log_observer import LogObserver
 from proxyrelay.service.drain import Drain
@@ -97,7 +97,7 @@ class RelayService(MultiService):
         self.pseudonyms = privacy.pseudonyms(settings.logging)
         verbose = settings.logging.default_level == "DEBUG"
         self.journal = LogObserver(clock.seconds, verbose, self.pseudonyms)
-        self._audit = audit(settings.logging, clock, self.pseudonyms)
+        self._audit = open_audit_log(settings.logging, clock, self.pseudonyms)
         self.drained: Callable[[], None] = lambda: None
         audited = () if self._audit is None else (self._audit,)
         journal = fan_out((self.journal, *audited, *further))

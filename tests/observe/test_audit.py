@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Logging, Offers
 from proxyrelay.errors import ConfigError, Forbidden, TryAgainLater
-from proxyrelay.observe.audit import AuditObserver, audit
+from proxyrelay.observe.audit import AuditObserver, open_audit_log
 from proxyrelay.observe.privacy import Clear, Pseudonyms
 from proxyrelay.switchboard.delivery import (
     BUSY,
@@ -422,11 +422,11 @@ class FileTests(SynchronousTestCase):
             self.assertIsInstance(json.loads(line), dict)
 
     def test_audit_without_a_file_is_none(self) -> None:
-        self.assertIsNone(audit(Logging(), Clock(), Clear()))
+        self.assertIsNone(open_audit_log(Logging(), Clock(), Clear()))
 
     def test_audit_file_has_begin_end_and_gaps(self) -> None:
         path = Path(self.mktemp()).absolute() / "audit.log"
-        log = audit(Logging(audit_log=path), Clock(), Clear())
+        log = open_audit_log(Logging(audit_log=path), Clock(), Clear())
         assert log is not None
         log.started()
         log.put(log.gap(3))
@@ -448,7 +448,9 @@ class FileTests(SynchronousTestCase):
         path = Path(self.mktemp()).absolute()
         path.mkdir()
         settings = Logging(audit_log=path)
-        error = self.assertRaises(ConfigError, audit, settings, Clock(), Clear())
+        error = self.assertRaises(
+            ConfigError, open_audit_log, settings, Clock(), Clear()
+        )
         (problem,) = error.problems
         self.assertEqual(problem.key, "logging.audit_log")
         self.assertIn(f"{path} cannot be written: Is a directory", problem.message)

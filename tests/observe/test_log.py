@@ -270,7 +270,7 @@ class LogTests(SynchronousTestCase):
         return file
 
     def log(self, stdout: bool = True, **settings: Any) -> logs.Log:
-        log = logs.observer(Logging(**settings), self.stdout if stdout else None)
+        log = logs.open_log(Logging(**settings), self.stdout if stdout else None)
         assert log is not None
         self.addCleanup(log.close)
         return log
@@ -291,7 +291,7 @@ class LogTests(SynchronousTestCase):
         return self.path.read_text(encoding="utf-8")
 
     def test_log_without_a_sink_is_none(self) -> None:
-        self.assertIsNone(logs.observer(Logging(), None))
+        self.assertIsNone(logs.open_log(Logging(), None))
 
     def test_log_event_is_written_by_its_level(self) -> None:
         log = self.log(default_level="ERROR")

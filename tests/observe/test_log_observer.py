@@ -343,7 +343,7 @@ class EvilTests(LogObserverTestCase):
     def written(self, call: Callable[..., None], *args: Any) -> str:
         """What stands in the log after a call."""
         with Path(self.mktemp()).open("w+") as output:
-            observer = log.observer(Logging(default_level="DEBUG"), output)
+            observer = log.open_log(Logging(default_level="DEBUG"), output)
             assert observer is not None
             globalLogPublisher.addObserver(observer)
             try:

@@ -39,7 +39,7 @@ class MakeServiceTests(SynchronousTestCase):
         self.output = Path(self.mktemp()).open("w+")  # noqa: SIM115
         self.addCleanup(self.output.close)
         self.patch(sys, "stdout", self.output)
-        built = log.observer
+        built = log.open_log
 
         def observer(*arguments: Any) -> log.Log | None:
             found = built(*arguments)
@@ -47,7 +47,7 @@ class MakeServiceTests(SynchronousTestCase):
                 self.addCleanup(found.close)
             return found
 
-        self.patch(log, "observer", observer)
+        self.patch(log, "open_log", observer)
 
     def make(self, text: str, *arguments: str, daemon: bool = False) -> Application:
         self.path.write_text(text)
