@@ -293,7 +293,7 @@ class Root(Resource):
         self._observe(Operator(action, self._caller(request), uuid))
 
     def _observe(self, event: Event) -> None:
-        self._view.relay.factory.journal(event)
+        self._view.relay.factory.observer(event)
 
     def _drain(self, request: Request) -> bytes:
         meant, own = _meant(request), os.getpid()

@@ -96,22 +96,22 @@ class RelayService(MultiService):
         self._reactor = reactor
         self.pseudonyms = privacy.pseudonyms(settings.logging)
         verbose = settings.logging.default_level == "DEBUG"
-        self.journal = LogObserver(clock.seconds, verbose, self.pseudonyms)
+        self.log_observer = LogObserver(clock.seconds, verbose, self.pseudonyms)
         self._audit = open_audit_log(settings.logging, clock, self.pseudonyms)
         self.drained: Callable[[], None] = lambda: None
         audited = () if self._audit is None else (self._audit,)
-        journal = fan_out((self.journal, *audited, *further))
-        forwards = (each.forwarded for each in (self.journal, *audited))
+        observers = fan_out((self.log_observer, *audited, *further))
+        forwards = (each.forwarded for each in (self.log_observer, *audited))
         self._crossing = Crossing(
             clock, _crossing_seconds(settings.offers), self._pass_on
         )
         self.factory = RelayFactory(
             Relay(
-                *(journal, clock.seconds, self._crossing, settings.offers),
+                *(observers, clock.seconds, self._crossing, settings.offers),
                 fan_out_forwards((*forwards, *on_forward)),
             ),
             authenticator,
-            journal,
+            observers,
             clock,
             settings,
             self.pseudonyms,
@@ -207,7 +207,7 @@ class RelayService(MultiService):
             authenticator.start()
 
     def _apply_verbosity(self, config: Config) -> None:
-        self.journal.verbose = config.logging.default_level == "DEBUG"
+        self.log_observer.verbose = config.logging.default_level == "DEBUG"
 
     def _apply_offers(self, config: Config) -> None:
         offers = config.offers
@@ -262,7 +262,7 @@ class RelayService(MultiService):
 
     def _list_clients(self) -> None:
         limit = self.config.logging.current_client_limit
-        self.journal.clients(self.factory.relay.registry, limit)
+        self.log_observer.clients(self.factory.relay.registry, limit)
 
     def _tick(self) -> None:
         self.factory.relay.tick()

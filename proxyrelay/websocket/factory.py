@@ -67,7 +67,7 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
     Args:
         relay: The rules, with their registry.
         authenticator: Finds the user of a connection.
-        journal: Told of the events of connections.
+        observer: Hears of the events of connections.
         clock: Gives the time in seconds, and runs every timer.
         config: The settings.
         pseudonyms: Spells addresses for the log.
@@ -93,7 +93,7 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
         self,
         relay: Relay,
         authenticator: Authenticator,
-        journal: Observer,
+        observer: Observer,
         clock: IReactorTime,
         config: Config,
         pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
@@ -103,7 +103,7 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
         super().__init__(server="proxyrelay", reactor=clock)
         self.relay = relay
         self.authenticator = authenticator
-        self.journal = journal
+        self.observer = observer
         self.clock = clock
         self.config = config
         self.pseudonyms = pseudonyms
@@ -216,10 +216,10 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
         return self._proxies
 
     def _dropped(self, address: str, why: str) -> None:
-        self.journal(Dropped(self.pseudonyms.address(address), why))
+        self.observer(Dropped(self.pseudonyms.address(address), why))
 
     def _probed(self, address: str) -> None:
-        self.journal(Probed(self.pseudonyms.address(address)))
+        self.observer(Probed(self.pseudonyms.address(address)))
 
     # -- the end
 

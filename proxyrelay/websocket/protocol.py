@@ -203,7 +203,7 @@ class RelayProtocol(UpstreamProtocol):
         super().connectionLost(reason)
         try:
             if vanished and sent_nothing:
-                self.factory.journal(Probed(self.address))
+                self.factory.observer(Probed(self.address))
             elif vanished:
                 self._release(lost_reason(self.phase, reason))
         finally:
@@ -230,7 +230,7 @@ class RelayProtocol(UpstreamProtocol):
             cause = LeaveReason.IDLE if reason == NO_PONG else LeaveReason.LOST
             self.factory.relay.leave(self, reason, cause)
         elif PHASES[self.phase].stage:
-            self.factory.journal(Dropped(self.address, reason))
+            self.factory.observer(Dropped(self.address, reason))
         self.cancel_authentication()
 
     # -- timeouts, for the table of phases
@@ -334,7 +334,7 @@ class RelayProtocol(UpstreamProtocol):
 
     def request_rejected(self, status: HTTPStatus, detail: str) -> None:
         """Log an HTTP error, in the place of a dropped connection."""
-        self.factory.journal(Rejected(self.address, status.value, detail))
+        self.factory.observer(Rejected(self.address, status.value, detail))
         self._enter(Phase.DROPPING)
 
     def onOpen(self) -> None:
@@ -432,7 +432,7 @@ class RelayProtocol(UpstreamProtocol):
 
     def slowed_down(self) -> None:
         """Log the first frames over the rate."""
-        self.factory.journal(Slowed(self.address))
+        self.factory.observer(Slowed(self.address))
 
     def message_too_long(self) -> None:
         """Close with 4003."""
@@ -440,7 +440,7 @@ class RelayProtocol(UpstreamProtocol):
 
     def protocol_violated(self, code: int, reason: str) -> None:
         """Log a violation of WebSocket."""
-        self.factory.journal(Failed(self.address, code, reason))
+        self.factory.observer(Failed(self.address, code, reason))
 
     def close_frame_due(self, code: int | None, is_reply: bool) -> None:
         """Unregister the client before the close frame."""

@@ -409,7 +409,7 @@ class TokenTests(WatchedTestCase):
         """Not so who has brought none, as the page does before it asks for it."""
         self.serve(token=TOKEN)
         journal = RecordingJournal()
-        self.relay.factory.journal = journal
+        self.relay.factory.observer = journal
         self.ask("/status")
         self.ask("/livez", Authorization="Bearer wrong")
         self.ask("/status", Authorization=f"Bearer {TOKEN}")

@@ -108,7 +108,7 @@ class PrivateLogTests(RelayTestCase):
         self.raw().sendall(LINE + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         self.assert_said("rejected", address=here)
         registry = self.service.factory.relay.registry
-        self.in_reactor(self.service.journal.clients, registry, 9)
+        self.in_reactor(self.service.log_observer.clients, registry, 9)
         self.assert_said("client", user=names.user(ME))
 
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)

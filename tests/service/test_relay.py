@@ -104,7 +104,8 @@ class RelayServiceTests(SynchronousTestCase):
             )
             relay, _ = relay_service(settings)
             captured = Capture(self)
-            relay.journal.forwarded(RecordingPeer(), RecordingPeer(), message, None)
+            peers = RecordingPeer(), RecordingPeer()
+            relay.log_observer.forwarded(*peers, message, None)
             self.assertEqual(len(captured.lines(LogLevel.debug)), count)
             self.successResultOf(relay.stopService())
 
@@ -190,7 +191,7 @@ class ChangeTests(SynchronousTestCase):
     def test_lines_for_debugging_are_composed_at_that_level(self) -> None:
         logging = Logging(default_level="DEBUG")
         relay = self.changed(msgspec.structs.replace(LOOPBACK, logging=logging))
-        self.assertTrue(relay.journal.verbose)
+        self.assertTrue(relay.log_observer.verbose)
 
     def test_another_certificate_is_served(self) -> None:
         secure = msgspec.structs.replace(LOOPBACK, certfile=Path("in memory"))
