@@ -10,7 +10,7 @@ from typing import Protocol
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Secret
 from proxyrelay.net.certificates import KeyPair
-from proxyrelay.observe.privacy import Clear
+from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.protocol import RelayProtocol
 
@@ -27,7 +27,7 @@ class RelayControl(Protocol):
 
     factory: RelayFactory[RelayProtocol]
     config: Config
-    pseudonyms: Clear
+    pseudonyms: Pseudonyms
     drained: Callable[[], None]
 
     @property

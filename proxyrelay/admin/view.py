@@ -30,7 +30,7 @@ from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
-from proxyrelay.observe.privacy import Clear
+from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.switchboard import events
 from proxyrelay.switchboard.events import FIGHT_TAKEOVERS
 from proxyrelay.websocket.protocol import RelayProtocol
@@ -177,7 +177,7 @@ def _spelt(counts: dict[int, int]) -> dict[str, int]:
 
 
 def _clients(
-    peers: Iterable[RelayProtocol], pseudonyms: Clear, ahead: float
+    peers: Iterable[RelayProtocol], pseudonyms: Pseudonyms, ahead: float
 ) -> Iterator[Client]:
     """Describe peers; wall time is ``ahead`` seconds before the clock's."""
     for peer in peers:

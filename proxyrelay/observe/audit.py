@@ -15,7 +15,7 @@ from proxyrelay import __version__
 from proxyrelay.config import Logging
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net.clock import Clock
-from proxyrelay.observe.privacy import Clear
+from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.observe.records import record
 from proxyrelay.observe.sinks import File, Sink
 from proxyrelay.observe.writer import LineLog, Writer
@@ -44,7 +44,7 @@ class AuditObserver(LineLog):
         self,
         sink: Sink,
         clock: IReactorTime,
-        pseudonyms: Clear,
+        pseudonyms: Pseudonyms,
         wall: Clock = time.time,
     ) -> None:
         super().__init__([sink])
@@ -115,7 +115,7 @@ class AuditObserver(LineLog):
 
 
 def open_audit_log(
-    settings: Logging, clock: IReactorTime, pseudonyms: Clear
+    settings: Logging, clock: IReactorTime, pseudonyms: Pseudonyms
 ) -> AuditObserver | None:
     """Open the audit log of the settings; None if they name none.
 

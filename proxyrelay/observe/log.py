@@ -7,7 +7,7 @@ lines are where they are logged.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache, lru_cache
 from textwrap import indent
@@ -101,13 +101,6 @@ def _level(event: LogEvent) -> str:
     return _NAMES.get(event.get("log_level", LogLevel.info), "INFO")
 
 
-FORMATS: Mapping[str, Callable[[LogEvent], str | None]] = {
-    "text": line,
-    "json": record,
-}
-"""Formatters by the value of ``logging.format``."""
-
-
 def _text(event: LogEvent) -> str:
     """The event in words.
 
@@ -149,7 +142,7 @@ class Log(LineLog):
     def change(self, settings: Logging) -> None:
         """Apply other levels and another format."""
         self._shows = levels(settings)
-        self._format = FORMATS[settings.format]
+        self._format = record if settings.format == "json" else line
 
     def __call__(self, event: LogEvent) -> None:
         """Write the line of an event, if its level is shown."""

@@ -11,7 +11,7 @@ from twisted.logger import Logger, LogLevel
 
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.rate_limited_log import RateLimitedLog
-from proxyrelay.observe.privacy import Clear
+from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.switchboard.delivery import about
 from proxyrelay.switchboard.events import Event, Forwarded, Left
 from proxyrelay.switchboard.messages import PeerConnection
@@ -39,7 +39,7 @@ class LogObserver:
         self,
         clock: Clock,
         verbose: bool = False,
-        pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
+        pseudonyms: Pseudonyms = Pseudonyms(),  # noqa: B008 - has no state
     ) -> None:
         self._clock = clock
         self.verbose = verbose

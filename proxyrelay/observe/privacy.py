@@ -34,16 +34,34 @@ LOCAL = "local"
 _MAPPED = "::ffff:"
 
 
-class Clear:
-    """Shows everything as it is."""
+class Pseudonyms:
+    """Shows the same letters for the same user or host.
+
+    The letters are a keyed hash (HMAC-SHA256), cut short. Without the key nobody can
+    find an address by trying all. A port is left out, so that all connections of a host
+    look the same.
+
+    Args:
+        key: Secret of this installation, `KEY_BYTES` or more; None to show users and
+            addresses as they are.
+    """
+
+    def __init__(self, key: bytes | None = None) -> None:
+        self._key = key
 
     def user(self, sub: str) -> str:
-        """Text for a user with this `proxyrelay.switchboard.user.User.sub`."""
-        return sub
+        """Text for a user; ``anonymous`` stays."""
+        if self._key is None or sub == ANONYMOUS.sub:
+            return sub
+        return _pseudonym(self._key, "user", sub)
 
     def address(self, text: str) -> str:
         """Text for an address that `proxyrelay.net.addresses.text` spelt."""
-        return text
+        if self._key is None or text == LOCAL:
+            return text
+        bracket, _, rest = text.partition("[")
+        host = rest.partition("]")[0] if not bracket else text.partition(":")[0]
+        return _pseudonym(self._key, "address", host.removeprefix(_MAPPED))
 
     def shown(self, event: Event, names: Iterable[str]) -> dict[str, object]:
         """Some fields of an event, with the user as it is shown."""
@@ -53,39 +71,13 @@ class Clear:
         return fields
 
 
-class Pseudonyms(Clear):
-    """Shows the same letters for the same user or host.
-
-    The letters are a keyed hash (HMAC-SHA256), cut short. Without the key nobody can
-    find an address by trying all. A port is left out, so that all connections of a host
-    look the same.
-
-    Args:
-        key: Secret of this installation; `KEY_BYTES` or more.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def user(self, sub: str) -> str:
-        """Text for a user; ``anonymous`` stays."""
-        return sub if sub == ANONYMOUS.sub else self._name("user", sub)
-
-    def address(self, text: str) -> str:
-        """Text for an address, without its port."""
-        if text == LOCAL:
-            return text
-        bracket, _, rest = text.partition("[")
-        host = rest.partition("]")[0] if not bracket else text.partition(":")[0]
-        return self._name("address", host.removeprefix(_MAPPED))
-
-    def _name(self, kind: str, text: str) -> str:
-        # A user and an address of one spelling must look different.
-        whole = f"{kind} {text}".encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, whole, "sha256").hex()[:PSEUDONYM_LETTERS]
+def _pseudonym(key: bytes, kind: str, text: str) -> str:
+    # A user and an address of one spelling must look different.
+    whole = f"{kind} {text}".encode("utf-8", "surrogatepass")
+    return hmac.digest(key, whole, "sha256").hex()[:PSEUDONYM_LETTERS]
 
 
-def pseudonyms(settings: Logging) -> Clear:
+def pseudonyms(settings: Logging) -> Pseudonyms:
     """Build the pseudonyms; a key file that does not exist is created.
 
     Raises:
@@ -93,7 +85,7 @@ def pseudonyms(settings: Logging) -> Clear:
     """
     path = settings.privacy_key_file
     if not settings.privacy:
-        return Clear()
+        return Pseudonyms()
     if path is None:
         return Pseudonyms(token_bytes(KEY_BYTES))
     try:

@@ -45,19 +45,11 @@ class Sink(ABC):
     torn = False
 
     def ready(self) -> None:  # noqa: B027 - most sinks always are
-        """Prepare for the next write, which may need another file.
-
-        Raises:
-            OSError: There is none.
-        """
+        """Prepare for the next write; raises OSError if there is no place for it."""
 
     @abstractmethod
     def write(self, data: bytes) -> int:
-        """Write the first part of some lines, and give its bytes.
-
-        Raises:
-            OSError: Nothing was written.
-        """
+        """Write the first part of some lines, and give its bytes; or raise OSError."""
 
     def close(self) -> None:  # noqa: B027 - standard output stays open
         """Close it. It may be opened anew."""

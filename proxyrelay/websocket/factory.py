@@ -16,7 +16,7 @@ from proxyrelay.net.accept import AcceptGate
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.proxy_header import ProxyHeaderFactory
 from proxyrelay.net.write_batch import WriteBatch
-from proxyrelay.observe.privacy import Clear
+from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.switchboard.events import Dropped, Observer, Probed
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 from proxyrelay.switchboard.registry import Registry
@@ -96,7 +96,7 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
         observer: Observer,
         clock: IReactorTime,
         config: Config,
-        pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
+        pseudonyms: Pseudonyms = Pseudonyms(),  # noqa: B008 - has no state
         *,
         kind: type[C],
     ) -> None:

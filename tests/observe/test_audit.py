@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay.config import Logging, Offers
 from proxyrelay.errors import ConfigError, Forbidden, TryAgainLater
 from proxyrelay.observe.audit import AuditObserver, open_audit_log
-from proxyrelay.observe.privacy import Clear, Pseudonyms
+from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.switchboard.delivery import (
     BUSY,
     FOREIGN,
@@ -59,7 +59,7 @@ BEGIN = 1700000000.0
 class RecordingAudit(AuditObserver):
     """An audit log that keeps its text."""
 
-    def __init__(self, clock: Clock, pseudonyms: Clear) -> None:
+    def __init__(self, clock: Clock, pseudonyms: Pseudonyms) -> None:
         sink: Any = SimpleNamespace(name="nowhere")
         super().__init__(sink, cast(Any, clock), pseudonyms, clock.seconds)
         self.text = ""
@@ -72,7 +72,7 @@ class AuditTestCase(SynchronousTestCase):
     """A switchboard that is observed by the audit log."""
 
     offers = Offers(crossing=0)
-    pseudonyms = Clear()
+    pseudonyms = Pseudonyms()
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -404,7 +404,7 @@ class FileTests(SynchronousTestCase):
     def test_event_any_text_of_a_client_is_one_line_of_ascii(
         self, name: str, user: str, address: str
     ) -> None:
-        log = RecordingAudit(Clock(), Clear())
+        log = RecordingAudit(Clock(), Pseudonyms())
         events: tuple[Event, ...] = (
             Registered(A, name, user, address),
             Refused(None, user, address, 4002, name),
@@ -422,11 +422,11 @@ class FileTests(SynchronousTestCase):
             self.assertIsInstance(json.loads(line), dict)
 
     def test_audit_without_a_file_is_none(self) -> None:
-        self.assertIsNone(open_audit_log(Logging(), Clock(), Clear()))
+        self.assertIsNone(open_audit_log(Logging(), Clock(), Pseudonyms()))
 
     def test_audit_file_has_begin_end_and_gaps(self) -> None:
         path = Path(self.mktemp()).absolute() / "audit.log"
-        log = open_audit_log(Logging(audit_log=path), Clock(), Clear())
+        log = open_audit_log(Logging(audit_log=path), Clock(), Pseudonyms())
         assert log is not None
         log.started()
         log.put(log.gap(3))
@@ -436,7 +436,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual((lines[1]["count"], log.lost), (3, 0))
 
     def test_audit_file_fails_the_log_tells(self) -> None:
-        log, capture = RecordingAudit(Clock(), Clear()), Capture(self)
+        log, capture = RecordingAudit(Clock(), Pseudonyms()), Capture(self)
         (writer,) = log.writers
         log.fails(writer, "No space left on device")
         log.resumes(writer, 7)
@@ -449,7 +449,7 @@ class FileTests(SynchronousTestCase):
         path.mkdir()
         settings = Logging(audit_log=path)
         error = self.assertRaises(
-            ConfigError, open_audit_log, settings, Clock(), Clear()
+            ConfigError, open_audit_log, settings, Clock(), Pseudonyms()
         )
         (problem,) = error.problems
         self.assertEqual(problem.key, "logging.audit_log")
