@@ -113,73 +113,62 @@ class EventTests(LogObserverTestCase):
     """Lines of events."""
 
     def test_event_has_its_level_and_text(self) -> None:
-        for event, level, text in (
+        for event, line in (
             (
                 Registered(A, "\xe9", "me", PLACE),
-                "info",
-                f"registered {A} name='\\xe9' user='me' from {PLACE}",
+                f"info: registered {A} name='\\xe9' user='me' from {PLACE}",
             ),
             (
                 Replaced(A, "192.0.2.2:1", PLACE),
-                "warn",
-                f"replaced {A}: registered again from 192.0.2.2:1, so {PLACE} is "
+                f"warn: replaced {A}: registered again from 192.0.2.2:1, so {PLACE} is "
                 "closed",
             ),
             (
                 left(),
-                "info",
-                f"left {A} name='\\xe9' from {PLACE} after 12.3 s (messages: 2 sent, "
-                "3 received): closed with 1000",
+                f"info: left {A} name='\\xe9' from {PLACE} after 12.3 s (messages: 2 "
+                "sent, 3 received): closed with 1000",
             ),
             (
                 Refused(A, "me", PLACE, 4002, "ForbiddenError: no"),
-                "warn",
-                f"refused {PLACE} with 4002: ForbiddenError: no",
+                f"warn: refused {PLACE} with 4002: ForbiddenError: no",
             ),
             (
                 Refused(A, "me", PLACE, 4000, "Unknown message type.", "not JSON"),
-                "warn",
-                f"refused {PLACE} with 4000: Unknown message type. (not JSON)",
+                f"warn: refused {PLACE} with 4000: Unknown message type. (not JSON)",
             ),
             (
                 RefusedForNow(None, "me", PLACE, 1013, "full"),
-                "info",
-                f"refused {PLACE} with 1013: full",
+                f"info: refused {PLACE} with 1013: full",
             ),
             (
                 Deafness(A, "\xe9", "me", PLACE, 90.0),
-                "warn",
-                f"deaf {A} name='\\xe9' user='me' from {PLACE}: it came back 90 s ago "
-                "and answers no offers since; restart this endpoint",
+                f"warn: deaf {A} name='\\xe9' user='me' from {PLACE}: it came back 90 "
+                "s ago and answers no offers since; restart this endpoint",
             ),
             (
                 shielded(),
-                "warn",
-                f"shielded {B} from an offer of {A} at {PLACE}: an offer of the same "
-                "client to the same peer is not answered yet (further ones of this "
-                "client are not logged)",
+                f"warn: shielded {B} from an offer of {A} at {PLACE}: an offer of the "
+                "same client to the same peer is not answered yet (further ones of "
+                "this client are not logged)",
             ),
-            (returned(), "info", f"returned offer for {B} to {PLACE}: gone"),
+            (returned(), f"info: returned offer for {B} to {PLACE}: gone"),
             (
                 Rejected(PLACE, 400, "a\nb"),
-                "info",
-                f"rejected {PLACE} with HTTP 400: 'a\\nb'",
+                f"info: rejected {PLACE} with HTTP 400: 'a\\nb'",
             ),
-            (Failed(PLACE, 1002, "a\nb"), "warn", f"failed {PLACE} with 1002: 'a\\nb'"),
-            (Dropped(PLACE, "a\nb"), "info", f"dropped {PLACE}: 'a\\nb'"),
+            (Failed(PLACE, 1002, "a\nb"), f"warn: failed {PLACE} with 1002: 'a\\nb'"),
+            (Dropped(PLACE, "a\nb"), f"info: dropped {PLACE}: 'a\\nb'"),
             (
                 Slowed(PLACE),
-                "warn",
-                f"slowed {PLACE}: it sends more than [limits] allows",
+                f"warn: slowed {PLACE}: it sends more than [limits] allows",
             ),
-            (Operator("drain", PLACE), "info", f"drain is asked for from {PLACE}"),
+            (Operator("drain", PLACE), f"info: drain is asked for from {PLACE}"),
             (
                 Operator("disconnect", "local", A),
-                "info",
-                f"disconnect of {A} is asked for from local",
+                f"info: disconnect of {A} is asked for from local",
             ),
         ):
-            self.assertEqual(self.lines(event), [(level, text)])
+            self.assertEqual([": ".join(found) for found in self.lines(event)], [line])
             namespace = self.events[0]["log_namespace"]
             self.assertEqual(namespace.partition(".")[0], "proxyrelay")
 
