@@ -211,7 +211,7 @@ class MonitoringTests(WatchedTestCase):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_alerts_fire_when_they_should(self) -> None:
-        cases = Path(__file__).parent / "observe/alerts.yml"
+        cases = Path(__file__).parent / "alerts.yml"
         done = run("promtool", "test", "rules", cases)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         for name in re.findall(r"alert: (\w+)", (CONF / "alerts.yml").read_text()):

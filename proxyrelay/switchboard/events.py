@@ -28,8 +28,8 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Something that happened.
 
     The fields of a subclass are what is known of the event. A field ``user`` holds the
-    user's own ID. An observer that shows it replaces it by a pseudonym, and no text
-    names it. A field ``address`` is already what may be shown.
+    user's own ID: both logs show its pseudonym, and no text of the page names it. A
+    field ``address`` is already what may be shown.
 
     Attributes:
         event: Name in the logs and on the page.
