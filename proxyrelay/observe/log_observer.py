@@ -51,24 +51,25 @@ class LogObserver:
         """Write the line of an event, if it has one."""
         # A client that takes another UUID keeps its limit.
         if isinstance(event, Left) and event.cause is not LeaveReason.MOVED:
-            for limit in self._limits.values():
-                limit.forget(event.address)
+            for each in self._limits.values():
+                each.forget(event.address)
         if not event.format or event.is_repeat:
             return
         if event.level == "debug" and not self.verbose:
             return
-        fields = self._pseudonyms.shown(event, event.fields)
+        texts: dict[str, object] = {**event.optional_texts()}
         if event.burst is not None:
-            limit = self._limits.setdefault(
-                event.event, RateLimitedLog(LIMIT_SECONDS, event.burst)
-            )
+            limit = self._limits.get(event.event)
+            if limit is None:
+                limit = RateLimitedLog(LIMIT_SECONDS, event.burst)
+                self._limits[event.event] = limit
             key = getattr(event, event.limited_by) if event.limited_by else None
             suppressed = limit.admit(self._clock(), key)
             if suppressed is None:
                 return
-            fields["untold"] = suppressed
-            fields["_untold"] = f" (and {suppressed} more before)" * (suppressed > 0)
-        fields.update(event.optional_texts())
+            texts["untold"] = suppressed
+            texts["_untold"] = f" (and {suppressed} more before)" * (suppressed > 0)
+        fields = {**self._pseudonyms.shown(event, event.fields), **texts}
         level = LogLevel.levelWithName(event.level)
         self.log.emit(level, event.format, event=event.event, **fields)
 
