@@ -39,12 +39,8 @@ class _Pending:
 class GlobusAuthenticator:
     """Authenticates clients by their bearer tokens; one introspection for each token.
 
-    Args:
-        introspector: Introspector of tokens that the cache lacks.
-        cache: Cache of answers.
-        policy: Rules of admission.
-        clock: Clock of the cache.
-        wall: Wall time in seconds since 1970, for the ``exp`` of a token.
+    ``clock`` times the cache; ``wall`` gives the seconds since 1970, for the ``exp`` of
+    a token.
     """
 
     log = Logger()

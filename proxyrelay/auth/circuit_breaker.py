@@ -24,10 +24,8 @@ class CircuitBreaker:
     before the opening may end at any time: a success closes the breaker, any other end
     says nothing about the probe.
 
-    In its methods, ``now`` is monotonic time in seconds.
-
-    Args:
-        chance: Source of random numbers from 0 to 1.
+    In its methods, ``now`` is monotonic time in seconds. ``chance`` gives random
+    numbers from 0 to 1.
     """
 
     def __init__(self, chance: Callable[[], float]) -> None:

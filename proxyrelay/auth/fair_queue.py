@@ -25,17 +25,11 @@ MAX_SOURCES = 10_000
 class FairSemaphore:
     """A semaphore, round-robin between sources and in order within one source.
 
-    A source with a thousand requests delays another source by one grant only.
+    A source with a thousand requests delays another source by one grant only. Grants
+    are spread over turns of the reactor: each one starts work, and other clients wait.
 
     `DeferredSemaphore` has one queue for all, and grants recursively: thousands of
     releases at once overflow the stack.
-
-    Grants are spread over turns of the reactor: each one starts work, and other
-    clients wait.
-
-    Args:
-        tokens: Concurrent grants.
-        clock: Scheduler of the next turn.
     """
 
     def __init__(self, tokens: int, clock: IReactorTime) -> None:

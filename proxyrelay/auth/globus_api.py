@@ -83,7 +83,7 @@ class Globus(BoundedClient):
         """Look up the relay's application."""
         path = f"/v2/api/clients/{self.client_id}"
         reply = self.request(_ClientReply, "GET", path, timeout)
-        return reply.addCallback(lambda found: found.client)
+        return reply.addCallback(lambda answer: answer.client)
 
     def scope(self, scope_id: str, timeout: float) -> Deferred[ScopeInfo]:
         """Look up a scope."""

@@ -21,7 +21,7 @@ MIN_SECRET_CHARACTERS = 8
 
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
-_CLIENT_ERRORS = range(400, 500)
+_ABOUT_REQUEST = frozenset(range(400, 500)) - _TRANSIENT - {HTTPStatus.UNAUTHORIZED}
 
 
 class GlobusError(ProxyRelayError):
@@ -53,9 +53,7 @@ class GlobusError(ProxyRelayError):
     @property
     def is_about_request(self) -> bool:
         """Whether only this request is at fault, neither Globus nor the account."""
-        if self.is_transient or self.status == HTTPStatus.UNAUTHORIZED:
-            return False
-        return (self.status or 0) in _CLIENT_ERRORS
+        return self.status in _ABOUT_REQUEST
 
     @property
     def is_about_address(self) -> bool:

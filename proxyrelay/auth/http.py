@@ -52,7 +52,7 @@ class BoundedClient:
     Args:
         agent: Agent that sends the requests.
         service_url: Base URL, such as ``https://auth.globus.org``.
-        credentials: Credentials of each request.
+        credentials: User and password of each request.
         clock: Scheduler of the timeouts.
         pool: Idle connections of the agent, if it keeps any.
         wall: Wall time in seconds since 1970, for dates in answers.

@@ -40,9 +40,6 @@ class Introspector:
         clock: Scheduler of the timeouts.
         timeout: Seconds for one token, with queueing and retries.
         chance: Source of random numbers from 0 to 1.
-
-    Attributes:
-        stats: Counters of the outcomes; a successor goes on with them.
     """
 
     log = Logger()
@@ -75,13 +72,10 @@ class Introspector:
     async def introspect(
         self, token: str, source: str, *, was_active: bool = False
     ) -> Introspection:
-        """Introspect a token within the timeout.
+        """Introspect a token of a source within the timeout.
 
-        Args:
-            token: Bearer token.
-            source: Source of the client.
-            was_active: Whether the last answer about the token was active. After too
-                many invalid tokens from a source, its other tokens go one by one.
+        After too many invalid tokens from a source, its tokens go one by one, unless
+        the last answer about the token was active.
 
         Raises:
             GlobusError: Globus does not answer.

@@ -168,21 +168,6 @@ class WaiterTests(AuthenticatorTestCase):
         self.assertEqual(self.captured.lines(), [])
         self.enter()
 
-    def test_waiter_leaves_between_attempts_nothing_is_left(self) -> None:
-        coming = self.come()
-        self.agent.last.fail(Refused())
-        self.give_up(coming)
-        self.nothing_is_left()
-
-    def test_waiter_leaves_queue_nothing_is_left(self) -> None:
-        others = [self.come(f"other{number}") for number in range(MAX_CONNECTIONS)]
-        for _ in range(10):
-            self.give_up(self.come())
-        for each in others:
-            self.give_up(each)
-        self.nothing_is_left()
-        self.enter()
-
     def test_waiter_callback_cancels_another_waiter(self) -> None:
         one, other = self.come(), self.come()
         one.addCallback(lambda _: other.cancel())
@@ -266,13 +251,6 @@ class CachedTests(AuthenticatorTestCase):
         self.clock.advance(TTL_SECONDS)
         self.auth._policy = Policy(CLIENT_ID, denied_users=frozenset({JO}))
         self.failureResultOf(self.come_to({}, 400), Forbidden)
-
-    def test_stale_answer_survives_invalid_tokens(self) -> None:
-        self.enter()
-        for number in range(1000):
-            self.cache.put(fingerprint(str(number)), Introspection(active=False), START)
-        self.clock.advance(TTL_SECONDS)
-        self.let_in(self.come_to({}, 400))
 
     def test_known_token_passes_invalid_ones_of_its_address(self) -> None:
         self.enter()
