@@ -316,27 +316,25 @@ class ConnectionTests(SynchronousTestCase):
         self.successResultOf(asked)
         return transport
 
-    def test_request_cancelled_at_each_stage_is_cancelled(self) -> None:
-        for stage, state in (
-            ("connect", None),
-            ("wait", "disconnected"),
-            # `loseConnection` would wait for the peer's end of TLS.
-            ("body", "stopped"),
-        ):
+    def test_request_cancelled_while_connecting_is_cancelled(self) -> None:
+        asked = self.globus.client(7)
+        ((host, port, _, timeout, _),) = self.memory.tcpClients
+        self.assertEqual((host, port, timeout), ("127.0.0.1", 1, 3))
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.assertEqual(self.memory.getDelayedCalls(), [])
+
+    def test_request_cancelled_on_a_connection_aborts_it(self) -> None:
+        for data in (b"", self.HEAD + b"Content-Length: 9\r\n\r\n{"):
             asked = self.globus.client(7)
-            if stage != "connect":
-                protocol, transport = self.connected()
-            if stage == "body":
-                protocol.dataReceived(self.HEAD + b"Content-Length: 9\r\n\r\n{")
+            protocol, transport = self.connected()
+            protocol.dataReceived(data)
             asked.cancel()
             self.failureResultOf(asked, CancelledError)
+            # `loseConnection` would wait for the peer's end of TLS.
+            is_stopped = transport.producerState == "stopped"
+            self.assertTrue(transport.disconnected or is_stopped)
             self.assertEqual(self.memory.getDelayedCalls(), [])
-            if state == "disconnected":
-                self.assertTrue(transport.disconnected)
-            elif state is not None:
-                self.assertEqual(transport.producerState, state)
-        host, port, _, timeout, _ = self.memory.tcpClients[0]
-        self.assertEqual((host, port, timeout), ("127.0.0.1", 1, 3))
 
     def test_answer_compressed_ends_the_connection(self) -> None:
         asked = self.globus.client(7)

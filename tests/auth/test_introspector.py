@@ -232,7 +232,7 @@ class QueueTests(GlobusTestCase):
             self.successResultOf(one)
 
     def test_suspect_source_waiting_tokens_go_one_by_one(self) -> None:
-        asked = self.ask_many(2000, AWAY)
+        asked = self.ask_many(600, AWAY)
         most = 0
         while self.agent.pending:
             if len(self.agent.requests) > 2 * (BURST_TOKENS + MAX_CONNECTIONS):
@@ -358,7 +358,7 @@ class OutageTests(GlobusTestCase):
         self.works()
 
     def test_outage_thousands_of_waiters_fail_at_once(self) -> None:
-        asked = self.ask_many(3000)
+        asked = self.ask_many(1500)
         for _ in range(2):
             for each in self.agent.pending:
                 each.fail(Refused())
