@@ -102,7 +102,30 @@ def _secret(
     arguments: AuthArguments, environment: Mapping[str, str], names: Mapping[str, str]
 ) -> tuple[str, str]:
     """Secret and its origin."""
-    setting, secret, origin = _unchecked_secret(arguments, environment, names)
+    setting, key = "client_secret", f"{_KEY}client_secret"
+    file = arguments.client_secret_file
+    folder = environment.get("CREDENTIALS_DIRECTORY") or ""
+    credential = Path(folder, CREDENTIAL)
+    if arguments.client_secret is not None and file is not None:
+        text = "set only one of client_secret and client_secret_file"
+        raise _wrong("client_secret_file", text)
+    if arguments.client_secret is not None:
+        secret, origin = arguments.client_secret.reveal(), names.get(key, key)
+    elif file is not None:
+        setting, origin = "client_secret_file", str(file)
+        secret = _read(setting, file)
+    elif environment.get(SECRET_VARIABLE, "").strip():
+        secret, origin = environment[SECRET_VARIABLE], SECRET_VARIABLE
+    elif folder and os.path.exists(credential):
+        origin = f"systemd's credential {credential}"
+        secret = _read(setting, credential)
+    else:
+        text = (
+            "is missing: a secret of the relay's Globus application, here, in "
+            f"client_secret_file, in {SECRET_VARIABLE}, or as systemd's credential "
+            f"{CREDENTIAL}"
+        )
+        raise ConfigError([Missing(key, text)])
     secret = secret.strip()
     if not secret:
         raise _wrong(setting, f"is empty (it is from {origin})")
@@ -110,34 +133,6 @@ def _secret(
         text = "has spaces or other characters that no secret has"
         raise _wrong(setting, f"{text} (it is from {origin})")
     return secret, origin
-
-
-def _unchecked_secret(
-    arguments: AuthArguments, environment: Mapping[str, str], names: Mapping[str, str]
-) -> tuple[str, str, str]:
-    """Setting, raw value and origin of the secret."""
-    key = f"{_KEY}client_secret"
-    file = arguments.client_secret_file
-    if arguments.client_secret is not None and file is not None:
-        text = "set only one of client_secret and client_secret_file"
-        raise _wrong("client_secret_file", text)
-    if arguments.client_secret is not None:
-        return "client_secret", arguments.client_secret.reveal(), names.get(key, key)
-    if file is not None:
-        return "client_secret_file", _read("client_secret_file", file), str(file)
-    if environment.get(SECRET_VARIABLE, "").strip():
-        return "client_secret", environment[SECRET_VARIABLE], SECRET_VARIABLE
-    folder = environment.get("CREDENTIALS_DIRECTORY")
-    if folder and os.path.exists(Path(folder) / CREDENTIAL):
-        path = Path(folder) / CREDENTIAL
-        origin = f"systemd's credential {path}"
-        return "client_secret", _read("client_secret", path), origin
-    text = (
-        "is missing: a secret of the relay's Globus application, here, in "
-        f"client_secret_file, in {SECRET_VARIABLE}, or as systemd's credential "
-        f"{CREDENTIAL}"
-    )
-    raise ConfigError([Missing(key, text)])
 
 
 def _read(setting: str, path: Path) -> str:
