@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
+    HostnameCachingHTTPSPolicy,
     ResponseNeverReceived,
 )
 
@@ -37,7 +38,7 @@ class SemaphoreTests(SynchronousTestCase):
 
 
 class AgentTests(SynchronousTestCase):
-    """Agents; see `proxyrelay.auth.agent` and `proxyrelay.auth.http`."""
+    """Agents; see `proxyrelay.auth.http`."""
 
     def test_treq_asks_for_gzip_and_inflates_it(self) -> None:
         agent = PendingAgent()
@@ -58,7 +59,7 @@ class AgentTests(SynchronousTestCase):
         asked.cancel()
         self.failureResultOf(asked, ResponseNeverReceived)
 
-    def test_the_browser_policy_loads_a_trust_store_each_time(self) -> None:
+    def test_browser_policy_loads_a_trust_store_each_time_unless_cached(self) -> None:
         loaded: list[object] = []
 
         def platform_trust() -> object:
@@ -66,7 +67,9 @@ class AgentTests(SynchronousTestCase):
             return loaded[-1]
 
         self.patch(_sslverify, "platformTrust", platform_trust)
-        policy = BrowserLikePolicyForHTTPS()
-        for _ in range(2):
-            policy.creatorForNetloc(b"a.example", 443)
-        self.assertEqual(len(loaded), 2)
+        browser = BrowserLikePolicyForHTTPS()
+        for policy, count in ((browser, 2), (HostnameCachingHTTPSPolicy(browser), 1)):
+            loaded.clear()
+            for _ in range(2):
+                policy.creatorForNetloc(b"a.example", 443)
+            self.assertEqual(len(loaded), count)
