@@ -23,7 +23,7 @@ from proxyrelay.net.process import freeze_garbage
 from proxyrelay.observe import log as logs
 from proxyrelay.service.checks import Inspection, inspect
 from proxyrelay.service.options import Options
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 from proxyrelay.service.reload import Reload
 from proxyrelay.service.signals import Signals, ignore_early_signals
 from proxyrelay.websocket.admission import RESERVED_DESCRIPTORS

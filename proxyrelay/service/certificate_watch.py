@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from proxyrelay.config import Config
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net import certificates
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 
 
 class CertificateWatch(Service):

@@ -1,7 +1,8 @@
 """A draining relay waits for its last client, up to a deadline.
 
-It accepts no new clients. It serves the others until they leave by themselves: an
-endpoint that the relay closes is deaf until its process restarts.
+It accepts no new clients: `RelayFactory` in ``websocket/`` asks them to come back while
+its state is `RelayState.DRAINING`. It serves the others until they leave by themselves:
+an endpoint that the relay closes is deaf until its process restarts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ CLOSING_SECONDS = 60
 
 
 class Drain:
-    """Ends a relay when its last client has left.
+    """Turns new clients away, and ends a relay when its last client has left.
 
     Args:
         factory: Has the clients, and no listening socket.
@@ -47,7 +48,7 @@ class Drain:
         self._remaining: list[RelayProtocol] = []
         self._share = 0
         self._ended = ended
-        self._deadline: IDelayedCall | None = clock.callLater(longest, self._close)
+        self._deadline: IDelayedCall = clock.callLater(longest, self._close)
         factory.drain()
         self._log.info(
             "draining: clients that are connected are served until they leave, for at "
@@ -60,14 +61,12 @@ class Drain:
 
     def stop(self) -> None:
         """Stop waiting."""
-        if self._deadline is not None:
+        if self._deadline.active():
             self._deadline.cancel()
-            self._deadline = None
         if self._closing.running:
             self._closing.stop()
 
     def _close(self) -> None:
-        self._deadline = None
         self._remaining = list(self._factory.connections)
         self._share = ceil(len(self._remaining) / CLOSING_SECONDS)
         self._log.warn(

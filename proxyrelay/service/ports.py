@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from socket import socket
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.tcp import Port
+from twisted.logger import Logger
 
 from proxyrelay.net import epoll, listening
 from proxyrelay.net.epoll import EpollMultiplexer
@@ -29,10 +30,11 @@ class ClientPorts:
         reactor: Watches the ports.
 
     Attributes:
-        number: The TCP port.
-        multiplexer: Watches the connections; None for the reactor.
         sockets: Those that the reactor has not adopted yet.
+        multiplexer: Watches the connections; None for the reactor.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -49,7 +51,6 @@ class ClientPorts:
         self._reactor = reactor
         self._ports: list[Any] = []
         self.sockets = list(sockets)
-        self.number: int = self.sockets[0].getsockname()[1]
         self.multiplexer: EpollMultiplexer | None = None
         if epoll.AVAILABLE:
             self.multiplexer = EpollMultiplexer(reactor, factory.outbox)
@@ -72,24 +73,32 @@ class ClientPorts:
             bound.close()  # the reactor has its own descriptor of it
         self.sockets = []
 
-    def close(self) -> list[Deferred[Any]]:
+    def close(self) -> Deferred[Any]:
         """Stop accepting. Connections that wait to be accepted are not reset.
 
         Returns:
-            Fire when the ports are closed.
+            Fires when the ports are closed. A failure of it is logged.
         """
         for bound in self.sockets:
             bound.close()
-        self.sockets = []
         self._factory.gate.accept_backlog()
-        closing = []
-        for port in self._ports:
-            if isinstance(port, Port):
-                listening.retire(port, self._shared)
-            else:
-                closing.append(maybeDeferred(port.stopListening))
-        self._ports = []
-        return closing
+        closing = [maybeDeferred(self._close, port) for port in self._ports]
+        self.sockets, self._ports = [], []
+        for closed in closing:
+            closed.addErrback(
+                lambda failure: self._log.failure("a port is not closed", failure)
+            )
+        return DeferredList(closing)
+
+    def _close(self, port: Any) -> Any:
+        if not isinstance(port, Port):
+            return port.stopListening()
+        return listening.retire(port, self._shared)
+
+    def stop(self) -> None:
+        """Watch no connection any more: none is left."""
+        if self.multiplexer is not None:
+            self.multiplexer.stop()
 
     def _transport(self, *arguments: Any) -> DirectWriteTransport:
         """Build the transport of a connection, as Twisted's ports do."""

@@ -20,7 +20,7 @@ from proxyrelay.errors import Problem
 from proxyrelay.service.certificate_watch import CertificateWatch, log_problems
 from proxyrelay.service.changes import applicable, differences
 from proxyrelay.service.checks import Inspection
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 
 
 def _ignore(_: object) -> None:

@@ -12,7 +12,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 from proxyrelay.admin.control import Reloadable
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 from proxyrelay.websocket.state import RelayState
 
 log = Logger(namespace="proxyrelay")

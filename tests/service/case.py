@@ -9,7 +9,7 @@ from proxyrelay.config import Config
 from proxyrelay.net import certificates as tls
 from proxyrelay.net import listening
 from proxyrelay.service.options import Options
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 
 LOOPBACK = Config(host="127.0.0.1", port=0)
 

@@ -22,7 +22,7 @@ from proxyrelay.net import certificates as tls
 from proxyrelay.net import listening, process
 from proxyrelay.observe import log
 from proxyrelay.service.app import Application, makeService
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 from proxyrelay.service.reload import Reload
 from proxyrelay.service.signals import Signals
 from tests.service.case import LOOPBACK, free_port, parsed, relay_service

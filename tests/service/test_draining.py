@@ -170,7 +170,7 @@ class SuccessorTests(DrainingTestCase):
     @scenario
     def test_says_nothing_if_somebody_is(self) -> None:
         self.registered(A)
-        for other in listening.bind("127.0.0.1", self.service.ports.number, reuse=True):
+        for other in listening.bind("127.0.0.1", self.port, reuse=True):
             self.addCleanup(other.close)
         self.assertEqual(self.warnings(), [])
 

@@ -23,7 +23,7 @@ from proxyrelay.net import certificates as tls
 from proxyrelay.net import listening
 from proxyrelay.net.process import CROWD_CONNECTIONS as CROWD
 from proxyrelay.net.process import Heap
-from proxyrelay.service.relay import SWEEP_SECONDS, RelayService
+from proxyrelay.service.relay_service import SWEEP_SECONDS, RelayService
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.peer import Peer
 from proxyrelay.websocket.lifecycle import Phase
