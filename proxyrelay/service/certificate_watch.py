@@ -8,12 +8,14 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from proxyrelay.config import Config
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net import certificates
 from proxyrelay.service.relay_service import RelayService
+
+LOGGED_LOOK = 2
+"""Look at which a problem is logged: one of two files may be old at the first."""
 
 
 class CertificateWatch(Service):
@@ -34,8 +36,8 @@ class CertificateWatch(Service):
         self._renewed = renewed
         self._fingerprint: certificates.FileFingerprint = ()
         self._trouble: tuple[Problem, ...] = ()
-        self._is_trouble_logged = True
-        self._looking = LoopingCall(self.look)
+        self._looks_with_trouble = 0
+        self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
 
     def startService(self) -> None:
@@ -55,26 +57,22 @@ class CertificateWatch(Service):
         if self._looking.running and self._looking.interval != interval:
             self._looking.stop()
         if interval and self.running and not self._looking.running:
-            looking = self._looking.start(interval, now=False)
-            looking.addErrback(self._failed)
+            self._looking.start(interval, now=False).addErrback(
+                lambda failure: self._log.failure(
+                    "the certificate files are no longer watched", failure
+                )
+            )
 
-    def _failed(self, failure: Failure) -> None:
-        self._log.failure("the certificate files are no longer watched", failure)
-
-    def look(self) -> None:
-        """Serve the certificate in the files, if it is another one.
-
-        Certificate and key are two files. Only one of them may be new yet, so a problem
-        is logged only if the next look finds it again.
-        """
-        settings, served = self._relay.config, self._relay.pair
-        if settings.certfile is None or served is None:
+    def _look(self) -> None:
+        """Serve the certificate in the files, if it is another one."""
+        config, served = self._relay.config, self._relay.pair
+        if config.certfile is None or served is None:
             return
-        fingerprint = certificates.file_fingerprint(settings.certfile, settings.keyfile)
+        fingerprint = certificates.file_fingerprint(config.certfile, config.keyfile)
         if fingerprint == self._fingerprint:
             return
         try:
-            pair = certificates.load(settings.certfile, settings.keyfile)
+            pair = certificates.load(config.certfile, config.keyfile)
             is_new = pair.chain != served.chain
             # The start or a reload has logged the problems of the served one.
             wrong = tuple(pair.problems(certificates.now())) if is_new else ()
@@ -87,33 +85,31 @@ class CertificateWatch(Service):
             self._log.failure("the certificate files cannot be looked at")
             self._fingerprint = fingerprint
             return
-        if wrong:
-            self._keep_certificate(wrong)
-            return
-        self._fingerprint, self._trouble = fingerprint, ()
-        if is_new:
-            end = pair.chain[0].not_valid_after_utc.date().isoformat()
-            self._log.info(
-                "serving a renewed certificate, valid until {end}",
-                event="certificate_renewed",
-                end=end,
-            )
-            self._renewed(f"serving a renewed certificate, valid until {end}")
-
-    def _keep_certificate(self, wrong: tuple[Problem, ...]) -> None:
         if wrong != self._trouble:
-            self._trouble, self._is_trouble_logged = wrong, False
-        elif not self._is_trouble_logged:
-            self._is_trouble_logged = True
+            self._trouble, self._looks_with_trouble = wrong, 0
+        self._looks_with_trouble += 1
+        if not wrong:
+            self._fingerprint = fingerprint
+            if is_new:
+                self._report(pair)
+        elif self._looks_with_trouble == LOGGED_LOOK:
             log_problems(self._log, wrong)
             self._log.error(
                 "the certificate that was read before is served on",
                 event="certificate_kept",
             )
 
+    def _report(self, pair: certificates.KeyPair) -> None:
+        end = pair.chain[0].not_valid_after_utc.date().isoformat()
+        self._log.info(
+            "serving a renewed certificate, valid until {end}",
+            event="certificate_renewed",
+            end=end,
+        )
+        self._renewed(f"serving a renewed certificate, valid until {end}")
+
 
 def log_problems(log: Logger, wrong: Iterable[Problem]) -> None:
     """Log each problem at ERROR."""
-    problem: Problem
     for problem in wrong:
         log.error("{problem}", event="problem", problem=str(problem))

@@ -6,25 +6,65 @@ otherwise all of it is applied, and no connection is closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from typing import Any
 
+from msgspec import Struct, structs
 from twisted.application.service import MultiService
 from twisted.logger import Logger
 
 from proxyrelay import auth
 from proxyrelay.admin.control import Reloaded, ReloadOutcome
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.config import Config, Secret
-from proxyrelay.errors import Problem
+from proxyrelay.config import Config, Secret, settings
 from proxyrelay.service.certificate_watch import CertificateWatch, log_problems
-from proxyrelay.service.changes import applicable, differences
 from proxyrelay.service.checks import Inspection
 from proxyrelay.service.relay_service import RelayService
 
+FIXED = (
+    *("host", "port", "reuse_port", "auth.method", "logging.log_dir"),
+    *("logging.audit_log", "logging.privacy", "logging.privacy_key_file"),
+    "admin.listen",
+)
+"""Settings that need a restart. The method of authentication is among them, since the
+connected clients would keep their users: one that comes back would find its UUID in the
+hands of another user, and its process would end."""
 
-def _ignore(_: object) -> None:
-    """Do nothing."""
+
+def applicable(before: Config, after: Config) -> tuple[Config, list[str]]:
+    """Split new settings into those for now and the names of those for a restart."""
+    fixed = [*FIXED]
+    if (before.certfile is None) != (after.certfile is None):
+        fixed += ["certfile", "keyfile"]
+    # The rest of these tables belongs to the method and to the place.
+    if before.auth.method != after.auth.method:
+        auth = structs.replace(before.auth, method=after.auth.method)
+        after = structs.replace(after, auth=auth)
+    if before.admin.listen != after.admin.listen:
+        admin = structs.replace(before.admin, listen=after.admin.listen)
+        after = structs.replace(after, admin=admin)
+    waiting = [name for name in differences(before, after) if name in fixed]
+    for name in waiting:
+        after = _with(after, name.split("."), before)
+    return after, waiting
+
+
+def differences(one: Config, other: Config) -> Iterator[str]:
+    """Yield the dotted names of the settings that differ."""
+    for path in settings():
+        value = reduce(getattr, path, one)
+        if not isinstance(value, Struct) and value != reduce(getattr, path, other):
+            yield ".".join(path)
+
+
+def _with(table: Any, path: list[str], source: Any) -> Any:
+    """Take one setting of a table over from another table."""
+    name, *inner = path
+    value = getattr(source, name)
+    if inner:
+        value = _with(getattr(table, name), inner, value)
+    return structs.replace(table, **{name: value})
 
 
 class Reload(MultiService):
@@ -54,8 +94,8 @@ class Reload(MultiService):
         token: Secret | None = None,
     ) -> None:
         super().__init__()
-        self.reloaded: Callable[[Reloaded], None] = _ignore
-        self.renewed: Callable[[str], None] = _ignore
+        self.reloaded: Callable[[Reloaded], None] = lambda _: None
+        self.renewed: Callable[[str], None] = lambda _: None
         self._token = token
         self._relay = relay
         self._credentials = credentials
@@ -70,11 +110,12 @@ class Reload(MultiService):
 
     def reload(self) -> Reloaded:
         """Apply the settings, or log why not."""
-        done = self._reload()
+        outcome, detail = self._reload()
+        done = Reloaded(outcome, detail, self._token)
         self.reloaded(done)
         return done
 
-    def _reload(self) -> Reloaded:
+    def _reload(self) -> tuple[ReloadOutcome, str]:
         found = self._inspected()
         wrong = [*found.problems, *found.faults]
         if wrong:
@@ -84,27 +125,33 @@ class Reload(MultiService):
                 event="reload_refused",
                 count=len(wrong),
             )
-            return Reloaded(
-                ReloadOutcome.REFUSED, "\n".join(map(str, wrong)), self._token
-            )
+            return ReloadOutcome.REFUSED, "\n".join(map(str, wrong))
         before = self._relay.config
-        settings, waiting = applicable(before, found.config)
-        names = [".".join(path) for path in differences(before, settings)]
-        names += self._apply(before, settings, found, waiting)
-        later = [".".join(path) for path in waiting]
-        self._log_changes(found, names, later)
-        return Reloaded(
-            ReloadOutcome.CHANGED if names else ReloadOutcome.UNCHANGED,
-            _summary(names, later),
-            self._token,
+        config, waiting = applicable(before, found.config)
+        changed = [*differences(before, config)]
+        changed += self._apply(before, config, found, waiting)
+        for problem in found.warnings:
+            self._log.warn("{problem}", event="problem", problem=str(problem))
+        names, later = ", ".join(changed), ", ".join(waiting)
+        self._log.info(
+            "reloaded, changed: {_names}",
+            event="reloaded",
+            names=changed,
+            _names=names or "nothing",
         )
+        detail = f"changed: {names}" if names else "nothing has changed"
+        if waiting:
+            self._log.warn(
+                "changed as well, but only for a relay that is started anew: {_names}",
+                event="reload_waits",
+                names=waiting,
+                _names=later,
+            )
+            detail += f"; only when it is started anew: {later}"
+        return ReloadOutcome.CHANGED if names else ReloadOutcome.UNCHANGED, detail
 
     def _apply(
-        self,
-        before: Config,
-        settings: Config,
-        found: Inspection,
-        waiting: list[tuple[str, ...]],
+        self, before: Config, config: Config, found: Inspection, waiting: Iterable[str]
     ) -> list[str]:
         """Serve with new settings, and with new contents of the files that they name.
 
@@ -113,9 +160,9 @@ class Reload(MultiService):
         """
         names = []
         credentials = self._credentials
-        if ("auth", "method") not in waiting:
+        if "auth.method" not in waiting:
             credentials = found.credentials
-            if credentials != self._credentials and settings.auth == before.auth:
+            if credentials != self._credentials and config.auth == before.auth:
                 names.append("credentials")
         served = self._relay.pair
         if found.pair is not None and served is not None:
@@ -123,48 +170,17 @@ class Reload(MultiService):
                 names.append("certificate")
             # First, as OpenSSL may refuse it: then nothing has changed.
             self._relay.use_certificate(found.pair)
-        if ("admin", "listen") not in waiting and found.token != self._token:
+        if "admin.listen" not in waiting and found.token != self._token:
             self._token = found.token
             names.append("token")
         authenticator = auth.changed(
             self._relay.authenticator,
             (before.auth.kwargs, self._credentials),
-            (settings.auth.kwargs, credentials),
+            (config.auth.kwargs, credentials),
             self._reactor,
         )
         self._credentials = credentials
         for apply in self.parts:
-            apply(settings)
+            apply(config)
         self._relay.use_authenticator(authenticator)
         return names
-
-    def _log_changes(
-        self, found: Inspection, names: list[str], later: list[str]
-    ) -> None:
-        problem: Problem
-        for problem in found.warnings:
-            self._log.warn("{problem}", event="problem", problem=str(problem))
-        self._log.info(
-            "reloaded, changed: {_names}",
-            event="reloaded",
-            names=names,
-            _names=_listed(names),
-        )
-        if later:
-            self._log.warn(
-                "changed as well, but only for a relay that is started anew: {_names}",
-                event="reload_waits",
-                names=later,
-                _names=_listed(later),
-            )
-
-
-def _summary(changed: Iterable[str], waiting: Iterable[str]) -> str:
-    names = ", ".join(changed)
-    text = f"changed: {names}" if names else "nothing has changed"
-    later = ", ".join(waiting)
-    return f"{text}; only when it is started anew: {later}" if later else text
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "nothing"

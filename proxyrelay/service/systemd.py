@@ -15,7 +15,6 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from proxyrelay.admin.control import Reloadable, Reloaded, ReloadOutcome
 
@@ -34,9 +33,6 @@ class NotifySocket:
             abstract name.
         watchdog_seconds: Seconds without a sign of life after which systemd restarts
             the process; None for never.
-
-    Attributes:
-        watchdog_seconds: The same.
     """
 
     def __init__(self, address: str, watchdog_seconds: float | None = None) -> None:
@@ -45,12 +41,9 @@ class NotifySocket:
         self._queue: deque[bytes] = deque(maxlen=MAX_QUEUED_NOTIFICATIONS)
 
     def send(self, *assignments: str) -> None:
-        """Send a notification. It never blocks or raises.
+        """Send assignments such as ``READY=1``. It never blocks or raises.
 
         While systemd's queue is full, notifications wait for the next call.
-
-        Args:
-            *assignments: Such as ``READY=1``.
         """
         self._queue.append("\n".join(assignments).encode())
         try:
@@ -69,28 +62,21 @@ class NotifySocket:
 def notify_socket(
     environment: MutableMapping[str, str], pid: int
 ) -> NotifySocket | None:
-    """Find systemd's socket.
+    """Find systemd's socket; None if there is none.
 
     Args:
         environment: Of the process. The variables are removed, so that no child
             process sends notifications.
         pid: The ID of the process.
-
-    Returns:
-        None if there is none.
     """
     address = environment.pop("NOTIFY_SOCKET", "")
     microseconds = environment.pop("WATCHDOG_USEC", "")
-    watched_pid = environment.pop("WATCHDOG_PID", str(pid))
+    is_watched = environment.pop("WATCHDOG_PID", str(pid)) == str(pid)
     if not address.startswith(("/", "@")):
         return None
-    if (
-        watched_pid != str(pid)
-        or not microseconds.isdecimal()
-        or int(microseconds) == 0
-    ):
+    if not is_watched or not microseconds.isdecimal():
         return NotifySocket(address)
-    return NotifySocket(address, int(microseconds) / 1e6)
+    return NotifySocket(address, int(microseconds) / 1e6 or None)
 
 
 class Notifier(Service):
@@ -136,14 +122,15 @@ class Notifier(Service):
         if not self.running:
             return
         self._socket.send("READY=1")
-        watchdog = self._socket.watchdog_seconds
-        interval = STATUS_SECONDS
-        if watchdog is not None:
-            interval = min(interval, watchdog / 2)
-        self._beat.start(interval).addErrback(self._failed)
+        half = (self._socket.watchdog_seconds or STATUS_SECONDS * 2) / 2
+        self._beat.start(min(STATUS_SECONDS, half)).addErrback(
+            lambda failure: self._log.failure(
+                "the supervisor is no longer told anything", failure
+            )
+        )
 
     def _send(self) -> None:
-        life = [] if self._socket.watchdog_seconds is None else ["WATCHDOG=1"]
+        life = ["WATCHDOG=1"] if self._socket.watchdog_seconds else []
         assignments = [*life, *self._changed_status()]
         if assignments:
             self._socket.send(*assignments)
@@ -157,9 +144,6 @@ class Notifier(Service):
             return []
         self._last_status = status
         return [f"STATUS={status}"]
-
-    def _failed(self, failure: Failure) -> None:
-        self._log.failure("the supervisor is no longer told anything", failure)
 
     def reload(self) -> Reloaded:
         """Reload the settings between two notifications."""

@@ -1,4 +1,4 @@
-"""A relay that another one replaces."""
+"""Waiting for the last client of a relay that another one replaces."""
 
 from __future__ import annotations
 
@@ -10,18 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.service.drain import CLOSING_SECONDS, Drain
 from proxyrelay.websocket.state import RelayState
+from tests.service.case import Connection
 from tests.support.capture import Capture
 
 DAY = 86400
-
-
-class Connection:
-    """Stands for an open connection."""
-
-    closed = False
-
-    def close_going_away(self) -> None:
-        self.closed = True
 
 
 class Factory:
@@ -59,26 +51,23 @@ class DrainTests(SynchronousTestCase):
     def end(self) -> None:
         self.ended += 1
 
-    def test_lets_nobody_else_in(self) -> None:
+    def test_drain_ends_with_last_client(self) -> None:
         self.drain(2)
         self.assertEqual(self.factory.drained, 1)
-        self.assertEqual(
-            self.captured.lines(),
-            [
-                "draining: clients that are connected are served until they leave, for "
-                "at most 86400 s; connections: 2"
-            ],
-        )
-
-    def test_ends_with_the_last(self) -> None:
-        self.drain(2)
         self.clock.advance(DAY - 1)
         self.assertEqual((self.ended, self.factory.closed), (0, 0))
         self.factory.gone.callback(None)
         self.assertEqual((self.ended, self.clock.getDelayedCalls()), (1, []))
-        self.assertEqual(self.captured.lines()[1:], ["drained: no connection is left"])
+        self.assertEqual(
+            self.captured.lines(),
+            [
+                "draining: clients that are connected are served until they leave, for "
+                "at most 86400 s; connections: 2",
+                "drained: no connection is left",
+            ],
+        )
 
-    def test_closes_who_is_left_little_by_little(self) -> None:
+    def test_drain_at_deadline_closes_rest_little_by_little(self) -> None:
         self.drain(3 * CLOSING_SECONDS - 1)
         self.clock.advance(DAY)
         self.assertEqual(self.factory.closed, 3)
@@ -90,7 +79,7 @@ class DrainTests(SynchronousTestCase):
         self.factory.gone.callback(None)
         self.assertEqual((self.ended, self.clock.getDelayedCalls()), (1, []))
 
-    def test_can_be_stopped(self) -> None:
+    def test_drain_stopped_does_nothing_more(self) -> None:
         for passed in (0, DAY):
             self.drain(2)
             self.clock.advance(passed)
@@ -100,7 +89,7 @@ class DrainTests(SynchronousTestCase):
             self.factory.gone.callback(None)
             self.assertEqual(self.ended, 0)
 
-    def test_says_so_if_it_fails(self) -> None:
+    def test_drain_failing_to_close_is_logged(self) -> None:
         self.drain(1)
         self.factory.connections = {object()}  # type: ignore[arg-type]
         self.clock.advance(DAY)
