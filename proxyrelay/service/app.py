@@ -23,7 +23,7 @@ from proxyrelay.observe import log as logs
 from proxyrelay.service.checks import Inspection, inspect
 from proxyrelay.service.options import Options
 from proxyrelay.service.relay_service import RelayService
-from proxyrelay.service.reload import Reload
+from proxyrelay.service.reload import Reload, log_problems
 from proxyrelay.service.signals import Signals, ignore_early_signals
 from proxyrelay.websocket.admission import RESERVED_DESCRIPTORS
 from proxyrelay.websocket.protocol import RelayProtocol
@@ -199,7 +199,4 @@ def _report(found: Inspection, open_files: int) -> None:
     short = process.shortage(open_files, connections, RESERVED_DESCRIPTORS)
     if short is not None:
         found.warnings.append(Problem("limits.connections", short))
-    for problem in found.faults:
-        log.error("{problem}", event="problem", problem=str(problem))
-    for problem in found.warnings:
-        log.warn("{problem}", event="problem", problem=str(problem))
+    log_problems(log, found.faults, found.warnings)

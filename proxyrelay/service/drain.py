@@ -11,10 +11,9 @@ from collections.abc import Callable
 from math import ceil
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from proxyrelay.net.repeat import Repeat
 from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
@@ -43,8 +42,7 @@ class Drain:
         ended: Callable[[], None],
     ) -> None:
         self._factory = factory
-        self._closing = LoopingCall(self._close_some)
-        self._closing.clock = clock
+        self._closing = Repeat(self._close_some, clock, "closing connections failed")
         self._remaining: list[RelayProtocol] = []
         self._share = 0
         self._ended = ended
@@ -57,14 +55,15 @@ class Drain:
             seconds=longest,
             count=len(factory.connections),
         )
-        factory.all_gone().addCallback(self._end).addErrback(self._failed)
+        factory.all_gone().addCallback(self._end).addErrback(
+            lambda failure: self._log.failure("the drain cannot end", failure)
+        )
 
     def stop(self) -> None:
         """Stop waiting."""
         if self._deadline.active():
             self._deadline.cancel()
-        if self._closing.running:
-            self._closing.stop()
+        self._closing.every(0)
 
     def _close(self) -> None:
         self._remaining = list(self._factory.connections)
@@ -74,15 +73,12 @@ class Drain:
             event="drain_overdue",
             count=len(self._remaining),
         )
-        self._closing.start(1).addErrback(self._failed)
+        self._closing.every(1, now=True)
 
     def _close_some(self) -> None:
         for connection in self._remaining[: self._share]:
             connection.close_going_away()
         del self._remaining[: self._share]
-
-    def _failed(self, failure: Failure) -> None:
-        self._log.failure("closing connections failed", failure)
 
     def _end(self, _: None) -> None:
         self.stop()

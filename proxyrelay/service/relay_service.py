@@ -15,7 +15,6 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from proxyrelay import __version__
@@ -23,6 +22,7 @@ from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Offers
 from proxyrelay.net import addresses, certificates, listening
 from proxyrelay.net.process import Heap
+from proxyrelay.net.repeat import Repeat
 from proxyrelay.net.timers import Heartbeat
 from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.observe import log as logs
@@ -57,10 +57,9 @@ class RelayService(MultiService):
         settings: The settings.
         authenticator: Identifies the user of a connection.
         pair: Certificate and key; None to serve without TLS.
-        reactor: Runs everything.
-        clock: Runs the deadlines of connections; None for the reactor's.
-        inherited: Listening sockets from a supervisor, in place of those that the
-            settings name.
+        reactor: Runs everything but the deadlines of connections.
+        clock: Runs those; None for the reactor.
+        inherited: Listening sockets from a supervisor, in place of own ones.
         further: Observers beside the log.
         on_forward: Observers of forwarded messages beside the log.
         kind: Class of the connections.
@@ -120,8 +119,9 @@ class RelayService(MultiService):
             kind=kind,
         )
         self._contexts = None if pair is None else TlsContexts(pair)
-        self._census = LoopingCall(self._list_clients)
-        self._census.clock = clock
+        self._census = Repeat(
+            self._list_clients, clock, "the list of clients has stopped"
+        )
         self._sweep = Heartbeat(
             clock, SWEEP_SECONDS, self._tick, self.factory.has_backlog
         )
@@ -183,7 +183,7 @@ class RelayService(MultiService):
         self.factory.apply(config)
         self.journal.verbose = config.logging.default_level == "DEBUG"
         self._apply_offers(config.offers)
-        self._apply_census(config.logging.current_client_interval)
+        self._census.every(config.logging.current_client_interval)
 
     def use_certificate(self, pair: certificates.KeyPair) -> None:
         """Serve new connections with another certificate.
@@ -210,15 +210,6 @@ class RelayService(MultiService):
         self.factory.relay.broker.offers = offers
         self._crossing.change(_crossing_seconds(offers))
 
-    def _apply_census(self, interval: float) -> None:
-        if self._census.running and self._census.interval != interval:
-            self._census.stop()
-        if interval and not self._census.running:
-            listed = self._census.start(interval, now=False)
-            listed.addErrback(
-                lambda failure: log.failure("the list of clients has stopped", failure)
-            )
-
     def reopen(self) -> None:
         """Open the log files anew: they may have been renamed."""
         for each in (self._observer, self._audit):
@@ -240,7 +231,7 @@ class RelayService(MultiService):
         self.factory.state = RelayState.SERVING
         if self._audit is not None:
             self._audit.started()
-        self._apply_census(self.config.logging.current_client_interval)
+        self._census.every(self.config.logging.current_client_interval)
         self._sweep.start()
         self._reactor.callWhenRunning(self._announce)
         self._reactor.callWhenRunning(self.factory.authenticator.start)
@@ -304,7 +295,7 @@ class RelayService(MultiService):
         if self._drain is not None:
             self._drain.stop()
         self._sweep.stop()
-        self._apply_census(0)
+        self._census.every(0)
         closed = self.ports.close()
         gone = self.factory.stop(self.config.timeouts.stop)
         return Deferred.fromCoroutine(

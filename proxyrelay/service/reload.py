@@ -11,14 +11,16 @@ from functools import reduce
 from typing import Any
 
 from msgspec import Struct, structs
-from twisted.application.service import MultiService
+from twisted.application.service import Service
 from twisted.logger import Logger
 
 from proxyrelay import auth
 from proxyrelay.admin.control import Reloaded, ReloadOutcome
 from proxyrelay.auth.credentials import Credentials
 from proxyrelay.config import Config, Secret, settings
-from proxyrelay.service.certificate_watch import CertificateWatch, log_problems
+from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.net import certificates
+from proxyrelay.net.repeat import Repeat
 from proxyrelay.service.checks import Inspection
 from proxyrelay.service.relay_service import RelayService
 
@@ -31,22 +33,23 @@ FIXED = (
 connected clients would keep their users: one that comes back would find its UUID in the
 hands of another user, and its process would end."""
 
+LOGGED_LOOK = 2
+"""Look at which a problem is logged: one of two files may be old at the first."""
+
 
 def applicable(before: Config, after: Config) -> tuple[Config, list[str]]:
     """Split new settings into those for now and the names of those for a restart."""
     fixed = [*FIXED]
     if (before.certfile is None) != (after.certfile is None):
         fixed += ["certfile", "keyfile"]
-    # The rest of these tables belongs to the method and to the place.
-    if before.auth.method != after.auth.method:
-        auth = structs.replace(before.auth, method=after.auth.method)
-        after = structs.replace(after, auth=auth)
-    if before.admin.listen != after.admin.listen:
-        admin = structs.replace(before.admin, listen=after.admin.listen)
-        after = structs.replace(after, admin=admin)
     waiting = [name for name in differences(before, after) if name in fixed]
     for name in waiting:
         after = _with(after, name.split("."), before)
+    # The rest of these tables belongs to the method and to the place.
+    if "auth.method" in waiting:
+        after = structs.replace(after, auth=before.auth)
+    if "admin.listen" in waiting:
+        after = structs.replace(after, admin=before.admin)
     return after, waiting
 
 
@@ -67,11 +70,74 @@ def _with(table: Any, path: list[str], source: Any) -> Any:
     return structs.replace(table, **{name: value})
 
 
-class Reload(MultiService):
+class CertificateWatch:
+    """Serves renewed certificate files, without a reload.
+
+    Args:
+        relay: Serves the certificate.
+        renewed: Called with a text when a renewed certificate is served.
+    """
+
+    _log = Logger()
+
+    def __init__(self, relay: RelayService, renewed: Callable[[str], None]) -> None:
+        self._relay = relay
+        self._renewed = renewed
+        self._fingerprint: certificates.FileFingerprint = ()
+        self._trouble: tuple[Problem, ...] = ()
+        self._looks_with_trouble = 0
+
+    def look(self) -> None:
+        """Serve the certificate in the files, if it is another one."""
+        config, served = self._relay.config, self._relay.pair
+        if config.certfile is None or served is None:
+            return
+        fingerprint = certificates.file_fingerprint(config.certfile, config.keyfile)
+        if fingerprint == self._fingerprint:
+            return
+        try:
+            pair = certificates.load(config.certfile, config.keyfile)
+            is_new = pair.chain != served.chain
+            # The start or a reload has logged the problems of the served one.
+            wrong = tuple(pair.problems(certificates.now())) if is_new else ()
+            if is_new and not wrong:
+                self._relay.use_certificate(pair)
+        except ConfigError as error:
+            wrong = error.problems
+        except Exception:
+            # The next files may be better.
+            self._log.failure("the certificate files cannot be looked at")
+            self._fingerprint = fingerprint
+            return
+        if wrong != self._trouble:
+            self._trouble, self._looks_with_trouble = wrong, 0
+        self._looks_with_trouble += 1
+        if not wrong:
+            self._fingerprint = fingerprint
+            if is_new:
+                self._report(pair)
+        elif self._looks_with_trouble == LOGGED_LOOK:
+            log_problems(self._log, wrong)
+            self._log.error(
+                "the certificate that was read before is served on",
+                event="certificate_kept",
+            )
+
+    def _report(self, pair: certificates.KeyPair) -> None:
+        end = pair.chain[0].not_valid_after_utc.date().isoformat()
+        self._log.info(
+            "serving a renewed certificate, valid until {end}",
+            event="certificate_renewed",
+            end=end,
+        )
+        self._renewed(f"serving a renewed certificate, valid until {end}")
+
+
+class Reload(Service):
     """Applies new settings to a relay and to further parts.
 
     Args:
-        relay: Serves.
+        relay: The relay.
         credentials: Those of its authenticator.
         inspected: Reads and inspects the settings.
         reactor: Runs the look at the certificate files, and the authenticators.
@@ -93,7 +159,6 @@ class Reload(MultiService):
         reactor: Any,
         token: Secret | None = None,
     ) -> None:
-        super().__init__()
         self.reloaded: Callable[[Reloaded], None] = lambda _: None
         self.renewed: Callable[[str], None] = lambda _: None
         self._token = token
@@ -101,12 +166,26 @@ class Reload(MultiService):
         self._credentials = credentials
         self._inspected = inspected
         self._reactor = reactor
-        watch = CertificateWatch(relay, self._certificate_renewed, reactor)
-        watch.setServiceParent(self)
-        self.parts: list[Callable[[Config], None]] = [relay.apply, watch.apply]
+        watch = CertificateWatch(relay, self._certificate_renewed)
+        text = "the certificate files are no longer watched"
+        self._looks = Repeat(watch.look, reactor, text)
+        self.parts: list[Callable[[Config], None]] = [relay.apply, self._watch]
+
+    def _watch(self, config: Config) -> None:
+        self._looks.every(config.certificate_interval if self.running else 0)
 
     def _certificate_renewed(self, text: str) -> None:
         self.renewed(text)
+
+    def startService(self) -> None:
+        """Watch the certificate files."""
+        super().startService()
+        self._watch(self._relay.config)
+
+    def stopService(self) -> None:
+        """Watch the certificate files no more."""
+        super().stopService()
+        self._looks.every(0)
 
     def reload(self) -> Reloaded:
         """Apply the settings, or log why not."""
@@ -130,8 +209,7 @@ class Reload(MultiService):
         config, waiting = applicable(before, found.config)
         changed = [*differences(before, config)]
         changed += self._apply(before, config, found, waiting)
-        for problem in found.warnings:
-            self._log.warn("{problem}", event="problem", problem=str(problem))
+        log_problems(self._log, (), found.warnings)
         names, later = ", ".join(changed), ", ".join(waiting)
         self._log.info(
             "reloaded, changed: {_names}",
@@ -184,3 +262,13 @@ class Reload(MultiService):
             apply(config)
         self._relay.use_authenticator(authenticator)
         return names
+
+
+def log_problems(
+    log: Logger, errors: Iterable[Problem], warnings: Iterable[Problem] = ()
+) -> None:
+    """Log each problem."""
+    for problem in errors:
+        log.error("{problem}", event="problem", problem=str(problem))
+    for problem in warnings:
+        log.warn("{problem}", event="problem", problem=str(problem))

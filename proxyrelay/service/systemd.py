@@ -13,10 +13,9 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 
 from proxyrelay.admin.control import Reloadable, Reloaded, ReloadOutcome
+from proxyrelay.net.repeat import Repeat
 
 STATUS_SECONDS = 5.0
 """Longest interval between two looks at the status."""
@@ -93,8 +92,6 @@ class Notifier(Service):
         monotonic: Nanoseconds of systemd's clock (CLOCK_MONOTONIC).
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         notify_socket: NotifySocket,
@@ -110,8 +107,8 @@ class Notifier(Service):
         self._monotonic = monotonic
         self._is_reload_refused = False
         self._last_status = ""
-        self._beat = LoopingCall(self._send)
-        self._beat.clock = reactor
+        text = "the supervisor is no longer told anything"
+        self._beat = Repeat(self._send, reactor, text)
 
     def startService(self) -> None:
         """Say that the relay is ready, as soon as the reactor runs."""
@@ -123,11 +120,7 @@ class Notifier(Service):
             return
         self._socket.send("READY=1")
         half = (self._socket.watchdog_seconds or STATUS_SECONDS * 2) / 2
-        self._beat.start(min(STATUS_SECONDS, half)).addErrback(
-            lambda failure: self._log.failure(
-                "the supervisor is no longer told anything", failure
-            )
-        )
+        self._beat.every(min(STATUS_SECONDS, half), now=True)
 
     def _send(self) -> None:
         life = ["WATCHDOG=1"] if self._socket.watchdog_seconds else []
@@ -158,6 +151,5 @@ class Notifier(Service):
     def stopService(self) -> None:
         """Say that the relay stops. systemd then awaits no more signs of life."""
         super().stopService()
-        if self._beat.running:
-            self._beat.stop()
+        self._beat.every(0)
         self._socket.send("STOPPING=1", "STATUS=closing the connections")

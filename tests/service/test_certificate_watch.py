@@ -107,6 +107,13 @@ class CertificateWatchTests(ReloadTestCase):
         self.relay.refuses = False
         self.assertEqual(len(self.look()), 1)
 
+    def test_watch_failing_look_is_logged_until_next_files(self) -> None:
+        self.patch(certificates, "load", lambda *_: [].pop())
+        (line,) = self.look()
+        self.assertEqual(len(self.flushLoggedErrors(IndexError)), 1)
+        self.assertIn("the certificate files cannot be looked at", line)
+        self.assertEqual(self.look(), [])
+
     def test_watch_without_tls_looks_at_nothing(self) -> None:
         self.serve(Config())
         self.assertEqual(self.look(), [])
