@@ -7,7 +7,6 @@ This module is loaded only if the environment asks for notifications.
 from __future__ import annotations
 
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -88,8 +87,7 @@ class Notifier(Service):
         notify_socket: Sends the notifications.
         status: Returns the status in a few words, without a line break.
         reload: Reads the settings.
-        reactor: Runs the relay.
-        monotonic: Nanoseconds of systemd's clock (CLOCK_MONOTONIC).
+        reactor: Runs the relay on systemd's clock (CLOCK_MONOTONIC).
     """
 
     def __init__(
@@ -98,13 +96,11 @@ class Notifier(Service):
         status: Callable[[], str],
         reload: Reloadable,
         reactor: Any,
-        monotonic: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._socket = notify_socket
         self._status = status
         self._reload = reload
         self._reactor = reactor
-        self._monotonic = monotonic
         self._is_reload_refused = False
         self._last_status = ""
         text = "the supervisor is no longer told anything"
@@ -140,7 +136,8 @@ class Notifier(Service):
 
     def reload(self) -> Reloaded:
         """Reload the settings between two notifications."""
-        self._socket.send("RELOADING=1", f"MONOTONIC_USEC={self._monotonic() // 1000}")
+        microseconds = int(self._reactor.seconds() * 1e6)
+        self._socket.send("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
         try:
             done = self._reload.reload()
             self._is_reload_refused = done.outcome is ReloadOutcome.REFUSED

@@ -128,17 +128,17 @@ class NotifierTests(SupervisorTestCase):
         self.listen(f"\0{self.name}")
         self.notify_socket.watchdog_seconds = watchdog_seconds
         self.reactor = MemoryReactorClock()
+        self.reactor.advance(1234.5)
         self.status = "serving, clients: 0"
         self.outcome: ReloadOutcome | None = ReloadOutcome.CHANGED
         self.service = Notifier(
-            *(self.notify_socket, lambda: self.status, self, self.reactor),
-            lambda: 1_234_567_999,
+            self.notify_socket, lambda: self.status, self, self.reactor
         )
         self.service.startService()
         self.assertEqual(self.heard(), [])
 
     def reload(self) -> Reloaded:
-        self.assertEqual(self.heard(), ["RELOADING=1\nMONOTONIC_USEC=1234567"])
+        self.assertEqual(self.heard(), ["RELOADING=1\nMONOTONIC_USEC=1234500000"])
         if self.outcome is None:
             raise ValueError("no outcome")
         return Reloaded(self.outcome, "")
