@@ -81,10 +81,7 @@ def inspect(
     found = Inspection(config)
     # Otherwise a missing setting may be a misspelt one.
     if not any(f"{problem.key}.".startswith("auth.") for problem in loaded.problems):
-        with _collected(found.problems):
-            found.credentials = _credentials(config.auth, environment)
-    if found.credentials is not None:
-        found.warnings += _globus_advice(loaded, found.credentials)
+        _inspect_auth(found, loaded, environment)
     if config.certfile is not None and loaded.sound("certfile", "keyfile"):
         with _collected(found.problems):
             pair = found.pair = certificates.load(config.certfile, config.keyfile)
@@ -93,7 +90,8 @@ def inspect(
             found.warnings += pair.warnings(now)
     if config.admin.listen and loaded.sound("admin.listen", "admin.token_file"):
         with _collected(found.problems):
-            found.token = _token(config.admin)
+            if config.admin.token_file is not None:
+                found.token = read_token(config.admin.token_file)
             found.warnings += _admin_advice(config.admin)
     found.problems += _log_problems(config.logging)
     key = config.logging.privacy_key_file
@@ -106,8 +104,8 @@ def inspect(
     found.problems = [*loaded.problems, *map(loaded.located, found.problems)]
     found.faults = [*map(loaded.located, found.faults)]
     found.warnings = [*loaded.warnings, *map(loaded.located, found.warnings)]
-    trusted = environment.get("SSL_CERT_FILE")
-    if found.credentials is not None and trusted and not _is_readable(trusted):
+    trusted = environment.get("SSL_CERT_FILE") if found.credentials else None
+    if trusted and not (os.path.isfile(trusted) and os.access(trusted, os.R_OK)):
         advice = (
             f"{trusted} cannot be read: the certificates that Globus is trusted by "
             "should be there"
@@ -128,8 +126,16 @@ def _collected(problems: list[Problem]) -> Iterator[None]:
         problems += error.problems
 
 
-def _token(admin: Admin) -> Secret | None:
-    return None if admin.token_file is None else read_token(admin.token_file)
+def _inspect_auth(
+    found: Inspection, loaded: Loaded, environment: Mapping[str, str]
+) -> None:
+    auth = found.config.auth
+    if auth.method is not None:
+        with _collected(found.problems):
+            found.credentials = credentials.find(auth.kwargs, environment)
+            found.warnings += _globus_advice(loaded, found.credentials)
+    elif auth.kwargs != AuthArguments():
+        found.problems += open_to_all(auth)
 
 
 def _admin_advice(admin: Admin) -> Iterator[Problem]:
@@ -170,14 +176,6 @@ def read_token(file: Path) -> Secret:
     return Secret(text.decode("ascii"))
 
 
-def _credentials(auth: Auth, environment: Mapping[str, str]) -> Credentials | None:
-    if auth.method is not None:
-        return credentials.find(auth.kwargs, environment)
-    if auth.kwargs != AuthArguments():
-        raise ConfigError(open_to_all(auth))
-    return None
-
-
 def _globus_advice(loaded: Loaded, used: Credentials) -> Iterator[Problem]:
     arguments = loaded.config.auth.kwargs
     key = "auth.kwargs.audience"
@@ -201,10 +199,6 @@ def _readable_by_all(key: str, path: Path) -> Iterator[Problem]:
         if path.stat().st_mode & stat.S_IROTH:
             advice = f"everybody on this machine can read {path}: chmod o-r it"
             yield Problem(key, advice)
-
-
-def _is_readable(path: str) -> bool:
-    return os.path.isfile(path) and os.access(path, os.R_OK)
 
 
 def open_to_all(auth: Auth) -> list[Problem]:

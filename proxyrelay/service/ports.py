@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.tcp import Port
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from proxyrelay.net import epoll, listening
 from proxyrelay.net.epoll import EpollMultiplexer
@@ -82,18 +83,20 @@ class ClientPorts:
         for bound in self.sockets:
             bound.close()
         self._factory.gate.accept_backlog()
-        closing = [maybeDeferred(self._close, port) for port in self._ports]
+        closing = [
+            maybeDeferred(self._close, port).addErrback(self._failed)
+            for port in self._ports
+        ]
         self.sockets, self._ports = [], []
-        for closed in closing:
-            closed.addErrback(
-                lambda failure: self._log.failure("a port is not closed", failure)
-            )
         return DeferredList(closing)
 
     def _close(self, port: Any) -> Any:
         if not isinstance(port, Port):
             return port.stopListening()
         return listening.retire(port, self._shared)
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure("a port is not closed", failure)
 
     def stop(self) -> None:
         """Watch no connection any more: none is left."""

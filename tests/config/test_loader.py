@@ -81,6 +81,7 @@ class RefusedTests(ConfigTestCase):
             ("\n[auth.kwargs]\nclient_id = 'a'\n", "auth", 2),
             ("\n[auth]\nmethod = 'globus'\n", "auth", 2),
             ("\nauth = {method = 'globus'}\n", "auth", 2),
+            ("\n[auth]\nmethod = 1\n[logging]\n[auth.kwargs]\na = 1\n", "auth", 3),
             # Below what is no table:
             *(("logging = " + x, "logging.log_dir", None) for x in ("5", "'a'", "[]")),
         ):

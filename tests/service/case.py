@@ -32,6 +32,9 @@ class Connection:
     def abort(self) -> None:
         self.aborted += 1
 
+    def refuse_for_drain(self) -> None:
+        """Stay: this client is registered."""
+
 
 class FolderTestCase(SynchronousTestCase):
     """Has a folder of its own, a place for relay.toml, and the log."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any
+from typing import Any, cast
 
 from msgspec import structs
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.logger import LogLevel
 from websockets.exceptions import ConnectionClosed
 
 from proxyrelay.auth import Authenticator
-from proxyrelay.config import Config, Limits
+from proxyrelay.config import Config, Limits, Logging
 from proxyrelay.net import listening
-from proxyrelay.service.drain import CLOSING_SECONDS, Drain
+from proxyrelay.service.drain import CLOSING_SECONDS
 from proxyrelay.websocket.state import RelayState
-from tests.service.case import Connection
+from tests.service.case import LOOPBACK, Connection, ServiceTestCase
 from tests.support.capture import Capture
 from tests.support.recording import A, B, C, answer, offer, registration
 from tests.support.served import (
@@ -36,50 +34,32 @@ CLOSE_1013 = bytes([0x88, 2 + len(REASON), *(1013).to_bytes(2, "big")])
 """First bytes of the frame that closes a client with 1013 and this reason."""
 
 
-class Factory:
-    """Stands for the factory of connections."""
+class DrainTests(ServiceTestCase):
+    """Waiting for the last client, on a reactor without a network."""
 
-    def __init__(self, count: int) -> None:
-        self.connections = {Connection() for _ in range(count)}
-        self.state = RelayState.DRAINING
-        self.drained = 0
-        self.gone: Deferred[None] = Deferred()
+    def drain(self, count: int) -> None:
+        logging = Logging(current_client_interval=0)
+        self.serve(structs.replace(LOOPBACK, drain_max=DAY_SECONDS, logging=logging))
+        self.connections = [self.connected() for _ in range(count)]
+        self.captured = Capture(self)
+        self.relay.drain()
 
-    def drain(self) -> None:
-        self.drained += 1
-
-    def all_gone(self) -> Deferred[None]:
-        return self.gone
-
-    @property
     def closed(self) -> int:
         return sum(connection.closed for connection in self.connections)
 
-
-class DrainTests(SynchronousTestCase):
-    """Waiting for the last client."""
-
-    def drain(self, count: int) -> None:
-        self.clock = Clock()
-        self.ended = 0
-        self.captured = Capture(self)
-        self.factory = Factory(count)
-        factory: Any = self.factory
-        self.draining = Drain(factory, self.clock, DAY_SECONDS, self.end)
-        self.addCleanup(self.draining.stop)
-
-    def end(self) -> None:
-        self.ended += 1
+    def lose_all(self) -> None:
+        for connection in self.connections:
+            self.relay.factory.connection_lost(cast(Any, connection))
 
     def test_drain_ends_with_last_client(self) -> None:
         self.drain(2)
-        self.assertEqual(self.factory.drained, 1)
-        self.clock.advance(DAY_SECONDS - 1)
-        self.assertEqual((self.ended, self.factory.closed), (0, 0))
-        self.factory.gone.callback(None)
-        self.assertEqual((self.ended, self.clock.getDelayedCalls()), (1, []))
+        self.memory.advance(DAY_SECONDS - 1)
+        self.assertEqual((self.memory.hasStopped, self.closed()), (False, 0))
+        self.lose_all()
+        self.memory.advance(1)
+        self.assertEqual((self.memory.hasStopped, self.closed()), (True, 0))
         self.assertEqual(
-            self.captured.lines(),
+            self.captured.lines(LogLevel.info),
             [
                 "draining: clients that are connected are served until they leave, for "
                 "at most 86400 s; connections: 2",
@@ -89,31 +69,31 @@ class DrainTests(SynchronousTestCase):
 
     def test_drain_at_deadline_closes_rest_little_by_little(self) -> None:
         self.drain(3 * CLOSING_SECONDS - 1)
-        self.clock.advance(DAY_SECONDS)
-        self.assertEqual(self.factory.closed, 3)
-        self.clock.pump([1] * (CLOSING_SECONDS - 2))
-        self.assertEqual(self.factory.closed, 3 * CLOSING_SECONDS - 3)
-        self.clock.advance(1)
-        self.assertEqual(self.factory.closed, 3 * CLOSING_SECONDS - 1)
-        self.assertEqual(self.ended, 0)
-        self.factory.gone.callback(None)
-        self.assertEqual((self.ended, self.clock.getDelayedCalls()), (1, []))
+        self.memory.advance(DAY_SECONDS)
+        self.assertEqual(self.closed(), 3)
+        self.memory.pump([1] * (CLOSING_SECONDS - 2))
+        self.assertEqual(self.closed(), 3 * CLOSING_SECONDS - 3)
+        self.memory.advance(1)
+        self.assertEqual(self.closed(), 3 * CLOSING_SECONDS - 1)
+        self.assertFalse(self.memory.hasStopped)
+        self.lose_all()
+        self.assertTrue(self.memory.hasStopped)
 
     def test_drain_stopped_does_nothing_more(self) -> None:
         for passed in (0, DAY_SECONDS):
             self.drain(2)
-            self.clock.advance(passed)
-            self.factory.state = RelayState.STOPPING
-            self.draining.stop()
-            self.assertEqual(self.clock.getDelayedCalls(), [])
-            self.factory.gone.callback(None)
-            self.assertEqual(self.ended, 0)
+            self.memory.advance(passed)
+            self.relay.stopService()
+            self.lose_all()
+            self.assertEqual(self.memory.getDelayedCalls(), [])
+            self.assertFalse(self.memory.hasStopped)
 
     def test_drain_failing_to_close_is_logged(self) -> None:
         self.drain(1)
-        self.factory.connections = {object()}  # type: ignore[arg-type]
-        self.clock.advance(DAY_SECONDS)
-        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        self.patch(Connection, "close_going_away", lambda _: [].pop())
+        self.memory.advance(DAY_SECONDS)
+        self.assertEqual(len(self.flushLoggedErrors(IndexError)), 1)
+        self.assertIn("closing connections failed", self.captured.lines())
 
 
 class Stopped:
