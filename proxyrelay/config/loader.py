@@ -73,11 +73,11 @@ class Loaded:
 
     def at(self, path: tuple[str, ...], message: str) -> Problem:
         """Build a problem of a setting as `located` does."""
+        option = self.options.get(".".join(path))
+        if option is not None:
+            return Problem(option, message)
         path = self.aliases.get(path, path)
-        key = ".".join(path)
-        if key in self.options:
-            return Problem(self.options[key], message)
-        return Problem(key, message, line_of(self.text, path), self.file)
+        return Problem(".".join(path), message, line_of(self.text, path), self.file)
 
 
 def load(

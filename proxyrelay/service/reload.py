@@ -1,7 +1,8 @@
-"""New settings for a relay that serves.
+"""New settings and renewed certificates for a relay that serves.
 
-A new file is inspected as ``proxyrelay check`` does. With a problem nothing changes;
-otherwise all of it is applied, and no connection is closed.
+`Reload` inspects a new file as ``proxyrelay check`` does. With a problem nothing
+changes; otherwise all of it is applied, and no connection is closed. `CertificateWatch`
+serves renewed certificate files by itself.
 """
 
 from __future__ import annotations

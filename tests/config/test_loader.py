@@ -180,7 +180,8 @@ class OverrideTests(ConfigTestCase):
             ("--log-level", "DEBUG, INFO, WARNING", ("loud", "")),
         ):
             for value in values:
-                loaded = self.load("host = 'a'\nport = 1\n", {option: value})
+                text = "host = 'a'\nport = 1\nlogging.default_log_level = 'INFO'\n"
+                loaded = self.load(text, {option: value})
                 (problem,) = loaded.problems
                 expected = Problem(option, problem.message)
                 self.assertEqual(problem, expected, value)
