@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -25,6 +26,10 @@ class ConfigTestCase(SynchronousTestCase):
         self.path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return load(self.path, overrides)
 
+    def findings(self, text: str | bytes) -> Any:
+        """Problems and warnings of a document."""
+        return self.load(text)
+
     def sound(self, text: str) -> Config:
         """The settings of a document without a problem."""
         loaded = self.load(text)
@@ -33,9 +38,9 @@ class ConfigTestCase(SynchronousTestCase):
 
     def only(self, text: str | bytes) -> Problem:
         """The only problem of a document."""
-        loaded = self.load(text)
-        self.assertEqual(len(loaded.problems), 1, (text, loaded.problems))
-        return loaded.problems[0]
+        problems: list[Problem] = self.findings(text).problems
+        self.assertEqual(len(problems), 1, (text, problems))
+        return problems[0]
 
     def found(self, text: str) -> list[tuple[str, int | None]]:
         """Keys and lines of all problems of a document."""
@@ -43,16 +48,18 @@ class ConfigTestCase(SynchronousTestCase):
 
     def assert_problem(
         self, text: str, key: str, line: int | None, words: str = ""
-    ) -> None:
+    ) -> Problem:
         """A document has just one problem."""
         problem = self.only(text)
         self.assertEqual((problem.key, problem.line), (key, line), text)
+        self.assertEqual(problem.file, str(self.path))
         self.assertIn(words, problem.message, text)
+        return problem
 
-    def assert_warning(self, text: str, key: str, line: int, words: str) -> None:
+    def assert_warning(self, text: str, key: str, line: int | None, words: str) -> None:
         """A document has nothing but a warning."""
-        loaded = self.load(text)
-        self.assertEqual(loaded.problems, [])
-        (warning,) = loaded.warnings
+        found = self.findings(text)
+        self.assertEqual(found.problems, [])
+        (warning,) = found.warnings
         self.assertEqual((warning.key, warning.line), (key, line), text)
         self.assertIn(words, warning.message, text)

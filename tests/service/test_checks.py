@@ -13,11 +13,10 @@ from proxyrelay import config
 from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE, Credentials
 from proxyrelay.auth.globus_api import Globus
 from proxyrelay.config import PROXYSTORE_RELAY, Auth, AuthArguments, Config, Secret
-from proxyrelay.errors import Problem
 from proxyrelay.service.checks import Inspection, inspect, open_to_all
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
+from tests.config.case import ConfigTestCase
 from tests.net.test_certificates import Issued, ecdsa
-from tests.service.case import FolderTestCase
 from tests.support.globus import CLIENT_ID
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
@@ -32,7 +31,7 @@ GLOBUS = f"{METHOD}[auth.kwargs]\nclient_id = '{CLIENT_ID}'\n"
 SOUND_GLOBUS = f"{GLOBUS}audience = '{CLIENT_ID}'\nclient_secret = 'b'\n"
 
 
-class InspectionTestCase(FolderTestCase):
+class InspectionTestCase(ConfigTestCase):
     """Problems, faults and warnings of a file."""
 
     def setUp(self) -> None:
@@ -52,30 +51,15 @@ class InspectionTestCase(FolderTestCase):
         self.assertEqual((loaded.problems, loaded.warnings), before)
         return found
 
+    def findings(self, text: str | bytes) -> Inspection:
+        return self.inspect(str(text))
+
     def assert_sound(self, text: str) -> Inspection:
         """There is neither a problem nor a fault nor a warning."""
         found = self.inspect(text)
         lists = (found.problems, found.faults, found.warnings)
         self.assertEqual(lists, ([], [], []), text)
         return found
-
-    def assert_problem(
-        self, text: str, key: str, line: int | None, words: str = ""
-    ) -> Problem:
-        """There is just one problem."""
-        (problem,) = self.inspect(text).problems
-        self.assertEqual((problem.key, problem.line), (key, line), text)
-        self.assertEqual(problem.file, str(self.path))
-        self.assertIn(words, problem.message, text)
-        return problem
-
-    def assert_warning(self, text: str, key: str, line: int | None, words: str) -> None:
-        """There is nothing but a warning."""
-        found = self.inspect(text)
-        self.assertEqual((found.problems, found.faults), ([], []), text)
-        (warning,) = found.warnings
-        self.assertEqual((warning.key, warning.line), (key, line), text)
-        self.assertIn(words, warning.message, text)
 
 
 class InspectTests(InspectionTestCase):
