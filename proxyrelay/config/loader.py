@@ -156,7 +156,6 @@ class _Reader:
     """Reads one table into a `Loaded`.
 
     Args:
-        loaded: Takes the settings and the problems.
         folder: Base of relative paths in the file.
         given: Values of the command line by the name of the option.
     """

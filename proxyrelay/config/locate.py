@@ -17,9 +17,7 @@ from tomlkit.items import AoT
 def line_of(text: str, path: tuple[str, ...]) -> int | None:
     """Return the line of a setting or table, counted from 1; None if it is not there.
 
-    Args:
-        text: A valid TOML document.
-        path: Names of the setting.
+    The text must be valid TOML.
     """
     mark = "here"
     while mark in text:

@@ -98,13 +98,9 @@ _ALL_INTERFACES = frozenset({None, "0.0.0.0", "::"})  # noqa: S104 - not bound h
 
 
 def convert(path: tuple[str, ...], hint: Any, raw: Any, folder: Path) -> Any:
-    """Convert the value of a setting from TOML or the command line to its type.
+    """Convert a value from TOML or the command line to the type of its setting.
 
-    Args:
-        path: Names of the setting.
-        hint: Its type.
-        raw: The value.
-        folder: Base of relative paths.
+    Relative paths start from ``folder``.
 
     Raises:
         ValueError: The value is wrong. The text names the expected one.

@@ -70,13 +70,7 @@ class Inspection:
 def inspect(
     loaded: Loaded, now: datetime, environment: Mapping[str, str]
 ) -> Inspection:
-    """Inspect the settings and all files that they name.
-
-    Args:
-        loaded: The settings, with the problems of reading them.
-        now: The time, with its zone.
-        environment: The environment of the process.
-    """
+    """Inspect the settings and all files that they name, at a time with its zone."""
     config = loaded.config
     found = Inspection(config)
     # Otherwise a missing setting may be a misspelt one.

@@ -26,8 +26,6 @@ class Drain:
     """Turns new clients away, and ends a relay when its last client has left.
 
     Args:
-        factory: Has the clients, and no listening socket.
-        clock: Runs the deadline.
         longest: Seconds until the remaining clients are closed.
         ended: Called when no client is left.
     """

@@ -24,11 +24,9 @@ class ClientPorts:
     """Listens for clients, and builds the transports of their connections.
 
     Args:
-        factory: Builds the protocols.
         sockets: Bound and listening. The reactor adopts them in `listen`.
         shared: Whether another process accepts from the very same sockets.
-        contexts: The TLS contexts; None to serve without TLS.
-        reactor: Watches the ports.
+        contexts: None to serve without TLS.
 
     Attributes:
         sockets: Those that the reactor has not adopted yet.
@@ -62,7 +60,7 @@ class ClientPorts:
         return [port.getHost() for port in self._ports]
 
     def listen(self) -> None:
-        """Accept connections, if that has not begun yet."""
+        """Accept connections."""
         for bound in self.sockets:
             port = self._reactor.adoptStreamPort(
                 bound.fileno(), bound.family, self._served

@@ -54,15 +54,12 @@ class RelayService(MultiService):
     in the log of a process that serves nothing.
 
     Args:
-        settings: The settings.
-        authenticator: Identifies the user of a connection.
         pair: Certificate and key; None to serve without TLS.
         reactor: Runs everything but the deadlines of connections.
         clock: Runs those; None for the reactor.
         inherited: Listening sockets from a supervisor, in place of own ones.
         further: Observers beside the log.
         on_forward: Observers of forwarded messages beside the log.
-        kind: Class of the connections.
         observer: Writes the log; None if twistd does.
 
     Attributes:
@@ -219,13 +216,8 @@ class RelayService(MultiService):
 
     # -- start
 
-    def privilegedStartService(self) -> None:
-        """Accept connections."""
-        super().privilegedStartService()
-        self.ports.listen()
-
     def startService(self) -> None:
-        """Accept connections, if that has not begun yet."""
+        """Accept connections. The ports have been bound with the privileges of root."""
         self.ports.listen()
         super().startService()
         self.factory.state = RelayState.SERVING

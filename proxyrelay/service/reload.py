@@ -72,12 +72,7 @@ def _with(table: Any, path: list[str], source: Any) -> Any:
 
 
 class CertificateWatch:
-    """Serves renewed certificate files, without a reload.
-
-    Args:
-        relay: Serves the certificate.
-        renewed: Called with a text when a renewed certificate is served.
-    """
+    """Serves renewed certificate files, and calls ``renewed`` with a text then."""
 
     _log = Logger()
 
@@ -138,10 +133,8 @@ class Reload(Service):
     """Applies new settings to a relay and to further parts.
 
     Args:
-        relay: The relay.
-        credentials: Those of its authenticator.
+        credentials: Those of the relay's authenticator.
         inspected: Reads and inspects the settings.
-        reactor: Runs the look at the certificate files, and the authenticators.
         token: Token of the private listener.
 
     Attributes:

@@ -62,10 +62,7 @@ def notify_socket(
 ) -> NotifySocket | None:
     """Find systemd's socket; None if there is none.
 
-    Args:
-        environment: Of the process. The variables are removed, so that no child
-            process sends notifications.
-        pid: The ID of the process.
+    The variables are removed, so that no child process sends notifications.
     """
     address = environment.pop("NOTIFY_SOCKET", "")
     microseconds = environment.pop("WATCHDOG_USEC", "")
@@ -84,9 +81,7 @@ class Notifier(Service):
     restarts the process.
 
     Args:
-        notify_socket: Sends the notifications.
         status: Returns the status in a few words, without a line break.
-        reload: Reads the settings.
         reactor: Runs the relay on systemd's clock (CLOCK_MONOTONIC).
     """
 

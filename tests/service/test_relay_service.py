@@ -55,20 +55,12 @@ class SocketTests(ServiceTestCase):
         for bound in listening.bind("127.0.0.1", port):
             bound.close()
 
-    def test_relay_privileged_or_not_listens_once(self) -> None:
-        for privileged in (False, True):
-            relay, memory = relay_service()
-            if privileged:
-                relay.privilegedStartService()
-            relay.startService()
-            self.assertEqual(len(memory.adoptedPorts), 1)
-            self.assertIs(memory.adoptedPorts[0][2].served, relay.factory)
-            self.assertEqual(relay.urls, ["ws://0.0.0.0:1234"])
-            self.successResultOf(relay.stopService())
-
-    def test_relay_started_logs_place_and_version(self) -> None:
+    def test_relay_started_listens_and_logs_its_place(self) -> None:
         captured = Capture(self)
-        self.serve()
+        relay = self.serve()
+        self.assertEqual(len(self.memory.adoptedPorts), 1)
+        self.assertIs(self.memory.adoptedPorts[0][2].served, relay.factory)
+        self.assertEqual(relay.urls, ["ws://0.0.0.0:1234"])
         for call, args, options in self.memory.whenRunningHooks:
             call(*args, **options)
         served = f"proxyrelay {__version__} serves ws://0.0.0.0:1234"
