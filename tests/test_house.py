@@ -42,7 +42,7 @@ PURE = (
     *("observe.counters", "observe.privacy"),
     *("observe.records", "websocket.admission", "websocket.handshake"),
     *("admin.history", "admin.report"),
-    *("service.changes", "websocket.state"),
+    "websocket.state",
 )
 """Folders and modules without a network, a clock or a log."""
 

@@ -29,8 +29,8 @@ from proxyrelay import config
 from proxyrelay.admin.metrics import METRICS, PREFIX
 from proxyrelay.cli import main as cli
 from proxyrelay.errors import Refusal
-from proxyrelay.service.changes import FIXED
 from proxyrelay.service.options import Options
+from proxyrelay.service.reload import FIXED
 from proxyrelay.switchboard import messages
 
 DOCS = Path(__file__).parent.parent
@@ -135,7 +135,7 @@ def _notes(path: tuple[str, ...]) -> Iterator[str]:
     for alias, name in config.ALIASES.items():
         if (*alias[:-1], name) == path:
             yield f"``{alias[-1]}`` is a deprecated spelling of it."
-    if path in FIXED:
+    if ".".join(path) in FIXED:
         yield "It is not reloaded: a change waits for a relay that is started anew."
 
 

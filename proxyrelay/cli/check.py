@@ -117,9 +117,10 @@ def _summary(found: Inspection) -> Iterator[str]:
     if found.pair is not None:
         leaf = found.pair.chain[0]
         end = leaf.not_valid_after_utc
-        left = (end - certificates.now()).days
+        left = end - certificates.now()
+        rest = f"{left.days} days" if left.days else f"{left.seconds // 3600} hours"
         yield f"certificate: for {', '.join(found.pair.names()) or 'no host'}"
-        yield f"certificate: valid until {end.date().isoformat()} ({left} days left)"
+        yield f"certificate: valid until {end.date().isoformat()} ({rest} left)"
         yield f"certificate: {len(found.pair.chain)} in the chain, and the key matches"
     logging = settings.logging
     folder = "" if logging.log_dir is None else f" and {logging.log_dir}"

@@ -80,6 +80,11 @@ class CheckTests(CommandTestCase):
         self.assertIn(f"certificate: valid until {end} (90 days left)", lines)
         self.assertIn("certificate: 2 in the chain, and the key matches", lines)
 
+    def test_check_certificate_of_last_hours_tells_hours(self) -> None:
+        status, lines = self.check(self.certificates(days=0))
+        self.assertEqual(status, 0, lines)
+        self.assertIn("(0 hours left)", "".join(lines))
+
     def test_warns_and_passes(self) -> None:
         status, lines = self.check(
             self.certificates(days=3, whole=False)

@@ -26,7 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Offers
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 from proxyrelay.switchboard.delivery import SELF
 from proxyrelay.switchboard.events import Event
 from proxyrelay.switchboard.user import User

@@ -20,7 +20,7 @@ from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Admin, Config, Offers, Secret
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import Inspection
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 from proxyrelay.service.reload import Reload
 from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.frames import TEXT, frame
