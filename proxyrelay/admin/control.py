@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Secret
 from proxyrelay.net.certificates import KeyPair
 from proxyrelay.observe.pseudonyms import Clear
@@ -41,10 +40,6 @@ class RelayControl(Protocol):
     @property
     def pair(self) -> KeyPair | None:
         """Certificate and key; None without TLS."""
-
-    @property
-    def authenticator(self) -> Authenticator:
-        """Identifies the user of a new connection."""
 
     def drain(self) -> None:
         """Leave new clients to another relay, and end after the last client."""
@@ -81,12 +76,7 @@ class Reloadable(Protocol):
 
 
 class ReportedReload(Reloadable, Protocol):
-    """The same, with a report.
-
-    Attributes:
-        reloaded: Called with the result of each reload. It may be set.
-        renewed: Called with a text for each renewed certificate. It may be set.
-    """
+    """Calls ``reloaded`` with each result, and ``renewed`` for each new certificate."""
 
     reloaded: Callable[[Reloaded], None]
     renewed: Callable[[str], None]

@@ -8,11 +8,9 @@ from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.switchboard import events
 
-INTERVAL = 2
-"""Seconds from one sample to the next."""
+SAMPLE_INTERVAL_SECONDS = 2
 
-KEPT = 3600 // INTERVAL
-"""Kept samples: one hour."""
+KEPT_SAMPLES = 3600 // SAMPLE_INTERVAL_SECONDS
 
 FIELDS = (
     "time",
@@ -31,19 +29,6 @@ durations in seconds."""
 Sample = tuple[float | None, ...]
 
 
-class _Lately:
-    """The new part of a timing since the last sample."""
-
-    def __init__(self, timing: Timing) -> None:
-        self._timing = timing
-        self._seen = timing.count
-
-    def quantiles(self, *shares: float) -> list[float | None]:
-        new = self._timing.last(self._timing.count - self._seen)
-        self._seen = self._timing.count
-        return [quantile(new, share) for share in shares]
-
-
 class History:
     """Takes samples, and keeps them for an hour.
 
@@ -55,11 +40,12 @@ class History:
 
     def __init__(self, counts: RelayCounters, lag: Timing, now: float) -> None:
         self._counts = counts
-        self._lag = _Lately(lag)
-        self._answering = _Lately(counts.answering)
-        self._handshakes = _Lately(counts.handshakes)
+        self._lag = lag
         self._before = now, *self._totals()
-        self._samples: deque[Sample] = deque(maxlen=KEPT)
+        self._seen: dict[Timing, int] = {}
+        for timing in (lag, counts.answering, counts.handshakes):
+            self._seen[timing] = timing.count
+        self._samples: deque[Sample] = deque(maxlen=KEPT_SAMPLES)
 
     def take(self, now: float, wall: float, clients: int) -> None:
         """Take a sample.
@@ -75,11 +61,14 @@ class History:
         then, *before = self._before
         totals = self._totals()
         self._before = now, *totals
-        seconds = now - then or float(INTERVAL)
+        seconds = now - then or float(SAMPLE_INTERVAL_SECONDS)
         rates = [
             (after - earlier) / seconds
             for earlier, after in zip(before, totals, strict=True)
         ]
+        lags = self._new(self._lag)
+        answers = self._new(self._counts.answering)
+        handshakes = self._new(self._counts.handshakes)
         while self._samples and (self._samples[-1][0] or 0.0) >= wall:
             self._samples.pop()
         self._samples.append(
@@ -87,9 +76,10 @@ class History:
                 wall,
                 clients,
                 *rates,
-                *self._lag.quantiles(0.99),
-                *self._answering.quantiles(0.5, 0.99),
-                *self._handshakes.quantiles(0.99),
+                quantile(lags, 0.99),
+                quantile(answers, 0.5),
+                quantile(answers, 0.99),
+                quantile(handshakes, 0.99),
             )
         )
 
@@ -101,6 +91,11 @@ class History:
         if self._samples and (self._samples[-1][0] or 0.0) < time:
             return list(self._samples)
         return [sample for sample in self._samples if (sample[0] or 0.0) > time]
+
+    def _new(self, timing: Timing) -> list[float]:
+        """The durations since the last sample, in ascending order."""
+        seen, self._seen[timing] = self._seen[timing], timing.count
+        return timing.last(timing.count - seen)
 
     def _totals(self) -> tuple[float, ...]:
         counts = self._counts

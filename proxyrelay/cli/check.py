@@ -69,7 +69,7 @@ def _bind_problems(settings: Config, loaded: config.Loaded) -> Iterator[Problem]
                 )
             )
         if loaded.sound("", "admin.listen") and place is not None:
-            _close(sockets.bind(place, reuse, accepting=False))
+            sockets.probe(place, reuse)
     except StartError as error:
         yield loaded.located(Problem(error.setting, str(error)))
 

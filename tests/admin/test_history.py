@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.admin.history import FIELDS, KEPT, History
-from proxyrelay.admin.lag import INTERVAL, Lag
+from proxyrelay.admin.history import FIELDS, KEPT_SAMPLES, History
+from proxyrelay.admin.instruments import LAG_INTERVAL_SECONDS, Lag
 from proxyrelay.net.timing import FAST, Timing
 from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.switchboard.events import Refused, Registered
@@ -74,11 +74,11 @@ class HistoryTests(SynchronousTestCase):
             self.assertIsNone(self.last()[name], name)
 
     def test_has_an_hour(self) -> None:
-        for number in range(KEPT + 10):
+        for number in range(KEPT_SAMPLES + 10):
             self.take(102.0 + 2 * number, number)
         samples = self.history.since(0.0)
-        self.assertEqual((len(samples), samples[0][1]), (KEPT, 10))
-        self.assertEqual(samples[-1][0], AHEAD + 102.0 + 2 * (KEPT + 9))
+        self.assertEqual((len(samples), samples[0][1]), (KEPT_SAMPLES, 10))
+        self.assertEqual(samples[-1][0], AHEAD + 102.0 + 2 * (KEPT_SAMPLES + 9))
 
 
 class LateClock(Clock):
@@ -99,10 +99,10 @@ class LagTests(SynchronousTestCase):
         clock = LateClock()
         lag = Lag(clock)
         lag.start()
-        clock.jump(INTERVAL)
-        clock.jump(INTERVAL + 0.5)
+        clock.jump(LAG_INTERVAL_SECONDS)
+        clock.jump(LAG_INTERVAL_SECONDS + 0.5)
         self.assertEqual(lag.timing.last(), [0.0, 0.5])
-        clock.jump(INTERVAL)
+        clock.jump(LAG_INTERVAL_SECONDS)
         self.assertEqual(lag.timing.count, 3)
         self.assertAlmostEqual(lag.timing.total, 0.5)
         lag.stop()

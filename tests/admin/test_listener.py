@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from proxyrelay.admin import http, listener, sockets
+from proxyrelay.admin import listener, site, sockets
 from proxyrelay.config import Admin, Config
 from proxyrelay.errors import StartError
 from proxyrelay.service.app import makeService
@@ -30,7 +30,7 @@ class LifeTests(WatchedTestCase):
     """It begins before the relay serves, and ends after it."""
 
     def test_a_taken_port_is_found_at_once(self) -> None:
-        (bound,) = sockets.bind(("127.0.0.1", 0), False)
+        (bound,) = sockets.listen(("127.0.0.1", 0), False)
         self.addCleanup(bound.close)
         port = bound.getsockname()[1]
         with self.assertRaises(StartError) as caught:
@@ -68,7 +68,7 @@ class LifeTests(WatchedTestCase):
         caller.wire.abortConnection = lambda: aborted.append(None)  # type: ignore[method-assign]
         self.relay.stopService()
         ended: Deferred[Any] = self.admin.stopService()
-        self.reactor.advance(http.CLOSE_SECONDS)
+        self.reactor.advance(site.CLOSE_SECONDS)
         self.assertEqual(aborted, [None])
         caller.lose()
         self.successResultOf(ended)
@@ -107,38 +107,38 @@ class BoundsTests(WatchedTestCase):
 
     def test_connections(self) -> None:
         """Who asks for nothing keeps nobody out, and goes first."""
-        first, second, *_ = [self.caller() for _ in range(http.MAX_CONNECTIONS)]
+        first, second, *_ = [self.caller() for _ in range(site.MAX_CALLERS)]
         self.assertEqual(self.aborted, 0)
         first.ask("/livez")
         further = self.caller()
         self.assertEqual(self.aborted, 1)
-        self.assertEqual(len(self.admin.site.open), http.MAX_CONNECTIONS)
+        self.assertEqual(len(self.admin.site.open), site.MAX_CALLERS)
         self.assertIn(first.channel, self.admin.site.open)
         self.assertNotIn(second.channel, self.admin.site.open)
         further.ask("/livez")
         self.assertIn(b" 200 OK", further.wire.value())
         second.lose()
-        self.assertEqual(len(self.admin.site.open), http.MAX_CONNECTIONS)
+        self.assertEqual(len(self.admin.site.open), site.MAX_CALLERS)
 
     def test_silence(self) -> None:
         self.caller()
-        self.reactor.advance(http.FIRST_REQUEST_SECONDS - 1)
+        self.reactor.advance(site.FIRST_REQUEST_SECONDS - 1)
         self.assertEqual(self.aborted, 0)
         self.reactor.advance(1)
         self.assertEqual(self.aborted, 1)
 
     def test_a_request_byte_by_byte(self) -> None:
         caller = self.caller()
-        for _ in range(http.FIRST_REQUEST_SECONDS):
+        for _ in range(site.FIRST_REQUEST_SECONDS):
             caller.send(b"G")
             self.reactor.advance(1)
         self.assertEqual(self.aborted, 1)
 
     def test_a_connection_that_was_of_use_and_is_idle(self) -> None:
         caller = self.caller()
-        self.reactor.advance(http.FIRST_REQUEST_SECONDS - 1)
+        self.reactor.advance(site.FIRST_REQUEST_SECONDS - 1)
         caller.ask("/livez")
-        self.reactor.advance(http.REQUEST_SECONDS - 1)
+        self.reactor.advance(site.REQUEST_SECONDS - 1)
         self.assertEqual(self.aborted, 0)
         self.reactor.advance(1)
         self.assertEqual(self.aborted, 1)
@@ -148,31 +148,33 @@ class BoundsTests(WatchedTestCase):
         caller.wire.producerState = "paused"
         caller.ask("/clients")
         caller.channel.pauseProducing()
-        self.reactor.advance(http.ANSWER_SECONDS)
+        self.reactor.advance(site.ANSWER_SECONDS)
         self.assertEqual(self.aborted, 1)
         caller.lose()
 
     def test_a_last_answer_that_is_not_read(self) -> None:
         self.caller().ask("/livez", Connection="close")
-        self.reactor.advance(http.ANSWER_SECONDS - 1)
+        self.reactor.advance(site.ANSWER_SECONDS - 1)
         self.assertEqual(self.aborted, 0)
         self.reactor.advance(1)
         self.assertEqual(self.aborted, 1)
 
     def test_bodies(self) -> None:
         caller = self.caller()
-        caller.ask("/reload", "POST", b"x" * http.MAX_BODY_BYTES, X_Proxyrelay="1")
+        caller.ask(
+            "/reload", "POST", b"x" * site.MAX_REQUEST_BODY_BYTES, X_Proxyrelay="1"
+        )
         self.assertIn(b" 200 OK", caller.wire.value())
         self.assertEqual(self.aborted, 0)
         caller = self.caller()
-        size = http.MAX_BODY_BYTES + 1
+        size = site.MAX_REQUEST_BODY_BYTES + 1
         caller.ask("/reload", "POST", b"x" * size, X_Proxyrelay="1")
         self.assertEqual(self.aborted, 1)
 
     def test_bodies_in_chunks(self) -> None:
         caller = self.caller()
         caller.ask("/reload", "POST", Content_Length="", Transfer_Encoding="chunked")
-        for _ in range(http.MAX_BODY_BYTES // 1024 + 1):
+        for _ in range(site.MAX_REQUEST_BODY_BYTES // 1024 + 1):
             caller.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
         self.assertGreaterEqual(self.aborted, 1)
 
@@ -251,7 +253,7 @@ class LogTests(WatchedTestCase):
             self.ask("/status?token=evil", Authorization=f"Bearer {given}")
             self.ask("/status", "HEAD", Authorization=f"Bearer {given}")
         caller = Caller(self.admin)
-        self.reactor.advance(http.FIRST_REQUEST_SECONDS)
+        self.reactor.advance(site.FIRST_REQUEST_SECONDS)
         caller.lose()
         events = captured.events[before:]
         self.assertEqual([event["event"] for event in events], ["admin_unauthorized"])
@@ -299,7 +301,7 @@ class FileTests(TestCase):
 
     async def test_leaves_that_of_another_one(self) -> None:
         admin = self.serve()
-        other = sockets.bind(self.path, True)
+        other = sockets.listen(self.path, True)
         await admin.stopService()
         await deferLater(reactor, 0)
         self.assertTrue(self.path.exists())
@@ -307,7 +309,7 @@ class FileTests(TestCase):
 
     async def test_takes_its_place_back_when_another_one_is_gone(self) -> None:
         admin = self.serve(shared=True)
-        (other,) = sockets.bind(self.path, True)
+        (other,) = sockets.listen(self.path, True)
         theirs = sockets.identity(self.path)
         admin._take_sample()
         self.assertEqual(sockets.identity(self.path), theirs)
@@ -324,7 +326,7 @@ class FileTests(TestCase):
 
     async def test_takes_its_place_back_from_one_that_crashed(self) -> None:
         admin = self.serve(shared=True)
-        (other,) = sockets.bind(self.path, True)
+        (other,) = sockets.listen(self.path, True)
         other.close()
         admin._take_sample()
         received = await deferToThread(self.call)

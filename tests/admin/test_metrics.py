@@ -13,7 +13,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from twisted.internet.error import ConnectionRefusedError as Refused
 
-from proxyrelay.admin.metrics import METRICS, PREFIX
+from proxyrelay.admin.metrics import METRICS
+from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.cache import TokenCache

@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 from proxyrelay import __version__
 from proxyrelay.admin.report import Clients, Silence, Status
 from proxyrelay.admin.resources import files
-from proxyrelay.admin.view import BATCH
+from proxyrelay.admin.view import CLIENTS_PER_BATCH
 from proxyrelay.config import Config, Limits, Logging, Offers
 from proxyrelay.errors import Problem
 from proxyrelay.switchboard.events import WrongAdminToken
@@ -637,7 +637,7 @@ class ClientsTests(WatchedTestCase, TestCase):
 
     async def test_come_in_pieces(self) -> None:
         self.serve()
-        count = 3 * BATCH + 1
+        count = 3 * CLIENTS_PER_BATCH + 1
         self.crowd(count)
         caller = Caller(self.admin)
         found = await self.listed(caller)
@@ -649,16 +649,16 @@ class ClientsTests(WatchedTestCase, TestCase):
     async def test_leave_out_who_leaves_meanwhile(self) -> None:
         self.serve()
         batches = self.admin._view.clients
-        self.crowd(2 * BATCH)
+        self.crowd(2 * CLIENTS_PER_BATCH)
         pieces = batches()
-        self.assertEqual(len(next(pieces)), BATCH)
+        self.assertEqual(len(next(pieces)), CLIENTS_PER_BATCH)
         for peer in self.relay.factory.relay.registry:
             peer.registration = None
         self.assertEqual(next(pieces), [])
 
     async def test_are_not_looked_for_when_nobody_reads(self) -> None:
         self.serve()
-        self.crowd(3 * BATCH)
+        self.crowd(3 * CLIENTS_PER_BATCH)
         caller = Caller(self.admin)
         caller.ask("/clients")
         caller.lose()

@@ -24,7 +24,7 @@ class SocketTestCase(SynchronousTestCase):
         self.path = folder / "s"
 
     def bind(self, shared: bool = False) -> socket.socket:
-        (bound,) = sockets.bind(self.path, shared)
+        (bound,) = sockets.listen(self.path, shared)
         self.addCleanup(bound.close)
         return bound
 
@@ -87,7 +87,7 @@ class FileTests(SocketTestCase):
 
     def test_leaves_nothing_behind_that_failed(self) -> None:
         def rename(passing: Path, path: Path) -> None:
-            raise PermissionError(errno.EPERM, "no")
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
         self.patch(Path, "rename", rename)
         self.assertIn("operation not permitted", self.refused())
@@ -109,12 +109,12 @@ class FileTests(SocketTestCase):
         self.assertIn("no such file or directory", self.refused())
 
     def test_place_that_is_only_tried_is_left_as_it_is(self) -> None:
-        self.assertEqual(sockets.bind(self.path, False, accepting=False), [])
+        sockets.probe(self.path, False)
         self.assertFalse(self.path.exists())
         self.bind()
-        self.assertEqual(sockets.bind(self.path, False, accepting=False), [])
+        sockets.probe(self.path, False)
         made_later = Path("/run/proxyrelay-that-systemd-makes/s")
-        self.assertEqual(sockets.bind(made_later, False, accepting=False), [])
+        sockets.probe(made_later, False)
 
     def test_place_that_cannot_be_had_is_refused_when_it_is_tried(self) -> None:
         self.path.touch()
@@ -123,7 +123,7 @@ class FileTests(SocketTestCase):
             (self.path.with_name("missing") / "s", "no such file or directory"),
         ):
             with self.assertRaises(StartError) as caught:
-                sockets.bind(path, False, accepting=False)
+                sockets.probe(path, False)
             self.assertIn(why, str(caught.exception))
 
 
@@ -131,17 +131,17 @@ class PortTests(SynchronousTestCase):
     """A port."""
 
     def test_one_that_is_taken(self) -> None:
-        (bound,) = sockets.bind(("127.0.0.1", 0), False)
+        (bound,) = sockets.listen(("127.0.0.1", 0), False)
         self.addCleanup(bound.close)
         with self.assertRaises(StartError) as caught:
-            sockets.bind(bound.getsockname(), False)
+            sockets.listen(bound.getsockname(), False)
         self.assertIn("another process listens there", str(caught.exception))
         self.assertEqual(caught.exception.setting, "admin.listen")
 
     def test_one_that_is_taken_over(self) -> None:
-        (first,) = sockets.bind(("127.0.0.1", 0), True)
+        (first,) = sockets.listen(("127.0.0.1", 0), True)
         self.addCleanup(first.close)
-        (second,) = sockets.bind(first.getsockname(), True)
+        (second,) = sockets.listen(first.getsockname(), True)
         self.addCleanup(second.close)
         self.assertEqual(first.getsockname(), second.getsockname())
 
@@ -221,6 +221,6 @@ class IdentityTests(SocketTestCase):
             ]
 
         self.patch(socket, "getaddrinfo", getaddrinfo)
-        (bound,) = sockets.bind(("localhost", 0), False)
+        (bound,) = sockets.listen(("localhost", 0), False)
         self.addCleanup(bound.close)
         self.assertEqual(bound.getsockname()[0], "127.0.0.1")

@@ -11,16 +11,15 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.admin.report import (
-    Answering,
     Certificate,
     Client,
     Clients,
-    Forwarded,
     GlobusAuth,
     Lateness,
+    MessageCounts,
+    Quantiles,
     Silence,
     Status,
-    Waiting,
 )
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.cli.status import (
@@ -55,7 +54,7 @@ STATUS = Status(
     connections=3,
     users=1,
     registrations=4,
-    forwarded=Forwarded(5, 4),
+    forwarded=MessageCounts(5, 4),
     returned={"unknown": 2, "busy": 1},
     dropped={},
     held=6,
@@ -64,8 +63,8 @@ STATUS = Status(
     rejected={},
     certificate=Certificate(NOW, NOW),
     lag=Lateness(0.0005, 0.001, 0.25),
-    offer_to_answer=Answering(None, None),
-    offer_wait=Waiting(0.01, 0.25),
+    offer_to_answer=Quantiles(None, None),
+    offer_wait=Quantiles(0.01, 0.25),
     globus=GlobusAuth("closed"),
 )
 

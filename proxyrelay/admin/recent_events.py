@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from heapq import merge
 from operator import attrgetter
@@ -13,7 +12,7 @@ from msgspec.structs import asdict
 from proxyrelay.net.clock import Clock
 from proxyrelay.switchboard.event import Event
 
-MAX_EVENTS = 100
+KEPT_EVENTS = 100
 """Number of kept events that strangers can cause, and of kept others."""
 
 
@@ -33,7 +32,7 @@ class PageEvent(Struct, frozen=True):
     text: str
 
 
-class Events:
+class RecentEvents:
     """Keeps the latest events that have a text for the page.
 
     Events that strangers cause do not push out the others.
@@ -45,10 +44,10 @@ class Events:
         last: Number of the latest entry; 0 before the first.
     """
 
-    def __init__(self, wall: Clock = time.time) -> None:
+    def __init__(self, wall: Clock) -> None:
         self._wall = wall
-        self._routine: deque[PageEvent] = deque(maxlen=MAX_EVENTS)
-        self._grave: deque[PageEvent] = deque(maxlen=MAX_EVENTS)
+        self._routine: deque[PageEvent] = deque(maxlen=KEPT_EVENTS)
+        self._grave: deque[PageEvent] = deque(maxlen=KEPT_EVENTS)
         self.last = 0
 
     def __call__(self, event: Event) -> None:
@@ -59,13 +58,7 @@ class Events:
             self.note(event.event, text, event.is_routine)
 
     def note(self, kind: str, text: str, is_routine: bool = False) -> None:
-        """Keep an entry.
-
-        Args:
-            kind: Name of the event.
-            text: What happened, in printable characters.
-            is_routine: Whether strangers can cause it.
-        """
+        """Keep an entry with a text of printable characters."""
         self.last += 1
         kept = self._routine if is_routine else self._grave
         kept.append(PageEvent(self.last, self._wall(), kind, text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.admin.events import MAX_EVENTS, Events
+from proxyrelay.admin.recent_events import KEPT_EVENTS, RecentEvents
 from proxyrelay.switchboard.events import (
     FIGHT_TAKEOVERS,
     Deafness,
@@ -30,7 +30,7 @@ class EventsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.now = 5.0
-        self.events = Events(lambda: self.now)
+        self.events = RecentEvents(lambda: self.now)
 
     def texts(self) -> list[tuple[str, str]]:
         return [(event.kind, event.text) for event in self.events.since(0)]
@@ -46,15 +46,15 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual(self.events.last, 2)
 
     def test_only_the_last_are_kept(self) -> None:
-        for number in range(MAX_EVENTS + 5):
+        for number in range(KEPT_EVENTS + 5):
             self.events.note("drain", str(number))
-        self.assertEqual(len(self.events.since(0)), MAX_EVENTS)
+        self.assertEqual(len(self.events.since(0)), KEPT_EVENTS)
         self.assertEqual(self.events.since(0)[0].number, 6)
 
     def test_strangers_push_out_nothing_grave(self) -> None:
         """Two hundred of them, refused in a second, pushed out all else."""
         self.events.note("reload", "a")
-        for _ in range(MAX_EVENTS * 3):
+        for _ in range(KEPT_EVENTS * 3):
             self.events(Rejected("a", 400, "b"))
             self.events(Failed("a", 1002, "b"))
             self.events(Slowed("a"))
@@ -62,7 +62,7 @@ class EventsTests(SynchronousTestCase):
         self.events.note("drain", "b")
         kinds = [kind for kind, _ in self.texts()]
         self.assertEqual((kinds[0], kinds[-1]), ("reload", "drain"))
-        self.assertEqual(len(kinds), MAX_EVENTS + 2)
+        self.assertEqual(len(kinds), KEPT_EVENTS + 2)
         numbers = [event.number for event in self.events.since(0)]
         self.assertEqual(numbers, sorted(numbers))
         self.assertEqual(self.events.since(self.events.last - 1)[0].kind, "drain")
