@@ -22,13 +22,7 @@ OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Access:
-    """Checks callers.
-
-    Args:
-        place: Host and port, or path of the socket, of the listener.
-        names: Further names of the listener.
-        token: Token of callers; None for none.
-    """
+    """Checks callers of a place by its names, and by a token, if there is one."""
 
     def __init__(
         self, place: tuple[str, int] | Path, names: Iterable[str], token: Secret | None

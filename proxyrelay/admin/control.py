@@ -17,11 +17,7 @@ from proxyrelay.websocket.protocol import RelayProtocol
 class RelayControl(Protocol):
     """A relay, as the private listener sees it.
 
-    Attributes:
-        factory: The connections, and the rules.
-        config: The settings.
-        pseudonyms: Replaces users by what is shown.
-        drained: Called when the relay begins to drain. It may be set.
+    It calls ``drained``, which may be set, when it begins to drain.
     """
 
     factory: RelayFactory[RelayProtocol]
@@ -55,13 +51,7 @@ class ReloadOutcome(Enum):
 
 @dataclass(frozen=True)
 class Reloaded:
-    """Result of a reload.
-
-    Attributes:
-        outcome: The outcome.
-        detail: The changes, or the problems, in a sentence each.
-        token: Token of the private listener from now on.
-    """
+    """Result of a reload: its changes or problems, and the token from now on."""
 
     outcome: ReloadOutcome
     detail: str

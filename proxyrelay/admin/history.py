@@ -32,31 +32,22 @@ Sample = tuple[float | None, ...]
 class History:
     """Takes samples, and keeps them for an hour.
 
-    Args:
-        counts: The counters.
-        lag: Lag of the event loop.
-        now: The time, in seconds of a monotonic clock.
+    ``now`` is the time in seconds of a monotonic clock.
     """
 
     def __init__(self, counts: RelayCounters, lag: Timing, now: float) -> None:
         self._counts = counts
         self._lag = lag
         self._before = now, *self._totals()
-        self._seen: dict[Timing, int] = {}
-        for timing in (lag, counts.answering, counts.handshakes):
-            self._seen[timing] = timing.count
+        timings = (lag, counts.answering, counts.handshakes)
+        self._seen = {timing: timing.count for timing in timings}
         self._samples: deque[Sample] = deque(maxlen=KEPT_SAMPLES)
 
     def take(self, now: float, wall: float, clients: int) -> None:
-        """Take a sample.
+        """Take a sample, with the number of clients.
 
-        Samples are in the order of their times. After the wall clock was set back,
-        samples with a later time are forgotten.
-
-        Args:
-            now: The time, in seconds of the monotonic clock.
-            wall: The time, in seconds since 1970.
-            clients: Registered clients.
+        Samples are in the order of ``wall``, in seconds since 1970. After the wall
+        clock was set back, samples with a later time are forgotten.
         """
         then, *before = self._before
         totals = self._totals()

@@ -38,14 +38,9 @@ from proxyrelay.observe.counters import RelayCounters
 
 
 class Instrumentation:
-    """Observes a relay for the private listener.
+    """Observes a relay for the private listener; ``kind`` is its class of connections.
 
-    Args:
-        reactor: Runs everything, and tells the time as it does to the relay.
-        wall: Gives the time in seconds since 1970.
-
-    Attributes:
-        kind: Class of connections that are counted.
+    The reactor is that of the relay. ``wall`` gives the time in seconds since 1970.
     """
 
     def __init__(self, reactor: Any, wall: Clock = time.time) -> None:
@@ -81,7 +76,7 @@ class AdminService(Service):
         watch: Observes the relay.
         relay: The relay.
         reload: Reports reloads.
-        token: Token that callers must bring; None for none.
+        token: Token of callers; None for none.
         shared: Whether another relay may listen at the same place. The old relay then
             leaves the place when it drains, and callers must name the process to drain.
         inherited: Descriptors of listening sockets from the parent process, in the
@@ -119,7 +114,7 @@ class AdminService(Service):
             raise StartError(text, error.setting) from None
         self._inherits = bool(inherited)
         # A file from the parent process is left alone.
-        self._file = None if inherited else self._identity()
+        self._file = None if inherited else sockets.identity(place)
         self._relay = relay
         self._reactor = reactor = watch.reactor
         self._shared = shared
@@ -190,20 +185,16 @@ class AdminService(Service):
     def _sampling_failed(self, failure: Failure) -> None:
         self._log.failure("the history is no longer taken down", failure)
 
-    def _identity(self) -> tuple[int, int] | None:
-        """Device and inode of the socket's file; None without a file."""
-        return sockets.identity(self._place) if isinstance(self._place, Path) else None
-
     def _keep_place(self) -> None:
         """Take the path back if the relay that took it over is gone."""
-        if self._file is None or not self._ports or self._identity() == self._file:
+        if self._file in {None, sockets.identity(self._place)} or not self._ports:
             return
         try:
             taken = sockets.listen(self._place, shared=False)
         except StartError:
             return  # The other relay still listens there.
         self._retire()
-        self._file = self._identity()
+        self._file = sockets.identity(self._place)
         self._ports = list(map(self._adopted, taken))
 
     def _reloaded(self, done: Reloaded) -> None:
@@ -224,9 +215,10 @@ class AdminService(Service):
             bound.close()
         self._sockets = []
         self._retire()
+        place = self._place
         # Another relay may have taken the path over.
-        if isinstance(self._place, Path) and self._identity() == self._file:
-            self._place.unlink(missing_ok=True)
+        if isinstance(place, Path) and sockets.identity(place) == self._file:
+            place.unlink(missing_ok=True)
 
     def _retire(self) -> None:
         for port in self._ports:

@@ -17,13 +17,9 @@ KEPT_EVENTS = 100
 
 
 class PageEvent(Struct, frozen=True):
-    """One entry of the page.
+    """One entry of the page; a client's own words are escaped in the text.
 
-    Attributes:
-        number: Place in the order of all entries, from 1.
-        time: Seconds since 1970.
-        kind: Name of the event.
-        text: The event in a sentence, in which a client's own words are escaped.
+    Entries have numbers from 1. The time is in seconds since 1970.
     """
 
     number: int
@@ -35,13 +31,8 @@ class PageEvent(Struct, frozen=True):
 class RecentEvents:
     """Keeps the latest events that have a text for the page.
 
-    Events that strangers cause do not push out the others.
-
-    Args:
-        wall: Gives the time in seconds since 1970.
-
-    Attributes:
-        last: Number of the latest entry; 0 before the first.
+    Events that strangers cause do not push out the others. ``last`` is the number of
+    the latest entry, or 0.
     """
 
     def __init__(self, wall: Clock) -> None:

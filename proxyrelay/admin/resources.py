@@ -91,14 +91,7 @@ class _Route(NamedTuple):
 class Root(Resource):
     """All resources.
 
-    Args:
-        access: Checks callers.
-        view: Takes snapshots of the relay.
-        events: The latest events.
-        history: The last hour.
-        reload: Reads the settings anew.
-        shared: Whether another relay may listen here: callers must name the process
-            to drain.
+    If the place is shared with another relay, callers must name the process to drain.
     """
 
     isLeaf = True

@@ -199,8 +199,7 @@ class PrivateChannel(HTTPChannel):
 class PrivateSite(Site):
     """Answers requests over a few connections, without an access log.
 
-    Attributes:
-        open: All connections, the idlest first.
+    ``open`` has all connections, the idlest first.
     """
 
     noisy = False

@@ -83,11 +83,12 @@ def adopt(descriptors: Iterable[int], place: Place) -> list[socket.socket]:
     return taken
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file; None without a file."""
-    with suppress(OSError):
-        found = path.lstat()
-        return found.st_dev, found.st_ino
+def identity(place: Place) -> tuple[int, int] | None:
+    """Device and inode of a socket's file; None without a file."""
+    if isinstance(place, Path):
+        with suppress(OSError):
+            found = place.lstat()
+            return found.st_dev, found.st_ino
     return None
 
 

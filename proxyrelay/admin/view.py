@@ -40,15 +40,7 @@ CLIENTS_PER_BATCH = 500
 class View:
     """Takes snapshots of a relay.
 
-    Args:
-        relay: The relay.
-        counts: Numbers of its events.
-        lag: Lag of the event loop.
-        clock: Gives the time in seconds, as it does to the relay.
-        wall: Gives the time in seconds since 1970.
-
-    Attributes:
-        reloads: Outcomes of reloads.
+    The clock is that of the relay. ``wall`` gives the time in seconds since 1970.
     """
 
     def __init__(

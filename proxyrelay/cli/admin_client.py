@@ -37,12 +37,7 @@ class _UnixHTTPConnection(HTTPConnection):
 
 
 class AdminClient:
-    """Sends requests to the private listener; each one may raise `Unanswered`.
-
-    Args:
-        place: Host and port, or the path of a socket.
-        token: Bearer token of the listener, or None.
-    """
+    """Sends requests to the private listener; each one may raise `Unanswered`."""
 
     def __init__(self, place: tuple[str, int] | Path, token: Secret | None) -> None:
         self._place = place

@@ -50,11 +50,7 @@ def _fail(error: ConfigError | Unanswered, stream: TextIO) -> int:
 
 
 def interval(text: str) -> float:
-    """Parse seconds between two looks.
-
-    Raises:
-        ValueError: The text is no number, or one out of bounds.
-    """
+    """Parse seconds between two looks; ValueError out of bounds."""
     seconds = float(text)
     if not MIN_INTERVAL_SECONDS <= seconds <= MAX_INTERVAL_SECONDS:
         raise ValueError("no such interval")

@@ -110,12 +110,10 @@ class FileTests(SynchronousTestCase):
         )
 
     def test_files_make_no_markup_of_texts(self) -> None:
-        ways = (
-            "innerHTML|outerHTML|insertAdjacentHTML|document.write|eval[(]|Function[(]"
-        )
+        ways = "(inner|outer|insertAdjacent)HTML|document.write|(eval|Function)[(]"
         self.assertGreater(len(self.modules), 5)
         for name, text in self.modules.items():
-            self.assertEqual(re.findall(ways, text), [], name)
+            self.assertIsNone(re.search(ways, text), name)
 
     def test_library_has_the_published_sums(self) -> None:
         told = (PAGE / "README.rst").read_text(encoding="utf-8")

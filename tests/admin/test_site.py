@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from proxyrelay.admin import site
 from tests.support.watched import Caller, WatchedTestCase
 
-CHUNKED = {"Content_Length": "", "Transfer_Encoding": "chunked"}
+CHUNKED: dict[str, Any] = {"Content_Length": "", "Transfer_Encoding": "chunked"}
 
 
 class BoundsTests(WatchedTestCase):
