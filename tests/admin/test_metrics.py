@@ -63,32 +63,6 @@ class MetricsTestCase(WatchedTestCase):
         """Remember how everything is before what is going to happen."""
         self.before = self.metrics()
 
-    def a_start(self) -> None:
-        self.serve()
-        self.look()
-
-    def a_stop_that_begins(self) -> None:
-        self.serve()
-        self.registered()
-        self.look()
-        self.relay.factory.state = RelayState.STOPPING
-
-    def a_drain(self) -> None:
-        self.serve()
-        self.registered()
-        self.look()
-        self.relay.drain()
-
-    def a_registration(self) -> None:
-        self.serve()
-        self.look()
-        self.registered()
-
-    def a_connection(self) -> None:
-        self.serve()
-        self.look()
-        self.connect()
-
     def a_user(self) -> None:
         self.serve(authenticator=HeaderAuthenticator())
         self.look()
@@ -105,30 +79,6 @@ class MetricsTestCase(WatchedTestCase):
         self.send(other, offer(C, B))
         self.reactor.pump([0.5] * 50)
 
-    def a_loss(self) -> None:
-        self.serve()
-        client = self.registered()
-        self.look()
-        self.lose(client)
-
-    def a_strange_text(self) -> None:
-        self.serve()
-        client = self.registered()
-        self.look()
-        self.send(client, b"?")
-
-    def a_strange_request(self) -> None:
-        self.serve()
-        client = self.accept()
-        self.look()
-        client.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
-
-    def a_strange_frame(self) -> None:
-        self.serve()
-        client = self.connect()
-        self.look()
-        client.dataReceived(frame(3))
-
     def a_call_that_breaks_off(self) -> None:
         self.serve()
         client = self.accept()
@@ -136,29 +86,11 @@ class MetricsTestCase(WatchedTestCase):
         self.look()
         self.lose(client)
 
-    def a_probe(self) -> None:
-        self.serve()
-        client = self.accept()
-        self.look()
-        self.lose(client)
-
-    def a_goodbye(self) -> None:
-        self.serve()
-        client = self.registered()
-        self.look()
-        client.dataReceived(frame(CLOSE, (1000).to_bytes(2, "big")))
-
     def a_flood(self) -> None:
         limits = Limits(messages_per_client=1, registrations_per_client=1, burst=1)
         self.serve(Config(limits=limits))
         self.look()
         self.registered().dataReceived(frame(PING) * 100)
-
-    def an_offer(self) -> None:
-        self.serve()
-        one, _ = self.pair()
-        self.look()
-        self.send(one, offer())
 
     def an_answer(self) -> None:
         self.serve()
@@ -174,12 +106,6 @@ class MetricsTestCase(WatchedTestCase):
         client = self.registered()
         self.look()
         self.send(client, offer())
-
-    def an_answer_unasked(self) -> None:
-        self.serve()
-        one, _ = self.pair()
-        self.look()
-        self.send(one, answer(A, B))
 
     def an_offer_to_somebody_who_left(self) -> None:
         self.serve()
@@ -217,11 +143,6 @@ class MetricsTestCase(WatchedTestCase):
             if len(self.agent.requests) < 10:
                 self.connect(BEARER)
 
-    def a_late_turn(self) -> None:
-        self.serve()
-        self.look()
-        self.reactor.advance(0.75)
-
     def a_new_certificate(self) -> None:
         self.serve(pair=Authority().pair())
         self.look()
@@ -235,53 +156,85 @@ class MetricsTestCase(WatchedTestCase):
         log.writers.append(cast(Any, SimpleNamespace(lost=1)))
         self.relay._observer = log
 
-    def a_reload(self) -> None:
-        self.serve()
-        self.look()
-        self.reload.reload()
+
+Case = MetricsTestCase
+
+Scenario = Callable[[Any], None]
 
 
-MOVED: Mapping[str, Callable[[Any], None]] = {
-    "build_info": MetricsTestCase.a_start,
-    "ready": MetricsTestCase.a_stop_that_begins,
-    "draining": MetricsTestCase.a_drain,
-    "clients": MetricsTestCase.a_registration,
-    "connections": MetricsTestCase.a_connection,
-    "users": MetricsTestCase.a_user,
-    "unregistered": MetricsTestCase.a_connection,
-    "deaf_clients": MetricsTestCase.a_silence,
-    "unanswered_clients": MetricsTestCase.a_silence,
-    "unanswered_offers_max": MetricsTestCase.a_silence,
-    "accepted_connections_total": MetricsTestCase.a_connection,
-    "registrations_total": MetricsTestCase.a_registration,
-    "departures_total": MetricsTestCase.a_loss,
-    "refusals_total": MetricsTestCase.a_strange_text,
-    "rejections_total": MetricsTestCase.a_strange_request,
-    "failures_total": MetricsTestCase.a_strange_frame,
-    "dropped_connections_total": MetricsTestCase.a_call_that_breaks_off,
-    "probes_total": MetricsTestCase.a_probe,
-    "closes_total": MetricsTestCase.a_goodbye,
-    "slowed_total": MetricsTestCase.a_flood,
-    "messages_forwarded_total": MetricsTestCase.an_offer,
-    "messages_returned_total": MetricsTestCase.an_offer_in_vain,
-    "messages_dropped_total": MetricsTestCase.an_answer_unasked,
-    "offers_held_total": MetricsTestCase.an_offer_to_somebody_who_left,
-    "offers_outstanding": MetricsTestCase.an_offer,
-    "offers_waiting": MetricsTestCase.an_offer_to_somebody_who_left,
-    "received_bytes_total": MetricsTestCase.a_connection,
-    "sent_bytes_total": MetricsTestCase.a_connection,
-    "offer_to_answer_seconds": MetricsTestCase.an_answer,
-    "offer_wait_seconds": MetricsTestCase.an_offer_to_somebody_who_comes_back,
-    "handshake_seconds": MetricsTestCase.a_connection,
-    "introspection_seconds": MetricsTestCase.a_question,
-    "introspections_total": MetricsTestCase.a_question,
-    "introspection_cache_total": MetricsTestCase.a_token_that_is_known,
-    "introspection_breaker_open": MetricsTestCase.an_outage,
-    "event_loop_lag_seconds": MetricsTestCase.a_late_turn,
-    "certificate_expiry_timestamp_seconds": MetricsTestCase.a_new_certificate,
-    "log_lines_lost_total": MetricsTestCase.a_lost_line,
-    "certificate_renewal_timestamp_seconds": MetricsTestCase.a_new_certificate,
-    "reloads_total": MetricsTestCase.a_reload,
+def step(
+    act: Callable[[Any, Any], object], first: Callable[[Any], object] = lambda _: None
+) -> Scenario:
+    """Serve, do something first, and look at the metrics before an act."""
+
+    def happen(case: MetricsTestCase) -> None:
+        case.serve()
+        found = first(case)
+        case.look()
+        act(case, found)
+
+    return happen
+
+
+def sends(data: bytes, first: Callable[[Any], object]) -> Scenario:
+    """Have a client send bytes."""
+    return step(lambda _, client: client.dataReceived(data), first)
+
+
+def stops(case: MetricsTestCase, _: object) -> None:
+    """Begin to stop."""
+    case.relay.factory.state = RelayState.STOPPING
+
+
+REGISTERS = step(lambda case, _: case.registered())
+
+CONNECTS = step(lambda case, _: case.connect())
+
+OFFERS = step(lambda case, both: case.send(both[0], offer()), Case.pair)
+
+MOVED: Mapping[str, Scenario] = {
+    "build_info": step(lambda *_: None),
+    "ready": step(stops, Case.registered),
+    "draining": step(lambda case, _: case.relay.drain(), Case.registered),
+    "clients": REGISTERS,
+    "connections": CONNECTS,
+    "users": Case.a_user,
+    "unregistered": CONNECTS,
+    "deaf_clients": Case.a_silence,
+    "unanswered_clients": Case.a_silence,
+    "unanswered_offers_max": Case.a_silence,
+    "accepted_connections_total": CONNECTS,
+    "registrations_total": REGISTERS,
+    "departures_total": step(Case.lose, Case.registered),
+    "refusals_total": sends(frame(TEXT, b"?"), Case.registered),
+    "rejections_total": sends(b"GET / HTTP/1.1\r\n\r\n", Case.accept),
+    "failures_total": sends(frame(3), Case.connect),
+    "dropped_connections_total": Case.a_call_that_breaks_off,
+    "probes_total": step(Case.lose, Case.accept),
+    "closes_total": sends(frame(CLOSE, (1000).to_bytes(2, "big")), Case.registered),
+    "slowed_total": Case.a_flood,
+    "messages_forwarded_total": OFFERS,
+    "messages_returned_total": Case.an_offer_in_vain,
+    "messages_dropped_total": step(
+        lambda case, both: case.send(both[0], answer(A, B)), Case.pair
+    ),
+    "offers_held_total": Case.an_offer_to_somebody_who_left,
+    "offers_outstanding": OFFERS,
+    "offers_waiting": Case.an_offer_to_somebody_who_left,
+    "received_bytes_total": CONNECTS,
+    "sent_bytes_total": CONNECTS,
+    "offer_to_answer_seconds": Case.an_answer,
+    "offer_wait_seconds": Case.an_offer_to_somebody_who_comes_back,
+    "handshake_seconds": CONNECTS,
+    "introspection_seconds": Case.a_question,
+    "introspections_total": Case.a_question,
+    "introspection_cache_total": Case.a_token_that_is_known,
+    "introspection_breaker_open": Case.an_outage,
+    "event_loop_lag_seconds": step(lambda case, _: case.reactor.advance(0.75)),
+    "certificate_expiry_timestamp_seconds": Case.a_new_certificate,
+    "log_lines_lost_total": Case.a_lost_line,
+    "certificate_renewal_timestamp_seconds": Case.a_new_certificate,
+    "reloads_total": step(lambda case, _: case.reload.reload()),
 }
 """What moves each metric from where it was just before."""
 
