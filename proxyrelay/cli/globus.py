@@ -45,7 +45,7 @@ SCOPE = {
 }
 """New scope in the form of the Globus Auth API; users see name and description."""
 
-Command = Callable[[Globus], Coroutine[Any, Any, int]]
+GlobusTask = Callable[[Globus], Coroutine[Any, Any, int]]
 """Sends requests to Globus, and returns the exit status."""
 
 
@@ -105,7 +105,7 @@ def _prepare(
         raise ConfigError(map(loaded.located, error.problems)) from None
 
 
-def run(settings: AuthArguments, credentials: Credentials, command: Command) -> int:
+def run(settings: AuthArguments, credentials: Credentials, command: GlobusTask) -> int:
     """Run one command on a reactor; once in a process, as reactors do not restart.
 
     Raises:

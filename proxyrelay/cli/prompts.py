@@ -38,7 +38,7 @@ def find_credentials(
     arguments: AuthArguments,
     environment: Mapping[str, str],
     terminal: TextIO | None,
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, str],
 ) -> Credentials:
     """Find the credentials; prompt for missing ones on a terminal.
 
@@ -69,7 +69,7 @@ def find_credentials(
         except EOFError:
             raise _with_options(error) from None
         typed = dict.fromkeys(missing, "the terminal")
-        return credentials.find(arguments, environment, {**(names or {}), **typed})
+        return credentials.find(arguments, environment, {**names, **typed})
 
 
 def _with_options(error: ConfigError) -> ConfigError:

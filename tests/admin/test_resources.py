@@ -11,7 +11,7 @@ import msgspec
 from proxyrelay import __version__
 from proxyrelay.admin.report import Status
 from proxyrelay.admin.resources import files
-from proxyrelay.config import Config, Limits, Secret
+from proxyrelay.config import Secret
 from proxyrelay.errors import Problem
 from proxyrelay.switchboard.events import WrongAdminToken
 from proxyrelay.websocket.state import RelayState
@@ -217,21 +217,6 @@ class EventTests(ResourceTestCase):
                 "refused: port: is wrong",
             ],
         )
-
-    def test_events_of_connections_are_kept(self) -> None:
-        limits = Limits(messages_per_client=1, registrations_per_client=1, burst=1)
-        self.serve(Config(limits=limits))
-        self.accept().dataReceived(b"GET / HTTP/1.1\r\n\r\n")
-        self.connect().dataReceived(b"\x83\x80aaaa")
-        self.registered(A).dataReceived(b"\x89\x80aaaa" * 100)
-        self.assertEqual(self.kinds(), ["rejected", "failed", "slowed"])
-
-    def test_events_over_limit_are_forgotten(self) -> None:
-        self.serve()
-        for _ in range(300):
-            self.accept().dataReceived(b"?\r\n\r\n")
-        found = self.ask("/events").json
-        self.assertEqual((len(found["events"]), found["last"]), (100, 300))
 
 
 class ActionTests(ResourceTestCase):

@@ -109,7 +109,7 @@ class GlobusCommandTestCase(CommandTestCase):
         self.patch(globus, "run", self.run_globus)
 
     def run_globus(
-        self, settings: object, found: Credentials, command: globus.Command
+        self, settings: object, found: Credentials, command: globus.GlobusTask
     ) -> int:
         self.ran.append(found)
         done = ensureDeferred(command(service_of(self.agent, Clock(), found)))

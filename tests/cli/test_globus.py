@@ -49,7 +49,7 @@ class GlobusTestCase(SynchronousTestCase):
         self.globus = support.globus(self.agent, self.clock)
         self.output = io.StringIO()
 
-    def start(self, command: globus.Command) -> Deferred[int]:
+    def start(self, command: globus.GlobusTask) -> Deferred[int]:
         with redirect_stdout(self.output):
             return Deferred.fromCoroutine(command(self.globus))
 

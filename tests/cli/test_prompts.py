@@ -51,7 +51,7 @@ class FindCredentialsTests(SynchronousTestCase):
             mock.patch("builtins.input", answer),
             mock.patch.object(getpass, "getpass", answer),
         ):
-            return prompts.find_credentials(AuthArguments(), environment, stdin)
+            return prompts.find_credentials(AuthArguments(), environment, stdin, {})
 
     def test_credentials_that_are_found_need_no_prompt(self) -> None:
         found = self.find({ID_VARIABLE: CLIENT_ID, SECRET_VARIABLE: "b"}, Terminal())
