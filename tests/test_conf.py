@@ -12,7 +12,8 @@ from pathlib import Path
 from prometheus_client import ProcessCollector
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from proxyrelay.admin.metrics import METRICS, PREFIX
+from proxyrelay.admin.metrics import METRICS
+from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.auth.credentials import CREDENTIAL
 from proxyrelay.config import AuthArguments, Config, load, settings
 from tests.support.watched import WatchedTestCase

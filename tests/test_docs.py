@@ -18,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from benchmarks import shares
 from docs._ext import events, reference
 from proxyrelay import config
-from proxyrelay.admin.metrics import METRICS, PREFIX
+from proxyrelay.admin.metrics import METRICS
+from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.cli import main as cli
 from proxyrelay.errors import Refusal
 from proxyrelay.service.options import Options

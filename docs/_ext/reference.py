@@ -26,7 +26,8 @@ from msgspec import inspect as types
 import proxyrelay
 from docs._ext import events
 from proxyrelay import config
-from proxyrelay.admin.metrics import METRICS, PREFIX
+from proxyrelay.admin.metrics import METRICS
+from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.cli import main as cli
 from proxyrelay.errors import Refusal
 from proxyrelay.service.options import Options

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Secret
 from proxyrelay.net.certificates import KeyPair
 from proxyrelay.observe.privacy import Pseudonyms
@@ -18,11 +17,7 @@ from proxyrelay.websocket.protocol import RelayProtocol
 class RelayControl(Protocol):
     """A relay, as the private listener sees it.
 
-    Attributes:
-        factory: The connections, and the rules.
-        config: The settings.
-        pseudonyms: Replaces users by what is shown.
-        drained: Called when the relay begins to drain. It may be set.
+    It calls ``drained``, which may be set, when it begins to drain.
     """
 
     factory: RelayFactory[RelayProtocol]
@@ -42,10 +37,6 @@ class RelayControl(Protocol):
     def pair(self) -> KeyPair | None:
         """Certificate and key; None without TLS."""
 
-    @property
-    def authenticator(self) -> Authenticator:
-        """Identifies the user of a new connection."""
-
     def drain(self) -> None:
         """Leave new clients to another relay, and end after the last client."""
 
@@ -60,13 +51,7 @@ class ReloadOutcome(Enum):
 
 @dataclass(frozen=True)
 class Reloaded:
-    """Result of a reload.
-
-    Attributes:
-        outcome: The outcome.
-        detail: The changes, or the problems, in a sentence each.
-        token: Token of the private listener from now on.
-    """
+    """Result of a reload: its changes or problems, and the token from now on."""
 
     outcome: ReloadOutcome
     detail: str
@@ -81,12 +66,7 @@ class Reloadable(Protocol):
 
 
 class ReportedReload(Reloadable, Protocol):
-    """The same, with a report.
-
-    Attributes:
-        reloaded: Called with the result of each reload. It may be set.
-        renewed: Called with a text for each renewed certificate. It may be set.
-    """
+    """Calls ``reloaded`` with each result, and ``renewed`` for each new certificate."""
 
     reloaded: Callable[[Reloaded], None]
     renewed: Callable[[str], None]

@@ -168,7 +168,9 @@ class ApplyTests(ServiceTestCase):
             changed = self.changed(logging(default_level=level))
             for relay in (built, changed):
                 captured.events.clear()
-                relay.log_observer.forwarded(RecordingPeer(), RecordingPeer(), message, None)
+                relay.log_observer.forwarded(
+                    RecordingPeer(), RecordingPeer(), message, None
+                )
                 lines = captured.lines(LogLevel.debug)
                 self.assertEqual(len(lines), int(level == "DEBUG"))
 

@@ -1,20 +1,24 @@
-"""A connection with counters.
-
-Each message passes here. So the counters are in the closure, and methods are called by
-the name of the class: ``super()`` takes three times as long.
-"""
+"""Measurement of a relay: its connections, and the lag of its event loop."""
 
 from __future__ import annotations
 
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from proxyrelay.net.timing import FAST, Timing
 from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.websocket.protocol import RelayProtocol
+
+LAG_INTERVAL_SECONDS = 0.25
+"""Seconds from one measurement of the lag to the next."""
+
+LAGS_PER_MINUTE = int(60 / LAG_INTERVAL_SECONDS)
 
 
 def counting(counts: RelayCounters) -> type[RelayProtocol]:
     """Build the class of connections with counted bytes and close handshakes.
 
-    Args:
-        counts: The counters.
+    Each message passes here. So the counters are in the closure, and methods are called
+    by the name of the class: ``super()`` takes three times as long.
     """
 
     class Counting(RelayProtocol):
@@ -50,14 +54,34 @@ def counting(counts: RelayCounters) -> type[RelayProtocol]:
             del self._began  # saves memory for thousands of connections
             super().onOpen()
 
-        def sendCloseFrame(
-            self,
-            code: int | None = None,
-            reasonUtf8: bytes | None = None,
-            isReply: bool = False,
-        ) -> None:
+        def close_frame_due(self, code: int | None, is_reply: bool) -> None:
             """Count the close handshake."""
-            counts.closed(self.remoteCloseCode if isReply else code, isReply)
-            super().sendCloseFrame(code, reasonUtf8, isReply)
+            counts.closed(self.remoteCloseCode if is_reply else code, is_reply)
+            super().close_frame_due(code, is_reply)
 
     return Counting
+
+
+class Lag:
+    """Measures by how many seconds a timer is late."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.timing = Timing(FAST)
+        self._clock = clock
+        self._expected = 0.0
+        self._call: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Start to measure."""
+        self._expected = self._clock.seconds() + LAG_INTERVAL_SECONDS
+        self._call = self._clock.callLater(LAG_INTERVAL_SECONDS, self._look)
+
+    def stop(self) -> None:
+        """Stop."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _look(self) -> None:
+        self.timing.took(self._clock.seconds() - self._expected)
+        self.start()
