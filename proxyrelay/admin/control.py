@@ -12,7 +12,6 @@ from proxyrelay.config import Config, Secret
 from proxyrelay.net.certificates import KeyPair
 from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.websocket.factory import RelayFactory
-from proxyrelay.websocket.protocol import RelayProtocol
 
 
 class RelayControl(Protocol):
@@ -25,7 +24,7 @@ class RelayControl(Protocol):
         drained: Called when the relay begins to drain. It may be set.
     """
 
-    factory: RelayFactory[RelayProtocol]
+    factory: RelayFactory
     config: Config
     pseudonyms: Clear
     drained: Callable[[], None]

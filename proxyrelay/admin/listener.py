@@ -200,7 +200,7 @@ class AdminService(Service):
 
     def _take_sample(self) -> None:
         self._keep_place()
-        clients = len(self._relay.factory.relay.registry)
+        clients = len(self._relay.factory.registry)
         self._history.take(self._reactor.seconds(), self._wall(), clients)
 
     def _keep_place(self) -> None:

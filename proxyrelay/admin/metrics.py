@@ -104,7 +104,7 @@ def _drops(view: View) -> Values:
 
 
 def _deaf(view: View) -> Values:
-    found = (peer.registration for peer in view.relay.factory.relay.registry)
+    found = (peer.registration for peer in view.relay.factory.registry)
     return sum(one is not None and one.deaf for one in found)
 
 
@@ -170,7 +170,7 @@ METRICS = (
         "clients",
         "gauge",
         "Registered clients.",
-        lambda view: len(view.relay.factory.relay.registry),
+        lambda view: len(view.relay.factory.registry),
     ),
     Metric(
         "connections",

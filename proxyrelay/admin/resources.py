@@ -270,7 +270,7 @@ class Root(Resource):
 
     def _list_clients(self, request: Request) -> int:
         request.setHeader("Content-Type", "application/json")
-        total = len(self._view.relay.factory.relay.registry)
+        total = len(self._view.relay.factory.registry)
         request.registerProducer(_Listing(request, total, self._view.clients()), False)
         return NOT_DONE_YET
 

@@ -159,13 +159,13 @@ class View:
 
     def unanswered(self) -> Silence:
         """Clients that left their last offers unanswered."""
-        found = (peer.registration for peer in self.relay.factory.relay.registry)
+        found = (peer.registration for peer in self.relay.factory.registry)
         some = [one.unanswered for one in found if one is not None and one.unanswered]
         return Silence(len(some), max(some, default=0))
 
     def clients(self) -> Iterator[list[Client]]:
         """All registered clients, in batches; a client may leave before its batch."""
-        peers = iter(list(self.relay.factory.relay.registry))
+        peers = iter(list(self.relay.factory.registry))
         while batch := list(islice(peers, BATCH)):
             served = cast(Iterable[RelayProtocol], batch)
             ahead = self._wall() - self._clock.seconds()

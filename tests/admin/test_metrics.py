@@ -105,7 +105,7 @@ class MetricsTestCase(WatchedTestCase):
         self.registered(C)
         self.look()
         for source in (A, C):
-            client = self.relay.factory.relay.registry.get(source)
+            client = self.relay.factory.registry.get(source)
             assert client is not None
             self.send(client, offer(source, B))  # type: ignore[arg-type]
         self.reactor.pump([0.5] * 50)

@@ -354,7 +354,7 @@ class ActionTests(WatchedTestCase):
         self.assertEqual(client.state, client.STATE_CLOSING)
         self.assertIn((4004).to_bytes(2, "big"), client.transport.value())
         self.assertEqual(other.state, other.STATE_OPEN)
-        self.assertEqual(list(self.relay.factory.relay.registry), [other])
+        self.assertEqual(list(self.relay.factory.registry), [other])
 
     def test_disconnects_nobody_who_is_not_there(self) -> None:
         self.serve()
@@ -372,7 +372,7 @@ class ActionTests(WatchedTestCase):
                 answer = self.ask(path, "POST", **headers)
                 self.assertEqual(answer.status, 403, path)
         self.assertIs(self.relay.state, RelayState.SERVING)
-        self.assertEqual(len(self.relay.factory.relay.registry), 1)
+        self.assertEqual(len(self.relay.factory.registry), 1)
         kind = "application/json; charset=utf-8"
         self.assertEqual(self.ask("/reload", "POST", Content_Type=kind).status, 200)
 
@@ -521,12 +521,12 @@ class RequestTests(WatchedTestCase):
 
     def test_an_error_of_its_own_is_kept_from_the_caller(self) -> None:
         self.serve()
-        self.relay.factory.relay.registry = cast(Any, None)
+        self.relay.factory.registry = cast(Any, None)
         answer = self.ask("/status")
         self.assertEqual(answer.status, 500)
         self.assertEqual(answer.json, {"error": "see the log of the relay"})
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
-        self.relay.factory.relay.registry = type("Empty", (list,), {})()
+        self.relay.factory.registry = type("Empty", (list,), {})()
 
 
 class ClientsTests(WatchedTestCase, TestCase):
@@ -628,7 +628,7 @@ class ClientsTests(WatchedTestCase, TestCase):
         self.assertEqual(await self.listed(), Clients(0, []))
 
     def crowd(self, count: int) -> None:
-        registry = self.relay.factory.relay.registry
+        registry = self.relay.factory.registry
         for number in range(count):
             peer: Any = RecordingPeer()
             peer.slowed = False
@@ -652,7 +652,7 @@ class ClientsTests(WatchedTestCase, TestCase):
         self.crowd(2 * BATCH)
         pieces = batches()
         self.assertEqual(len(next(pieces)), BATCH)
-        for peer in self.relay.factory.relay.registry:
+        for peer in self.relay.factory.registry:
             peer.registration = None
         self.assertEqual(next(pieces), [])
 

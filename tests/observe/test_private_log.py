@@ -98,7 +98,7 @@ class HiddenTests(RelayTestCase):
         self.assertEqual(self.said("registered")["address"], here)
         self.assertEqual(self.said("registered")["user"], names.user(ME))
         other = self.client(sends=registration(B))
-        self.until(lambda: len(self.service.factory.relay.registry) == 2)
+        self.until(lambda: len(self.service.factory.registry) == 2)
         for text in (offer(A, B), answer(A, B), offer(B, C)):
             one.sendall(frame(TEXT, text))
         for event in ("forwarded", "shielded", "returned"):
@@ -115,9 +115,7 @@ class HiddenTests(RelayTestCase):
         self.client("X-Wish: broken")
         self.raw().sendall(LINE + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         self.assertEqual(self.said("rejected")["address"], here)
-        self.in_reactor(
-            self.service.journal.clients, self.service.factory.relay.registry, 9
-        )
+        self.in_reactor(self.service.journal.clients, self.service.factory.registry, 9)
         self.assertEqual(self.said("client")["user"], names.user(ME))
 
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)

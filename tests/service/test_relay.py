@@ -273,13 +273,13 @@ class CensusTests(SynchronousTestCase):
 
     def test_keeps_to_its_limit(self) -> None:
         relay, memory = self.started(current_client_interval=30, current_client_limit=0)
-        relay.factory.relay.registry.add(A, cast(Peer, RecordingPeer()))
+        relay.factory.registry.add(A, cast(Peer, RecordingPeer()))
         memory.advance(30)
         self.assertEqual(self.captured.lines(), ["connected clients: 1"])
 
     def test_says_so_if_it_fails(self) -> None:
         relay, memory = self.started(current_client_interval=30)
-        relay.factory.relay.registry.add(A, cast(Peer, object()))
+        relay.factory.registry.add(A, cast(Peer, object()))
         memory.advance(30)
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
         (failed,) = [e for e in self.captured.events if "log_failure" in e]

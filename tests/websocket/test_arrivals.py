@@ -27,7 +27,7 @@ from proxyrelay.net.proxy_header import ProxyHeaderFactory, ProxyHeaderReader
 from proxyrelay.net.rate import MAX_WAIT_SECONDS
 from proxyrelay.switchboard.events import Dropped, Probed, Slowed
 from proxyrelay.switchboard.user import User
-from proxyrelay.websocket.admission import PATIENCE_SECONDS, RESERVED_DESCRIPTORS
+from proxyrelay.websocket.admission import EVICTION_GRACE_SECONDS, RESERVED_DESCRIPTORS
 from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.fastpath import FRAMES_PER_TURN
 from proxyrelay.websocket.flow import MAX_EMPTY_RECORDS_BEFORE_UPGRADE
@@ -254,7 +254,7 @@ class UnregisteredTests(AdmissionMixin, RelayTestCase):
         self.register(self.there("192.0.2.1"), A)
         self.there("192.0.2.1").ping()
         other = self.there("192.0.2.2")
-        self.advance(2 * PATIENCE_SECONDS)
+        self.advance(2 * EVICTION_GRACE_SECONDS)
         third = self.there("192.0.2.1")
         self.assert_refused(first, "in time")
         self.register(third, B)
@@ -301,7 +301,7 @@ class ExcessMixin(AdmissionMixin):
             self.until_count(count)
         honest = self.from_there("192.0.2.1")
         self.until_waits()
-        self.advance(PATIENCE_SECONDS)
+        self.advance(EVICTION_GRACE_SECONDS)
         self.assertEqual(self.happened(Dropped), [])
         self.until_waits()
         self.advance(PAUSE)
@@ -327,7 +327,7 @@ class TcpExcessTests(ExcessMixin, RelayTestCase):
         self.from_there("192.0.2.1")
         self.until_waits()
         factory.pace._waiting.append(lambda: None)
-        self.advance(2 * PATIENCE_SECONDS)
+        self.advance(2 * EVICTION_GRACE_SECONDS)
         self.assertEqual(len(self.connections()), 6)
         self.in_reactor(factory.pace._next_turn)
         self.advance(PAUSE)
@@ -361,7 +361,7 @@ class SilentTests(AdmissionMixin, RelayTestCase):
         for count, connection in enumerate(silent, 1):
             connection.sendall(line)
             self.until_count(min(count, 2))
-            self.advance(2 * PATIENCE_SECONDS / 3)
+            self.advance(2 * EVICTION_GRACE_SECONDS / 3)
         self.until(lambda: self.happened(Dropped))
         self.assertEqual(self.read_to_end(silent[0]), b"")
         self.assertIn("too many", self.happened(Dropped)[0].reason)
@@ -388,7 +388,7 @@ class PendingTests(AdmissionMixin, RelayTestCase):
             connection.sendall(upgrade("X-Forwarded-For: 192.0.2.1"))
             connections.append(connection)
             self.until_count(count)
-            self.advance((2 - count) * 2 * PATIENCE_SECONDS)
+            self.advance((2 - count) * 2 * EVICTION_GRACE_SECONDS)
             self.until(self.are_pending(count))
         self.assertEqual(self.checks.cancelled, 1)
         connections[0].sendall(frame(CLOSE, b"\x03\xf5"))
@@ -716,16 +716,14 @@ class ProxyTests(ServedMixin, SynchronousTestCase):
             [peer.source for peer in (proxy, stranger, other, here)],
             ["2001:db8::1", "2001:db8::/64", "2001:db8::/64", "::1"],
         )
-        self.assertEqual(len(factory.limits), 3)
+        self.assertEqual(len({peer.source for peer in factory.connections}), 3)
         # So only strangers are one too many.
         self.assertEqual(
             [peer.state == peer.STATE_OPEN for peer in (proxy, stranger, again, other)],
             [True, True, True, False],
         )
 
-    def open_from(
-        self, factory: RelayFactory[RelayProtocol], host: str
-    ) -> RelayProtocol:
+    def open_from(self, factory: RelayFactory, host: str) -> RelayProtocol:
         """A connection from an address that has sent its request."""
         protocol = factory.buildProtocol(addresses.of(host))
         protocol.makeConnection(ClosedTransport())
@@ -768,7 +766,7 @@ class AnnouncedMixin(AdmissionMixin):
 
     def until_waiting(self: Any, count: int) -> None:
         """Wait until so many headers are awaited."""
-        self.until(lambda: len(self.service.factory._proxies.waiting) == count)
+        self.until(lambda: len(self.service.factory.behind_proxies.waiting) == count)
 
     @scenario
     def test_tells_where_a_client_is(self: Any) -> None:
@@ -814,7 +812,7 @@ class AnnouncedMixin(AdmissionMixin):
     @scenario
     def test_drops_a_proxy_that_does_not_speak_it(self: Any) -> None:
         told: list[tuple[str, str]] = []
-        self.service.factory._proxies.dropped = lambda *about: told.append(about)
+        self.service.factory.behind_proxies.dropped = lambda *about: told.append(about)
         connection = self.raw(secure=False)
         connection.sendall(upgrade())
         self.assertEqual(self.read_to_end(connection), b"")

@@ -6,7 +6,6 @@ import gc
 import weakref
 from typing import Any
 
-from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -19,12 +18,6 @@ from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.protocol import RelayProtocol
-from proxyrelay.websocket.upstream import (
-    OWN_ATTRIBUTES,
-    UNUSED_ATTRIBUTES,
-    UpstreamProtocol,
-    first_state,
-)
 from tests.support.clock import EagerClock
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
 from tests.support.recording import (
@@ -32,15 +25,9 @@ from tests.support.recording import (
     B,
     RecordingJournal,
     RecordingWaiting,
-    offer,
     registration,
 )
 from tests.support.served import PendingAuthenticator, upgrade
-
-UNCHANGING = (type(None), bool, int, float, str, bytes, tuple, frozenset)
-"""Types of what may be shared, whoever has it."""
-
-OPTIONS = tuple(WebSocketServerProtocol.CONFIG_ATTRS)
 
 LEFT = {
     *("_is_admitted", "address", "arrival", "connected", "current_frame", "data"),
@@ -48,9 +35,6 @@ LEFT = {
     "transport",
 }
 """Attributes of a connection that is open."""
-
-NAMES = "co_names"
-"""Where a function's code has the attributes that it uses."""
 
 SECRET = "s3cr3t-of-one"
 
@@ -72,7 +56,7 @@ class ServedMixin:
 
     def serve(
         self, authenticator: Authenticator | None = None, **settings: Any
-    ) -> RelayFactory[RelayProtocol]:
+    ) -> RelayFactory:
         clock = EagerClock()
         self.clock = clock
         journal = RecordingJournal()
@@ -82,96 +66,14 @@ class ServedMixin:
             journal,
             clock,
             Config(**settings),
-            kind=RelayProtocol,
         )
 
-    def open(
-        self, factory: RelayFactory[RelayProtocol], request: bytes = REQUEST
-    ) -> RelayProtocol:
+    def open(self, factory: RelayFactory, request: bytes = REQUEST) -> RelayProtocol:
         """A connection that has sent its request."""
         protocol = factory.buildProtocol(StringTransport().getPeer())
         protocol.makeConnection(ClosedTransport())
         protocol.dataReceived(request)
         return protocol
-
-
-class SharedTests(ServedMixin, SynchronousTestCase):
-    """Attributes of the class that is served."""
-
-    def setUp(self) -> None:
-        self.factory = self.serve(max_message_bytes=4711)
-        self.served: Any = self.factory.protocol
-
-    def plain(self) -> dict[str, object]:
-        """What Autobahn gives to a connection, less its options, found anew."""
-        plain: Any = WebSocketServerProtocol()
-        plain.factory = self.serve()
-        plain._connectionMade()
-        return {n: v for n, v in vars(plain).items() if n not in OPTIONS}
-
-    def test_are_all_that_autobahn_gives_to_a_connection(self) -> None:
-        plain = self.plain()
-        self.assertEqual(first_state(self.factory).keys(), plain.keys())
-        self.assertLessEqual(OWN_ATTRIBUTES, plain.keys())
-        for name in plain.keys() - OWN_ATTRIBUTES:
-            self.assertIn(name, vars(self.served))
-            if name not in UNUSED_ATTRIBUTES:
-                self.assertEqual(
-                    (name, getattr(self.served, name)), (name, plain[name])
-                )
-
-    def test_do_not_change_or_are_not_used(self) -> None:
-        found = {n for n, v in self.plain().items() if not isinstance(v, UNCHANGING)}
-        self.assertEqual(found - OWN_ATTRIBUTES, UNUSED_ATTRIBUTES)
-        # What each has of its own is made for each; these two cannot be changed.
-        self.assertEqual(OWN_ATTRIBUTES - found, {"data", "state"})
-
-    def test_that_are_never_changed_stay_as_they_are(self) -> None:
-        # Autobahn counts what comes in trafficStats, which nobody reads.
-        kept = UNUSED_ATTRIBUTES - {"trafficStats"}
-        before = {name: repr(vars(self.served)[name]) for name in kept}
-        first, second = self.open(self.factory), self.open(self.factory)
-        for protocol, uuid in ((first, A), (second, B)):
-            protocol.dataReceived(frame(TEXT, registration(uuid)) + frame(PING))
-            protocol.dataReceived(frame(TEXT, offer(A, B)[:9], fin=False) + b"\x80")
-        first.dataReceived(frame(CLOSE, b"\x03\xe8"))
-        for protocol in (first, second):
-            protocol.connectionLost(Failure(ConnectionDone()))
-        after = {name: repr(vars(self.served)[name]) for name in kept}
-        self.assertEqual(before, after)
-        for name in UNUSED_ATTRIBUTES:
-            self.assertNotIn(name, {**vars(first), **vars(second)})
-
-    def test_options_are_those_of_the_factory(self) -> None:
-        for name in OPTIONS:
-            self.assertIn(name, vars(self.served))
-            self.assertEqual(
-                (name, getattr(self.served, name)), (name, getattr(self.factory, name))
-            )
-        self.assertEqual(self.served.CONFIG_ATTRS, ())
-        self.assertEqual(self.served.maxMessagePayloadSize, 4711)
-
-    def test_a_function_among_the_options_is_no_method(self) -> None:
-        protocol: Any = self.open(self.factory)
-        accept = self.factory.perMessageCompressionAccept
-        self.assertIs(protocol.perMessageCompressionAccept, accept)
-        functions = {n for n in OPTIONS if callable(getattr(self.factory, n))}
-        self.assertEqual(functions, {"perMessageCompressionAccept"})
-
-    def test_factories_do_not_share_their_class(self) -> None:
-        other: Any = self.serve(max_message_bytes=815).protocol
-        self.assertEqual(
-            (self.served.maxMessagePayloadSize, other.maxMessagePayloadSize),
-            (4711, 815),
-        )
-        self.assertNotIn("maxMessagePayloadSize", vars(RelayProtocol))
-
-    def test_a_connection_counts_as_one(self) -> None:
-        self.assertEqual(self.factory.getConnectionCount(), 0)
-        protocol = self.open(self.factory)
-        self.assertEqual(self.factory.getConnectionCount(), 1)
-        protocol.connectionLost()
-        self.assertEqual(self.factory.getConnectionCount(), 0)
 
 
 class OfEachTests(ServedMixin, SynchronousTestCase):
@@ -182,23 +84,8 @@ class OfEachTests(ServedMixin, SynchronousTestCase):
         self.one, self.other = self.open(self.factory), self.open(self.factory)
 
     def test_is_not_that_of_another(self) -> None:
-        for name in ("is_open", "utf8validator"):
-            one, other = getattr(self.one, name), getattr(self.other, name)
-            self.assertIsNot(one, other, name)
+        self.assertIsNot(self.one.utf8validator, self.other.utf8validator)
         self.assertIs(self.one.utf8validator, self.one.utf8validator)
-
-    def test_is_all_that_autobahn_needs(self) -> None:
-        # `connectionLost` does all that `_connectionLost` would.
-        overridden = {*vars(UpstreamProtocol), "_connectionLost"}
-        needs = {
-            name
-            for kind in WebSocketServerProtocol.__mro__
-            for name, function in vars(kind).items()
-            if "is_closed" in getattr(getattr(function, "__code__", None), NAMES, ())
-        }
-        self.assertEqual(needs - overridden, set())
-        self.assertIn("dropConnection", needs)
-        self.assertIn("connectionLost", overridden)
 
     def test_texts_in_pieces_are_told_apart(self) -> None:
         euro = "\u20ac".encode()
