@@ -189,6 +189,8 @@ class OriginTests(SynchronousTestCase):
             self.assertIs(origin_matcher(allowed)(origin), expected, origin)
 
 
+EXTENSION = "Sec-WebSocket-Extensions: permessage-deflate"
+
 OFFERS = (
     *("origin", "sec-websocket-origin"),
     *("sec-websocket-extensions", "sec-websocket-protocol"),
@@ -431,11 +433,17 @@ class PlainTests(SynchronousTestCase):
                 for target in (*targets.encode().split(), b"/[]", b"#", b'"')
             ),
             upgrade("X-Cert: " + "x" * 18 * 1024),
+            upgrade("X-A: " + "a" * (MAX_HEAD_BYTES - len(upgrade("X-A: ")))),
+            upgrade("X-City: Orl\xc3\xa9ans", "X-A: \x85", "x-a: \xff"),
+            upgrade(f'{EXTENSION}; server_max_window_bits="x"; y, ;;, x; z=1'),
+            upgrade(EXTENSION, EXTENSION),
+            upgrade("Sec-WebSocket-Protocol: a, a, ,", "sec-websocket-protocol: a"),
             upgrade(*["X-A: b"] * 100),
             upgrade("Content-Length: 0"),
+            upgrade("ORIGIN: about:blank", "Sec-WebSocket-Origin: https://x:99999"),
         ):
             for lane in (False, True):
-                self.assert_upgraded(request, lane=lane)
+                self.assert_upgraded(request, lane=lane, origins_allowed=("*",))
 
     @settings(max_examples=200, deadline=None)
     @given(requests())
