@@ -100,10 +100,7 @@ class Limits(Generic[T]):
     # -- counts
 
     def room(self, sockets: int, descriptors: int) -> bool:
-        """Whether one more connection may be accepted now.
-
-        The relay has so many sockets, and may open so many file descriptors.
-        """
+        """Whether one more connection fits, beside so many, with so many files."""
 
         def has_room(count: int, ceiling: int) -> bool:
             # A full relay stays full until there is room for several.
@@ -135,8 +132,7 @@ class Limits(Generic[T]):
         """Connection to evict, if an address has too many without a UUID.
 
         It is the oldest one, unless that is young: clients that come back after a fault
-        need `EVICTION_GRACE_SECONDS`. Each connection is returned once; its end may
-        take several steps.
+        need `EVICTION_GRACE_SECONDS`. Each connection is returned once.
         """
         ceiling = self._settings.unregistered_per_address
         if len(origin.unregistered) <= ceiling or not origin.limited:
@@ -177,9 +173,7 @@ class Limits(Generic[T]):
             self._crowds[count][origin] = None
 
     def admit(self, origin: Origin[T], user: User) -> None:
-        """Admit a connection after its authentication.
-
-        The limit of one user does not apply without authentication.
+        """Admit a connection after its authentication, if there is one.
 
         Raises:
             TryAgainLater: Too many of its address, or of its user.
@@ -209,10 +203,7 @@ class Limits(Generic[T]):
     def leave(
         self, connection: T, origin: Origin[T], now: float, user: User | None = None
     ) -> None:
-        """Forget a connection, and its address unless that has a debt.
-
-        The user is that of an admitted connection.
-        """
+        """Forget a connection, of a user once admitted. A debt of its address stays."""
         self.settle(connection, origin)
         if user is not None:
             origin.open -= 1
@@ -252,10 +243,7 @@ class Limits(Generic[T]):
         return self._registers.spend(debt, now)
 
     def charge_answer(self, debt: float, now: float) -> float:
-        """New message debt of a client after an answer of the relay.
-
-        It answers to a registration, or to a failed offer.
-        """
+        """New message debt of a client after an answer to it."""
         return self._speaks.spend(debt, now, MESSAGES_PER_ANSWER)
 
     def charge_messages(

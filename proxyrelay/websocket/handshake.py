@@ -62,8 +62,7 @@ def head_complete(data: bytes, seen: int = 0) -> bool:
 
     Args:
         data: Bytes from the start of the connection.
-        seen: Number of bytes that were checked before. So a head in single bytes is
-            not read from the start each time.
+        seen: Number of bytes that were checked before.
 
     Raises:
         BadRequest: The data cannot become such a head.
@@ -147,10 +146,10 @@ def header_fields(head: bytes) -> dict[str, str]:
 def autobahn_head(head: bytes) -> bytes:
     """Copy of a whole, well-formed head for Autobahn.
 
-    Autobahn fails for requests of stock clients and proxies with a fragment, an empty
-    port, a strange origin or extension. The copy holds a plain target, the checked
-    headers, and ASCII only. It has no double quotes: a quote in Autobahn's errors marks
-    a part of the request.
+    Autobahn fails for a fragment, an empty port, a strange origin or extension. Stock
+    clients and proxies send these. The copy holds a plain target, the checked headers,
+    and ASCII without double quotes: these mark parts of the request in Autobahn's
+    errors.
     """
     first, *lines = head[: -len(_END)].split(b"\r\n")
     method, _, version = first.split(b" ")
@@ -187,10 +186,7 @@ def plain_upgrade(head: bytes) -> dict[str, str] | None:
 
 
 def acceptance(server: str, key: str) -> bytes:
-    """Response that completes the upgrade (RFC 6455, section 4.2.2).
-
-    It answers to the client's ``Sec-WebSocket-Key``.
-    """
+    """Response to a ``Sec-WebSocket-Key`` (RFC 6455, section 4.2.2)."""
     digest = sha1((key + _MAGIC).encode(), usedforsecurity=False).digest()
     return (
         "HTTP/1.1 101 Switching Protocols\r\n"
@@ -205,9 +201,8 @@ def acceptance(server: str, key: str) -> bytes:
 def origin_matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     """Function that tells whether a browser's ``Origin`` is allowed.
 
-    Patterns are origins as RFC 6454, section 6.2, writes them
-    (``https://www.example.org:8443``), with ``*`` for any text without a slash. A lone
-    ``*`` matches everything, ``null`` included.
+    Patterns are origins (RFC 6454, section 6.2) with ``*`` for any text without a
+    slash. A lone ``*`` matches everything, ``null`` included.
     """
     spelt = [pattern.lower() for pattern in patterns]
     if "*" in spelt:

@@ -55,9 +55,6 @@ class UpstreamProtocol(WebSocketServerProtocol):
     """A connection without Autobahn's costs, log lines, timers and gaps.
 
     A subclass sets `flow`, and implements the hooks in the first section.
-
-    Attributes:
-        request_is_whole: Whether a well-formed request head was read.
     """
 
     flow: FlowControl
@@ -126,19 +123,15 @@ class UpstreamProtocol(WebSocketServerProtocol):
         self.factory.countConnections += 1
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """End.
-
-        Autobahn's version stops timers, calls ``onClose``, and writes log lines. One of
-        them uses OpenSSL's words as a format string.
-        """
+        """End. Autobahn's version logs OpenSSL's words as a format string."""
         self.state = self.STATE_CLOSED
         self.factory.countConnections -= 1
 
     def forget_request(self, *names: str) -> None:
-        """Delete all that is left of the request: it may be long, or hold a token.
+        """Delete what is left of the request: it may be long, or hold a token.
 
-        Attributes of other ``names`` go with it. The rest moves into a dictionary of
-        its size, without values that are as in the class.
+        Attributes of other names go with it, and values that are as in the class. A
+        dictionary of the right size takes the rest.
         """
         served, gone = type(self), (*REQUEST_PREFIXES, *names)
         self.__dict__ = {
@@ -184,17 +177,13 @@ class UpstreamProtocol(WebSocketServerProtocol):
     def onConnect(  # type: ignore[override]  # Autobahn waits for it
         self, request: ConnectionRequest
     ) -> Deferred[None]:
-        """Take a valid request, in its own words: the only way to an upgrade."""
+        """Take a valid request, with its own headers. No upgrade goes another way."""
         request.headers = self._headers
         del self._headers
         return self.upgrade_requested(request)
 
     def succeedHandshake(self, res: object) -> None:
-        """Complete the upgrade, if the client is still there.
-
-        Autobahn's version revives a lost connection. It also looks for extensions,
-        subprotocols and timers; the relay has none.
-        """
+        """Complete the upgrade. Autobahn's version revives a lost connection."""
         if self.state == self.STATE_CONNECTING:
             self.sendData(handshake.acceptance(self.factory.server, self._wskey))
             self.state = self.STATE_OPEN
@@ -208,11 +197,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
         code: int = HTTPStatus.BAD_REQUEST,
         responseHeaders: Iterable[tuple[str, str]] | None = None,
     ) -> None:
-        """Answer with an HTTP error, and log the reason.
-
-        Autobahn's version writes the reason into the status line, with parts of the
-        request or of an exception.
-        """
+        """Answer with an HTTP error. Autobahn's version shows the reason, too."""
         # Autobahn quotes the request in its reasons. A quote may hold a secret.
         detail = re.sub('"[^"]*"', "...", reason)
         status = HTTPStatus(code)
@@ -252,10 +237,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
             self.frame_data.append(bytearray(payload))
 
     def onFrameData(self, payload: bytes) -> bool | None:
-        """Ignore the payload of a control frame that is too long.
-
-        Autobahn's version reads it to its end after the violation, and keeps it all.
-        """
+        """Ignore a control frame that is too long. Autobahn's version keeps it all."""
         frame = self.current_frame
         if frame.opcode >= FIRST_CONTROL_OPCODE and frame.length > MAX_CONTROL_BYTES:
             return None
@@ -292,11 +274,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
     def _fail_connection(
         self, code: int = GOING_AWAY, reason: str = "going away"
     ) -> None:
-        """Close after a violation of the protocol.
-
-        As Autobahn's version with ``failByDrop=False``, but without its log line: that
-        one names no client.
-        """
+        """Close after a violation. Autobahn's log line would name no client."""
         if self.state == self.STATE_OPEN:
             self.failedByMe = True
             self.protocol_violated(code, reason)
@@ -318,11 +296,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
             self.close_frame_sent()
 
     def dropConnection(self, abort: bool = False) -> None:
-        """Close the transport.
-
-        Autobahn's version writes a log line at WARNING, and resets the connection even
-        after a clean close handshake.
-        """
+        """Close the transport. Autobahn's version resets it after a clean close."""
         self.unregisterProducer()
         if self.state == self.STATE_CLOSED:
             return

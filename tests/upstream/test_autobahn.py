@@ -15,6 +15,7 @@ from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.upstream import UpstreamProtocol
 from tests.support.frames import CLOSE, PING, TEXT, frame
 from tests.support.recording import A, B, offer, registration
+from tests.upstream.test_twisted_tcp import names
 from tests.websocket.test_served_class import ServedMixin
 
 OPTIONS = tuple(WebSocketServerProtocol.CONFIG_ATTRS)
@@ -36,11 +37,6 @@ COMPLETES = {
     *("perMessageCompressionAccept", "_perMessageCompress", "autoPingPendingCall"),
 }
 """Attributes with which Autobahn completes an upgrade: done by the relay, or idle."""
-
-
-def names(function: Any) -> set[str]:
-    """Names of attributes and globals that a function uses."""
-    return set(getattr(getattr(function, "__code__", None), "co_names", ()))
 
 
 class AttributeTests(ServedMixin, SynchronousTestCase):

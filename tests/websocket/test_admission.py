@@ -59,12 +59,10 @@ class CountTests(SynchronousTestCase):
             done += 1
         return done
 
-    def test_room_ends_at_setting(self) -> None:
+    def test_room_ends_at_setting_or_open_files(self) -> None:
         few = limits(connections=3)
         for sockets, room in ((2, True), (3, False), (2, True)):
             self.assertIs(few.room(sockets, FILES), room)
-
-    def test_room_ends_at_open_files(self) -> None:
         for many in (limits(), limits(connections=1000)):
             self.assertTrue(many.room(99, RESERVED_DESCRIPTORS + 100))
             self.assertFalse(many.room(100, RESERVED_DESCRIPTORS + 100))
@@ -101,25 +99,6 @@ class CountTests(SynchronousTestCase):
             (ANONYMOUS, "192.0.2.5", 3),
         ):
             self.assertEqual(self.admitted(few, 9, user, name), count)
-
-    def test_address_without_limits_has_no_caps(self) -> None:
-        few = limits(connections_per_address=1, unregistered_per_address=1)
-        for connection in range(9):
-            origin = few.arrive(connection, HERE, limited=False)
-            self.assertIsNone(few.over_address_cap(origin, LATER))
-            few.admit(origin, ANONYMOUS)
-
-    def test_admit_after_leave_succeeds(self) -> None:
-        few = limits(connections_per_user=1, connections_per_address=1)
-        origin = few.arrive(0, HERE)
-        few.admit(origin, ME)
-        self.assertRaises(TryAgainLater, few.admit, few.arrive(1, HERE), YOU)
-        other = few.arrive(2, THERE)
-        self.assertRaises(TryAgainLater, few.admit, other, ME)
-        few.leave(0, origin, 0, ME)
-        few.admit(other, ME)
-        few.admit(origin, YOU)
-        self.assertEqual(few.users, 2)
 
     def test_over_address_cap_gives_each_of_the_oldest_once(self) -> None:
         few = limits(unregistered_per_address=2)
@@ -389,6 +368,7 @@ class LimitsMachine(RuleBasedStateMachine):
         assert set(self.limits._origins) == names
         assert not names & set(self.limits._owing)
         assert set(self.limits._users) == set(self.users.values()) - {ANONYMOUS}
+        assert self.limits.users == len(self.limits._users)
 
 
 class StatefulTests(SynchronousTestCase):
