@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
+from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Limits
 from proxyrelay.errors import BadRequest, Unauthorized
 from proxyrelay.switchboard.relay import Relay
@@ -293,15 +294,11 @@ def requests(draw: st.DrawFn) -> bytes:
     return "\r\n".join([line, *lines, "", ""]).encode("latin-1")
 
 
-class RecordingAuthenticator:
+class RecordingAuthenticator(AnonymousAuthenticator):
     """Remembers what it was shown."""
 
     def __init__(self) -> None:
         self.shown: list[tuple[dict[str, str], str]] = []
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
 
     def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
         kept = {name: headers[name] for name in headers if name not in OFFERS}

@@ -22,6 +22,7 @@ from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Offers, Timeouts
 from proxyrelay.errors import Forbidden, Unauthorized
 from proxyrelay.net.pacing import TurnBudget
+from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.events import Dropped, Probed, Rejected, Returned
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.flow import FOLLOW_SECONDS
@@ -60,6 +61,9 @@ class SocketTestCase(RelayTestCase):
 
     def until_gone(self) -> None:
         self.until_count(0)
+
+    def until_happened(self, count: int, *kinds: type[Event]) -> None:
+        self.until(lambda: len(self.happened(*kinds)) == count)
 
     def until_phase(self, phase: Phase) -> None:
         """Wait for the phase of the only connection."""
@@ -175,7 +179,7 @@ class HandshakeTests(SocketTestCase):
                 self.reset(connection)
             connection.close()
             expected.append(event)
-            self.until(lambda: len(self.happened(*ENDS)) == len(expected))
+            self.until_happened(len(expected), *ENDS)
             self.until_gone()
             found = [event.event for event in self.happened(*ENDS)]
             self.assertEqual(found, expected)
