@@ -34,9 +34,7 @@ HANDSHAKES_PER_TURN = 16
 TLS_HANDSHAKES_PER_TURN = 8
 """TLS handshakes begun per reactor turn, at about 0.5 ms each."""
 
-OWN_ATTRIBUTES = frozenset(
-    {"data", "factory", "is_closed", "is_open", "state", "utf8validator"}
-)
+OWN_ATTRIBUTES = frozenset({"data", "is_closed", "is_open", "state", "utf8validator"})
 """Autobahn's attributes that differ between connections. ``is_closed`` and ``is_open``
 are used only in methods that `proxyrelay.websocket.upstream` overrides."""
 
@@ -125,9 +123,7 @@ class RelayFactory(WebSocketServerFactory):
             self.setProtocolOptions(maxMessagePayloadSize=_max_message_bytes(config))
             self.protocol = served_class(self, self._kind)
 
-    def buildProtocol(  # type: ignore[override]
-        self, addr: IAddress
-    ) -> RelayProtocol:
+    def buildProtocol(self, addr: IAddress) -> RelayProtocol:  # type: ignore[override]
         """Build a connection, numbered in the order of arrival."""
         protocol = cast(RelayProtocol, super().buildProtocol(addr))
         protocol.come_from(addr)
@@ -161,11 +157,8 @@ class RelayFactory(WebSocketServerFactory):
     def _room(self, descriptors: int) -> bool:
         """Whether there is room, after evictions unless the relay itself is late."""
         now = self.clock.seconds()
-        while not self.backlogged:
-            over_total_cap = self.limits.over_total_cap(now)
-            if over_total_cap is None:
-                break
-            self.lifecycle.expire_early(over_total_cap)
+        while not self.backlogged and (evicted := self.limits.over_total_cap(now)):
+            self.lifecycle.expire_early(evicted)
         sockets = len(self.connections) + len(self.behind_proxies.waiting)
         return self.limits.room(sockets, descriptors)
 
@@ -215,15 +208,15 @@ class RelayFactory(WebSocketServerFactory):
 
     def _tell_if_all_gone(self) -> None:
         is_stopping = self.state is RelayState.STOPPING
-        awaited = self.behind_proxies.waiting
-        if self.connections or (len(awaited) and not is_stopping):
+        headers = self.behind_proxies.waiting
+        if self.connections or (len(headers) and not is_stopping):
             return
         if is_stopping:
-            for part in (self.lifecycle, self.flows, self.gate, awaited):
+            for part in (self.lifecycle, self.flows, self.gate, headers):
                 part.stop()
-        waiting, self._awaiting_end = self._awaiting_end, []
-        for awaiting in waiting:
-            awaiting.callback(None)
+        awaiting, self._awaiting_end = self._awaiting_end, []
+        for each in awaiting:
+            each.callback(None)
 
 
 def _max_message_bytes(config: Config) -> int:

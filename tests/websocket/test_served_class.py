@@ -31,7 +31,7 @@ from tests.support.served import PendingAuthenticator, upgrade
 
 LEFT = {
     *("_is_admitted", "address", "arrival", "connected", "current_frame", "data"),
-    *("factory", "flow", "heard", "inside_message", "origin", "phase", "state"),
+    *("flow", "heard", "inside_message", "origin", "phase", "state"),
     "transport",
 }
 """Attributes of a connection that is open."""
