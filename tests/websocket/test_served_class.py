@@ -1,9 +1,10 @@
-"""What connections have in common, and what is left of one."""
+"""Attributes of connections, and what is left of a request."""
 
 from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
@@ -76,33 +77,40 @@ class ServedMixin:
         return protocol
 
 
-class OfEachTests(ServedMixin, SynchronousTestCase):
-    """What a connection has of its own."""
+class OwnAttributeTests(ServedMixin, SynchronousTestCase):
+    """Attributes that differ between connections."""
 
-    def setUp(self) -> None:
-        self.factory = self.serve()
-        self.one, self.other = self.open(self.factory), self.open(self.factory)
-
-    def test_is_not_that_of_another(self) -> None:
-        self.assertIsNot(self.one.utf8validator, self.other.utf8validator)
-        self.assertIs(self.one.utf8validator, self.one.utf8validator)
-
-    def test_texts_in_pieces_are_told_apart(self) -> None:
+    def test_validators_of_two_connections_differ(self) -> None:
+        factory = self.serve()
+        both = [self.open(factory) for _ in range(2)]
+        self.assertIsNot(both[0].utf8validator, both[1].utf8validator)
+        self.assertIs(both[0].utf8validator, both[0].utf8validator)
+        for one, uuid in zip(both, (A, B), strict=True):
+            one.dataReceived(frame(TEXT, registration(uuid)))
         euro = "\u20ac".encode()
-        for one in (self.one, self.other):
-            one.dataReceived(frame(TEXT, registration(A if one is self.one else B)))
-        for fin, piece, opcode in (
-            (False, euro[:1], TEXT),
-            (False, euro[1:2], CONTINUATION),
-            (False, euro[2:], CONTINUATION),
+        for opcode, piece in (
+            (TEXT, euro[:1]),
+            (CONTINUATION, euro[1:2]),
+            (CONTINUATION, euro[2:]),
         ):
-            for one in (self.one, self.other):
-                one.dataReceived(frame(opcode, piece, fin))
+            for one in both:
+                one.dataReceived(frame(opcode, piece, fin=False))
                 self.assertEqual(one.state, RelayProtocol.STATE_OPEN)
 
+    def test_connection_keeps_attributes_unlike_the_class(self) -> None:
+        protocol = self.open(self.serve())
+        self.assertEqual(vars(protocol).keys(), LEFT)
+        self.assertEqual(protocol.data, b"")
 
-class LeftoverTests(ServedMixin, SynchronousTestCase):
-    """What is kept of a request, and of a connection."""
+    def test_connection_keeps_its_user(self) -> None:
+        pending = PendingAuthenticator()
+        protocol = self.open(self.serve(pending))
+        pending.pending[0].callback(User("jo"))
+        self.assertEqual(protocol.user, User("jo"))
+
+
+class ForgottenTests(ServedMixin, SynchronousTestCase):
+    """Requests and connections after their end."""
 
     def reachable(self, protocol: RelayProtocol) -> list[object]:
         """All that hangs on a connection, and not on the whole relay."""
@@ -130,17 +138,7 @@ class LeftoverTests(ServedMixin, SynchronousTestCase):
         for name in vars(protocol):
             self.assertFalse(name.startswith(("http_", "websocket_")), name)
 
-    def test_the_search_finds_a_request(self) -> None:
-        pending = PendingAuthenticator()
-        protocol = self.open(self.serve(pending), ODD)
-        self.assertRaises(self.failureException, self.assert_forgotten, protocol)
-        pending.pending[0].callback(ANONYMOUS)
-        self.assert_forgotten(protocol)
-
-    def test_nothing_is_kept_of_a_plain_one_meanwhile(self) -> None:
-        self.assert_forgotten(self.open(self.serve(PendingAuthenticator())))
-
-    def test_nothing_is_left_of_the_request(self) -> None:
+    def test_request_is_forgotten_after_the_upgrade(self) -> None:
         for request in (REQUEST, ODD):
             protocol = self.open(self.serve(), request)
             self.assertEqual(protocol.state, RelayProtocol.STATE_OPEN)
@@ -148,15 +146,23 @@ class LeftoverTests(ServedMixin, SynchronousTestCase):
             protocol.dataReceived(frame(TEXT, registration(A)))
             self.assert_forgotten(protocol)
 
-    def test_nothing_is_left_of_it_when_the_relay_stops_meanwhile(self) -> None:
+    def test_plain_request_is_forgotten_during_authentication(self) -> None:
         pending = PendingAuthenticator()
-        factory = self.serve(pending)
+        self.assert_forgotten(self.open(self.serve(pending)))
+        # The search finds a request that is still there.
+        protocol = self.open(self.serve(pending), ODD)
+        self.assertRaises(self.failureException, self.assert_forgotten, protocol)
+        pending.pending[1].callback(ANONYMOUS)
+        self.assert_forgotten(protocol)
+
+    def test_request_is_forgotten_after_stop(self) -> None:
+        factory = self.serve(PendingAuthenticator())
         protocol = self.open(factory)
         factory.stop(5)
         self.assertEqual(protocol.state, RelayProtocol.STATE_CLOSING)
         self.assert_forgotten(protocol)
 
-    def test_nothing_is_left_of_it_when_the_check_fails(self) -> None:
+    def test_request_is_forgotten_after_failed_authentication(self) -> None:
         for error in (ValueError(SECRET), KeyError()):
             pending = PendingAuthenticator()
             protocol = self.open(self.serve(pending))
@@ -165,53 +171,34 @@ class LeftoverTests(ServedMixin, SynchronousTestCase):
             self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
             self.assert_forgotten(protocol)
 
-    def test_what_is_left_is_what_differs_from_the_class(self) -> None:
+    def test_connection_is_freed_at_its_end_without_the_collector(self) -> None:
+        def goodbye(protocol: RelayProtocol) -> None:
+            protocol.dataReceived(frame(CLOSE, b"\x03\xe8"))
+
+        ends: dict[str, tuple[Callable[[RelayProtocol], object], ...]] = {
+            "it vanishes": (),
+            "the client closes": (goodbye,),
+            "the relay closes": (lambda protocol: protocol.close(1000, ""), goodbye),
+            "the relay drops": (RelayProtocol.abort,),
+            "it breaks the protocol": (
+                lambda protocol: protocol.dataReceived(frame(3)),
+            ),
+        }
+        if gc.isenabled():
+            self.addCleanup(gc.enable)
+        gc.disable()
+        self.assertEqual([how for how in ends if self.freed(*ends[how])], [*ends])
+
+    def freed(self, *ends: Callable[[RelayProtocol], object]) -> bool:
         protocol = self.open(self.serve())
-        self.assertEqual(vars(protocol).keys(), LEFT)
-        self.assertEqual(protocol.data, b"")
-
-    def test_a_user_stays(self) -> None:
-        pending = PendingAuthenticator()
-        protocol = self.open(self.serve(pending))
-        pending.pending[0].callback(User("jo"))
-        self.assertEqual(protocol.user, User("jo"))
-
-    def freed(self, how: str) -> bool:
-        """Whether a connection is freed by its end, without the collector."""
-        factory = self.serve()
-        protocol = self.open(factory)
         protocol.dataReceived(frame(TEXT, registration(A)) + frame(PING, b"x"))
         # A text in pieces makes the validator, and an answer is on its way out.
         protocol.dataReceived(frame(TEXT, b"x", fin=False))
-        if how == "the client closes":
-            protocol.dataReceived(frame(CLOSE, b"\x03\xe8"))
-        elif how == "the relay closes":
-            protocol.close(1000, "")
-            protocol.dataReceived(frame(CLOSE, b"\x03\xe8"))
-        elif how == "the relay drops":
-            protocol.abort()
-        elif how == "it breaks the protocol":
-            protocol.dataReceived(frame(3))
+        for end in ends:
+            end(protocol)
         protocol.connectionLost(Failure(ConnectionDone()))
         # As Twisted's transports do by themselves.
         protocol.transport.producer = None
         gone = weakref.ref(protocol)
         del protocol
         return gone() is None
-
-    def test_a_closed_connection_is_freed_at_once(self) -> None:
-        ends = (
-            "it vanishes",
-            "the client closes",
-            "the relay closes",
-            "the relay drops",
-            "it breaks the protocol",
-        )
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            freed = [how for how in ends if self.freed(how)]
-        finally:
-            if collects:
-                gc.enable()
-        self.assertEqual(freed, [*ends])
