@@ -52,7 +52,7 @@ _EMPTY_PORT = re.compile(rb":[\t ]*\Z")
 _UNQUOTABLE = re.compile(rb"[^\t\r\n !#-~]")
 
 # A plain request.
-_GET = re.compile(r"GET [!-~]+ HTTP/1\.1")
+_GET = re.compile(rb"GET [!-~]+ HTTP/1\.1\r\n")
 _HOST = re.compile(r"(?:[0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _KEY = re.compile(r"[0-9A-Za-z+/]{22}==")
 
@@ -170,12 +170,10 @@ def plain_upgrade(head: bytes) -> dict[str, str] | None:
     Names are in lower case. The result is None for any other whole, well-formed head:
     Autobahn reads it, and finds its errors.
     """
-    line, *lines = head[: -len(_END)].decode("latin-1").split("\r\n")
-    fields = dict(field.split(":", 1) for field in lines)
-    headers = {name.lower(): value.strip(" \t") for name, value in fields.items()}
+    headers = header_fields(head)
     is_plain = (
-        len(headers) == len(lines)
-        and _GET.fullmatch(line)
+        len(headers) == head.count(b"\r\n") - 2
+        and _GET.match(head)
         and _HOST.fullmatch(headers.get("host", ""))
         and headers.get("upgrade", "").lower() == "websocket"
         and headers.get("connection", "").lower() == "upgrade"
