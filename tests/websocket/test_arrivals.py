@@ -286,11 +286,8 @@ class EvictionTests(ArrivalTestCase):
         self.advance(RETRY_SECONDS)
         self.until_count(5)
         self.advance(RETRY_SECONDS)
-        self.until(
-            lambda: any(
-                peer.address.startswith("192.0.2.1") for peer in factory.connections
-            )
-        )
+        self.until_count(6)
+        self.assertEqual(self.connections()[-1].address, "192.0.2.1:4711")
 
     @scenario
     def test_oldest_of_address_over_cap_is_dropped(self) -> None:
@@ -404,17 +401,10 @@ class FloodTests(ArrivalTestCase):
         connection = self.ready()
         # The rate applies from the end of a turn on.
         connection.sendall(frame(PING, b"x") * FRAMES_PER_TURN)
-        answers = self.take(connection, 3 * FRAMES_PER_TURN)
+        answers = self.receive(connection, 3 * FRAMES_PER_TURN)
         self.assertEqual(answers, b"\x8a\x01x" * FRAMES_PER_TURN)
         self.until_slow()
         return connection
-
-    def take(self, connection: socket.socket, length: int) -> bytes:
-        """So many bytes of the relay's."""
-        taken = b""
-        while len(taken) < length and (piece := connection.recv(length - len(taken))):
-            taken += piece
-        return taken
 
     @scenario
     def test_client_over_rate_loses_no_frame(self) -> None:
@@ -429,7 +419,7 @@ class FloodTests(ArrivalTestCase):
         self.assertRaises((BlockingIOError, ssl.SSLWantReadError), flooding.recv, 1)
         flooding.settimeout(PATIENCE)
         self.advance(MAX_WAIT_SECONDS)
-        self.assertEqual(self.take(flooding, 3), b"\x8a\x01y")
+        self.assertEqual(self.receive(flooding, 3), b"\x8a\x01y")
         self.assertEqual(json.loads(other.recv())["source_uuid"], A)
         self.assertEqual(len(self.connections()), 2)
 

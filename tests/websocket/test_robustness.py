@@ -99,10 +99,15 @@ class SocketTestCase(RelayTestCase):
         """A raw connection that has registered, and read the answer."""
         connection = self.upgraded()
         connection.sendall(frame(TEXT, registration(uuid)))
-        length = connection.recv(2)[1]
-        while length:
-            length -= len(connection.recv(length))
+        self.receive(connection, connection.recv(2)[1])
         return connection
+
+    def receive(self, connection: socket.socket, length: int) -> bytes:
+        """So many bytes of the relay's."""
+        received = b""
+        while piece := connection.recv(length - len(received)):
+            received += piece
+        return received
 
     def close_code(self, received: bytes) -> int:
         """Code of the close frame that ends what was received."""
@@ -445,9 +450,7 @@ class OpenTests(SocketTestCase):
         )
         self.assertLessEqual(peer.flow.unread, self.config.max_unread_bytes)
         # It reads at last, and is reachable as before.
-        unread = peer.registration.received * (len(text) + 4)
-        while unread:
-            unread -= len(late.recv(min(unread, 65536)))
+        self.receive(late, peer.registration.received * (len(text) + 4))
         self.until(lambda: not peer.flow.paused)
         sender.send(offer(B, A).decode())
         self.assertTrue(late.recv(65536).endswith(offer(B, A)))
@@ -555,10 +558,7 @@ class OpenTests(SocketTestCase):
         self.until(lambda: peer.frame_data and len(peer.frame_data[0]) == 100)
         self.assertEqual(len(peer.frame_data), 1)
         connection.sendall(text[100:])
-        received = b""
-        while len(received) < len(text):
-            received += connection.recv(65536)
-        self.assertTrue(received.endswith(text))
+        self.assertTrue(self.receive(connection, 4 + len(text)).endswith(text))
 
     @scenario
     def test_violation_of_protocol_closes_connection(self) -> None:
