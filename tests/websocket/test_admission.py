@@ -100,22 +100,7 @@ class CountTests(SynchronousTestCase):
         ):
             self.assertEqual(self.admitted(few, 9, user, name), count)
 
-    def test_over_address_cap_gives_each_of_the_oldest_once(self) -> None:
-        few = limits(unregistered_per_address=2)
-        origin = few.arrive(0, HERE)
-        for connection in (1, 2):
-            self.assertIsNone(few.over_address_cap(origin, LATER))
-            few.arrive(connection, HERE)
-        few.arrive(7, THERE)
-        self.assertEqual(few.over_address_cap(origin, LATER), 0)
-        self.assertIsNone(few.over_address_cap(origin, LATER))
-        few.arrive(3, HERE)
-        self.assertEqual(few.over_address_cap(origin, LATER), 1)
-        few.leave(0, origin, 0)
-        few.settle(3, origin)
-        self.assertIsNone(few.over_address_cap(origin, LATER))
-
-    def test_over_address_cap_spares_the_young(self) -> None:
+    def test_over_address_cap_gives_the_oldest_once_unless_young(self) -> None:
         few, late = limits(unregistered_per_address=2), 10 + EVICTION_GRACE_SECONDS
         for connection in range(100):
             origin = few.arrive(connection, HERE, now=10)
