@@ -11,7 +11,6 @@ from proxyrelay.config import Config, Secret
 from proxyrelay.net.certificates import KeyPair
 from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.websocket.factory import RelayFactory
-from proxyrelay.websocket.protocol import RelayProtocol
 
 
 class RelayControl(Protocol):
@@ -20,7 +19,7 @@ class RelayControl(Protocol):
     It calls ``drained``, which may be set, when it begins to drain.
     """
 
-    factory: RelayFactory[RelayProtocol]
+    factory: RelayFactory
     config: Config
     pseudonyms: Pseudonyms
     drained: Callable[[], None]

@@ -179,7 +179,7 @@ class AdminService(Service):
 
     def _take_sample(self) -> None:
         self._keep_place()
-        clients = len(self._relay.factory.relay.registry)
+        clients = len(self._relay.factory.registry)
         self._history.take(self._reactor.seconds(), self._wall(), clients)
 
     def _sampling_failed(self, failure: Failure) -> None:

@@ -34,7 +34,7 @@ class Drain:
 
     def __init__(
         self,
-        factory: RelayFactory[RelayProtocol],
+        factory: RelayFactory,
         clock: IReactorTime,
         longest: float,
         ended: Callable[[], None],

@@ -17,7 +17,6 @@ from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.net.tls_transport import TlsTransport
 from proxyrelay.net.transport import DirectWriteTransport
 from proxyrelay.websocket.factory import RelayFactory
-from proxyrelay.websocket.protocol import RelayProtocol
 
 
 class ClientPorts:
@@ -37,14 +36,14 @@ class ClientPorts:
 
     def __init__(
         self,
-        factory: RelayFactory[RelayProtocol],
+        factory: RelayFactory,
         sockets: Iterable[socket],
         shared: bool,
         contexts: TlsContexts | None,
         reactor: Any,
     ) -> None:
         self._factory = factory
-        self._served = factory.behind_proxies()
+        self._served = factory.behind_proxies
         self._shared = shared
         self._contexts = contexts
         self._reactor = reactor

@@ -151,7 +151,7 @@ class RelayService(MultiService):
     @property
     def status(self) -> str:
         """State and number of clients, in a few words."""
-        count = len(self.factory.relay.registry)
+        count = len(self.factory.registry)
         return f"{self.state.name.lower()}, clients: {count}"
 
     @property
@@ -240,7 +240,7 @@ class RelayService(MultiService):
 
     def _list_clients(self) -> None:
         limit = self.config.logging.current_client_limit
-        self.log_observer.clients(self.factory.relay.registry, limit)
+        self.log_observer.clients(self.factory.registry, limit)
 
     def _tick(self) -> None:
         self.factory.relay.tick()

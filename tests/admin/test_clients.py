@@ -40,7 +40,7 @@ class ClientsTests(WatchedTestCase, TestCase):
         return msgspec.json.decode(body, type=Clients)
 
     def crowd(self, count: int) -> None:
-        registry = self.relay.factory.relay.registry
+        registry = self.relay.factory.registry
         for number in range(count):
             peer: Any = RecordingPeer()
             peer.slowed = False
@@ -136,7 +136,7 @@ class ClientsTests(WatchedTestCase, TestCase):
         self.crowd(2 * CLIENTS_PER_BATCH)
         batches = self.admin._view.clients()
         self.assertEqual(len(next(batches)), CLIENTS_PER_BATCH)
-        for peer in self.relay.factory.relay.registry:
+        for peer in self.relay.factory.registry:
             peer.registration = None
         self.assertEqual(next(batches), [])
 

@@ -292,7 +292,7 @@ class ActionTests(ResourceTestCase):
         self.assertEqual(client.state, client.STATE_CLOSING)
         self.assertIn((4004).to_bytes(2, "big"), client.transport.value())
         self.assertEqual(other.state, other.STATE_OPEN)
-        self.assertEqual(list(self.relay.factory.relay.registry), [other])
+        self.assertEqual(list(self.relay.factory.registry), [other])
 
     def test_disconnect_of_nobody_is_not_found(self) -> None:
         self.serve()
@@ -310,7 +310,7 @@ class ActionTests(ResourceTestCase):
                 answer = self.ask(path, "POST", **headers)
                 self.assertEqual(answer.status, 403, path)
         self.assertIs(self.relay.state, RelayState.SERVING)
-        self.assertEqual(len(self.relay.factory.relay.registry), 1)
+        self.assertEqual(len(self.relay.factory.registry), 1)
         kind = "application/json; charset=utf-8"
         self.assertEqual(self.ask("/reload", "POST", Content_Type=kind).status, 200)
 
@@ -422,9 +422,9 @@ class RequestTests(WatchedTestCase):
 
     def test_defect_is_hidden_from_the_caller(self) -> None:
         self.serve()
-        self.relay.factory.relay.registry = cast(Any, None)
+        self.relay.factory.registry = cast(Any, None)
         answer = self.ask("/status")
         self.assertEqual(answer.status, 500)
         self.assertEqual(answer.json, {"error": "see the log of the relay"})
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
-        self.relay.factory.relay.registry = type("Empty", (list,), {})()
+        self.relay.factory.registry = type("Empty", (list,), {})()

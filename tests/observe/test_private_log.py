@@ -91,7 +91,7 @@ class PrivateLogTests(RelayTestCase):
         one = self.client(sends=registration(A))
         self.assert_said("registered", address=here, user=names.user(ME))
         other = self.client(sends=registration(B))
-        self.until(lambda: len(self.service.factory.relay.registry) == 2)
+        self.until(lambda: len(self.service.factory.registry) == 2)
         for text in (offer(A, B), answer(A, B), offer(B, C)):
             one.sendall(frame(TEXT, text))
         for event in ("forwarded", "shielded", "returned"):
@@ -107,7 +107,7 @@ class PrivateLogTests(RelayTestCase):
         self.client("X-Wish: broken")
         self.raw().sendall(LINE + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         self.assert_said("rejected", address=here)
-        registry = self.service.factory.relay.registry
+        registry = self.service.factory.registry
         self.in_reactor(self.service.log_observer.clients, registry, 9)
         self.assert_said("client", user=names.user(ME))
 

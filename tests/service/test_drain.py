@@ -258,7 +258,7 @@ class ProxyTests(DrainingTestCase):
     @scenario
     def test_draining_before_proxy_header_waits(self) -> None:
         plain, other = self.raw(), self.raw()
-        self.until(lambda: self.service.factory._waiting == 2)
+        self.until(lambda: len(self.service.factory.behind_proxies.waiting) == 2)
         self.drain()
         self.assertEqual(self.reactor.stops, 0)
         plain.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + upgrade())

@@ -232,13 +232,13 @@ class CensusTests(ServiceTestCase):
         self.assertEqual(self.memory.getDelayedCalls(), [])
 
     def test_census_over_limit_logs_number_only(self) -> None:
-        self.relay.factory.relay.registry.add(A, cast(Peer, RecordingPeer()))
+        self.relay.factory.registry.add(A, cast(Peer, RecordingPeer()))
         self.memory.advance(30)
         self.assertEqual(self.captured.lines(), ["connected clients: 1"])
 
     def test_census_failing_logs_its_end(self) -> None:
         self.relay.apply(logging(current_client_interval=30))
-        self.relay.factory.relay.registry.add(A, cast(Peer, object()))
+        self.relay.factory.registry.add(A, cast(Peer, object()))
         self.memory.advance(30)
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
         (failed,) = [e for e in self.captured.events if "log_failure" in e]

@@ -267,7 +267,7 @@ class RelayTestCase(TestCase):
             for peer in self.service.factory.connections
             if peer.registration is not None
         }
-        registry = self.service.factory.relay.registry
+        registry = self.service.factory.registry
         self.assertEqual(
             {peer.registration.uuid: peer for peer in registry if peer.registration},
             registered,

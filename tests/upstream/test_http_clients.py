@@ -26,7 +26,7 @@ from tests.support.globus import PendingAgent
 class SemaphoreTests(SynchronousTestCase):
     """`DeferredSemaphore`; see `proxyrelay.auth.fair_queue.FairSemaphore`."""
 
-    def test_release_recurses_into_the_next_waiter(self) -> None:
+    def test_release_with_waiters_recurses(self) -> None:
         semaphore, depths = DeferredSemaphore(1), list[int]()
         self.successResultOf(semaphore.acquire())
         for _ in range(10):
@@ -40,7 +40,7 @@ class SemaphoreTests(SynchronousTestCase):
 class AgentTests(SynchronousTestCase):
     """Agents; see `proxyrelay.auth.http`."""
 
-    def test_treq_asks_for_gzip_and_inflates_it(self) -> None:
+    def test_treq_with_gzip_inflates_any_size(self) -> None:
         agent = PendingAgent()
         asked = HTTPClient(agent).get("https://auth.example.org/")
         self.assertEqual(agent.last.headers.getRawHeaders("Accept-Encoding"), ["gzip"])
@@ -50,7 +50,7 @@ class AgentTests(SynchronousTestCase):
         response.end()
         self.assertEqual(len(self.successResultOf(body)), 1_000_000)
 
-    def test_a_cancelled_request_fails_with_another_error(self) -> None:
+    def test_request_cancelled_fails_with_response_never_received(self) -> None:
         memory = MemoryReactorClock()
         asked = Agent(memory).request(b"GET", b"http://127.0.0.1:1/")
         _, _, factory, _, _ = memory.tcpClients[0]
