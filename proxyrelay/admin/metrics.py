@@ -61,7 +61,7 @@ def _closes(view: View) -> Values:
 
 
 def _deaf(view: View) -> Values:
-    found = (peer.registration for peer in view.rules.registry)
+    found = (peer.registration for peer in view.factory.registry)
     return sum(one is not None and one.deaf for one in found)
 
 
@@ -87,7 +87,7 @@ METRICS = (
         "Whether new clients are left to another relay: 1 if so.",
         lambda view: view.factory.state is RelayState.DRAINING,
     ),
-    gauge("clients", "Registered clients.", lambda view: len(view.rules.registry)),
+    gauge("clients", "Registered clients.", lambda view: len(view.factory.registry)),
     gauge(
         "connections",
         "Open connections, by the phase of their life.",
@@ -204,12 +204,12 @@ METRICS = (
     gauge(
         "offers_outstanding",
         "Offers that were neither answered nor returned yet.",
-        lambda view: len(view.rules.broker.ledger),
+        lambda view: len(view.factory.relay.broker.ledger),
     ),
     gauge(
         "offers_waiting",
         "Those of them that were not passed on yet.",
-        lambda view: view.rules.broker.ledger.held,
+        lambda view: view.factory.relay.broker.ledger.held,
     ),
     counter(
         "received_bytes_total",

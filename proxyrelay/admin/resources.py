@@ -213,7 +213,7 @@ class Root(Resource):
 
     def _list_clients(self, request: PrivateRequest) -> int:
         request.setHeader("Content-Type", "application/json")
-        total = len(self._view.rules.registry)
+        total = len(self._view.factory.registry)
         pieces = _listed(total, self._view.clients())
         request.registerProducer(PieceProducer(request, pieces), False)
         return NOT_DONE_YET
@@ -265,16 +265,16 @@ class Root(Resource):
         return request.json({"ok": True, "detail": done.detail})
 
     def _disconnect(self, request: PrivateRequest, uuid: str) -> bytes:
-        rules = self._view.rules
+        factory = self._view.factory
         try:
             uuid = canonical_uuid(uuid)
         except ValueError:
             raise _Trouble(HTTPStatus.NOT_FOUND, "this is no UUID") from None
-        peer = rules.registry.get(uuid)
+        peer = factory.registry.get(uuid)
         if peer is None:
             raise _Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
         self._report(request, "disconnect", uuid)
-        rules.refuse(peer, Disconnected())
+        factory.relay.refuse(peer, Disconnected())
         self._events.note("disconnected", f"{uuid} at {peer.address}")
         return request.json({"ok": True, "detail": f"{uuid} is {DISCONNECT_EFFECT}"})
 

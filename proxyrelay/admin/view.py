@@ -53,7 +53,6 @@ class View:
     ) -> None:
         self.relay = relay
         self.factory = relay.factory
-        self.rules = relay.factory.relay
         self.counts = counts
         self.lag = lag
         self.reloads: Counter[ReloadOutcome] = Counter()
@@ -113,7 +112,7 @@ class View:
             draining=self.factory.state is RelayState.DRAINING,
             ready=not obstacles,
             reasons=obstacles,
-            clients=len(self.rules.registry),
+            clients=len(self.factory.registry),
             connections=len(self.factory.connections),
             users=self.factory.limits.users,
             registrations=counts.total(events.Registered),
@@ -133,13 +132,13 @@ class View:
 
     def unanswered(self) -> Silence:
         """Clients that left their last offers unanswered."""
-        found = (peer.registration for peer in self.rules.registry)
+        found = (peer.registration for peer in self.factory.registry)
         some = [one.unanswered for one in found if one is not None and one.unanswered]
         return Silence(len(some), max(some, default=0))
 
     def clients(self) -> Iterator[list[Client]]:
         """All registered clients, in batches; a client may leave before its batch."""
-        peers = iter(list(self.rules.registry))
+        peers = iter(list(self.factory.registry))
         while batch := list(islice(peers, CLIENTS_PER_BATCH)):
             yield list(self._described(cast(Iterable[RelayProtocol], batch)))
 
