@@ -14,6 +14,9 @@ PYTHON27 ?=
 # For example: make proxystore-tests PROXYSTORE=../proxystore
 PROXYSTORE ?=
 
+# Hundreds of processes of the tests load the same modules: keep them compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance proxystore-tests chaos matrix format wheel clean
 
 help:
