@@ -242,6 +242,14 @@ class ProcessTestCase(SynchronousTestCase):
         asyncio.run(asyncio.wait_for(scenario, 2 * PATIENCE))
 
 
+def write_command(path: Path, says: str, status: int = 0) -> Path:
+    """Write a command that says something, whatever it is asked."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {says}\nexit {status}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
 def environment(**variables: str) -> dict[str, str]:
     """The environment of the tests, with some variables replaced."""
     return {**os.environ, **variables}
