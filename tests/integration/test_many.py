@@ -30,7 +30,7 @@ class ManyClientsTests(ProcessTestCase):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, CLIENTS + 200), hard))
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
 
-    def test_each_gets_a_message_and_a_goodbye(self) -> None:
+    def test_each_of_many_clients_gets_a_message_and_a_goodbye(self) -> None:
         relay = self.relay()
         uuids = [str(UUID(int=number + 1)) for number in range(CLIENTS)]
         door = asyncio.Semaphore(DOOR)

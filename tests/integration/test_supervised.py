@@ -44,13 +44,12 @@ class NotificationTests(TwistdTestCase):
 
     def wait_for(self, assignment: str) -> None:
         """Wait for a notification that has an assignment, and keep all until then."""
-        while True:
+        lines: list[str] = []
+        while assignment not in lines:
             lines = self.listener.recv(4096).decode().splitlines()
             self.heard += lines
-            if assignment in lines:
-                return
 
-    def test_from_start_to_end(self) -> None:
+    def test_relay_tells_start_reload_and_end(self) -> None:
         relay = self.relay(env=self.variables)
         self.wait_for("STATUS=serving, clients: 0")
         self.assertEqual(self.heard, ["READY=1", "STATUS=serving, clients: 0"])
@@ -67,7 +66,7 @@ class NotificationTests(TwistdTestCase):
         self.assertEqual(relay.wait(), 0)
         self.assertEqual(relay.errors, [])
 
-    def test_when_the_operator_has_it_reload(self) -> None:
+    def test_reload_by_the_operator_is_told(self) -> None:
         config = self.write_config("[admin]\nlisten = '127.0.0.1:0'\n")
         relay = self.relay("--config", config, env=self.variables)
         place = relay.wait_for(r"the private listener is http://(\S+)")[1]
@@ -81,31 +80,24 @@ class NotificationTests(TwistdTestCase):
         relay.send(signal.SIGTERM)
         self.assertEqual(relay.wait(), 0)
 
-    def test_that_it_lives(self) -> None:
-        """As systemd does it; the event loop has to turn for that."""
-        variables = {**self.variables, "WATCHDOG_USEC": "100000"}
-        relay = self.relay(env=variables)
+    def test_relay_with_watchdog_tells_that_it_lives_and_drains(self) -> None:
+        relay = self.relay(env={**self.variables, "WATCHDOG_USEC": "100000"})
         for _ in range(3):
             self.wait_for("WATCHDOG=1")
         relay.send(signal.SIGSTOP)
         relay.send(signal.SIGCONT)
         self.wait_for("WATCHDOG=1")
-        self.assertEqual(relay.stop(), 0)
-
-    def test_that_it_drains(self) -> None:
-        """It does not tell that it stops: systemd would not wait for the clients."""
-        variables = {**self.variables, "WATCHDOG_USEC": "100000"}
-        relay = self.relay(env=variables)
         client = self.registered(relay.url)
         relay.wait_for(f"registered {A} ")
         relay.send(signal.SIGUSR2)
         self.wait_for("STATUS=draining, clients: 1")
+        # If it told that it stops, systemd would not wait for the clients.
         self.assertNotIn("STOPPING=1", self.heard)
         client.close()
         self.wait_for("STOPPING=1")
         self.assertEqual(relay.wait(), 0)
 
-    def test_nothing_is_loaded_without_a_supervisor(self) -> None:
+    def test_relay_without_a_supervisor_loads_nothing_for_it(self) -> None:
         del self.variables["NOTIFY_SOCKET"]
         for variables, expected in (
             ({}, "False"),
@@ -146,7 +138,7 @@ class ActivationTests(TwistdTestCase):
         relay.wait_for(f"Listening on 127.0.0.1:{list(ports.values())[-1]} ")
         return relay
 
-    def test_clients_come_in_by_each_but_the_operators(self) -> None:
+    def test_clients_come_in_by_each_socket_but_the_operators(self) -> None:
         names = ("proxyrelay.socket", ADMIN, "another")
         ports = {name: self.reserve() for name in names}
         relay = self.activated(ports)
@@ -156,7 +148,7 @@ class ActivationTests(TwistdTestCase):
         relay.wait_for(f" serves {', '.join(urls)} ")
         self.assertEqual(relay.stop(), 0, relay.said)
 
-    def test_the_operator_comes_in_by_that_one(self) -> None:
+    def test_operator_comes_in_by_the_socket_of_that_name(self) -> None:
         ports = {name: self.reserve() for name in ("relay", ADMIN)}
         place = f"127.0.0.1:{ports[ADMIN]}"
         config = self.write_config(f"[admin]\nlisten = '{place}'\n")
