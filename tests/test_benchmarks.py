@@ -198,24 +198,15 @@ class TrafficTests(SynchronousTestCase):
         return [([s], [t]) for s, t in itertools.product(sources, targets)]
 
     def test_run_closed_at_any_moment_ends_with_whole_rounds(self) -> None:
-        for seed, ahead in itertools.product(range(3), range(25)):
-            queue = PerfectQueue(seed, ahead)
-            traffic = Traffic(queue, self.groups(queue))
-            for _ in range(2):
-                traffic.run(0.0)
-                self.assertGreaterEqual(traffic.messages, max(12, ahead))
-                self.assertEqual(traffic.messages % 12, 0)
-                self.assertFalse(any(queue.waiting.values()))
-
-    def test_run_in_a_loop_ends_with_whole_exchanges(self) -> None:
-        for ahead in range(15):
-            queue = PerfectQueue(ahead, ahead)
-            traffic = Traffic(queue, self.groups(queue, loop=True))
-            for _ in range(2):
-                traffic.run(0.0)
-                self.assertGreaterEqual(traffic.messages, max(12, ahead))
-                self.assertEqual(traffic.messages % 2, 0)
-                self.assertFalse(any(queue.waiting.values()))
+        for loop, exchange, moments in ((False, 12, 25), (True, 2, 15)):
+            for seed, ahead in itertools.product(range(3), range(moments)):
+                queue = PerfectQueue(seed, ahead)
+                traffic = Traffic(queue, self.groups(queue, loop=loop))
+                for _ in range(2):
+                    traffic.run(0.0)
+                    self.assertGreaterEqual(traffic.messages, max(12, ahead))
+                    self.assertEqual(traffic.messages % exchange, 0)
+                    self.assertFalse(any(queue.waiting.values()))
 
     def test_run_in_a_loop_lets_no_client_wait_for_another_pair(self) -> None:
         queue = PerfectQueue(1, 200)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from signal import SIGCONT, SIGSTOP
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 from uuid import uuid4
 
@@ -34,17 +36,69 @@ TURN_SECONDS = 0.05
 
 WATCHDOG_SECONDS = 0.2
 
+CLOCKS = """
+import datetime, sys, threading, time
+for line in sys.stdin:
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire(timeout=0.001)
+    today = datetime.datetime.now().timestamp()
+    print(time.time(), today, time.monotonic(), flush=True)
+"""
+"""Tells the clocks of its process when it is asked."""
 
-class SteppedClockTests(TwistdTestCase):
-    """Two relays with one clock: over ws, and over wss."""
+
+class ShiftedTestCase(TwistdTestCase):
+    """A process whose clock is shifted."""
 
     def setUp(self) -> None:
         super().setUp()
         self.file = self.folder / "shift"
         self.seconds = 0.0
+        shifts = shifted.environment(shifted.build(self.folder), self.file)
+        self.shifts = environment(**shifts)
+
+    def set_clock(self, step: float) -> None:
+        self.seconds += step
+        shifted.shift(self.file, self.seconds)
+
+
+class ProcessClockTests(ShiftedTestCase):
+    """The wall clock is shifted, and no other one."""
+
+    def test_clock_of_a_process_follows_each_shift(self) -> None:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CLOCKS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="ascii",
+            env=self.shifts,
+        )
+        self.addCleanup(child.communicate)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for step in (0, *STEPS, -sum(STEPS)):
+            self.set_clock(step)
+            before = time(), monotonic()
+            print("look", file=child.stdin, flush=True)
+            wall, date, steady = map(float, child.stdout.readline().split())
+            after = time(), monotonic()
+            for found, clock, ahead in (
+                (wall, 0, self.seconds),
+                (date, 0, self.seconds),
+                (steady, 1, 0.0),
+            ):
+                self.assertGreater(found - ahead, before[clock] - 0.01)
+                self.assertLess(found - ahead, after[clock] + 0.01)
+
+
+class SteppedClockTests(ShiftedTestCase):
+    """Two relays with one clock: over ws, and over wss."""
+
+    def setUp(self) -> None:
+        super().setUp()
         self.authority = Authority()
         self.authority.write(self.folder)
-        shifts = shifted.environment(shifted.build(self.folder), self.file)
         self.supervisors: list[socket.socket] = []
         self.relays: list[RelayProcess] = []
         for text in ("", SETTINGS):
@@ -54,13 +108,13 @@ class SteppedClockTests(TwistdTestCase):
             supervisor.bind(f"\0{name}")
             supervisor.setblocking(False)
             self.supervisors.append(supervisor)
-            variables = environment(
-                **shifts,
-                NOTIFY_SOCKET=f"@{name}",
-                WATCHDOG_USEC=str(round(WATCHDOG_SECONDS * 1e6)),
-            )
+            variables = {
+                "NOTIFY_SOCKET": f"@{name}",
+                "WATCHDOG_USEC": str(round(WATCHDOG_SECONDS * 1e6)),
+            }
             config = self.write_config(text)
-            self.relays.append(self.relay("--config", config, env=variables))
+            relay = self.relay("--config", config, env=self.shifts | variables)
+            self.relays.append(relay)
 
     def connecting(self, relay: RelayProcess) -> Any:
         secure = relay.url.startswith("wss:")
@@ -86,10 +140,6 @@ class SteppedClockTests(TwistdTestCase):
     async def leave(self, client: ClientConnection) -> None:
         await client.close()
         self.assertEqual(client.close_code, 1000)
-
-    def set_clock(self, step: float) -> None:
-        self.seconds += step
-        shifted.shift(self.file, self.seconds)
 
     async def longest(
         self, work: Callable[[], Awaitable[None]], seconds: float

@@ -11,11 +11,9 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from http.client import HTTPConnection
 from pathlib import Path
-from unittest import SkipTest
 
 from websockets.exceptions import ConnectionClosed
 
@@ -28,37 +26,6 @@ from tests.support.served import Client, Loop
 
 TWISTD = SCRIPTS / "twistd"
 LOOPBACK = ("--host", "127.0.0.1")
-
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE = 1, 2, 10
-
-DROPPING = """
-import ctypes, os, sys
-numbers, command = sys.argv[1], sys.argv[2:]
-prctl, PR_CAPBSET_DROP = ctypes.CDLL(None).prctl, 24
-if any(prctl(PR_CAPBSET_DROP, int(number), 0, 0, 0) for number in numbers.split(",")):
-    sys.exit("cannot drop capabilities")
-os.execv(command[0], command)
-"""
-
-
-def unprivileged(*capabilities: int) -> list[str]:
-    """What to write before a command so that it lacks some rights of root.
-
-    Raises:
-        SkipTest: The tests run as root, and root cannot do without here.
-    """
-    if os.geteuid() != 0:
-        return []
-    prefix = [sys.executable, "-c", DROPPING, ",".join(map(str, capabilities))]
-    tried = subprocess.run(
-        [*prefix, sys.executable, "-c", ""],
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    if tried.returncode != 0:
-        raise SkipTest("root cannot give up its capabilities on this system")
-    return prefix
 
 
 class TwistdTestCase(ProcessTestCase):
@@ -197,11 +164,9 @@ class ServingTests(TwistdTestCase):
 class FailingTests(TwistdTestCase):
     """A relay that cannot start says why, and leaves nothing."""
 
-    def assert_fails(
-        self, options: list[str | Path], *lines: str, prefix: list[str] | None = None
-    ) -> None:
+    def assert_fails(self, options: list[str | Path], *lines: str) -> None:
         """Starting ends with a line for each text, which is a part of it."""
-        process = self.start(*(prefix or []), TWISTD, "-n", "proxyrelay", *options)
+        process = self.start(TWISTD, "-n", "proxyrelay", *options)
         self.assertEqual(process.wait(), 1, process.said)
         self.assertEqual(len(process.errors), len(lines), process.said)
         for line, text in zip(process.errors, lines, strict=True):
@@ -222,26 +187,6 @@ class FailingTests(TwistdTestCase):
             ["--host", "198.51.100.1", "--port", "0"],
             "cannot listen on 198.51.100.1 port 0: cannot assign requested address "
             "(host must be an address of this machine)",
-        )
-
-    def test_privileged_port_is_told(self) -> None:
-        start = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-        if start.exists() and int(start.read_text()) <= 80:
-            raise SkipTest("this system lets every user listen on port 80")
-        self.assert_fails(
-            [*LOOPBACK, "--port", "80"],
-            "cannot listen on 127.0.0.1 port 80: permission denied (ports below 1024 "
-            "are privileged; ",
-            prefix=unprivileged(CAP_NET_BIND_SERVICE),
-        )
-
-    def test_unreadable_key_is_told(self) -> None:
-        keyfile = Authority().write(self.folder)[1]
-        keyfile.chmod(0)
-        self.assert_fails(
-            ["--config", self.write_config(SETTINGS)],
-            f"relay.toml:2: keyfile: {keyfile} cannot be read: Permission denied",
-            prefix=unprivileged(CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH),
         )
 
     def test_each_problem_has_a_line(self) -> None:
@@ -273,8 +218,7 @@ class DaemonTests(TwistdTestCase):
         """Start a relay in the background.
 
         Returns:
-            What the foreground did, and a descriptor that reads as ended when
-            the background has ended.
+            The foreground's result, and a descriptor that ends with the background.
         """
         reading, writing = os.pipe()
         self.addCleanup(os.close, reading)
