@@ -74,9 +74,15 @@ class HungTestCase(TwistdTestCase):
     def pipe(self) -> tuple[int, int]:
         """The ends of a pipe with little room, for a reader and a writer."""
         ends = os.pipe()
+        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
+        return self.closing(ends)
+
+    def terminal(self) -> tuple[int, int]:
+        return self.closing(pty.openpty())
+
+    def closing(self, ends: tuple[int, int]) -> tuple[int, int]:
         for end in ends:
             self.addCleanup(os.close, end)
-        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
         return ends
 
     def serve(
@@ -124,6 +130,8 @@ writer.File.write = write_or_hang
 """
 """Statements that have the write to a file never return."""
 
+HELD = "the log to standard output cannot be"
+
 MANY = 500
 """More lines than there is room for in a pipe and in the queue."""
 
@@ -138,43 +146,32 @@ class StandardOutputTests(HungTestCase):
     def assert_tells_once(self) -> None:
         """The file has a line about standard output, and no traceback."""
         text = "\n".join(self.lines())
-        self.assertEqual(text.count("the log to standard output cannot be"), 1)
+        self.assertEqual(text.count(HELD), 1)
         self.assertNotIn("Traceback", text)
 
-    def test_pipe_that_is_not_read_does_not_hold_the_relay(self) -> None:
-        for text in ("", LOGS):
-            reader, stdout = self.pipe()
+    def test_output_that_is_not_read_does_not_hold_the_relay(self) -> None:
+        for text, terminal in (("", False), (LOGS, False), (LOGS, True)):
+            reader, stdout = self.terminal() if terminal else self.pipe()
             relay, url = self.held(stdout, reader, text)
+            if terminal:
+                termios.tcflow(stdout, termios.TCOOFF)  # as Ctrl-S does
             self.request(url, MANY)
             self.assert_serves(url)
+            if text:
+                self.wait_for_text("logs/proxyrelay.log", HELD)
             self.assert_ends(relay)
-        self.assert_tells_once()
-        lines = self.lines()
-        self.assertEqual(sum(" rejected " in line for line in lines), MANY)
-        self.assertRegex(lines[-1], " stopped$")
-
-    def test_terminal_that_is_held_does_not_hold_the_relay(self) -> None:
-        master, terminal = pty.openpty()
-        for end in (master, terminal):
-            self.addCleanup(os.close, end)
-        relay, url = self.held(terminal, master)
-        termios.tcflow(terminal, termios.TCOOFF)  # as Ctrl-S does
-        self.request(url, MANY)
-        self.assert_serves(url)
-        self.wait_for_text(
-            "logs/proxyrelay.log", "the log to standard output cannot be"
-        )
-        self.assert_ends(relay)
-        self.assert_tells_once()
-        self.assertRegex(self.lines()[-1], " stopped$")
+            if text:
+                self.assert_tells_once()
+                lines = self.lines()
+                self.assertEqual(sum(" rejected " in line for line in lines), MANY)
+                self.assertRegex(lines[-1], " stopped$")
+                shutil.rmtree(self.folder / "logs")
 
     def test_pipe_that_is_read_again_gets_the_count_of_missing_lines(self) -> None:
         reader, stdout = self.pipe()
         relay, url = self.held(stdout, reader)
         self.request(url, MANY)
-        self.wait_for_text(
-            "logs/proxyrelay.log", "the log to standard output cannot be"
-        )
+        self.wait_for_text("logs/proxyrelay.log", HELD)
         relay.read_to("lines are missing here")
         missing = int(
             self.wait_for_text(
@@ -187,11 +184,10 @@ class StandardOutputTests(HungTestCase):
         relay.read_to(" stopped\n")
         self.assertEqual(relay.child.wait(PATIENCE), 0)
         lines = relay.said.splitlines()
-        gaps = [line for line in lines if "lines are missing here" in line]
-        self.assertEqual(len(gaps), 1, gaps)
-        self.assertRegex(gaps[0], f" WARNING .*: {missing}$")
+        (gap,) = (line for line in lines if "lines are missing here" in line)
+        self.assertRegex(gap, f" WARNING .*: {missing}$")
         # All others are in both places, in the same order.
-        lines.remove(gaps[0])
+        lines.remove(gap)
         file = [line for line in self.lines() if "the log to standard" not in line]
         self.assertEqual(len(lines) + missing, len(file))
         self.assertEqual([line for line in file if line in lines], lines)
@@ -250,9 +246,8 @@ class FileTests(HungTestCase):
         missing = int(found[1])
         self.assertEqual(relay.stop(), 0)
         lines = self.lines()
-        gaps = [line for line in lines if "lines are missing here" in line]
-        self.assertEqual(len(gaps), 1)
-        self.assertRegex(gaps[0], f": {missing}$")
+        (gap,) = (line for line in lines if "lines are missing here" in line)
+        self.assertRegex(gap, f": {missing}$")
         self.assertEqual(len(lines[1]), 10)  # cut where the disk was full
         # Standard output has all but the gap, and tells of the trouble.
         self.assertEqual(len(relay.output) - 2, len(lines) - 2 + missing)
