@@ -16,8 +16,7 @@ from typing import Any
 
 from tests.integration.test_twistd import TwistdTestCase
 from tests.support.processes import PATIENCE, SCRIPTS, RelayProcess
-from tests.support.recording import A, B, answer, offer
-from tests.support.served import Client
+from tests.support.recording import A, B
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -54,22 +53,13 @@ class AdminTestCase(TwistdTestCase):
         kind = response.headers["Content-Type"]
         return response.status, json.loads(body) if "json" in kind else body
 
-    def meet(self, relay: RelayProcess) -> tuple[Client, Client]:
-        """Two clients that have exchanged an offer and its answer."""
-        one, other = self.registered(relay.url), self.registered(relay.url, uuid=B)
-        one.send(offer().decode())
-        other.recv()
-        other.send(answer().decode())
-        one.recv()
-        return one, other
-
 
 class ListenerTests(AdminTestCase):
     """What is seen, and done."""
 
     def test_listener_with_two_clients_shows_and_does_all(self) -> None:
         relay = self.serve()
-        one, other = self.meet(relay)
+        one, other = self.meet(relay.url)
         status, body = self.ask("/metrics")
         self.assertEqual(status, 200)
         for line in (
@@ -132,7 +122,7 @@ class ListenerTests(AdminTestCase):
             f"[logging]\naudit_log = '{audit}'\nprivacy = true\nformat = 'json'\n",
             token=False,
         )
-        self.meet(relay)
+        self.meet(relay.url)
         _, found = self.ask("/clients")
         logged = relay.wait_for(rf'"event":"registered".*"uuid":"{A}".*')[0]
         self.assertEqual(relay.stop(), 0)

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 from uuid import uuid4
 
-from proxystore.connectors.endpoint import EndpointConnector
+from proxystore.connectors.endpoint import EndpointConnector, EndpointKey
 from proxystore.p2p.relay.client import RelayClient
 from proxystore.store import Store
 
@@ -191,7 +191,7 @@ class InheritedTests(HandOverMixin, TwistdTestCase):
 class EndpointTests(EndpointTestCase):
     """``proxystore-endpoint`` while relays change."""
 
-    def test_endpoints_during_reload_and_handover_notice_nothing(self) -> None:
+    def test_endpoints_read_of_each_other_during_reload_and_handover(self) -> None:
         need_addresses()
         path = self.write_config("reuse_port = true\n")
         options = ("--config", path, "--log-level", "DEBUG")
@@ -208,10 +208,19 @@ class EndpointTests(EndpointTestCase):
             EndpointConnector([one], str(home_of_one)) as near,
             EndpointConnector([two], str(home_of_two)) as far,
         ):
-            key = Store("near", near).put("value")
-            self.assertEqual(Store("far", far).get(key), "value")
+            self.assertEqual((near.endpoint_uuid, far.endpoint_uuid), (one, two))
+            value = {"numbers": list(range(10_000))}
+            key = Store("near", near).put(value)
+            assert isinstance(key, EndpointKey)
+            self.assertEqual(key.endpoint_id, str(one))
+            reader = Store("far", far)
+            self.assertTrue(reader.exists(key))
+            self.assertEqual(reader.get(key), value)
+        old.wait_for(f"forwarded offer of {two} .* to {one} ")
         old.wait_for(f"forwarded answer of {one} .* to {two} ")
-        for process in (process_of_one, process_of_two):
+        for process, uuid in ((process_of_one, one), (process_of_two, two)):
             self.assertEqual(process.stop(), 0, process.said)
+            self.assertNotIn("Traceback", process.said)
+            old.wait_for(f"left {uuid} ")
         self.assertEqual(old.wait(), 0)
         self.assertNotIn("Traceback", old.said)

@@ -7,7 +7,7 @@ import stat
 from typing import Any
 
 from tests.integration.test_reload import ReloadTestCase
-from tests.support.recording import A, B, C, answer, offer
+from tests.support.recording import A, B, C, offer
 
 JSON = (
     "offers.hold = 0\n[logging]\nformat = 'json'\nlog_dir = 'logs'\n"
@@ -27,11 +27,7 @@ class LoggingTests(ReloadTestCase):
 
     def talk(self, url: str) -> None:
         """Connect two clients, refuse a third one, and leave."""
-        one, other = self.registered(url), self.registered(url, uuid=B)
-        one.send(offer().decode())
-        other.recv()
-        other.send(answer().decode())
-        one.recv()
+        one, other = self.meet(url)
         one.send(offer(peer=C, source_name="\x1b[2J\n").decode())
         one.recv()
         stranger = self.loop.connect(url)

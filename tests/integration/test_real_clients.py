@@ -14,7 +14,6 @@ from unittest import SkipTest
 from uuid import UUID, uuid4
 
 from aioice.ice import get_host_addresses
-from proxystore.connectors.endpoint import EndpointConnector, EndpointKey
 from proxystore.endpoint.config import (
     EndpointConfig,
     EndpointRelayConfig,
@@ -25,7 +24,6 @@ from proxystore.p2p.manager import PeerManager
 from proxystore.p2p.relay.client import RelayClient
 from proxystore.p2p.relay.exceptions import RelayRegistrationError
 from proxystore.p2p.relay.messages import PeerConnectionRequest
-from proxystore.store import Store
 
 from tests.support.certificates import SETTINGS, Authority
 from tests.support.processes import Process, ProcessTestCase, RelayProcess, environment
@@ -341,32 +339,3 @@ class EndpointTestCase(RealTestCase):
         process.wait_for("Uvicorn running on")
         relay.wait_for(f"registered .* name='{name}' ")
         return process
-
-
-class EndpointTests(EndpointTestCase):
-    """``proxystore-endpoint``: objects that are elsewhere."""
-
-    def test_object_of_an_endpoint_is_read_through_another(self) -> None:
-        need_addresses()
-        relay = self.relay("--log-level", "DEBUG")
-        one, home_of_one, process_of_one = self.endpoint("one", relay)
-        two, home_of_two, process_of_two = self.endpoint("two", relay)
-        value = {"numbers": list(range(10_000))}
-        with (
-            EndpointConnector([one], str(home_of_one)) as near,
-            EndpointConnector([two], str(home_of_two)) as far,
-        ):
-            self.assertEqual((near.endpoint_uuid, far.endpoint_uuid), (one, two))
-            key = Store("near", near).put(value)
-            assert isinstance(key, EndpointKey)
-            self.assertEqual(key.endpoint_id, str(one))
-            reader = Store("far", far)
-            self.assertTrue(reader.exists(key))
-            self.assertEqual(reader.get(key), value)
-        relay.wait_for(f"forwarded offer of {two} .* to {one} ")
-        relay.wait_for(f"forwarded answer of {one} .* to {two} ")
-        for process in (process_of_one, process_of_two):
-            self.assertEqual(process.stop(), 0, process.said)
-            self.assertNotIn("Traceback", process.said)
-        for uuid in (one, two):
-            relay.wait_for(f"left {uuid} ")

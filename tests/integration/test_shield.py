@@ -165,13 +165,18 @@ class ShieldTests(EndpointTestCase):
             await (await client.ping())
         self.assertIsNotNone(await asyncio.to_thread(asked.exception))
 
-    def test_endpoint_that_reads_nothing_is_closed_for_a_restart(self) -> None:
-        text = "[offers]\nanswer_timeout = 1\nclose_deaf = true\n"
-        self.begin("--config", self.write_config(text))
+    @contextlib.asynccontextmanager
+    async def detour(
+        self, times: int = 1
+    ) -> AsyncIterator[tuple[str, list[ServerConnection]]]:
+        """A way to the relay, on which messages for a peer are said some times.
+
+        Yields:
+            Its URL, and the connections of those who come in by it.
+        """
         clients: list[ServerConnection] = []
 
-        async def detour(client: ServerConnection) -> None:
-            """Pass on what is said, and how it ends."""
+        async def passing(client: ServerConnection) -> None:
             clients.append(client)
             async with connect(self.server.url, proxy=None) as relay:
 
@@ -184,8 +189,18 @@ class ShieldTests(EndpointTestCase):
                 returning = asyncio.create_task(back())
                 with contextlib.suppress(ConnectionClosed):
                     async for message in client:
-                        await relay.send(message)
+                        for _ in range(
+                            times if "peer_connection" in str(message) else 1
+                        ):
+                            await relay.send(message)
                 returning.cancel()
+
+        async with serve(passing, "127.0.0.1", 0) as server:
+            yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", clients
+
+    def test_endpoint_that_reads_nothing_is_closed_for_a_restart(self) -> None:
+        text = "[offers]\nanswer_timeout = 1\nclose_deaf = true\n"
+        self.begin("--config", self.write_config(text))
 
         async def ask_from(address: str, two: UUID) -> str | None:
             """What comes of an offer."""
@@ -199,9 +214,7 @@ class ShieldTests(EndpointTestCase):
                 return error
 
         async def scenario() -> None:
-            async with serve(detour, "127.0.0.1", 0) as server:
-                port = server.sockets[0].getsockname()[1]
-                url = f"ws://127.0.0.1:{port}"
+            async with self.detour() as (url, clients):
                 two, home, peer = await asyncio.to_thread(
                     self.endpoint, "two", self.server, url
                 )
@@ -227,25 +240,6 @@ class ShieldTests(EndpointTestCase):
         one, home, process = self.endpoint("one", self.server)
         three, home_of_three, other = self.endpoint("three", self.server)
 
-        async def detour(client: ServerConnection) -> None:
-            """Say everything twice that the endpoint says."""
-            async with connect(self.server.url, proxy=None) as relay:
-
-                async def back() -> None:
-                    async for message in relay:
-                        await client.send(message)
-
-                returning = asyncio.create_task(back())
-                async for message in client:
-                    for _ in range(2 if "peer_connection" in str(message) else 1):
-                        await relay.send(message)
-                returning.cancel()
-
-        async def scenario() -> None:
-            async with serve(detour, "127.0.0.1", 0) as server:
-                port = server.sockets[0].getsockname()[1]
-                await asyncio.to_thread(play, f"ws://127.0.0.1:{port}")
-
         def play(url: str) -> None:
             two, home_of_two, peer = self.endpoint("two", self.server, url)
             near = self.connector(two, home_of_two)
@@ -254,6 +248,10 @@ class ShieldTests(EndpointTestCase):
             self.exchange(self.connector(three, home_of_three), near)
             self.assertEqual(peer.stop(), 0)
             self.assertNotIn("Traceback", peer.said)
+
+        async def scenario() -> None:
+            async with self.detour(times=2) as (url, _):
+                await asyncio.to_thread(play, url)
 
         self.play(scenario())
         self.server.wait_for("shielded .* it answers no offer, or one that was")

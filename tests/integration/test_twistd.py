@@ -21,7 +21,7 @@ from proxyrelay.cli import main as cli
 from proxyrelay.service.options import Options
 from tests.support.certificates import SETTINGS, Authority
 from tests.support.processes import PATIENCE, SCRIPTS, SERVES, ProcessTestCase
-from tests.support.recording import A, B, offer, registration
+from tests.support.recording import A, B, answer, offer, registration
 from tests.support.served import Client, Loop
 
 TWISTD = SCRIPTS / "twistd"
@@ -55,6 +55,14 @@ class TwistdTestCase(ProcessTestCase):
         client.send(registration(uuid).decode())
         self.assertIn('"success": true', client.recv())
         return client
+
+    def meet(self, url: str) -> tuple[Client, Client]:
+        """Two clients that have exchanged an offer and its answer."""
+        one, other = self.registered(url), self.registered(url, uuid=B)
+        for source, target, text in ((one, other, offer()), (other, one, answer())):
+            source.send(text.decode())
+            self.assertEqual(target.recv(), text.decode())
+        return one, other
 
     def assert_closed(self, client: Client, code: int) -> None:
         """The relay closes a client with a code, before any message."""
