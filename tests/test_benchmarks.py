@@ -37,8 +37,6 @@ def unmasked(frame: bytes) -> tuple[int, bytes]:
 
 
 class FrameTests(SynchronousTestCase):
-    """What is prepared is what a client would send."""
-
     def test_masked_frame_has_the_head_of_its_length(self) -> None:
         for length, head in (
             (0, b"\x81\x80"),
@@ -88,8 +86,6 @@ class FrameTests(SynchronousTestCase):
 
 
 class MessageTests(SynchronousTestCase):
-    """The relay takes the messages for a client's."""
-
     def test_offer_and_registration_are_those_of_a_client(self) -> None:
         text = frames.message(A, B)
         self.assertIsInstance(decode(text), PeerConnection)
@@ -183,8 +179,6 @@ class QueueClient(Client):
 
 
 class TrafficTests(SynchronousTestCase):
-    """Exchanges over a queue that loses nothing."""
-
     def setUp(self) -> None:
         self.queue = PerfectQueue(1)
 
@@ -277,8 +271,6 @@ class TrafficTests(SynchronousTestCase):
 
 
 class FigureTests(SynchronousTestCase):
-    """Ratios, goals, and what is made of them."""
-
     def test_texts_of_proc_give_their_figures(self) -> None:
         self.assertEqual(processes.nanoseconds("1017273458 241550 31\n"), 1017273458)
         text = "7 (a) b (c) S 1 1 1 0 -1 4194304 855 0 3 0 101 22 0 0 20 0 1 0 1\n"

@@ -29,8 +29,6 @@ from tests.support.globus_service import MODES
 
 
 class PlanTests(SynchronousTestCase):
-    """What is done from outside."""
-
     def test_plan_is_in_order_and_has_an_end(self) -> None:
         for seconds in (7, 20, 60, 300):
             times = [step.at for step in plan(seconds)]
@@ -80,8 +78,6 @@ class PlanTests(SynchronousTestCase):
 
 
 class HonestTests(SynchronousTestCase):
-    """The relay's settings, and the pairs that it serves."""
-
     def loaded(self, number: int, *, good: bool) -> Loaded:
         path = Path(self.mktemp())
         path.write_text(chaos.settings("https://127.0.0.1:1", number, good=good))
@@ -121,8 +117,6 @@ class HonestTests(SynchronousTestCase):
 
 
 class TroubleTests(SynchronousTestCase):
-    """The troublemakers."""
-
     def setUp(self) -> None:
         self.scene = trouble.Scene(
             Place(443, Path("root.pem")),
@@ -162,8 +156,6 @@ class TroubleTests(SynchronousTestCase):
 
 
 class ReportTests(SynchronousTestCase):
-    """What is said in the end."""
-
     def test_suspicious_lines_are_those_of_no_trouble(self) -> None:
         when = "2000-01-01 00:00:00+0000"
         expected = [
@@ -224,8 +216,6 @@ class ReportTests(SynchronousTestCase):
 
 
 class CommandTests(SynchronousTestCase):
-    """The command line."""
-
     def test_options_have_bounds_and_kinds(self) -> None:
         parse = chaos._parser().parse_args
         self.assertEqual(parse(["--seconds", "60"]).seconds, 60)

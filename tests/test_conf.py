@@ -21,8 +21,6 @@ CONF = Path(__file__).parent.parent / "conf"
 
 
 class ExampleTests(SynchronousTestCase):
-    """relay.toml and its relatives."""
-
     def test_relay_toml_names_every_setting_with_its_default(self) -> None:
         loaded = load(CONF / "relay.toml")
         self.assertEqual(loaded.problems + loaded.warnings, [])
@@ -53,8 +51,6 @@ class ExampleTests(SynchronousTestCase):
 
 
 class UnitTests(SynchronousTestCase):
-    """The units for systemd."""
-
     def test_unit_is_valid_and_hardened_for_systemd(self) -> None:
         """It exits with 0 even on unknown keys, so any word is a complaint."""
         folder = Path(self.mktemp()).absolute()
@@ -105,8 +101,6 @@ class UnitTests(SynchronousTestCase):
 
 
 class ContainerTests(SynchronousTestCase):
-    """The image of a container."""
-
     def test_settings_of_the_container_are_those_of_its_health_check(self) -> None:
         loaded = load(CONF / "relay-container.toml")
         self.assertEqual(loaded.problems, [])
@@ -126,8 +120,6 @@ class ContainerTests(SynchronousTestCase):
 
 
 class MonitoringTests(WatchedTestCase):
-    """What Prometheus and Grafana are told to ask for."""
-
     OTHERS = ("instance", "job", "le")
     """Labels that come from Prometheus itself."""
 

@@ -52,8 +52,6 @@ def index(**result: object) -> str:
 
 
 class ReadingTests(SynchronousTestCase):
-    """An ``index.json`` becomes outcomes."""
-
     def test_case_has_its_outcome_with_or_without_a_close_code(self) -> None:
         self.assertEqual(read(index(), "relay"), {"1.1.1": FINE})
         found = read(index(remoteCloseCode=None), "relay")
@@ -84,8 +82,6 @@ class ReadingTests(SynchronousTestCase):
 
 
 class ExpectationTests(SynchronousTestCase):
-    """What is not as expected is said, case by case."""
-
     def test_differences_stand_in_the_order_of_the_suite(self) -> None:
         self.assertEqual(SMALL.differences(AS_EXPECTED), [])
         found = {
@@ -141,8 +137,6 @@ class ExpectationTests(SynchronousTestCase):
 
 
 class PythonTests(SynchronousTestCase):
-    """A CPython 2.7 is told from everything else."""
-
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
         self.folder.mkdir()
@@ -203,8 +197,6 @@ class PythonTests(SynchronousTestCase):
 
 
 class CommandTests(SynchronousTestCase):
-    """The command, and the echo that it serves."""
-
     def test_command_without_python_is_no_failure(self) -> None:
         said = io.StringIO()
         with (

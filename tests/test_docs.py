@@ -59,8 +59,6 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 
 class SettingsTests(SynchronousTestCase):
-    """The page of all settings."""
-
     def tables(self) -> Iterator[tuple[str, ...]]:
         yield ()
         for path in config.settings():
@@ -123,8 +121,6 @@ class SettingsTests(SynchronousTestCase):
 
 
 class ReferenceTests(SynchronousTestCase):
-    """The pages of close codes, messages, metrics and commands."""
-
     def test_close_codes_page_has_every_code_and_reason(self) -> None:
         text = page("reference/close-codes")
         codes = [kind.code for kind in Refusal.__subclasses__()]
@@ -193,8 +189,6 @@ class ReferenceTests(SynchronousTestCase):
 
 
 class LogTests(SynchronousTestCase):
-    """The page of the log, and what it says of each line."""
-
     def test_every_line_has_a_name_and_a_constant_text_of_its_fields(self) -> None:
         for line in events.logged():
             self.assertTrue(line.event and line.format and line.level, line.place)
@@ -250,8 +244,6 @@ class LogTests(SynchronousTestCase):
 
 
 class PageTests(SynchronousTestCase):
-    """All pages."""
-
     def test_pages_name_only_settings_and_files_that_there_are(self) -> None:
         known = {".".join(path) for path in config.settings()}
         included = r"^\.\. (?:literalinclude|include|image):: (\S+)$"
@@ -319,8 +311,6 @@ class PageTests(SynchronousTestCase):
 
 
 class ShareTests(SynchronousTestCase):
-    """What samples of a relay are counted for."""
-
     RAW = (
         "run (twisted/internet/base.py:1);EPollReactor.doPoll (t/epollreactor.py:2) 50",
         "doRead (twisted/tcp.py:1);decode (proxyrelay/switchboard/messages.py:5) 20",

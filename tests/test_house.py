@@ -254,8 +254,6 @@ class PureRoomTests(SynchronousTestCase):
 
 
 class FloorTests(SynchronousTestCase):
-    """Imports point one way."""
-
     def setUp(self) -> None:
         self.heights = {
             folder: height for height, floor in enumerate(FLOORS) for folder in floor

@@ -18,8 +18,6 @@ PROMISED = Metadata(["3.11", "3.12", "3.13", "3.14"], SpecifierSet(">=3.11,!=3.1
 
 
 class FindTests(SynchronousTestCase):
-    """Interpreters."""
-
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         self.environ = {
@@ -54,8 +52,6 @@ class FindTests(SynchronousTestCase):
 
 
 class ChoiceTests(SynchronousTestCase):
-    """What is run."""
-
     def test_metadata_names_this_version(self) -> None:
         promised = matrix.metadata((matrix.ROOT / "setup.cfg").read_text())
         self.assertIn("{}.{}".format(*sys.version_info), promised.versions)

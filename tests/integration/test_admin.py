@@ -22,8 +22,6 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 class AdminTestCase(TwistdTestCase):
-    """A relay with a private listener on a free port."""
-
     def serve(self, more: str = "", token: bool = True) -> RelayProcess:
         self.token = self.folder / "token"
         self.token.write_text(TOKEN)
@@ -55,8 +53,6 @@ class AdminTestCase(TwistdTestCase):
 
 
 class ListenerTests(AdminTestCase):
-    """What is seen, and done."""
-
     def test_listener_with_two_clients_shows_and_does_all(self) -> None:
         relay = self.serve()
         one, other = self.meet(relay.url)
@@ -203,8 +199,6 @@ class ListenerTests(AdminTestCase):
 
 
 class CommandTests(AdminTestCase):
-    """``proxyrelay live``, ``status`` and ``clients``."""
-
     def test_live_with_wrong_file_asks_all_the_same(self) -> None:
         relay = self.serve()
         table = f"[admin]\nlisten = '{self.address}'\n"

@@ -49,8 +49,6 @@ for line in sys.stdin:
 
 
 class ShiftedTestCase(TwistdTestCase):
-    """A process whose clock is shifted."""
-
     def setUp(self) -> None:
         super().setUp()
         self.file = self.folder / "shift"
@@ -64,8 +62,6 @@ class ShiftedTestCase(TwistdTestCase):
 
 
 class ProcessClockTests(ShiftedTestCase):
-    """The wall clock is shifted, and no other one."""
-
     def test_clock_of_a_process_follows_each_shift(self) -> None:
         child = subprocess.Popen(
             [sys.executable, "-c", CLOCKS],

@@ -189,8 +189,6 @@ class InheritedTests(HandOverMixin, TwistdTestCase):
 
 
 class EndpointTests(EndpointTestCase):
-    """``proxystore-endpoint`` while relays change."""
-
     def test_endpoints_read_of_each_other_during_reload_and_handover(self) -> None:
         need_addresses()
         path = self.write_config("reuse_port = true\n")

@@ -69,8 +69,6 @@ class Relay:
 
 
 class HungTestCase(TwistdTestCase):
-    """Starts relays, and has them write lines."""
-
     def pipe(self) -> tuple[int, int]:
         """The ends of a pipe with little room, for a reader and a writer."""
         ends = os.pipe()
@@ -137,8 +135,6 @@ MANY = 500
 
 
 class StandardOutputTests(HungTestCase):
-    """Standard output that nobody reads."""
-
     def held(self, stdout: int, reader: int, text: str = LOGS) -> tuple[Relay, str]:
         relay = self.serve(text, stdout, reader, FEW)
         return relay, relay.read_to(SERVES)[1]
@@ -216,8 +212,6 @@ class StandardOutputTests(HungTestCase):
 
 
 class FileTests(HungTestCase):
-    """Files that cannot be written, or have other names."""
-
     def begin(self, text: str, bounds: str = "") -> tuple[Relay, str]:
         """Run a relay whose standard output goes to a file."""
         with (self.folder / "stdout").open("w") as stdout:

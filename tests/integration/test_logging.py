@@ -18,8 +18,6 @@ HASHED = r"\A[0-9a-f]{16}\Z"
 
 
 class LoggingTests(ReloadTestCase):
-    """A relay that clients talk to."""
-
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of a file in the test's folder."""
         text = (self.folder / name).read_bytes().decode("ascii")

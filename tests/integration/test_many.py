@@ -19,8 +19,6 @@ DOOR = 100
 
 
 class ManyClientsTests(ProcessTestCase):
-    """Each of many clients is served."""
-
     def setUp(self) -> None:
         super().setUp()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -127,8 +127,6 @@ class HaproxyTests(TwistdTestCase):
 
 
 class NginxTests(HaproxyTests):
-    """conf/nginx.conf."""
-
     program = "nginx"
     settings = ""
 

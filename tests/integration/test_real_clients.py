@@ -111,8 +111,6 @@ class RealTestCase(ProcessTestCase):
 
 
 class RelayClientTests(RealTestCase):
-    """``RelayClient``: registration, messages, and coming back."""
-
     async def exchange(self, one: RelayClient, two: RelayClient) -> None:
         """An offer goes one way, and an answer the other."""
         for source, target, kind in ((one, two, "offer"), (two, one, "answer")):
@@ -223,8 +221,6 @@ class RelayClientTests(RealTestCase):
 
 
 class PeerManagerTests(RealTestCase):
-    """``PeerManager``: connections between peers."""
-
     def test_offer_to_a_stranger_or_itself_comes_back(self) -> None:
         relay = self.relay("--config", self.write_config("[offers]\nhold = 0.1\n"))
         # The package leaves a socket of a failed connection to the collector.
@@ -308,8 +304,6 @@ class PeerManagerTests(RealTestCase):
 
 
 class EndpointTestCase(RealTestCase):
-    """Starts ``proxystore-endpoint``."""
-
     def endpoint(
         self, name: str, relay: RelayProcess, url: str | None = None
     ) -> tuple[UUID, Path, Process]:

@@ -15,8 +15,6 @@ from tests.support.served import Client
 
 
 class ReloadTestCase(TwistdTestCase):
-    """A relay with a file that changes."""
-
     def serve(self, text: str, *options: str) -> RelayProcess:
         """Run a relay by a file."""
         return self.relay("--config", self.write_config(text), *options)
@@ -33,8 +31,6 @@ class ReloadTestCase(TwistdTestCase):
 
 
 class SettingsTests(ReloadTestCase):
-    """What relay.toml says."""
-
     def test_reloaded_settings_apply_to_new_clients_if_they_can(self) -> None:
         relay = self.serve("max_message_bytes = 1000\n")
         before = self.registered(relay.url)
@@ -122,8 +118,6 @@ class SettingsTests(ReloadTestCase):
 
 
 class CertificateTests(ReloadTestCase):
-    """What is in the certificate files."""
-
     def setUp(self) -> None:
         super().setUp()
         self.old, self.new = Authority(), Authority()

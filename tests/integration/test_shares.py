@@ -26,8 +26,6 @@ STRANGERS, OFFERS, ROUNDS = 64, 110, 2
 
 
 class SharesTests(ProcessTestCase):
-    """A relay without authentication, behind a proxy."""
-
     def setUp(self) -> None:
         super().setUp()
         self.server = self.relay("--config", self.write_config(SETTINGS))

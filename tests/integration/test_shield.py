@@ -39,8 +39,6 @@ def ask(connector: EndpointConnector, endpoint: UUID) -> None:
 
 
 class DescriptionTests(SynchronousTestCase):
-    """What the library of stock clients makes of descriptions."""
-
     def test_stock_library_reads_no_description_that_the_relay_drops(self) -> None:
         for kind in ("offer", "answer"):
             for text in wrong_descriptions(kind):
@@ -55,8 +53,6 @@ class DescriptionTests(SynchronousTestCase):
 
 
 class ShieldTests(EndpointTestCase):
-    """Two endpoints, and what happens to them."""
-
     def setUp(self) -> None:
         super().setUp()
         need_addresses()

@@ -30,8 +30,6 @@ def fetched(place: str, method: str, path: str) -> tuple[int, str]:
 
 
 class NotificationTests(TwistdTestCase):
-    """What it tells."""
-
     def setUp(self) -> None:
         super().setUp()
         name = f"proxyrelay.test.{os.getpid()}.{id(self)}"
@@ -121,8 +119,6 @@ print("proxyrelay.service.systemd" in sys.modules)
 
 
 class ActivationTests(TwistdTestCase):
-    """Sockets that systemd holds, and hands over with their names."""
-
     def activated(self, ports: Mapping[str, int], *options: str | Path) -> Process:
         """What systemd starts when somebody comes to one of its sockets."""
         activate = shutil.which("systemd-socket-activate")

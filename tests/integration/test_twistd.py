@@ -88,8 +88,6 @@ class TwistdTestCase(ProcessTestCase):
 
 
 class ServingTests(TwistdTestCase):
-    """A relay that serves."""
-
     def test_relay_without_configuration_serves_and_logs_until_sigterm(self) -> None:
         relay = self.relay("--log-dir", "logs/here")
         self.assertEqual(relay.url, f"ws://127.0.0.1:{relay.port}")
@@ -218,8 +216,6 @@ class FailingTests(TwistdTestCase):
 
 
 class DaemonTests(TwistdTestCase):
-    """A relay without a terminal."""
-
     pidfile = "relay.pid"
 
     def daemonise(self, *options: str) -> tuple[subprocess.CompletedProcess[str], int]:

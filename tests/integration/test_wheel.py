@@ -24,8 +24,6 @@ INSTALLING = 300.0
 
 
 class WheelTests(ProcessTestCase):
-    """What an operator installs."""
-
     def setUp(self) -> None:
         super().setUp()
         place = tempfile.TemporaryDirectory()

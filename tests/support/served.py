@@ -110,7 +110,6 @@ class Client:
         self._wait(self.connection.close(code, reason))
 
     def hang_up(self) -> None:
-
         async def drop() -> None:
             self.connection.transport.abort()
             await self.connection.wait_closed()
