@@ -91,6 +91,7 @@ wheel: $(VENV)/test
 clean:
 	rm -rf $(VENV) .matrix build dist docs/_build *.egg-info _artifacts _trial_temp* .coverage .coverage.* \
 		.mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # One stamp for what serving needs, one for what testing and measuring need, one for
 # what the documentation is built with.
