@@ -10,11 +10,10 @@ import signal
 import socket
 import subprocess
 import tempfile
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from tests.integration.test_twistd import TwistdTestCase
+from tests.integration.test_twistd import TwistdTestCase, fetched
 from tests.support.processes import PATIENCE, SCRIPTS, RelayProcess
 from tests.support.recording import A, B
 
@@ -40,16 +39,8 @@ class AdminTestCase(TwistdTestCase):
         self, path: str, method: str = "GET", token: str = TOKEN
     ) -> tuple[int, Any]:
         """Ask; returns the status and the body, decoded if it is JSON."""
-        connection = HTTPConnection("127.0.0.1", self.admin, timeout=PATIENCE)
-        headers = {"Authorization": f"Bearer {token}", "X-Proxyrelay": "1"}
-        try:
-            connection.request(method, path, headers=headers)
-            response = connection.getresponse()
-            body = response.read().decode()
-        finally:
-            connection.close()
-        kind = response.headers["Content-Type"]
-        return response.status, json.loads(body) if "json" in kind else body
+        status, body = fetched(f"127.0.0.1:{self.admin}", path, method, token)
+        return status, json.loads(body) if body.startswith("{") else body
 
 
 class ListenerTests(AdminTestCase):

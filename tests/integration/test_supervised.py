@@ -8,25 +8,13 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from http.client import HTTPConnection
 from pathlib import Path
 from unittest import SkipTest
 
 from proxyrelay.net.listening import ADMIN
-from tests.integration.test_twistd import TWISTD, TwistdTestCase
+from tests.integration.test_twistd import TWISTD, TwistdTestCase, fetched
 from tests.support.processes import PATIENCE, Process, environment
 from tests.support.recording import A, B
-
-
-def fetched(place: str, method: str, path: str) -> tuple[int, str]:
-    """Ask the private listener; returns the status and the body."""
-    connection = HTTPConnection(place, timeout=PATIENCE)
-    try:
-        connection.request(method, path, headers={"X-Proxyrelay": "1"})
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    finally:
-        connection.close()
 
 
 class NotificationTests(TwistdTestCase):
@@ -71,7 +59,7 @@ class NotificationTests(TwistdTestCase):
         self.wait_for("STATUS=serving, clients: 0")
         config.write_text("wrong\n")
         self.heard.clear()
-        status, _ = fetched(place, "POST", "/reload")
+        status, _ = fetched(place, "/reload", "POST")
         self.assertEqual(status, 409)
         self.wait_for("READY=1")
         self.assertIn("RELOADING=1", self.heard)
@@ -149,7 +137,7 @@ class ActivationTests(TwistdTestCase):
         place = f"127.0.0.1:{ports[ADMIN]}"
         config = self.write_config(f"[admin]\nlisten = '{place}'\n")
         relay = self.activated(ports, "--config", config)
-        status, text = fetched(place, "GET", "/readyz")
+        status, text = fetched(place, "/readyz")
         self.assertEqual((status, text), (200, "ok\n"))
         relay.wait_for(f"the private listener is http://{place}$")
         self.assertEqual(relay.stop(), 0, relay.said)

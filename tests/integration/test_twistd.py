@@ -28,6 +28,20 @@ TWISTD = SCRIPTS / "twistd"
 LOOPBACK = ("--host", "127.0.0.1")
 
 
+def fetched(
+    place: str, path: str, method: str = "GET", token: str = ""
+) -> tuple[int, str]:
+    """Ask a private listener; returns the status and the body."""
+    connection = HTTPConnection(place, timeout=PATIENCE)
+    headers = {"Authorization": f"Bearer {token}", "X-Proxyrelay": "1"}
+    try:
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
 class TwistdTestCase(ProcessTestCase):
     """Talks to relays with the library of the stock client."""
 
