@@ -139,7 +139,6 @@ class PerfectQueue(Hub):
         self._random = random.Random(seed)
 
     def crowd(self, count: int) -> list[QueueClient]:
-        """New clients."""
         return [QueueClient(self, uuid) for uuid in identities(count)]
 
     def turn(self, _timeout: float) -> bool:

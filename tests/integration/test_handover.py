@@ -27,15 +27,12 @@ class HandOverMixin:
     """What holds however the second relay comes by the address."""
 
     def first(self: Any, text: str = "") -> RelayProcess:
-        """The relay that is replaced."""
         raise NotImplementedError
 
     def second(self: Any, text: str = "") -> RelayProcess:
-        """The relay that takes over."""
         raise NotImplementedError
 
     def drain(self: Any, relay: RelayProcess) -> None:
-        """Have a relay leave new clients to the other."""
         status, lines = self.command("drain", "--pid", str(relay.pid))
         self.assertEqual(status, 0, lines)
         relay.wait_for("draining: clients that are connected are served until they ")

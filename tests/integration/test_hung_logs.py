@@ -86,7 +86,6 @@ class HungTestCase(TwistdTestCase):
     def serve(
         self, text: str, stdout: int, reader: int | None, bounds: str = ""
     ) -> Relay:
-        """Run a relay on the loopback interface."""
         path = self.write_config(f"host = '127.0.0.1'\nport = 0\n{text}")
         relay = Relay(self.folder, path, bounds, stdout, reader)
         self.addCleanup(relay.end)
@@ -110,7 +109,6 @@ class HungTestCase(TwistdTestCase):
         client.close()
 
     def lines(self, name: str = "logs/proxyrelay.log") -> list[str]:
-        """The lines of a file in the test's folder."""
         return (self.folder / name).read_text().splitlines()
 
 
@@ -213,7 +211,6 @@ class StandardOutputTests(HungTestCase):
 
 class FileTests(HungTestCase):
     def begin(self, text: str, bounds: str = "") -> tuple[Relay, str]:
-        """Run a relay whose standard output goes to a file."""
         with (self.folder / "stdout").open("w") as stdout:
             relay = self.serve(text, stdout.fileno(), None, bounds)
         return relay, self.wait_for_text("stdout", SERVES)[1]

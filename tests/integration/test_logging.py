@@ -19,7 +19,6 @@ HASHED = r"\A[0-9a-f]{16}\Z"
 
 class LoggingTests(ReloadTestCase):
     def records(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a file in the test's folder."""
         text = (self.folder / name).read_bytes().decode("ascii")
         return [json.loads(line) for line in text.splitlines()]
 

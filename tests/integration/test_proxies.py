@@ -64,7 +64,6 @@ class HaproxyTests(TwistdTestCase):
         return text
 
     def options(self) -> list[str | Path]:
-        """The options of the proxy, whose file is written."""
         both, file = self.folder / "both.pem", self.folder / "haproxy.cfg"
         both.write_text(self.certfile.read_text() + self.keyfile.read_text())
         places = {":443": f"{PROXY}:{self.port}", "/etc/haproxy/relay.pem": str(both)}
@@ -73,7 +72,6 @@ class HaproxyTests(TwistdTestCase):
         return ["-db", "-f", file]
 
     def serve(self) -> RelayProcess:
-        """Start the relay."""
         limits = f"[limits]\ntrusted_proxies = ['{PROXY}']\n"
         path = self.write_config(limits + self.settings)
         return self.relay("--config", path, port=self.relay_port)

@@ -325,7 +325,6 @@ class EndpointTestCase(RealTestCase):
         return UUID(config.uuid), home, self.serve(name, home, relay)
 
     def serve(self, name: str, home: Path, relay: RelayProcess) -> Process:
-        """Start an endpoint that there is already."""
         process = self.start(
             *(sys.executable, "-c", ENDPOINT, "start", name, "--no-detach"),
             env=environment(PROXYSTORE_HOME=str(home)),

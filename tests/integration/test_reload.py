@@ -16,15 +16,12 @@ from tests.support.served import Client
 
 class ReloadTestCase(TwistdTestCase):
     def serve(self, text: str, *options: str) -> RelayProcess:
-        """Run a relay by a file."""
         return self.relay("--config", self.write_config(text), *options)
 
     def hang_up(self, relay: RelayProcess) -> None:
-        """Have the relay read its file."""
         relay.send(signal.SIGHUP)
 
     def assert_served(self, *clients: Client) -> None:
-        """Clients are connected as before."""
         for client in clients:
             client.send(registration(A).decode())
             self.assertIn('"success": true', client.recv())

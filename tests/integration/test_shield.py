@@ -60,7 +60,6 @@ class ShieldTests(EndpointTestCase):
         self.addCleanup(self.threads.shutdown)
 
     def begin(self, *options: str | Path) -> None:
-        """Start the relay."""
         self.server = self.relay("--log-level", "DEBUG", *options)
 
     def connector(self, uuid: UUID, home: Path) -> EndpointConnector:

@@ -57,7 +57,6 @@ class TwistdTestCase(ProcessTestCase):
         headers: dict[str, str] | None = None,
         uuid: str = A,
     ) -> Client:
-        """Open a WebSocket and register."""
         client = self.loop.connect(
             url,
             ssl=context,

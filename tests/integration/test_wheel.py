@@ -31,7 +31,6 @@ class WheelTests(ProcessTestCase):
         self.folder = Path(place.name)
 
     def run_command(self, *command: str | Path) -> str:
-        """Run a command to its end; returns what it wrote."""
         done = subprocess.run(
             list(map(str, command)),
             cwd=self.folder,
@@ -48,7 +47,6 @@ class WheelTests(ProcessTestCase):
         return done.stdout
 
     def build(self) -> Path:
-        """Build the wheel from a copy of the project."""
         copy = self.folder / "project"
         left_out = shutil.ignore_patterns("__pycache__", "dropin.cache")
         for name in ("proxyrelay", "twisted"):

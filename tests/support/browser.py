@@ -100,7 +100,6 @@ class Browser:
         self._command("Emulation.setEmulatedMedia", features=features)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """The value of a script in the page."""
         return self.driver.execute_script(script, *arguments)
 
     def until(self, condition: Callable[[], object], what: str) -> None:

@@ -45,7 +45,6 @@ class Authority:
         return certfile, keyfile
 
     def write_root(self, folder: Path) -> Path:
-        """Write the root certificate; returns the path."""
         path = folder / "root.pem"
         path.write_bytes(self._root.cert_pem.bytes())
         return path

@@ -46,7 +46,6 @@ class KeyUpdater:
         return buffer.raw[:length]
 
     def change_keys(self, times: int) -> None:
-        """Change the own keys, again and again."""
         for _ in range(times):
             self._check(self._lib.SSL_key_update(self._ssl, 0))
             self._check(self._lib.SSL_do_handshake(self._ssl))

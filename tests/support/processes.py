@@ -89,7 +89,6 @@ class Process:
         return "\n".join([*self.output, *self.errors])
 
     def send(self, number: int) -> None:
-        """Send a signal."""
         self._child.send_signal(number)
 
     def wait_for_next(self, pattern: str) -> re.Match[str]:
@@ -140,7 +139,6 @@ class Process:
         return self.wait()
 
     def end(self) -> None:
-        """Kill whatever is left."""
         self.reads.set()
         self._child.kill()
         self._child.wait(PATIENCE)
@@ -197,7 +195,6 @@ class ProcessTestCase(SynchronousTestCase):
         self.folder.mkdir()
 
     def start(self, *command: str | Path, **options: Any) -> Process:
-        """Run a command in the test's folder."""
         process = Process(command, self.folder, **options)
         self.addCleanup(process.end)
         return process
@@ -210,7 +207,6 @@ class ProcessTestCase(SynchronousTestCase):
         return relay
 
     def write_config(self, text: str) -> Path:
-        """Write relay.toml."""
         path = self.folder / "relay.toml"
         path.write_text(text)
         return path
@@ -238,7 +234,6 @@ class ProcessTestCase(SynchronousTestCase):
         return port
 
     def play(self, scenario: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine, within bounds."""
         asyncio.run(asyncio.wait_for(scenario, 2 * PATIENCE))
 
 

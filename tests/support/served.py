@@ -99,8 +99,6 @@ class Client:
         return self._wait(self.connection.recv())
 
     def ping(self) -> None:
-        """Wait for the answer to a ping."""
-
         async def answered() -> None:
             await (await self.connection.ping())
 
@@ -208,7 +206,6 @@ class RelayTestCase(TestCase):
         return blockingCallFromThread(reactor, function, *args)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass for the relay's deadlines."""
         self.in_reactor(self.clock.advance, seconds)
 
     def connections(self) -> list[RelayProtocol]:
@@ -259,7 +256,6 @@ class RelayTestCase(TestCase):
     # -- in the scenario's thread
 
     def connect(self, **options: Any) -> Client:
-        """Open a WebSocket, as the stock client does."""
         if self.authority is not None:
             options.setdefault("ssl", self.authority.client_context())
         if self._loop is None:
@@ -280,7 +276,6 @@ class RelayTestCase(TestCase):
         self.assertEqual(json.loads(client.recv())["error"], SELF.format(uuid))
 
     def raw(self, secure: bool | None = None) -> socket.socket:
-        """Open a plain or TLS socket."""
         plain = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
         self._clients.append(plain)
         if self.authority is None or secure is False:
@@ -302,7 +297,6 @@ class RelayTestCase(TestCase):
         return received
 
     def hang_up(self) -> None:
-        """Close whatever a scenario left open."""
         for client in self._clients:
             if isinstance(client, Client):
                 client.hang_up()
