@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from websockets.sync.client import ClientConnection, connect
 
 import proxyrelay
-from tests.support.browser import Browser
+from tests.support import browser
 from tests.support.processes import PATIENCE, ProcessTestCase, RelayProcess
 from tests.support.recording import A, B, answer, offer, registration
 
@@ -135,8 +135,8 @@ class PageTests(ProcessTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.browser = Browser(self.folder / "profile")
-        self.addCleanup(self.browser.close)
+        self.browser = browser.shared()
+        self.browser.clear()
 
     def watched(self, settings: str = "") -> RelayProcess:
         """Start a relay, and open its page."""
