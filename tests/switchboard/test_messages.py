@@ -34,7 +34,7 @@ class CanonicalUuidTests(SynchronousTestCase):
     """Spelling UUIDs."""
 
     @given(st.uuids(), st.sampled_from(["{%s}", "urn:uuid:%s", "%s"]), st.booleans())
-    def test_spells_as_python_does(
+    def test_canonical_uuid_spells_as_python_does(
         self, value: uuid.UUID, form: str, dashes: bool
     ) -> None:
         """Whatever `uuid.UUID` reads is written canonically."""
@@ -42,7 +42,7 @@ class CanonicalUuidTests(SynchronousTestCase):
         self.assertEqual(canonical_uuid(text), str(value))
 
     @given(st.text())
-    def test_refuses_what_python_refuses(self, text: str) -> None:
+    def test_canonical_uuid_refuses_what_python_refuses(self, text: str) -> None:
         """Both agree on any text."""
         try:
             expected = str(uuid.UUID(text))
@@ -55,16 +55,16 @@ class CanonicalUuidTests(SynchronousTestCase):
 class DecodeTests(SynchronousTestCase):
     """Reading what clients send."""
 
-    def test_reads_a_registration(self) -> None:
+    def test_decode_reads_a_registration(self) -> None:
         message = decode(registration(A.upper(), name="n"))
         self.assertEqual(message, RegistrationRequest("n", A))
         self.assertNotIsInstance(message, LegacyRegistrationRequest)
 
-    def test_reads_an_old_registration(self) -> None:
+    def test_decode_reads_an_old_registration(self) -> None:
         message = decode(registration(A, legacy=True))
         self.assertIsInstance(message, LegacyRegistrationRequest)
 
-    def test_reads_an_offer_whose_error_is_left_out(self) -> None:
+    def test_decode_offer_without_error_has_none(self) -> None:
         fields = json.loads(offer(A, B))
         del fields["error"]
         self.assertEqual(
@@ -72,7 +72,7 @@ class DecodeTests(SynchronousTestCase):
             PeerConnection(A, "a", B, "offer", '{"sdp": "v=0", "type": "offer"}'),
         )
 
-    def test_says_nothing_of_the_content_in_an_error(self) -> None:
+    def test_decode_error_says_nothing_of_the_content(self) -> None:
         payloads = [
             b'{"s3cret": 1}',
             b'"s3cret',
@@ -84,11 +84,11 @@ class DecodeTests(SynchronousTestCase):
             self.assertNotIn("s3cret", error.detail + str(error))
             self.assertIsNone(error.__cause__)
 
-    def test_refuses_binary_frames(self) -> None:
+    def test_decode_refuses_binary_frames(self) -> None:
         self.assertRaises(UnknownMessage, decode, registration(), binary=True)
 
     @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "replace")))
-    def test_refuses_anything_else(self, payload: bytes) -> None:
+    def test_decode_refuses_anything_else(self, payload: bytes) -> None:
         """No input raises anything but `UnknownMessage`."""
         with contextlib.suppress(UnknownMessage):
             decode(payload)
@@ -100,7 +100,7 @@ class DecodeTests(SynchronousTestCase):
         ),
         st.sampled_from(["relay_registration", "peer_connection", "relay_response"]),
     )
-    def test_refuses_any_other_json(self, value: object, kind: str) -> None:
+    def test_decode_refuses_any_other_json(self, value: object, kind: str) -> None:
         """A field of a wrong type or name is refused, whatever it is."""
         fields = {"name": value, "uuid": value, "message_type": kind}
         try:
@@ -111,7 +111,7 @@ class DecodeTests(SynchronousTestCase):
         self.assertIsInstance(value, str)
 
     @given(TEXT, TEXT)
-    def test_what_passes_is_utf_8(self, name: str, description: str) -> None:
+    def test_decode_accepted_bytes_are_utf_8(self, name: str, description: str) -> None:
         """A payload that is forwarded as it came is fit for a text frame."""
         fields = json.loads(offer(source_name=name, description=description))
         payload = json.dumps(fields, ensure_ascii=False).encode()
@@ -149,7 +149,7 @@ class DescriptionTests(SynchronousTestCase):
         return found
 
     @given(TEXT, KINDS, st.booleans(), st.sampled_from([None, 1]))
-    def test_any_session_description_passes(
+    def test_is_described_takes_any_session_description(
         self, sdp: str, kind: Literal["offer", "answer"], is_ascii: bool, indent: int
     ) -> None:
         """Whatever a JSON writer makes of it."""
@@ -159,7 +159,7 @@ class DescriptionTests(SynchronousTestCase):
             self.assertTrue(self.agree(text, kind))
 
     @given(JSON, KINDS)
-    def test_other_json_does_not(
+    def test_is_described_refuses_other_json(
         self, value: object, kind: Literal["offer", "answer"]
     ) -> None:
         """Both agree on any value."""
@@ -172,7 +172,9 @@ class DescriptionTests(SynchronousTestCase):
         self.assertEqual(self.agree(json.dumps(value), kind), passes)
 
     @given(TEXT, st.integers(0, 40), st.characters(exclude_categories=["Cs"]))
-    def test_text_that_is_nearly_one(self, sdp: str, place: int, other: str) -> None:
+    def test_is_described_refuses_nearly_a_description(
+        self, sdp: str, place: int, other: str
+    ) -> None:
         """A character more, or another one, or none."""
         text = json.dumps({"sdp": sdp, "type": "offer"}, ensure_ascii=False)
         for end in (place, place + 1):
@@ -180,7 +182,7 @@ class DescriptionTests(SynchronousTestCase):
             self.agree(text[-place:] + other + text[:-end], "offer")
         self.agree(text[:place] + text[place + 1 :], "offer")
 
-    def test_text_that_is_none(self) -> None:
+    def test_is_described_refuses_other_text(self) -> None:
         kinds: tuple[Literal["offer", "answer"], ...] = ("offer", "answer")
         for kind in kinds:
             good = json.dumps({"sdp": "v=0", "type": kind})
@@ -192,7 +194,7 @@ class DescriptionTests(SynchronousTestCase):
 class EncodeTests(SynchronousTestCase):
     """Writing what the relay says."""
 
-    def test_accepts_with_four_keys_and_the_type_last(self) -> None:
+    def test_accepted_has_four_keys_and_the_type_last(self) -> None:
         for text, kind in ((ACCEPTED, "relay"), (LEGACY_ACCEPTED, "server")):
             self.assertEqual(
                 text.decode(),
@@ -201,7 +203,7 @@ class EncodeTests(SynchronousTestCase):
             )
 
     @given(TEXT, TEXT, TEXT)
-    def test_echoes_all_fields_in_order(
+    def test_echo_has_all_fields_in_order(
         self, name: str, description: str, error: str
     ) -> None:
         """An echo is the message with its error, type last."""
@@ -210,7 +212,7 @@ class EncodeTests(SynchronousTestCase):
         self.assertEqual(list(fields)[-1], "message_type")
         self.assertEqual(decode(echo(message, error)), msgspec_with(message, error))
 
-    def test_an_echo_is_never_longer_than_clients_take(self) -> None:
+    def test_echo_is_never_longer_than_clients_take(self) -> None:
         long = "\u00e9" * (MESSAGE_CEILING // 2)
         for name, description in (("a", long), (long, "v=0"), (long, long)):
             message = PeerConnection(A, name, B, "offer", description)
@@ -218,7 +220,7 @@ class EncodeTests(SynchronousTestCase):
             self.assertLess(len(text), MESSAGE_CEILING)
             self.assertEqual(json.loads(text)["error"], "why")
 
-    def test_an_echo_that_fits_keeps_its_description(self) -> None:
+    def test_echo_that_fits_keeps_its_description(self) -> None:
         message = PeerConnection(A, "a", B, "offer", "x" * (MESSAGE_CEILING - 1000))
         self.assertEqual(
             json.loads(echo(message, "why"))["description"], message.description
