@@ -130,11 +130,11 @@ class Relay:
         registration = peer.registration
         if registration is None:
             return
-        peer.registration = None
         moved = cause is LeaveReason.MOVED
         now, uuid = self._clock(), registration.uuid
+        self.undelivered.report_abandoned(uuid)
+        peer.registration = None
         self.registry.remove(uuid, peer, None if moved else now)
-        self.undelivered.report_abandoned(peer, uuid)
         self._observer(
             events.Left(
                 *(uuid, registration.name, peer.user.sub, peer.address),

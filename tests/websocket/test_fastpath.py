@@ -149,7 +149,7 @@ class Side:
         wire.clear()
 
     def read(self, peer: RelayProtocol, data: bytes) -> None:
-        """Take what a client has sent; with the fast path, as the relay's sockets do."""
+        """Take what a client has sent, with the fast path in a batch of writes."""
         if isinstance(peer, Plain):
             peer.dataReceived(data)
             return
