@@ -43,12 +43,14 @@ class RelayProtocol(UpstreamProtocol):
     """A client: the `proxyrelay.switchboard.peer.Peer` of the rules.
 
     Attributes:
+        flow_class: Class of its flow control; a subclass may count.
         phase: Set by `Lifecycle.enter` alone.
         origin: All that is known of the client's address.
         slowed: Whether the client was ever over its rate.
     """
 
     factory: RelayFactory[RelayProtocol]
+    flow_class = FlowControl
     user: User = ANONYMOUS
     registration: Registration | None = None
     address: str
@@ -145,7 +147,7 @@ class RelayProtocol(UpstreamProtocol):
     def connectionMade(self) -> None:
         """Begin: count the connection, and wait for the request."""
         super().connectionMade()
-        self.flow = FlowControl(self, self.factory.flows)
+        self.flow = self.flow_class(self, self.factory.flows)
         self.factory.connections.add(self)
         self.transport.registerProducer(self.flow, True)
         secure = ISSLTransport.providedBy(self.transport)
