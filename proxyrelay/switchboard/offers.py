@@ -25,13 +25,13 @@ import msgspec
 from proxyrelay.config import Offers
 from proxyrelay.switchboard.shares import Shares
 
-OUTSTANDING_OF_ONE = 1024
+MAX_OFFERS_OF_CLIENT = 1024
 """Outstanding offers to and from one client."""
 
-OUTSTANDING = 65_536
+MAX_OFFERS = 65_536
 """Outstanding offers of all clients, at some 0.4 kB each."""
 
-OUTSTANDING_OF_USER = OUTSTANDING // 8
+MAX_OFFERS_OF_HOLDER = MAX_OFFERS // 8
 """Outstanding offers of one user, or of one address without authentication."""
 
 MAX_HELD_BYTES = 16 * 1024
@@ -42,7 +42,7 @@ CONNECTED_SECONDS = 10.0
 wait 30 s for the connection to open, and make no further offer meanwhile. An offer
 that comes all the same crosses nothing."""
 
-CONNECTED_PAIRS = 16 * 1024
+MAX_CONNECTED_PAIRS = 16 * 1024
 """Remembered pairs of connected clients, at some 0.4 kB each."""
 
 
@@ -119,16 +119,18 @@ class OfferTable:
 
     def allows(self, offer: Offer) -> bool:
         """Whether its holder may have one more outstanding offer."""
-        return not offer.capped or self._shares.size(offer.holder) < OUTSTANDING_OF_USER
+        return not offer.capped or (
+            self._shares.size(offer.holder) < MAX_OFFERS_OF_HOLDER
+        )
 
     def is_full(self, offer: Offer) -> bool:
         """Whether there is no room for one more offer, in all or of its clients."""
-        return len(self._open) >= OUTSTANDING or self._full_client(offer) is not None
+        return len(self._open) >= MAX_OFFERS or self._full_client(offer) is not None
 
     def _full_client(self, offer: Offer) -> Iterable[Offer] | None:
         for uuid in (offer.source, offer.target):
             offers = self._with.get(uuid, {})
-            if len(offers) >= OUTSTANDING_OF_ONE:
+            if len(offers) >= MAX_OFFERS_OF_CLIENT:
                 return offers.values()
         return None
 
@@ -140,7 +142,7 @@ class OfferTable:
             of the other one.
         """
         offers = self._full_client(offer)
-        if offers is None or len(self._open) >= OUTSTANDING:
+        if offers is None or len(self._open) >= MAX_OFFERS:
             return self._shares.displaced(offer.holder)
         sizes = Counter(each.holder for each in offers)
         largest = max(sizes, key=sizes.__getitem__)
@@ -234,7 +236,7 @@ class OfferTable:
         """Note that an answer has passed between two clients."""
         pair = _pair(one, other)
         self._answered.pop(pair, None)
-        if len(self._answered) < CONNECTED_PAIRS:
+        if len(self._answered) < MAX_CONNECTED_PAIRS:
             self._answered[pair] = now
 
     def last_connected(self, one: str, other: str, now: float) -> float:

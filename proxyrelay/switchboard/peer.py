@@ -13,7 +13,7 @@ import msgspec
 
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
-NAME_LENGTH = 128
+NAME_CHARACTERS = 128
 """Characters of a client's name that the relay keeps. The name is only shown."""
 
 REPLACED = "replaced by a newer connection"
@@ -44,7 +44,7 @@ class Registration(msgspec.Struct, gc=False):
 
     Attributes:
         uuid: The UUID, canonical.
-        name: The client's name for itself, cut to `NAME_LENGTH`; not trusted.
+        name: The client's name for itself, cut to `NAME_CHARACTERS`; not trusted.
         legacy: Whether the client speaks the dialect of ProxyStore 0.4 and 0.5.
         registered_at: Time of the acceptance, in seconds of the relay's clock.
         sent: Messages of this client that reached their peer.

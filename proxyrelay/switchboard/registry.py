@@ -8,7 +8,7 @@ from proxyrelay.switchboard.peer import Peer, share_of
 from proxyrelay.switchboard.shares import Shares
 from proxyrelay.switchboard.user import User
 
-REMEMBERED = 65_536
+MAX_REMEMBERED_DEPARTURES = 65_536
 """Clients that are remembered for a while after they left."""
 
 
@@ -46,7 +46,7 @@ class Registry:
             return
         del self._peers[uuid]
         if now is not None:
-            if len(self._left) >= REMEMBERED:
+            if len(self._left) >= MAX_REMEMBERED_DEPARTURES:
                 self._forget(self._shares.oldest())
             share = share_of(peer)
             self._left[uuid] = (now, peer.user, share)

@@ -28,7 +28,7 @@ from proxyrelay.switchboard.messages import (
     RegistrationRequest,
 )
 from proxyrelay.switchboard.peer import (
-    NAME_LENGTH,
+    NAME_CHARACTERS,
     REPLACED,
     LeaveReason,
     Peer,
@@ -169,7 +169,7 @@ class Relay:
             takeovers = self._take_over(holder, peer, request.uuid, now)
             is_reconnect = True
 
-        name = request.name[:NAME_LENGTH]
+        name = request.name[:NAME_CHARACTERS]
         legacy = isinstance(request, LegacyRegistrationRequest)
         registration = peer.registration
         if registration is not None and registration.uuid == request.uuid:

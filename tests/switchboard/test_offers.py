@@ -16,12 +16,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Offers
 from proxyrelay.switchboard.offers import (
-    CONNECTED_PAIRS,
     CONNECTED_SECONDS,
+    MAX_CONNECTED_PAIRS,
     MAX_HELD_BYTES,
-    OUTSTANDING,
-    OUTSTANDING_OF_ONE,
-    OUTSTANDING_OF_USER,
+    MAX_OFFERS,
+    MAX_OFFERS_OF_CLIENT,
+    MAX_OFFERS_OF_HOLDER,
     Offer,
     OfferTable,
 )
@@ -69,7 +69,7 @@ class OfferTableTests(SynchronousTestCase):
 
     def test_table_full_client_has_no_room_on_either_side(self) -> None:
         table = OfferTable()
-        for number in range(OUTSTANDING_OF_ONE):
+        for number in range(MAX_OFFERS_OF_CLIENT):
             self.assertFalse(table.is_full(made(A, B)))
             pair = (A, str(number)) if number % 2 else (str(number), A)
             table.add(made(*pair))
@@ -80,10 +80,10 @@ class OfferTableTests(SynchronousTestCase):
 
     def test_table_full_client_takes_room_from_the_largest_holder(self) -> None:
         table = OfferTable()
-        for number in range(OUTSTANDING_OF_ONE):
+        for number in range(MAX_OFFERS_OF_CLIENT):
             table.add(made(str(number), A, holder="few" if number < 24 else "many"))
         # It has more elsewhere, which does not count here.
-        for number in range(OUTSTANDING_OF_ONE):
+        for number in range(MAX_OFFERS_OF_CLIENT):
             table.add(made(str(number), str(-number - 1), holder="few"))
         for number in range(24, 520):
             one = made(C, A, holder="few" if number < 500 else "new")
@@ -98,7 +98,7 @@ class OfferTableTests(SynchronousTestCase):
 
     def test_full_table_takes_room_from_the_largest_holder(self) -> None:
         table = OfferTable()
-        for number in range(OUTSTANDING):
+        for number in range(MAX_OFFERS):
             holder = "few" if number < 9 else str(number % 16)
             table.add(made(str(number), str(-number - 1), holder=holder))
         for holder in ("few", "me"):
@@ -112,7 +112,7 @@ class OfferTableTests(SynchronousTestCase):
 
     def test_table_bounds_the_offers_of_one_holder(self) -> None:
         table = OfferTable()
-        for number in range(OUTSTANDING_OF_USER):
+        for number in range(MAX_OFFERS_OF_HOLDER):
             table.add(made(str(number), str(-number - 1)))
         one = made()
         self.assertFalse(table.allows(one))
@@ -122,7 +122,7 @@ class OfferTableTests(SynchronousTestCase):
 
     def test_table_address_without_limits_has_no_bound_of_its_own(self) -> None:
         table = OfferTable()
-        for number in range(OUTSTANDING_OF_USER):
+        for number in range(MAX_OFFERS_OF_HOLDER):
             table.add(made(str(number), str(-number - 1)))
         one = made()
         one.capped = False
@@ -157,7 +157,7 @@ class OfferTableTests(SynchronousTestCase):
 
     def test_table_bounds_connected_pairs(self) -> None:
         table = OfferTable()
-        for number in range(CONNECTED_PAIRS):
+        for number in range(MAX_CONNECTED_PAIRS):
             table.mark_connected(A, str(number), 0.0)
         table.mark_connected(A, B, 1.0)
         self.assertEqual(table.last_connected(A, B, 1.0), -math.inf)

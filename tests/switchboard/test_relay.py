@@ -37,13 +37,13 @@ from proxyrelay.switchboard.delivery import (
 from proxyrelay.switchboard.events import BounceReason, Forwarded, Replaced, Shielded
 from proxyrelay.switchboard.messages import ACCEPTED
 from proxyrelay.switchboard.offers import (
-    OUTSTANDING_OF_ONE,
+    MAX_OFFERS_OF_CLIENT,
     DropReason,
     Offer,
     OfferTable,
 )
-from proxyrelay.switchboard.peer import NAME_LENGTH
-from proxyrelay.switchboard.registry import REMEMBERED, Registry
+from proxyrelay.switchboard.peer import NAME_CHARACTERS
+from proxyrelay.switchboard.registry import MAX_REMEMBERED_DEPARTURES, Registry
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.crossing import Crossing
@@ -137,7 +137,7 @@ class RelayTests(RelayTestCase):
         mine, theirs = one.registration, other.registration
         assert mine is not None
         assert theirs is not None
-        self.assertEqual((mine.name, mine.legacy), ("n" * NAME_LENGTH, True))
+        self.assertEqual((mine.name, mine.legacy), ("n" * NAME_CHARACTERS, True))
         self.assertEqual((mine.registered_at, mine.sent, mine.received), (5.0, 1, 0))
         self.assertEqual((theirs.sent, theirs.received), (0, 1))
 
@@ -344,7 +344,7 @@ class ShieldTests(RelayTestCase):
         other, one = self.registered(B), self.registered(A)
         strangers = [
             self.registered(str(UUID(int=number)), source="198.51.100.1")
-            for number in range(OUTSTANDING_OF_ONE + 1)
+            for number in range(MAX_OFFERS_OF_CLIENT + 1)
         ]
         for number, stranger in enumerate(strangers):
             self.relay.receive(stranger, offer(str(UUID(int=number)), B))
@@ -391,7 +391,7 @@ class ShieldTests(RelayTestCase):
         self.assertEqual(other.sent.pop(), offer(A, B))
 
     def test_shield_address_without_limits_has_no_share_of_its_own(self) -> None:
-        self.patch(offers, "OUTSTANDING_OF_USER", 1)
+        self.patch(offers, "MAX_OFFERS_OF_HOLDER", 1)
         for uuid, limited, expected in ((A, False, []), (B, True, [FULL.format(C)])):
             peer = self.registered(uuid, limited=limited, source=uuid)
             self.relay.receive(peer, offer(uuid, str(UUID(int=1))))
@@ -405,7 +405,7 @@ class ShieldTests(RelayTestCase):
 
     def test_shield_users_have_their_shares_at_any_address(self) -> None:
         me, them = User("me"), User("them")
-        self.patch(offers, "OUTSTANDING_OF_USER", 2)
+        self.patch(offers, "MAX_OFFERS_OF_HOLDER", 2)
         numbers = iter(range(100))
         sources = [
             self.registered(uuid, user=user, source=source)
@@ -526,7 +526,7 @@ class ShieldTests(RelayTestCase):
         first, other = RecordingPeer(source="198.51.100.1"), RecordingPeer()
         registry.add(A, first)
         registry.remove(A, first, 1.0)
-        for number in range(REMEMBERED + 1):
+        for number in range(MAX_REMEMBERED_DEPARTURES + 1):
             registry.add(str(number), peer)
             registry.remove(str(number), peer, 1.0)
         # They make room for each other, not the one of another address.

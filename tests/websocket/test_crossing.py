@@ -13,10 +13,10 @@ from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.crossing import (
-    GATHERING,
-    GATHERING_BY_STUN,
-    HOLDERS,
-    RETRY,
+    GATHERING_BY_STUN_SECONDS,
+    GATHERING_SECONDS,
+    MAX_HOLDERS,
+    RETRY_SECONDS,
     Crossing,
 )
 from tests.support.recording import (
@@ -175,9 +175,9 @@ class InterleavingTests(SynchronousTestCase):
 
     def test_crossing_idle_client_gets_the_offer_soon(self) -> None:
         for text, trip, least in (
-            (offer(A, B), 0.0002, GATHERING),
+            (offer(A, B), 0.0002, GATHERING_SECONDS),
             (offer(A, B), 0.02, 0.06),
-            (BY_STUN, 0.0002, GATHERING_BY_STUN),
+            (BY_STUN, 0.0002, GATHERING_BY_STUN_SECONDS),
         ):
             connected = self.play(None, text, trip, 0.006, 0.003).connected
             assert connected is not None
@@ -268,10 +268,10 @@ class CrossingTests(SynchronousTestCase):
     def test_crossing_with_a_client_that_reads_nothing_asks_again(self) -> None:
         self.peer.busy = True
         waiting = self.begin(self.offer())
-        self.clock.advance(RETRY)
+        self.clock.advance(RETRY_SECONDS)
         self.assertEqual((self.passed, self.peer.pings), ([], 0))
         self.peer.busy = False
-        self.clock.advance(RETRY)
+        self.clock.advance(RETRY_SECONDS)
         for _ in range(6):
             self.pong(0.001)
         self.assertEqual(self.passed, [waiting])
@@ -281,8 +281,8 @@ class CrossingTests(SynchronousTestCase):
         for number, peer in enumerate(peers):
             self.begin(self.offer(str(number)), peer)
         self.assertLessEqual(sum(peer.pings for peer in peers), 501)
-        self.clock.pump([RETRY] * 5)
-        allowed = 1000 * (0.5 + 5 * RETRY)
+        self.clock.pump([RETRY_SECONDS] * 5)
+        allowed = 1000 * (0.5 + 5 * RETRY_SECONDS)
         self.assertLessEqual(sum(peer.pings for peer in peers), allowed + 1)
         other = self.offer("other")
         other.holder = "another one"
@@ -292,19 +292,19 @@ class CrossingTests(SynchronousTestCase):
         self.assertEqual(len(self.passed), 701)
 
     def test_crossing_forgets_holders_that_owe_nothing(self) -> None:
-        for number in range(2 * HOLDERS):
+        for number in range(2 * MAX_HOLDERS):
             offer = self.offer(str(number))
             offer.holder = str(number)
             self.begin(offer, RecordingPeer())
             self.crossing.stop()
             self.clock.advance(0.01)
-        self.assertLessEqual(len(self.crossing._ping_debts), HOLDERS + 1)
+        self.assertLessEqual(len(self.crossing._ping_debts), MAX_HOLDERS + 1)
 
     def test_crossing_of_an_offer_that_is_dealt_with_pings_nobody(self) -> None:
         waiting = self.begin(self.offer())
         waiting.text = None
         self.pong(0.001)
-        self.clock.advance(RETRY)
+        self.clock.advance(RETRY_SECONDS)
         self.assertEqual((len(self.crossing), self.peer.pings), (0, 1))
 
     def test_crossing_that_stops_leaves_no_timer(self) -> None:
