@@ -228,8 +228,8 @@ class Broker:
         """Make room for an offer if there is none, by the return of another one."""
         if not self.table.allows(offer):
             return False
-        while self.table.is_full(offer):
-            other = self.table.displaced(offer)
+        while (full := self.table.full(offer)) is not None:
+            other = full.displaced(offer.holder)
             if other is None:
                 return False
             self._undelivered.bounce(other, BounceReason.FULL)
@@ -264,7 +264,7 @@ class Broker:
     def _keep(self, sent: Sent, offer: Offer) -> bool:
         """Add an offer that waits, perhaps in the place of another one."""
         offer.text = sent.text
-        other = self.table.displaced_held(offer, self.settings)
+        other = self.table.displaced(offer, self.settings)
         if other is not None:
             self.pass_on(other)
             if other.waits:
