@@ -31,16 +31,8 @@ class Waiting(Protocol):
 class Broker:
     """Decides on offers and answers, and hands them over.
 
-    Args:
-        registry: The peers by their UUIDs.
-        undelivered: Returns messages, or drops them.
-        observer: Hears of each event.
-        on_forward: Hears of each forwarded message.
-        clock: Time in seconds.
-        waiting: Times the offers that may be crossed.
-        settings: The settings for offers and answers. They may change.
-        leave: Forgets a peer that turns out to be gone.
-        refuse: Closes a peer.
+    Peers that turn out to be gone leave, and deaf ones are refused. The settings may
+    change.
     """
 
     def __init__(

@@ -80,12 +80,6 @@ class Sent(msgspec.Struct, gc=False):
 class Undelivered:
     """Returns messages to their senders, or drops them.
 
-    Args:
-        registry: The peers by their UUIDs.
-        observer: Hears of each event.
-        clock: Time in seconds.
-        leave: Forgets a peer that turns out to be gone.
-
     Attributes:
         table: The outstanding offers.
         unknown_text: Error text for an unknown peer, with ``{}`` for its UUID.

@@ -127,13 +127,9 @@ class Peer(Protocol):
         """
 
     def ping(self, answered: Callable[[], None]) -> bool:
-        """Ping the client, in the place of the ping before.
+        """Ping the client, unless it reads nothing, in the place of the ping before.
 
-        Args:
-            answered: Called at the pong, after all messages before it.
-
-        Returns:
-            Whether the ping was sent. A client that reads nothing gets none.
+        The pong calls ``answered``, after all messages before it.
         """
 
     def close(self, code: int, reason: str) -> None:

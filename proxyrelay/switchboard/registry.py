@@ -35,12 +35,9 @@ class Registry:
             self._forget(uuid)
 
     def remove(self, uuid: str, peer: Peer, now: float | None) -> None:
-        """Take a UUID from a peer; nothing happens if another peer holds it.
+        """Take a UUID from a peer that leaves, unless another peer holds it.
 
-        Args:
-            uuid: The UUID.
-            peer: The peer that leaves.
-            now: The time in seconds; None to remember nothing.
+        The departure is remembered at the time in seconds, if that is given.
         """
         if self._peers.get(uuid) is not peer:
             return

@@ -41,20 +41,7 @@ ROUND_SECONDS = 60.0
 
 
 class Relay:
-    """The switchboard.
-
-    Args:
-        observer: Hears of each event.
-        clock: Gives the time in seconds.
-        waiting: Times the offers that may be crossed.
-        settings: The settings for offers and answers.
-        on_forward: Hears of each forwarded message.
-
-    Attributes:
-        registry: The peers, by the UUIDs that they hold.
-        undelivered: Returns messages, or drops them.
-        broker: Decides on offers and answers.
-    """
+    """The switchboard. Its clock gives the time in seconds."""
 
     def __init__(
         self,
@@ -77,13 +64,7 @@ class Relay:
         self._clock = clock
 
     def receive(self, peer: Peer, payload: bytes, *, binary: bool = False) -> None:
-        """Act on one message of a peer.
-
-        Args:
-            peer: The sender.
-            payload: The message as it came.
-            binary: Whether it came in a binary frame.
-        """
+        """Act on one message of a peer, as it came in a text or binary frame."""
         try:
             message = messages.decode(payload, binary=binary)
             if isinstance(message, PeerConnection):
@@ -120,12 +101,9 @@ class Relay:
     def leave(
         self, peer: Peer, why: str, cause: LeaveReason = LeaveReason.LOST
     ) -> None:
-        """Forget a peer. Does nothing if it holds no UUID.
+        """Forget a peer whose connection ends, unless it holds no UUID.
 
-        Args:
-            peer: The peer; its connection is closing, closed or lost.
-            why: The cause, in the relay's own words.
-            cause: The cause in one word.
+        The cause is given in the relay's own words, and in one word.
         """
         registration = peer.registration
         if registration is None:
@@ -199,11 +177,7 @@ class Relay:
         self.broker.hand_over(peer, request.uuid)
 
     def _take_over(self, holder: Peer, peer: Peer, uuid: str, now: float) -> int:
-        """Give the UUID of a peer to another one.
-
-        Returns:
-            Number of takeovers of the UUID in a row.
-        """
+        """Give the UUID of a peer to another one, and count takeovers in a row."""
         if holder.user != peer.user:
             raise Forbidden(
                 f"The client UUID {uuid} is already registered to another user."

@@ -80,12 +80,9 @@ class _Probe:
 
 
 class Crossing:
-    """Offers that wait for those that may cross them.
+    """Passes offers on when they have waited for those that may cross them.
 
-    Args:
-        clock: Time in seconds, and timers.
-        seconds: Longest wait of an offer.
-        pass_on: Called with each offer when it has waited.
+    They wait for so many seconds at most.
     """
 
     def __init__(

@@ -121,11 +121,8 @@ _CLOSED = WebSocketServerProtocol.STATE_CLOSED
 def frames(data: bytes, parser: RelayProtocol) -> Iterator[tuple[int, bytes]]:
     """Split a read into payloads and pieces for Autobahn.
 
-    The caller processes each item before it asks for the next one.
-
-    Args:
-        data: One read, with any first bytes of a header before it.
-        parser: The connection, which is only read from.
+    The caller processes each item before it asks for the next one. The read may begin
+    with first bytes of a header from the one before.
 
     Yields:
         `TEXT`, `PING` or `PONG` with a payload; `PIECE` with bytes for Autobahn; at
