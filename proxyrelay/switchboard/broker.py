@@ -166,7 +166,7 @@ class Broker:
             return
         why = self._deliver(sent, offer)
         if why is not None:
-            # The error makes the sender drop its half of the connection. The next
+            # The error makes the sender end its half of the connection. The next
             # offer of its peer would fail on that half.
             undelivered.send_back(sent, why, offer)
         elif self.settings.crossing:

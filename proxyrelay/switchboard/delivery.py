@@ -205,7 +205,7 @@ class Undelivered:
         """Return the offers that a client can no longer answer, since it left.
 
         Its own offers vanish while they wait. Others stay in the table, so that the
-        answer goes back to the peer. The peer then drops its half of the connection,
+        answer goes back to the peer. The peer then ends its half of the connection,
         on which the next offer of the client would fail.
         """
         for offer in self.table.of(uuid):

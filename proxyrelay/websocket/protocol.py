@@ -388,7 +388,7 @@ class RelayProtocol(UpstreamProtocol):
             self._enter(Phase.READY)
         elif self._probe is not None and payload == self._probe[0]:
             (_, answered), self._probe = self._probe, None
-            self.flow.received_awaited_pong()
+            self.flow.awaited_pongs += 1
             try:
                 answered()
             except Exception:

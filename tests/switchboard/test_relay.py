@@ -390,33 +390,25 @@ class ShieldTests(RelayTestCase):
         self.relay.receive(one, offer(A, B))
         self.assertEqual(other.sent.pop(), offer(A, B))
 
-    def test_shield_address_without_limits_has_no_share_of_its_own(self) -> None:
+    def test_shield_shares_are_of_users_or_of_limited_addresses(self) -> None:
         self.patch(offers, "MAX_OFFERS_OF_HOLDER", 1)
-        for uuid, limited, expected in ((A, False, []), (B, True, [FULL.format(C)])):
-            peer = self.registered(uuid, limited=limited, source=uuid)
-            self.relay.receive(peer, offer(uuid, str(UUID(int=1))))
-            self.relay.receive(peer, offer(uuid, C))
-            self.assertEqual(self.errors(peer), expected)
-        # A user is limited wherever it comes from.
-        peer = self.registered(str(UUID(int=2)), user=User("me"), limited=False)
-        for target in (str(UUID(int=1)), C):
-            self.relay.receive(peer, offer(str(UUID(int=2)), target))
-        self.assertEqual(self.errors(peer), [FULL.format(C)])
-
-    def test_shield_users_have_their_shares_at_any_address(self) -> None:
-        me, them = User("me"), User("them")
-        self.patch(offers, "MAX_OFFERS_OF_HOLDER", 2)
-        numbers = iter(range(100))
-        sources = [
-            self.registered(uuid, user=user, source=source)
-            for uuid, user, source in ((A, me, "x"), (B, me, "y"), (C, them, "y"))
-        ]
-        for uuid, peer in zip((A, B, C), sources, strict=True):
-            self.relay.receive(peer, offer(uuid, str(UUID(int=next(numbers)))))
-        self.relay.receive(sources[1], offer(B, str(UUID(int=9))))
-        self.assertEqual(self.errors(sources[1]), [FULL.format(UUID(int=9))])
-        self.relay.receive(sources[2], offer(C, str(UUID(int=9))))
-        self.assertEqual(self.errors(sources[2]), [])
+        me, them = {"user": User("me")}, {"user": User("them")}
+        first, second = (str(UUID(int=number)) for number in (1, 2))
+        for number, (options, expected) in enumerate(
+            (
+                ({"limited": False, "source": "x"}, []),
+                ({"limited": True, "source": "y"}, [FULL.format(second)]),
+                # A user is limited wherever it comes from.
+                ({"limited": False, "source": "x", **me}, [FULL.format(second)]),
+                ({"source": "y", **me}, [FULL.format(first), FULL.format(second)]),
+                ({"source": "y", **them}, [FULL.format(second)]),
+            )
+        ):
+            uuid = str(UUID(int=10 + number))
+            peer = self.registered(uuid, **options)
+            self.relay.receive(peer, offer(uuid, first))
+            self.relay.receive(peer, offer(uuid, second))
+            self.assertEqual((number, self.errors(peer)), (number, expected))
 
     def test_shield_many_gone_peers_at_once_need_no_recursion(self) -> None:
         uuids = [str(UUID(int=number)) for number in range(2000)]
@@ -539,20 +531,6 @@ class ShieldTests(RelayTestCase):
         self.assertIsNone(registry.left("2", 0.0))
 
     # -- without the shield
-
-    def test_broker_without_shield_passes_everything_on(self) -> None:
-        self.relay.broker.settings = Offers(shield=False)
-        one, other = self.registered(A), self.registered(B)
-        texts = [offer(A, B), offer(A, B), answer(A, B), offer(A, B, error="x")]
-        for text in texts:
-            self.relay.receive(one, text)
-        self.relay.receive(other, offer(B, A))
-        self.relay.receive(one, offer(A, C))
-        self.assertEqual((other.sent, one.sent.pop(0)), (texts, offer(B, A)))
-        self.assertEqual(self.errors(one), [UNKNOWN.format(C)])
-        self.relay.leave(other, "gone")
-        self.wait(100.0)
-        self.assertEqual(one.sent, [])
 
     def test_broker_shield_turned_off_empties_the_table(self) -> None:
         one, other = self.registered(A), self.registered(B)

@@ -306,10 +306,3 @@ class CrossingTests(SynchronousTestCase):
         self.pong(0.001)
         self.clock.advance(RETRY_SECONDS)
         self.assertEqual((len(self.crossing), self.peer.pings), (0, 1))
-
-    def test_crossing_that_stops_leaves_no_timer(self) -> None:
-        self.begin(self.offer())
-        self.begin(self.offer(), RecordingPeer())
-        self.pong(0.001)
-        self.crossing.stop()
-        self.assertEqual((len(self.crossing), self.clock.getDelayedCalls()), (0, []))
