@@ -111,7 +111,7 @@ class Crossing:
             self._ask(probe)
 
     def yield_time(self, offer: Offer) -> None:
-        """Let an offer wait for as long as it may. Its receiver gives up its own one."""
+        """Let an offer wait as long as it may: its receiver gives up its own one."""
         self._end(offer)
         self._deadlines.begin(offer)
 

@@ -101,9 +101,9 @@ class FlowControl:
     """
 
     __slots__ = (
-        *("awaited_pongs", "_connection", "_follower", "_held"),
-        *("_queues", "_rest", "_slow_since", "_transport"),
-        *("heard", "is_following", "message_debt", "out_of_turn", "paused", "unread"),
+        *("_connection", "_follower", "_held", "_queues", "_rest", "_slow_since"),
+        *("_transport", "awaited_pongs", "heard", "is_following", "message_debt"),
+        *("out_of_turn", "paused", "unread"),
     )
 
     def __init__(self, connection: RelayProtocol, queues: FlowQueues) -> None:
