@@ -34,8 +34,8 @@ from proxyrelay.switchboard.delivery import (
     LEFT,
     SELF,
     SILENT,
+    UNKNOWN,
 )
-from proxyrelay.switchboard.directory import UNKNOWN
 
 ROOT = Path(__file__).parent.parent
 

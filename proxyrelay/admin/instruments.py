@@ -6,6 +6,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from proxyrelay.net.timing import FAST, Timing
 from proxyrelay.observe.counters import RelayCounters
+from proxyrelay.websocket.flow import FlowControl
 from proxyrelay.websocket.protocol import RelayProtocol
 
 LAG_INTERVAL_SECONDS = 0.25
@@ -21,9 +22,20 @@ def counting(counts: RelayCounters) -> type[RelayProtocol]:
     by the name of the class: ``super()`` takes three times as long.
     """
 
+    class CountingFlow(FlowControl):
+        """Flow control with a counter."""
+
+        __slots__ = ()
+
+        def send(self, data: bytes) -> None:
+            """Count bytes to the client."""
+            counts.sent_bytes += len(data)
+            FlowControl.send(self, data)
+
     class Counting(RelayProtocol):
         """A client's connection with counters."""
 
+        flow_class = CountingFlow
         _began = 0.0
 
         def connectionMade(self) -> None:
@@ -36,16 +48,6 @@ def counting(counts: RelayCounters) -> type[RelayProtocol]:
             """Count bytes from the client."""
             counts.received_bytes += len(data)
             RelayProtocol.dataReceived(self, data)
-
-        def sendData(
-            self,
-            data: bytes,
-            sync: bool = False,  # noqa: ARG002 - Autobahn's signature
-            chopsize: int | None = None,  # noqa: ARG002
-        ) -> None:
-            """Count bytes to the client."""
-            counts.sent_bytes += len(data)
-            RelayProtocol.sendData(self, data)
 
         def onOpen(self) -> None:
             """Measure the opening handshake."""

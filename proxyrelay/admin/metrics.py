@@ -204,12 +204,12 @@ METRICS = (
     gauge(
         "offers_outstanding",
         "Offers that were neither answered nor returned yet.",
-        lambda view: len(view.factory.relay.broker.ledger),
+        lambda view: len(view.factory.relay.broker.table),
     ),
     gauge(
         "offers_waiting",
         "Those of them that were not passed on yet.",
-        lambda view: view.factory.relay.broker.ledger.held,
+        lambda view: view.factory.relay.broker.table.held,
     ),
     counter(
         "received_bytes_total",

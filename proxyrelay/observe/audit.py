@@ -19,8 +19,8 @@ from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.observe.records import record
 from proxyrelay.observe.sinks import File, Sink
 from proxyrelay.observe.writer import LineLog, Writer
-from proxyrelay.switchboard.delivery import about
-from proxyrelay.switchboard.events import Answered, Event, Forwarded, MessageEvent
+from proxyrelay.switchboard.delivery import forwarded
+from proxyrelay.switchboard.events import Answered, Event, MessageEvent
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
@@ -90,7 +90,7 @@ class AuditObserver(LineLog):
                 )
             )
         elif offer is None:
-            self(about(Forwarded, source, message, target_address=target.address))
+            self(forwarded(source, target, message))
 
     def gap(self, count: int) -> str:
         """The line that stands for missing ones."""

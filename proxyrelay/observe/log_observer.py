@@ -12,8 +12,8 @@ from twisted.logger import Logger, LogLevel
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.rate_limited_log import RateLimitedLog
 from proxyrelay.observe.privacy import Pseudonyms
-from proxyrelay.switchboard.delivery import about
-from proxyrelay.switchboard.events import Event, Forwarded, Left
+from proxyrelay.switchboard.delivery import forwarded
+from proxyrelay.switchboard.events import Event, Left
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import LeaveReason, Peer
@@ -82,7 +82,7 @@ class LogObserver:
     ) -> None:
         """Write the line of a forwarded message."""
         if self.verbose:
-            self(about(Forwarded, source, message, target_address=target.address))
+            self(forwarded(source, target, message))
 
     def clients(self, registry: Registry, limit: int) -> None:
         """List the connected clients; over a limit, give only their number."""

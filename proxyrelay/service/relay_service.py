@@ -32,7 +32,7 @@ from proxyrelay.observe.fan_out import fan_out, fan_out_forwards
 from proxyrelay.observe.log_observer import LogObserver
 from proxyrelay.service.drain import Drain
 from proxyrelay.service.ports import ClientPorts
-from proxyrelay.switchboard.directory import PARTED, Alone
+from proxyrelay.switchboard.delivery import PARTED
 from proxyrelay.switchboard.events import ForwardObserver, Observer
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.relay import Relay
@@ -204,7 +204,7 @@ class RelayService(MultiService):
     def _apply_offers(self, offers: Offers) -> None:
         if self.state >= RelayState.DRAINING:
             offers = structs.replace(offers, hold=0)  # no client comes back here
-        self.factory.relay.broker.offers = offers
+        self.factory.relay.broker.settings = offers
         self._crossing.change(_crossing_seconds(offers))
 
     def reopen(self) -> None:
@@ -270,7 +270,7 @@ class RelayService(MultiService):
             )
         self._drain = Drain(self.factory, self._clock, self.config.drain_max, self._end)
         # A peer that is not here may be connected to the other relay.
-        self.factory.relay.delivery.directory = Alone(PARTED)
+        self.factory.relay.undelivered.unknown_text = PARTED
         self._apply_offers(self.config.offers)
 
     def _end(self) -> None:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from proxyrelay.config import Offers
-from proxyrelay.errors import Deaf, Forbidden, Refusal
+from proxyrelay.errors import Deaf, Forbidden, PeerBusy, PeerGone, Refusal
 from proxyrelay.switchboard import events, messages
-from proxyrelay.switchboard.delivery import Delivery, about, request_of
-from proxyrelay.switchboard.events import BounceReason, Observer
+from proxyrelay.switchboard.delivery import Sent, Undelivered, about
+from proxyrelay.switchboard.events import BounceReason, ForwardObserver, Observer
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer
-from proxyrelay.switchboard.peer import Peer, Registration, share_of
+from proxyrelay.switchboard.peer import Peer, share_of
 from proxyrelay.switchboard.registry import Registry
 from proxyrelay.switchboard.user import ANONYMOUS
-
-SILENCES = 2
-"""Unanswered offers in a row, after which a client that came back counts as deaf."""
-
-WITNESSES = 3
-"""Addresses that must have made such offers before the client is closed. One stranger
-cannot bring that about."""
 
 
 class Waiting(Protocol):
@@ -36,77 +28,65 @@ class Waiting(Protocol):
 
 
 class Broker:
-    """Decides on offers and answers.
+    """Decides on offers and answers, and hands them over.
 
-    Args:
-        registry: The peers here.
-        delivery: Hands over messages, and returns them.
-        observer: Hears of each event.
-        clock: Gives the time in seconds.
-        waiting: Times the offers that may be crossed.
-        offers: The settings for offers and answers.
-        refuse: Closes a peer.
-
-    Attributes:
-        offers: The settings. They may change.
-        ledger: The outstanding offers.
+    Peers that turn out to be gone leave, and deaf ones are refused. The settings may
+    change.
     """
 
     def __init__(
         self,
         registry: Registry,
-        delivery: Delivery,
+        undelivered: Undelivered,
         observer: Observer,
+        on_forward: ForwardObserver | None,
         clock: Callable[[], float],
         waiting: Waiting,
-        offers: Offers,
+        settings: Offers,
+        leave: Callable[[Peer, str], None],
         refuse: Callable[[Peer, Refusal], None],
     ) -> None:
-        self.offers = offers
-        self.ledger = delivery.ledger
-        self._registry = registry
-        self._delivery = delivery
+        self.settings = settings
+        self.table = undelivered.table
+        self._find = registry.get
+        self._left = registry.left
+        self._undelivered = undelivered
         self._observer = observer
+        self._on_forward = on_forward
         self._clock = clock
         self._waiting = waiting
+        self._leave = leave
         self._refuse = refuse
         self._began = clock()
-        self._orphans: deque[Offer] = deque()
-        self._returning = False
 
     def tick(self) -> None:
         """Act on offers whose time is over; to be called twice a second."""
-        now, terms = self._clock(), self.offers
-        if not terms.shield:
+        now, settings = self._clock(), self.settings
+        if not settings.shield:
             self._put_down()
-        for offer in self.ledger.unclaimed(now, terms.hold):
-            if self._registry.get(offer.target) is None:
-                self._delivery.bounce(offer, BounceReason.UNKNOWN)
-        for offer in self.ledger.unanswered(now, terms.answer_timeout):
-            self._give_up(offer)
-        self.ledger.forget(now)
+        for offer in self.table.unclaimed(now, settings.hold):
+            if self._find(offer.target) is None:
+                self._undelivered.bounce(offer, BounceReason.UNKNOWN)
+        for offer in self.table.unanswered(now, settings.answer_timeout):
+            deaf = self._undelivered.give_up(offer)
+            if deaf is not None and settings.close_deaf:
+                self._refuse(deaf, Deaf())
+        self.table.forget(now)
 
-    def pass_on(self, offer: Offer) -> None:
-        """Hand over an offer that still waits, if its receiver is there."""
-        source, text = self._registry.get(offer.source), offer.text
-        if not offer.waits or text is None or source is None:
-            return
-        offer.waited = self._clock() - offer.since
-        why = self._delivery.deliver(source, request_of(offer), text, offer)
-        if why is None:
-            self.ledger.pass_on(offer)
-        elif why is not BounceReason.UNKNOWN:
-            self._delivery.bounce(offer, why)
+    def _put_down(self) -> None:
+        """Empty the table without the shield: every answer is passed on from now on."""
+        for offer in self.table.unanswered(self._clock(), 0.0):
+            self.pass_on(offer)
+            if offer.waits:
+                self._undelivered.bounce(offer, BounceReason.UNKNOWN)
+            elif self.table.close(offer):
+                why = "the shield was turned off before it was answered"
+                self._undelivered.report(events.Forwarded, offer, why)
 
     # -- forwarding
 
     def forward(self, peer: Peer, message: PeerConnection, text: bytes) -> None:
-        """Act on an offer or answer.
-
-        Args:
-            peer: The sender.
-            message: The message.
-            text: The message as it came.
+        """Act on an offer or answer of a peer, with its text as it came.
 
         Raises:
             Forbidden: The sender holds no UUID.
@@ -116,283 +96,201 @@ class Broker:
             raise Forbidden(
                 "Client has not registered and authenticated with the relay server."
             )
+        sent, undelivered = Sent(peer, registration, message, text), self._undelivered
         if message.source_uuid != registration.uuid:
-            self._delivery.send_back(peer, message, BounceReason.SOURCE)
-        elif not self.offers.shield:
-            why = self._delivery.deliver(peer, message, text)
+            undelivered.send_back(sent, BounceReason.SOURCE)
+        elif not self.settings.shield:
+            why = self._deliver(sent)
             if why is not None:
-                self._delivery.send_back(peer, message, why)
+                undelivered.send_back(sent, why)
         elif message.error is not None:
-            self._delivery.drop(peer, registration, message, DropReason.ERROR)
+            undelivered.drop(sent, DropReason.ERROR)
         elif not messages.is_described(message):
-            self._forward_undescribed(peer, registration, message)
+            self._forward_undescribed(sent)
         elif message.description_type == "answer":
-            self._forward_answer(peer, registration, message, text)
+            self._forward_answer(sent)
         else:
-            self._forward_offer(peer, registration, message, text)
+            self._forward_offer(sent)
 
-    def _forward_undescribed(
-        self, peer: Peer, registration: Registration, message: PeerConnection
-    ) -> None:
+    def _deliver(self, sent: Sent, offer: Offer | None = None) -> BounceReason | None:
+        """Hand a message to its receiver, or say why that cannot be."""
+        peer, message = sent.peer, sent.message
+        target = self._find(message.peer_uuid)
+        if target is None:
+            return BounceReason.UNKNOWN
+        # The object is mostly the same, which saves the comparison of its fields.
+        if target.user is not peer.user and target.user != peer.user:
+            return BounceReason.FOREIGN
+        try:
+            target.deliver(sent.text)
+        except PeerBusy:
+            return BounceReason.BUSY
+        except PeerGone:
+            self._leave(target, "gone while it was sent a message")
+            return BounceReason.UNKNOWN
+        sent.registration.sent += 1
+        if offer is not None and message.description_type == "offer":
+            sent.registration.last_offer = offer.since
+            offer.target_address = target.address
+        if target.registration is not None:
+            target.registration.received += 1
+        if self._on_forward is not None:
+            self._on_forward(peer, target, message, offer)
+        return None
+
+    def _forward_undescribed(self, sent: Sent) -> None:
         """Drop a message on whose description its receiver would end.
 
         The sender is no stock client. An offer to an unknown peer comes back all the
         same, so that a client can ask whether the peer is there.
         """
-        uuid = message.peer_uuid
-        target = self._registry.get(uuid) or self._delivery.directory.find(uuid)
-        if target is None and message.description_type == "offer":
-            self._delivery.send_back(peer, message, BounceReason.UNKNOWN)
+        is_offer = sent.message.description_type == "offer"
+        if is_offer and self._find(sent.message.peer_uuid) is None:
+            self._undelivered.send_back(sent, BounceReason.UNKNOWN)
         else:
-            self._delivery.drop(peer, registration, message, DropReason.DESCRIPTION)
+            self._undelivered.drop(sent, DropReason.DESCRIPTION)
 
-    def _forward_offer(
-        self,
-        peer: Peer,
-        registration: Registration,
-        message: PeerConnection,
-        text: bytes,
-    ) -> None:
-        source, target, ledger = message.source_uuid, message.peer_uuid, self.ledger
-        forbidden = ledger.forbids(source, target)
-        if source == target:
-            # A stock client ends on an offer that it has just made itself.
-            self._delivery.send_back(peer, message, BounceReason.SELF)
-        elif forbidden is DropReason.CROSSING and self._crosses_held(source, target):
-            # The client must give up its own offer before it gets the other one.
-            self._delivery.send_back(peer, message, BounceReason.CROSSED)
-        elif forbidden is not None:
-            # An error would end the connection of the two clients, although
-            # another offer may succeed.
-            self._delivery.drop(peer, registration, message, forbidden)
-        else:
-            anonymous = peer.user.sub == ANONYMOUS.sub
-            offer = Offer(
-                source,
-                target,
-                message.source_name,
-                self._clock(),
-                user=peer.user.sub,
-                place=peer.source,
-                holder=share_of(peer),
-                capped=peer.limited or not anonymous,
-            )
-            if not self._make_room(offer):
-                self._delivery.send_back(peer, message, BounceReason.FULL)
-                return
-            if self.offers.crossing and self._delay(peer, registration, offer, text):
-                return
-            why = self._delivery.deliver(peer, message, text, offer)
-            if why is None:
-                ledger.add(offer)
-            elif why is BounceReason.UNKNOWN and self._hold(peer, offer, text):
-                self._observer(about(events.Held, peer, message))
-            else:
-                self._delivery.send_back(peer, message, why)
-
-    def _make_room(self, offer: Offer) -> bool:
-        """Make room for an offer, perhaps by the return of another one.
-
-        Returns:
-            Whether there is room.
-        """
-        if not self.ledger.allows(offer):
-            return False
-        while (full := self.ledger.full(offer)) is not None:
-            other = full.displaced(offer.holder)
-            if other is None:
-                return False
-            self._delivery.bounce(other, BounceReason.FULL)
-        return True
-
-    def _forward_answer(
-        self,
-        peer: Peer,
-        registration: Registration,
-        message: PeerConnection,
-        text: bytes,
-    ) -> None:
+    def _forward_answer(self, sent: Sent) -> None:
+        undelivered, registration = self._undelivered, sent.registration
         registration.unanswered = 0
         registration.unheard = frozenset()
         registration.deaf = False
-        offer = self.ledger.find(message.peer_uuid, message.source_uuid)
+        offer = self.table.find(sent.message.peer_uuid, sent.message.source_uuid)
         if offer is None:
-            self._delivery.drop(peer, registration, message, DropReason.UNASKED)
+            undelivered.drop(sent, DropReason.UNASKED)
             return
-        self.ledger.close(offer)
-        if self._delivery.is_late(offer):
-            self._delivery.drop(peer, registration, message, DropReason.LATE, offer)
+        self.table.close(offer)
+        if undelivered.is_late(offer):
+            undelivered.drop(sent, DropReason.LATE, offer)
             return
-        why = self._delivery.deliver(peer, message, text, offer)
-        if why is None:
-            if self.offers.crossing:
-                self.ledger.mark_connected(offer.source, offer.target, self._clock())
-        else:
-            # The error makes the sender drop its half of the connection. The next
+        why = self._deliver(sent, offer)
+        if why is not None:
+            # The error makes the sender end its half of the connection. The next
             # offer of its peer would fail on that half.
-            self._delivery.send_back(peer, message, why, offer)
+            undelivered.send_back(sent, why, offer)
+        elif self.settings.crossing:
+            self.table.mark_connected(offer.source, offer.target, self._clock())
+
+    def _forward_offer(self, sent: Sent) -> None:
+        source, target = sent.message.source_uuid, sent.message.peer_uuid
+        undelivered, other = self._undelivered, self.table.find(target, source)
+        if source == target:
+            # A stock client ends on an offer that it has just made itself.
+            undelivered.send_back(sent, BounceReason.SELF)
+        elif self.table.find(source, target) is not None:
+            # An error would end the connection of the two clients, although
+            # another offer may succeed.
+            undelivered.drop(sent, DropReason.DUPLICATE)
+        elif other is not None and other.waits:
+            # The client must give up its own offer before it gets the other one,
+            # which waits anew.
+            self._waiting.yield_time(other)
+            undelivered.send_back(sent, BounceReason.CROSSED)
+        elif other is not None:
+            undelivered.drop(sent, DropReason.CROSSING)
+        else:
+            self._forward_new(sent)
+
+    def _forward_new(self, sent: Sent) -> None:
+        """Pass on an offer that no other one forbids, now or later."""
+        peer, message = sent.peer, sent.message
+        offer = Offer(
+            *(message.source_uuid, message.peer_uuid, message.source_name),
+            self._clock(),
+            user=peer.user.sub,
+            place=peer.source,
+            holder=share_of(peer),
+            capped=peer.limited or peer.user.sub != ANONYMOUS.sub,
+        )
+        if not self._make_room(offer):
+            self._undelivered.send_back(sent, BounceReason.FULL)
+            return
+        if self.settings.crossing and self._delay(sent, offer):
+            return
+        why = self._deliver(sent, offer)
+        if why is None:
+            self.table.add(offer)
+        elif why is BounceReason.UNKNOWN and self._hold(sent, offer):
+            self._observer(about(events.Held, sent))
+        else:
+            self._undelivered.send_back(sent, why)
+
+    def _make_room(self, offer: Offer) -> bool:
+        """Make room for an offer if there is none, by the return of another one."""
+        if not self.table.allows(offer):
+            return False
+        while (full := self.table.full(offer)) is not None:
+            other = full.displaced(offer.holder)
+            if other is None:
+                return False
+            self._undelivered.bounce(other, BounceReason.FULL)
+        return True
 
     # -- offers that wait for their peers
 
-    def _hold(self, peer: Peer, offer: Offer, text: bytes) -> bool:
-        """Let an offer wait, if its receiver is likely to come back.
+    def _hold(self, sent: Sent, offer: Offer) -> bool:
+        """Let an offer wait, if its receiver is likely to come back."""
+        since = self._clock() - self.settings.recent
+        owner = self._left(offer.target, since)
+        likely = self._began > since if owner is None else owner == sent.peer.user
+        return self.settings.hold != 0 and likely and self._keep(sent, offer)
 
-        Returns:
-            Whether it waits.
-        """
-        since = self._clock() - self.offers.recent
-        owner = self._registry.left(offer.target, since)
-        likely = self._began > since if owner is None else owner == peer.user
-        if self.offers.hold == 0 or not likely:
-            return False
-        offer.text = text
-        return self._keep(offer)
-
-    def _keep(self, offer: Offer) -> bool:
-        """Add an offer that waits, perhaps in the place of another one."""
-        other = self.ledger.displaced(offer, self.offers)
-        if other is not None:
-            self.pass_on(other)
-            if other.waits:
-                self._delivery.bounce(other, BounceReason.UNKNOWN)
-        return self.ledger.hold(offer, self.offers)
-
-    def _delay(
-        self, peer: Peer, registration: Registration, offer: Offer, text: bytes
-    ) -> bool:
+    def _delay(self, sent: Sent, offer: Offer) -> bool:
         """Let an offer wait, if another one may cross it.
 
         No offer crosses it if the receiver is away, or if the two clients have
         connected since both registered.
-
-        Returns:
-            Whether it waits.
         """
-        target = self._registry.get(offer.target)
-        if target is None or target.registration is None or target.user != peer.user:
+        target = self._find(offer.target)
+        other = None if target is None else target.registration
+        if target is None or other is None or target.user != sent.peer.user:
             return False
-        found = self.ledger.last_connected(offer.source, offer.target, offer.since)
-        registered_at = registration.registered_at, target.registration.registered_at
-        if found > max(registered_at):
-            return False
-        offer.text = text
-        if not self._keep(offer):
-            offer.text = None
+        found = self.table.last_connected(offer.source, offer.target, offer.since)
+        registered_at = max(sent.registration.registered_at, other.registered_at)
+        if found > registered_at or not self._keep(sent, offer):
             return False
         self._waiting.begin(offer, target)
         return True
 
-    def _crosses_held(self, source: str, target: str) -> bool:
-        """Whether an offer crosses one that still waits.
+    def _keep(self, sent: Sent, offer: Offer) -> bool:
+        """Add an offer that waits, perhaps in the place of another one."""
+        offer.text = sent.text
+        other = self.table.displaced(offer, self.settings)
+        if other is not None:
+            self.pass_on(other)
+            if other.waits:
+                self._undelivered.bounce(other, BounceReason.UNKNOWN)
+        if not self.table.hold(offer, self.settings):
+            offer.text = None
+        return offer.waits
 
-        The waiting offer then waits anew: its receiver needs time to give up its own.
-        """
-        other = self.ledger.find(target, source)
-        if other is None or not other.waits:
-            return False
-        self._waiting.yield_time(other)
-        return True
+    def pass_on(self, offer: Offer) -> None:
+        """Hand over an offer that still waits, if its receiver is there."""
+        sent = self._undelivered.sent(offer)
+        if not offer.waits or sent is None:
+            return
+        offer.waited = self._clock() - offer.since
+        why = self._deliver(sent, offer)
+        if why is None:
+            self.table.pass_on(offer)
+        elif why is not BounceReason.UNKNOWN:
+            self._undelivered.bounce(offer, why)
 
     def hand_over(self, peer: Peer, uuid: str) -> None:
         """Hand over the offers that wait for a client, the oldest first.
 
         The client may come to make an offer itself, which may cross them.
         """
-        for offer in self.ledger.of(uuid):
+        for offer in self.table.of(uuid):
             if offer.target != uuid or not offer.waits:
                 continue
-            if self.offers.crossing and offer.user == peer.user.sub:
+            if self.settings.crossing and offer.user == peer.user.sub:
                 self._waiting.begin(offer, peer)
             else:
                 self.pass_on(offer)
 
     def forget_offers_of(self, uuid: str) -> None:
         """Forget the offers of a client, since it registers anew."""
-        for offer in self.ledger.of(uuid):
+        for offer in self.table.of(uuid):
             if offer.source == uuid:
-                self.ledger.close(offer)
-
-    # -- offers without an answer
-
-    def report_abandoned(self, peer: Peer, uuid: str) -> None:
-        """Report the outstanding offers of a client that leaves."""
-        for offer in self.ledger.of(uuid):
-            if offer.source == uuid:
-                self._observer(
-                    about(
-                        events.Abandoned,
-                        peer,
-                        request_of(offer),
-                        source=uuid,
-                        target_address=offer.target_address,
-                        seconds=self._delivery.age(offer),
-                        reason="its sender left before it was answered",
-                    )
-                )
-
-    def abandon(self, uuid: str) -> None:
-        """Return the offers that a client can no longer answer, since it left.
-
-        Its own offers vanish while they wait. Others stay in the table, so that the
-        answer goes back to the peer. The peer then drops its half of the connection,
-        on which the next offer of the client would fail.
-        """
-        for offer in self.ledger.of(uuid):
-            if not offer.waits and offer.target == uuid:
-                self._orphans.append(offer)
-            elif offer.waits and offer.source == uuid:
-                self.ledger.close(offer)
-        if self._returning:
-            return  # The outer loop returns them: no recursion over clients.
-        self._returning = True
-        try:
-            while self._orphans:
-                self._delivery.bounce(self._orphans.popleft(), BounceReason.LEFT)
-        finally:
-            self._returning = False
-
-    def _give_up(self, offer: Offer) -> None:
-        """Return an offer that was not answered in time, and note a deaf receiver."""
-        target = self._registry.get(offer.target)
-        registration = None if target is None else target.registration
-        if target is None and offer.waits:
-            self._delivery.bounce(offer, BounceReason.UNKNOWN)
-        elif target is None or registration is None or offer.waits:
-            self._delivery.bounce(offer, BounceReason.SILENT)
-        else:
-            registration.unanswered += 1
-            if len(registration.unheard) < WITNESSES:
-                registration.unheard |= {offer.place}
-            if (
-                registration.is_reconnect
-                and registration.unanswered >= SILENCES
-                and not registration.deaf
-            ):
-                registration.deaf = True
-                self._report_deaf(target, registration)
-            self._delivery.bounce(
-                offer, BounceReason.DEAF if registration.deaf else BounceReason.SILENT
-            )
-            if (
-                registration.deaf
-                and self.offers.close_deaf
-                and len(registration.unheard) >= WITNESSES
-            ):
-                self._refuse(target, Deaf())
-
-    def _report_deaf(self, peer: Peer, registration: Registration) -> None:
-        self._observer(
-            events.Deafness(
-                *(registration.uuid, registration.name, peer.user.sub, peer.address),
-                seconds=self._clock() - registration.registered_at,
-            )
-        )
-
-    def _put_down(self) -> None:
-        """Empty the table, since every answer is passed on from now on."""
-        for offer in self.ledger.unanswered(self._clock(), 0.0):
-            self.pass_on(offer)
-            if offer.waits:
-                self._delivery.bounce(offer, BounceReason.UNKNOWN)
-            else:
-                self.ledger.close(offer)
+                self.table.close(offer)

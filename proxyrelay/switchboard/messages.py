@@ -29,21 +29,16 @@ MESSAGE_CEILING = 1024 * 1024
 """Bytes of the longest message that stock clients accept: the default
 ``max_size`` of the websockets library."""
 
-_CANONICAL = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_is_canonical = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 def canonical_uuid(text: str) -> str:
-    """Spell a UUID in lower case with dashes.
-
-    Args:
-        text: Anything that `uuid.UUID` takes: braces, ``urn:uuid:``, no dashes.
+    """Spell a UUID in lower case with dashes. `uuid.UUID` reads the text.
 
     Raises:
         ValueError: The text is no UUID.
     """
-    if _CANONICAL.fullmatch(text):
-        return text
-    return str(UUID(text))
+    return text if _is_canonical(text) else str(UUID(text))
 
 
 class RegistrationRequest(
@@ -97,8 +92,9 @@ class PeerConnection(
     error: str | None = None
 
     def __post_init__(self) -> None:
-        self.source_uuid = canonical_uuid(self.source_uuid)
-        self.peer_uuid = canonical_uuid(self.peer_uuid)
+        if not (_is_canonical(self.source_uuid) and _is_canonical(self.peer_uuid)):
+            self.source_uuid = canonical_uuid(self.source_uuid)
+            self.peer_uuid = canonical_uuid(self.peer_uuid)
 
 
 class Description(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -138,14 +134,10 @@ def is_described(message: PeerConnection) -> bool:
 
 
 def decode(payload: bytes, *, binary: bool = False) -> ClientMessage:
-    """Read one message.
+    """Read one message, which no client may send in a binary frame.
 
     A payload that passes is valid UTF-8 throughout, so it can be forwarded in a
     text frame without another check.
-
-    Args:
-        payload: The bytes of the message.
-        binary: Whether they came in a binary frame, which no client may send.
 
     Raises:
         UnknownMessage: No client may send this.
@@ -165,14 +157,8 @@ def decode(payload: bytes, *, binary: bool = False) -> ClientMessage:
 
 
 def _accepted(message_type: str) -> bytes:
-    return json.dumps(
-        {
-            "success": True,
-            "message": None,
-            "error": False,
-            "message_type": message_type,
-        }
-    ).encode()
+    fields = {"success": True, "message": None, "error": False}
+    return json.dumps({**fields, "message_type": message_type}).encode()
 
 
 ACCEPTED = _accepted("relay_response")
@@ -186,26 +172,13 @@ def echo(message: PeerConnection, error: str) -> bytes:
     """Encode a message that goes back to its sender with an error.
 
     The description is left out if the text would be too long for a stock client, which
-    does not read the description beside an error.
-
-    Args:
-        message: The message.
-        error: The reason; clients match its start.
+    does not read the description beside an error. Clients match the start of the error.
     """
-    fields = {
-        "source_uuid": message.source_uuid,
-        "source_name": message.source_name,
-        "peer_uuid": message.peer_uuid,
-        "description_type": message.description_type,
-        "description": message.description,
-        "error": error,
-        "message_type": "peer_connection",
-    }
+    fields = msgspec.structs.asdict(message) | {"error": error}
+    fields["message_type"] = "peer_connection"
     text = msgspec.json.encode(fields)
-    if len(text) > MESSAGE_CEILING:
-        fields["description"] = ""
-        text = msgspec.json.encode(fields)
-    if len(text) > MESSAGE_CEILING:
-        fields["source_name"] = ""
-        text = msgspec.json.encode(fields)
+    for long_one in ("description", "source_name"):
+        if len(text) > MESSAGE_CEILING:
+            fields[long_one] = ""
+            text = msgspec.json.encode(fields)
     return text

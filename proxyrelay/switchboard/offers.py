@@ -15,7 +15,7 @@ takes room from its largest holder.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import Enum
 from itertools import takewhile
 
@@ -24,16 +24,16 @@ import msgspec
 from proxyrelay.config import Offers
 from proxyrelay.switchboard.shares import Shares
 
-OUTSTANDING_OF_ONE = 1024
+MAX_OFFERS_OF_CLIENT = 1024
 """Outstanding offers to and from one client."""
 
-OUTSTANDING = 65_536
+MAX_OFFERS = 65_536
 """Outstanding offers of all clients, at some 0.4 kB each."""
 
-OUTSTANDING_OF_USER = OUTSTANDING // 8
+MAX_OFFERS_OF_HOLDER = MAX_OFFERS // 8
 """Outstanding offers of one user, or of one address without authentication."""
 
-HELD_CEILING = 16 * 1024
+MAX_HELD_BYTES = 16 * 1024
 """Bytes of the longest offer that may wait. Offers of stock clients have 1 to 2 kB."""
 
 CONNECTED_SECONDS = 10.0
@@ -41,12 +41,12 @@ CONNECTED_SECONDS = 10.0
 wait 30 s for the connection to open, and make no further offer meanwhile. An offer
 that comes all the same crosses nothing."""
 
-CONNECTED_PAIRS = 16 * 1024
+MAX_CONNECTED_PAIRS = 16 * 1024
 """Remembered pairs of connected clients, at some 0.4 kB each."""
 
 
 class DropReason(Enum):
-    """Why a message is not passed on: it would end the process of its receiver."""
+    """Why the shield drops a message: it would end the process of its receiver."""
 
     ERROR = "it carries an error, which only the relay may set"
     DUPLICATE = "an offer of the same client to the same peer is not answered yet"
@@ -54,19 +54,6 @@ class DropReason(Enum):
     DESCRIPTION = "its description is no session description of its type"
     LATE = "the sender of the offer no longer waits for an answer"
     UNASKED = "it answers no offer, or one that was answered or is too old"
-
-
-class OfferState(Enum):
-    """Where an offer is on its way."""
-
-    NEW = "new"
-    """It is not in the table yet."""
-    WAITING = "waiting"
-    """It waits for its receiver, or for an offer that may cross it."""
-    FORWARDED = "forwarded"
-    """Its receiver has it, and may answer."""
-    CLOSED = "closed"
-    """It was answered or returned."""
 
 
 class Offer(msgspec.Struct, eq=False, gc=False):
@@ -83,7 +70,7 @@ class Offer(msgspec.Struct, eq=False, gc=False):
         holder: Owner of the share that it takes: its user, or its address.
         capped: Whether the limits of one holder apply.
         waited: Seconds that it waited before it was passed on.
-        state: Where it is on its way.
+        waits: Whether it is in the table, and its receiver lacks it yet.
         target_address: Where the receiver is; None until it is passed on.
     """
 
@@ -97,13 +84,8 @@ class Offer(msgspec.Struct, eq=False, gc=False):
     holder: str = ""
     capped: bool = True
     waited: float = 0.0
-    state: OfferState = OfferState.NEW
+    waits: bool = False
     target_address: str | None = None
-
-    @property
-    def waits(self) -> bool:
-        """Whether it is in the table, and its receiver lacks it yet."""
-        return self.state is OfferState.WAITING
 
 
 Pair = tuple[str, str]
@@ -136,24 +118,18 @@ class OfferTable:
         """The outstanding offer of a client to another, or None."""
         return self._open.get((source, target))
 
-    def forbids(self, source: str, target: str) -> DropReason | None:
-        """Why an offer of a client to another may not be passed on, or None."""
-        if (source, target) in self._open:
-            return DropReason.DUPLICATE
-        if (target, source) in self._open:
-            return DropReason.CROSSING
-        return None
-
     def allows(self, offer: Offer) -> bool:
         """Whether its holder may have one more outstanding offer."""
-        return not offer.capped or self._shares.size(offer.holder) < OUTSTANDING_OF_USER
+        return not offer.capped or (
+            self._shares.size(offer.holder) < MAX_OFFERS_OF_HOLDER
+        )
 
     def full(self, offer: Offer) -> Shares[Offer] | None:
         """The shares in a table without room for one more offer, or None."""
-        if len(self._open) >= OUTSTANDING:
+        if len(self._open) >= MAX_OFFERS:
             return self._shares
         for uuid in (offer.source, offer.target):
-            if len(self._with.get(uuid, ())) >= OUTSTANDING_OF_ONE:
+            if len(self._with.get(uuid, ())) >= MAX_OFFERS_OF_CLIENT:
                 return self._crowd(uuid)
         return None
 
@@ -167,67 +143,53 @@ class OfferTable:
 
     def add(self, offer: Offer) -> None:
         """Add an offer that was passed on; the table has none of this pair yet."""
-        offer.state = OfferState.FORWARDED
         pair = offer.source, offer.target
         self._open[pair] = offer
         self._shares.add(offer.holder, offer)
-        for uuid in pair:
-            offers = self._with.get(uuid)
-            if offers is None:
-                self._with[uuid] = {pair: offer}
-            elif pair not in offers:
-                offers[pair] = offer
-                if uuid in self._crowds:
-                    self._crowds[uuid].add(offer.holder, offer)
+        for uuid in set(pair):
+            self._with.setdefault(uuid, {})[pair] = offer
+            if uuid in self._crowds:
+                self._crowds[uuid].add(offer.holder, offer)
 
-    def hold(self, offer: Offer, terms: Offers) -> bool:
-        """Add an offer that waits, if there is room.
-
-        Args:
-            offer: The offer, with its text and holder.
-            terms: The limits.
+    def hold(self, offer: Offer, settings: Offers) -> bool:
+        """Add an offer that waits, with its text, if there is room.
 
         Returns:
             Whether it was added.
         """
-        if not self._may_wait(offer, terms) or len(self._held) >= terms.held_total:
+        if len(self._held) >= settings.held_total or not self._may_wait(
+            offer, settings
+        ):
             return False
         self.add(offer)
-        offer.state = OfferState.WAITING
+        offer.waits = True
         self._held[offer.source, offer.target] = offer
         self._held_shares.add(offer.holder, offer)
         return True
 
-    def displaced(self, offer: Offer, terms: Offers) -> Offer | None:
-        """The waiting offer that must make room for another one.
-
-        Args:
-            offer: The other one, with its text and holder.
-            terms: The limits.
+    def displaced(self, offer: Offer, settings: Offers) -> Offer | None:
+        """The waiting offer that must make room for another one, with its text.
 
         Returns:
             The oldest offer of the largest holder; None if there is room, or if the
             other one may not wait.
         """
-        if len(self._held) < terms.held_total or not self._may_wait(offer, terms):
+        if len(self._held) < settings.held_total or not self._may_wait(offer, settings):
             return None
         return self._held_shares.displaced(offer.holder)
 
-    def _may_wait(self, offer: Offer, terms: Offers) -> bool:
-        return len(offer.text or b"") <= HELD_CEILING and (
+    def _may_wait(self, offer: Offer, settings: Offers) -> bool:
+        return len(offer.text or b"") <= MAX_HELD_BYTES and (
             not offer.capped
-            or self._held_shares.size(offer.holder) < terms.held_per_user
+            or self._held_shares.size(offer.holder) < settings.held_per_user
         )
 
     def pass_on(self, offer: Offer) -> None:
         """Note that a waiting offer reached its receiver."""
-        self._release(offer)
-        offer.state = OfferState.FORWARDED
-
-    def _release(self, offer: Offer) -> None:
         del self._held[offer.source, offer.target]
         self._held_shares.remove(offer.holder, offer)
         offer.text = None
+        offer.waits = False
 
     def close(self, offer: Offer) -> bool:
         """Remove an offer, since it is answered or about to be returned.
@@ -241,58 +203,42 @@ class OfferTable:
         del self._open[pair]
         self._shares.remove(offer.holder, offer)
         if offer.waits:
-            self._release(offer)
-        offer.state = OfferState.CLOSED
-        for uuid in pair:
-            # Both may be the same.
-            offers = self._with.get(uuid)
-            if offers is not None and offers.pop(pair, None) is not None:
-                if uuid in self._crowds:
-                    self._shrink(uuid, offer)
-                if not offers:
-                    del self._with[uuid]
+            self.pass_on(offer)
+        for uuid in set(pair):
+            offers = self._with[uuid]
+            del offers[pair]
+            if len(offers) < MAX_OFFERS_OF_CLIENT // 2:
+                self._crowds.pop(uuid, None)
+            elif uuid in self._crowds:
+                self._crowds[uuid].remove(offer.holder, offer)
+            if not offers:
+                del self._with[uuid]
         return True
-
-    def _shrink(self, uuid: str, offer: Offer) -> None:
-        if len(self._with[uuid]) < OUTSTANDING_OF_ONE // 2:
-            del self._crowds[uuid]
-        else:
-            self._crowds[uuid].remove(offer.holder, offer)
 
     def of(self, uuid: str) -> list[Offer]:
         """The offers to and from a client, the oldest first."""
         return list(self._with.get(uuid, {}).values())
 
     def unanswered(self, now: float, seconds: float) -> list[Offer]:
-        """The offers of some age or more, the oldest first.
-
-        Args:
-            now: The time, in seconds of the relay's clock.
-            seconds: The age.
-        """
-        return list(_older(self._open.values(), now, seconds))
+        """The offers of some age in seconds or more, the oldest first."""
+        return _older(self._open.values(), now, seconds)
 
     def unclaimed(self, now: float, seconds: float) -> list[Offer]:
         """The same of the offers that wait."""
-        return list(_older(self._held.values(), now, seconds))
+        return _older(self._held.values(), now, seconds)
 
     def mark_connected(self, one: str, other: str, now: float) -> None:
         """Note that an answer has passed between two clients."""
         pair = _pair(one, other)
         self._answered.pop(pair, None)
-        if len(self._answered) < CONNECTED_PAIRS:
+        if len(self._answered) < MAX_CONNECTED_PAIRS:
             self._answered[pair] = now
 
     def last_connected(self, one: str, other: str, now: float) -> float:
-        """The time of the last answer between two clients.
-
-        Args:
-            one: UUID of a client.
-            other: UUID of another one.
-            now: The time, in seconds of the relay's clock.
+        """The time of the last answer between two clients, in seconds.
 
         Returns:
-            The time; minus infinity if it is over `CONNECTED_SECONDS` ago.
+            Minus infinity if it is over `CONNECTED_SECONDS` ago.
         """
         when = self._answered.get(_pair(one, other), -math.inf)
         return when if _is_lately(when, now) else -math.inf
@@ -312,8 +258,5 @@ def _is_lately(when: float, now: float) -> bool:
     return now - CONNECTED_SECONDS < when
 
 
-def _older(offers: Iterable[Offer], now: float, seconds: float) -> Iterator[Offer]:
-    for offer in offers:
-        if now - seconds < offer.since:
-            return
-        yield offer
+def _older(offers: Iterable[Offer], now: float, seconds: float) -> list[Offer]:
+    return list(takewhile(lambda offer: offer.since <= now - seconds, offers))

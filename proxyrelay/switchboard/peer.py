@@ -6,13 +6,14 @@ State per connection hangs on the peer, so that no table has to be searched or c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+import msgspec
+
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
-NAME_LENGTH = 128
+NAME_CHARACTERS = 128
 """Characters of a client's name that the relay keeps. The name is only shown."""
 
 REPLACED = "replaced by a newer connection"
@@ -38,18 +39,17 @@ class LeaveReason(Enum):
     """The client has registered another UUID."""
 
 
-@dataclass(slots=True)
-class Registration:
+class Registration(msgspec.Struct, gc=False):
     """A client's hold on a UUID, from its acceptance until it leaves.
 
     Attributes:
         uuid: The UUID, canonical.
-        name: The client's name for itself, cut to `NAME_LENGTH`; not trusted.
+        name: The client's name for itself, cut to `NAME_CHARACTERS`; not trusted.
         legacy: Whether the client speaks the dialect of ProxyStore 0.4 and 0.5.
         registered_at: Time of the acceptance, in seconds of the relay's clock.
         sent: Messages of this client that reached their peer.
         received: Messages of others that reached this client.
-        dropped: Messages of this client that would have harmed their peer.
+        dropped: Messages of this client that the shield dropped.
         takeovers: Takeovers of the UUID in a row, each shortly after the one before.
         is_reconnect: Whether another connection held the UUID shortly before.
         unanswered: Offers in a row that this client left unanswered.
@@ -75,7 +75,7 @@ class Registration:
 
 
 class Peer(Protocol):
-    """A connected client, as the rules see it.
+    """A connected client, as the rules see it. No method blocks.
 
     Attributes:
         user: The user of the connection.
@@ -105,14 +105,14 @@ class Peer(Protocol):
         """
 
     def answer(self, text: bytes) -> None:
-        """Send the relay's answer to a message of this peer. Does not block.
+        """Send the relay's answer to a message of this peer.
 
         Raises:
             PeerGone: The connection is closing or closed.
         """
 
     def deliver(self, text: bytes) -> None:
-        """Send a message of another peer. Does not block.
+        """Send a message of another peer.
 
         Raises:
             PeerGone: The connection is closing or closed.
@@ -121,19 +121,15 @@ class Peer(Protocol):
         """
 
     def follow(self, other: Peer) -> None:
-        """Send nothing before the connection of a replaced peer has ended.
+        """Keep all texts until a replaced peer's connection ends, for a second at most.
 
-        Texts are kept meanwhile, for at most a second.
+        A client thus sees the end of its old connection first.
         """
 
     def ping(self, answered: Callable[[], None]) -> bool:
-        """Ping the client. Does not block, and replaces the ping before.
+        """Ping the client, unless it reads nothing, in the place of the ping before.
 
-        Args:
-            answered: Called at the pong, after all messages before it.
-
-        Returns:
-            Whether the ping was sent. A client that reads nothing gets none.
+        The pong calls ``answered``, after all messages before it.
         """
 
     def close(self, code: int, reason: str) -> None:

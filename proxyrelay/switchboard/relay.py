@@ -19,16 +19,15 @@ from proxyrelay.errors import (
 )
 from proxyrelay.switchboard import events, messages
 from proxyrelay.switchboard.broker import Broker, Waiting
-from proxyrelay.switchboard.delivery import Delivery
+from proxyrelay.switchboard.delivery import Undelivered
 from proxyrelay.switchboard.events import FIGHT_TAKEOVERS, ForwardObserver, Observer
 from proxyrelay.switchboard.messages import (
     LegacyRegistrationRequest,
     PeerConnection,
     RegistrationRequest,
 )
-from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import (
-    NAME_LENGTH,
+    NAME_CHARACTERS,
     REPLACED,
     LeaveReason,
     Peer,
@@ -40,121 +39,115 @@ ROUND_SECONDS = 60.0
 """Seconds from one takeover of a UUID to the next, below which both count in a row."""
 
 
-def _ignore(
-    source: Peer, target: Peer, message: PeerConnection, offer: Offer | None
-) -> None:
-    """Observe no forwarded message."""
-
-
 class Relay:
-    """The switchboard.
-
-    Args:
-        observer: Hears of each event.
-        clock: Gives the time in seconds.
-        waiting: Times the offers that may be crossed.
-        offers: The settings for offers and answers.
-        on_forward: Hears of each forwarded message.
-
-    Attributes:
-        registry: The peers, by the UUIDs that they hold.
-        delivery: Hands over messages, and knows the peers elsewhere.
-        broker: Decides on offers and answers.
-    """
+    """The switchboard. Its clock gives the time in seconds."""
 
     def __init__(
         self,
         observer: Observer,
         clock: Callable[[], float],
         waiting: Waiting,
-        offers: Offers = Offers(),  # noqa: B008 - frozen
-        on_forward: ForwardObserver = _ignore,
+        settings: Offers = Offers(),  # noqa: B008 - frozen
+        on_forward: ForwardObserver | None = None,
     ) -> None:
         self.registry = Registry()
-        self.delivery = Delivery(self.registry, observer, on_forward, clock, self.leave)
+        self.undelivered = Undelivered(self.registry, observer, clock, self.leave)
         self.broker = Broker(
-            *(self.registry, self.delivery, observer, clock, waiting, offers),
+            *(self.registry, self.undelivered, observer, on_forward, clock),
+            waiting,
+            settings,
+            self.leave,
             self.refuse,
         )
         self._observer = observer
         self._clock = clock
 
     def receive(self, peer: Peer, payload: bytes, *, binary: bool = False) -> None:
-        """Act on one message of a peer.
-
-        Args:
-            peer: The sender.
-            payload: The message as it came.
-            binary: Whether it came in a binary frame.
-        """
+        """Act on one message of a peer, as it came in a text or binary frame."""
         try:
-            message = self._decode(peer, payload, binary)
+            message = messages.decode(payload, binary=binary)
             if isinstance(message, PeerConnection):
                 self.broker.forward(peer, message, payload)
-            elif message is not None:
+            else:
                 self._register(peer, message)
+        except UnknownMessage as refusal:
+            # ProxyStore 0.4 and 0.5 expect the relay to skip such a message.
+            if peer.registration is not None and peer.registration.legacy:
+                self._observer(events.Skipped(peer.address, refusal.detail))
+            else:
+                self.refuse(peer, refusal)
         except Refusal as refusal:
             self.refuse(peer, refusal)
 
     def refuse(self, peer: Peer, refusal: Refusal) -> None:
         """Close a peer, with the code and reason of a refusal."""
-        self._observer(_refused(peer, refusal))
+        registration = peer.registration
+        is_temporary = isinstance(refusal, TryAgainLater)
+        kind = events.RefusedForNow if is_temporary else events.Refused
+        self._observer(
+            kind(
+                uuid=None if registration is None else registration.uuid,
+                user=refusal.sub or peer.user.sub,
+                address=peer.address,
+                code=refusal.code,
+                reason=refusal.reason,
+                detail=refusal.detail if isinstance(refusal, UnknownMessage) else "",
+            )
+        )
         self.leave(peer, f"refused with {refusal.code}", LeaveReason.REFUSED)
         peer.close(refusal.code, refusal.reason)
 
     def leave(
         self, peer: Peer, why: str, cause: LeaveReason = LeaveReason.LOST
     ) -> None:
-        """Forget a peer. Does nothing if it holds no UUID.
+        """Forget a peer whose connection ends, unless it holds no UUID.
 
-        Args:
-            peer: The peer; its connection is closing, closed or lost.
-            why: The cause, in the relay's own words.
-            cause: The cause in one word.
+        The cause is given in the relay's own words, and in one word.
         """
         registration = peer.registration
-        if registration is not None:
-            peer.registration = None
-            moved = cause is LeaveReason.MOVED
-            now, uuid = self._clock(), registration.uuid
-            self.registry.remove(uuid, peer, None if moved else now)
-            self.broker.report_abandoned(peer, uuid)
-            self._observer(_left(peer, registration, why, cause, now))
-            if moved:
-                self.broker.forget_offers_of(uuid)
-            self.broker.abandon(uuid)
+        if registration is None:
+            return
+        moved = cause is LeaveReason.MOVED
+        now, uuid = self._clock(), registration.uuid
+        self.undelivered.report_abandoned(uuid)
+        peer.registration = None
+        self.registry.remove(uuid, peer, None if moved else now)
+        self._observer(
+            events.Left(
+                *(uuid, registration.name, peer.user.sub, peer.address),
+                seconds=now - registration.registered_at,
+                sent=registration.sent,
+                received=registration.received,
+                shielded=registration.dropped,
+                reason=why,
+                cause=cause,
+                is_repeat=cause is LeaveReason.REPLACED
+                and registration.takeovers >= FIGHT_TAKEOVERS,
+            )
+        )
+        if moved:
+            self.broker.forget_offers_of(uuid)
+        self.undelivered.abandon(uuid)
 
     def tick(self) -> None:
         """Act on offers whose time is over; to be called twice a second."""
         self.broker.tick()
-        self.registry.forget(self._clock() - self.broker.offers.recent)
+        self.registry.forget(self._clock() - self.broker.settings.recent)
 
     # -- registering
-
-    def _decode(
-        self, peer: Peer, payload: bytes, binary: bool
-    ) -> messages.ClientMessage | None:
-        try:
-            return messages.decode(payload, binary=binary)
-        except UnknownMessage as refusal:
-            # ProxyStore 0.4 and 0.5 expect the relay to skip such a message.
-            if peer.registration is None or not peer.registration.legacy:
-                raise
-            self._observer(events.Skipped(peer.address, refusal.detail))
-            return None
 
     def _register(self, peer: Peer, request: RegistrationRequest) -> None:
         peer.registers()
         now = self._clock()
         holder = self.registry.get(request.uuid)
         takeovers = 0
-        since = now - self.broker.offers.recent
+        since = now - self.broker.settings.recent
         is_reconnect = self.registry.left(request.uuid, since) is not None
         if holder is not None and holder is not peer:
             takeovers = self._take_over(holder, peer, request.uuid, now)
             is_reconnect = True
 
-        name = request.name[:NAME_LENGTH]
+        name = request.name[:NAME_CHARACTERS]
         legacy = isinstance(request, LegacyRegistrationRequest)
         registration = peer.registration
         if registration is not None and registration.uuid == request.uuid:
@@ -180,24 +173,20 @@ class Relay:
             )
         )
         accepted = messages.LEGACY_ACCEPTED if legacy else messages.ACCEPTED
-        self.delivery.answer(peer, accepted)
+        self.undelivered.answer(peer, accepted)
         self.broker.hand_over(peer, request.uuid)
 
     def _take_over(self, holder: Peer, peer: Peer, uuid: str, now: float) -> int:
-        """Give the UUID of a peer to another one.
-
-        Returns:
-            Number of takeovers of the UUID in a row.
-        """
+        """Give the UUID of a peer to another one, and count takeovers in a row."""
         if holder.user != peer.user:
             raise Forbidden(
                 f"The client UUID {uuid} is already registered to another user."
             )
+        superseded = Superseded()
         # A client may give up a slow connection and open another one. A late
         # registration on the first must not end the second.
         if holder.arrival > peer.arrival:
-            raise Superseded
-        superseded = Superseded()
+            raise superseded
         held = holder.registration
         takeovers = 1
         if held is not None and now - held.registered_at < ROUND_SECONDS:
@@ -211,35 +200,3 @@ class Relay:
         # the old socket closes before the new one gets its answer.
         peer.follow(holder)
         return takeovers
-
-
-def _refused(peer: Peer, refusal: Refusal) -> events.Refused:
-    registration = peer.registration
-    is_temporary = isinstance(refusal, TryAgainLater)
-    return (events.RefusedForNow if is_temporary else events.Refused)(
-        uuid=None if registration is None else registration.uuid,
-        user=refusal.sub or peer.user.sub,
-        address=peer.address,
-        code=refusal.code,
-        reason=refusal.reason,
-        detail=refusal.detail if isinstance(refusal, UnknownMessage) else "",
-    )
-
-
-def _left(
-    peer: Peer, registration: Registration, reason: str, cause: LeaveReason, now: float
-) -> events.Left:
-    is_round = cause is LeaveReason.REPLACED
-    return events.Left(
-        uuid=registration.uuid,
-        name=registration.name,
-        user=peer.user.sub,
-        address=peer.address,
-        seconds=now - registration.registered_at,
-        sent=registration.sent,
-        received=registration.received,
-        shielded=registration.dropped,
-        reason=reason,
-        cause=cause,
-        is_repeat=is_round and registration.takeovers >= FIGHT_TAKEOVERS,
-    )

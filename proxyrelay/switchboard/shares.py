@@ -58,9 +58,7 @@ class Shares(Generic[T]):
     def displaced(self, holder: str) -> T | None:
         """The item that makes room for one more of a holder.
 
-        Returns:
-            The oldest item of the largest holder; None if no holder has more items
-            than this one.
+        The oldest of the largest holder, or None if no holder has more than this one.
         """
         return self.oldest() if self.size(holder) < self._largest else None
 

@@ -65,6 +65,7 @@ class Limits(Generic[T]):
     Attributes:
         proxies: Trusted proxies, which name a client's address.
         unregistered: Number of connections without a UUID.
+        burst: Seconds by which a debt may lie ahead of the time.
     """
 
     def __init__(self, settings: config.Limits) -> None:
@@ -82,7 +83,10 @@ class Limits(Generic[T]):
         """Apply other settings from now on, and close no connection."""
         self._settings = settings
         self.proxies = Proxies(settings.trusted_proxies)
-        burst = settings.burst
+        burst = self.burst = settings.burst
+        self._ceiling = burst + MAX_WAIT_SECONDS
+        self._cost = 1 / settings.messages_per_client
+        self._address_cost = 1 / settings.messages_per_address
         self._address_registers = Rate(settings.registrations_per_address, burst)
         self._address_speaks = Rate(settings.messages_per_address, burst)
         self._speaks = Rate(settings.messages_per_client, burst)
@@ -250,11 +254,14 @@ class Limits(Generic[T]):
         self, origin: Origin[T], debt: float, now: float, count: int
     ) -> float:
         """New message debt of a client after messages. Its address is charged too."""
+        # As `Rate.spend`, without two calls for each read. max() takes thrice as long.
+        ceiling = now + self._ceiling
         if origin.limited:
-            origin.message_debt = self._address_speaks.spend(
-                origin.message_debt, now, count
-            )
-        return self._speaks.spend(debt, now, count)
+            owed = origin.message_debt
+            owed = (owed if owed > now else now) + count * self._address_cost  # noqa: FURB136
+            origin.message_debt = owed if owed < ceiling else ceiling  # noqa: FURB136
+        debt = (debt if debt > now else now) + count * self._cost  # noqa: FURB136
+        return debt if debt < ceiling else ceiling  # noqa: FURB136
 
     def too_fast(
         self, origin: Origin[T], debt: float, now: float, since: float | None = None
@@ -264,9 +271,6 @@ class Limits(Generic[T]):
         For other clients of its address it waits `MAX_WAIT_SECONDS` at most, from the
         begin of the pause (``since``). Otherwise these could make it wait for ever.
         """
-        latest = now + self._settings.burst
-        if debt <= latest and origin.message_debt <= latest:
-            return False
         if self._speaks.over(debt, now):
             return True
         patient = since is None or now - since < MAX_WAIT_SECONDS

@@ -12,7 +12,7 @@ the outcome with that of plain Autobahn. Checked against Autobahn 26.10.2.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
@@ -21,6 +21,9 @@ try:
     from _nvx_xormasker import ffi, lib
 except ImportError:  # Autobahn was built without a compiler
     ffi = lib = None
+
+if TYPE_CHECKING:
+    from proxyrelay.websocket.protocol import RelayProtocol
 
 TEXT = 0x81
 PING = 0x89
@@ -46,7 +49,7 @@ sends one after the other. A crowd of 64 hostile clients delays others by 0.1 s.
 NOTHING = (0, 0)
 """Result of `small_frame` for any other frame."""
 
-_SHORT = 32
+_SHORT_BYTES = 32
 """Longest payload in bytes for which a call of C costs more than it saves."""
 
 
@@ -54,14 +57,10 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
     """Payload without its mask (RFC 6455, section 5.3).
 
     Uses Autobahn's own routine, without the five objects around it.
-
-    Args:
-        payload: Masked bytes.
-        mask: Key of four bytes.
     """
     length = len(payload)
-    if length <= _SHORT:
-        keys = (mask * (_SHORT // 4))[:length]
+    if length <= _SHORT_BYTES:
+        keys = (mask * (_SHORT_BYTES // 4))[:length]
         plain = int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")
         return plain.to_bytes(length, "big")
     if lib is None:
@@ -73,29 +72,10 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
     return bytes(text)
 
 
-def header(first: int, payload_length: int) -> bytes:
-    """Header of an unmasked frame.
-
-    Args:
-        first: First byte: FIN and the opcode.
-        payload_length: Length of the payload in bytes.
-    """
-    if payload_length < LENGTH_16:
-        return bytes((first, payload_length))
-    if payload_length < 1 << 16:
-        return bytes((first, LENGTH_16)) + payload_length.to_bytes(2, "big")
-    return bytes((first, LENGTH_64)) + payload_length.to_bytes(8, "big")
-
-
 def frame_end(data: bytes, start: int) -> int:
-    """Index behind a frame, as far as its header is known.
+    """Index behind the frame at an index, as far as its header is known.
 
-    Args:
-        data: One read.
-        start: Index of the frame.
-
-    Returns:
-        An index, perhaps behind the data; the end of the data for a partial header.
+    It may lie behind the data. For a partial header it is the end of the data.
     """
     end = len(data)
     if end - start < 2:  # noqa: PLR2004 - the shortest header
@@ -113,12 +93,7 @@ def frame_end(data: bytes, start: int) -> int:
 
 
 def small_frame(data: bytes, start: int, end: int) -> tuple[int, int]:
-    """Start and end of the payload of a small, whole, masked frame.
-
-    Args:
-        data: One read.
-        start: Index of the frame.
-        end: Length of the data.
+    """Start and end of the payload of a small, whole, masked frame at an index.
 
     Returns:
         Two indices; `NOTHING` for any other frame, and for a violation.
@@ -139,28 +114,15 @@ def small_frame(data: bytes, start: int, end: int) -> tuple[int, int]:
     return (body, stop) if stop <= end else NOTHING
 
 
-class Parser(Protocol):
-    """State of Autobahn's parser for one connection."""
-
-    state: int
-    current_frame: Any
-    current_frame_masker: Any
-    inside_message: bool
-    maxMessagePayloadSize: int  # noqa: N815
-
-
 _OPEN = WebSocketServerProtocol.STATE_OPEN
 _CLOSED = WebSocketServerProtocol.STATE_CLOSED
 
 
-def frames(data: bytes, parser: Parser) -> Iterator[tuple[int, bytes]]:
+def frames(data: bytes, parser: RelayProtocol) -> Iterator[tuple[int, bytes]]:
     """Split a read into payloads and pieces for Autobahn.
 
-    The caller processes each item before it asks for the next one.
-
-    Args:
-        data: One read, with any first bytes of a header before it.
-        parser: Read only.
+    The caller processes each item before it asks for the next one. The read may begin
+    with first bytes of a header from the one before.
 
     Yields:
         `TEXT`, `PING` or `PONG` with a payload; `PIECE` with bytes for Autobahn; at

@@ -7,17 +7,21 @@ over its rate are read later, never refused.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from proxyrelay.config import Config
-from proxyrelay.errors import PolicyViolation, Refusal
+from proxyrelay.errors import PeerBusy, PeerGone, PolicyViolation
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.timers import TimeoutQueue
 from proxyrelay.net.write_batch import WriteBatch
-from proxyrelay.websocket.admission import Limits, Origin
+from proxyrelay.websocket.admission import Limits
+from proxyrelay.websocket.fastpath import LENGTH_16, LENGTH_64, TEXT
+
+if TYPE_CHECKING:
+    from proxyrelay.websocket.protocol import RelayProtocol
 
 FOLLOW_SECONDS = 1.0
 """Longest wait for the end of a replaced connection."""
@@ -38,43 +42,20 @@ DEFERRED_CLIENTS_PER_TURN = 4
 """Deferred clients resumed per reactor turn."""
 
 
-class Connection(Protocol):
-    """A connection, as its flow control sees it."""
+def header(first: int, payload_length: int) -> bytes:
+    """Header of an unmasked frame (RFC 6455, section 5.2).
 
-    STATE_CONNECTING: int
-    STATE_OPEN: int
-    STATE_CLOSED: int
-    state: int
-    transport: Any
-    origin: Origin[Any]
-
-    def dataReceived(self, data: bytes) -> None:
-        """Process a read."""
-
-    def drop(self, reason: str) -> None:
-        """End the connection without a close handshake."""
-
-    def violate(self, refusal: Refusal) -> None:
-        """Close after a violation."""
-
-    def slowed_down(self) -> None:
-        """Report the first frames over the rate."""
+    Its first byte is given; a payload of so many bytes follows.
+    """
+    if payload_length < LENGTH_16:
+        return bytes((first, payload_length))
+    if payload_length < 1 << 16:
+        return bytes((first, LENGTH_16)) + payload_length.to_bytes(2, "big")
+    return bytes((first, LENGTH_64)) + payload_length.to_bytes(8, "big")
 
 
 class FlowQueues:
-    """Flow control of all connections of a relay.
-
-    Args:
-        clock: Gives the time in seconds, and runs the timers.
-        config: Sets ``max_unread_bytes``.
-        limits: The rates.
-        outbox: Collects writes.
-
-    Attributes:
-        slow: Connections with a pause in reading.
-        followers: Connections that wait for the end of a replaced one.
-        deferred: Spreads frames over turns of the reactor.
-    """
+    """Flow control of all connections of a relay."""
 
     def __init__(
         self,
@@ -103,37 +84,29 @@ class FlowQueues:
 
 @implementer(IPushProducer)
 class FlowControl:
-    """Flow control of one connection.
+    """Flow control of one connection, until `close`.
 
-    It is the push producer of the transport, so that it learns of a full buffer.
-
-    Args:
-        connection: The connection, until `close`.
-        queues: Flow control of all connections.
+    It is the push producer of the transport, so that it learns of a full buffer. To
+    drop a client means to end its connection without a close handshake.
 
     Attributes:
+        heard: Whether bytes came since the phase of the connection began.
         paused: Whether the client leaves bytes unread.
-        unread: Bytes written since then.
-        message_debt: Time at which the client's frames are within its rate.
-        slowed: Whether the client was ever over its rate.
         is_following: Whether writes wait for the end of a replaced connection.
+        unread: Bytes written since one of these two began.
+        message_debt: Time in seconds of the clock, not an amount: from then on the
+            client's frames are within its rate.
+        out_of_turn: Frames before the registration, or after a close frame.
+        awaited_pongs: Pongs of this read that the relay has asked for. They are free.
     """
 
     __slots__ = (
-        *("_after", "_connection", "_early", "_empty_records", "_follower", "_held"),
-        "_awaited_pongs",
-        *(
-            "_queues",
-            "_rest",
-            "_slow_since",
-            "_transport",
-            "is_following",
-            "message_debt",
-        ),
-        *("paused", "slowed", "unread"),
+        *("_connection", "_follower", "_held", "_queues", "_rest", "_slow_since"),
+        *("_transport", "awaited_pongs", "heard", "is_following", "message_debt"),
+        *("out_of_turn", "paused", "unread"),
     )
 
-    def __init__(self, connection: Connection, queues: FlowQueues) -> None:
+    def __init__(self, connection: RelayProtocol, queues: FlowQueues) -> None:
         self._connection = connection
         self._transport = connection.transport
         self._queues = queues
@@ -141,14 +114,12 @@ class FlowControl:
         self._follower: FlowControl | None = None
         self._slow_since: float | None = None
         self._rest = b""
-        self._awaited_pongs = 0
-        self._early = 0
-        self._empty_records = 0
-        self._after = 0
+        self.awaited_pongs = 0
+        self.heard = False
         self.is_following = False
         self.message_debt = 0.0
+        self.out_of_turn = 0
         self.paused = False
-        self.slowed = False
         self.unread = 0
 
     def close(self) -> None:
@@ -164,10 +135,47 @@ class FlowControl:
 
     # -- towards the client
 
+    def deliver(self, text: bytes) -> None:
+        """Send one text message of another peer, if the client reads.
+
+        Raises:
+            PeerGone: As for `answer`; or the transport is lost already.
+            PeerBusy: More than ``max_unread_bytes`` would be unread.
+        """
+        if not self._transport.connected:
+            raise PeerGone
+        if (self.paused or self.is_following) and self.unread + len(
+            text
+        ) > self._queues.max_unread_bytes:
+            raise PeerBusy
+        self._send_text(text)
+
+    def answer(self, text: bytes) -> None:
+        """Send one text message of the relay, and count it against the client's rate.
+
+        An error for the sender of a message may exceed ``max_message_bytes``.
+
+        Raises:
+            PeerGone: The connection is closing or closed, or is dropped now: the client
+                sends on, and does not read.
+        """
+        queues = self._queues
+        self.message_debt = queues.limits.charge_answer(
+            self.message_debt, queues.clock.seconds()
+        )
+        self._send_text(text)
+
+    def _send_text(self, text: bytes) -> None:
+        connection = self._connection
+        if connection.state == connection.STATE_OPEN:
+            self.send(header(TEXT, len(text)) + text)
+        if connection.state != connection.STATE_OPEN:
+            raise PeerGone
+
     def send(self, data: bytes) -> None:
         """Write, or drop a client that leaves too much unread.
 
-        `has_room` bounds the messages of others. Twice as much comes only of pongs and
+        `deliver` bounds the messages of others. Twice as much comes only of pongs and
         answers: the client sends on, and does not read.
         """
         queues = self._queues
@@ -185,15 +193,6 @@ class FlowControl:
         else:
             self._held = [data]
             waiting.append(self)
-
-    @property
-    def keeps(self) -> bool:
-        """Whether bytes are kept that the client has not read."""
-        return self.paused or self.is_following
-
-    def has_room(self, length: int) -> bool:
-        """Whether a client that does not read may be sent so many bytes more."""
-        return self.unread + length <= self._queues.max_unread_bytes
 
     def send_held(self) -> None:
         """Write the collected bytes in one piece."""
@@ -241,66 +240,56 @@ class FlowControl:
         """
         self.stop_following()
         self.unread = 0
+        self.out_of_turn = 0
 
     # -- from the client
-
-    def received_awaited_pong(self) -> None:
-        """Leave a pong uncounted that the relay has asked for."""
-        self._awaited_pongs += 1
-
-    def count_early(self) -> None:
-        """Count a control frame before the registration."""
-        self._early += 1
-        if self._early > MAX_CONTROL_BEFORE_REGISTRATION:
-            self._connection.violate(
-                PolicyViolation("Too many frames before a registration.")
-            )
 
     @property
     def is_in_debt(self) -> bool:
         """Whether the client has sent more than its rate allows."""
         return self.message_debt > self._queues.clock.seconds()
 
-    def charge_answer(self) -> None:
-        """Count an answer to the client against its rate."""
-        queues = self._queues
-        self.message_debt = queues.limits.charge_answer(
-            self.message_debt, queues.clock.seconds()
-        )
-
-    def received(self, count: int) -> None:
-        """Count the frames of one read, and pause a client over its rate.
-
-        Pongs that the relay has asked for are free.
-        """
-        connection = self._connection
-        count -= self._awaited_pongs
-        self._awaited_pongs = 0
-        if connection.state != connection.STATE_OPEN:
-            self._after += count
-            if self._after > MAX_FRAMES_AFTER_CLOSE:
-                connection.drop("sends on after it was closed")
-            return
-        queues, origin = self._queues, connection.origin
-        now = queues.clock.seconds()
-        debt = queues.limits.charge_messages(origin, self.message_debt, now, count)
-        self.message_debt = debt
-        if self._slow_since is None and queues.limits.too_fast(origin, debt, now):
-            self._slow_since = now
-            self._transport.pauseProducing()
-            queues.slow.begin(self)
-            if not self.slowed:
-                self.slowed = True
-                connection.slowed_down()
+    def received_early(self) -> None:
+        """Count a control frame before the registration."""
+        self.out_of_turn += 1
+        if self.out_of_turn > MAX_CONTROL_BEFORE_REGISTRATION:
+            self._connection.violate(
+                PolicyViolation("Too many frames before a registration.")
+            )
 
     def received_empty_record(self) -> None:
         """Count a TLS record without data, like a frame after the upgrade."""
         if self._connection.state != self._connection.STATE_CONNECTING:
             self.received(1)
             return
-        self._empty_records += 1
-        if self._empty_records > MAX_EMPTY_RECORDS_BEFORE_UPGRADE:
+        self.out_of_turn += 1
+        if self.out_of_turn > MAX_EMPTY_RECORDS_BEFORE_UPGRADE:
             self._connection.drop("too many TLS records without data")
+
+    def received(self, count: int) -> None:
+        """Count the frames of one read, and pause a client over its rate."""
+        connection = self._connection
+        count -= self.awaited_pongs
+        self.awaited_pongs = 0
+        if connection.state != connection.STATE_OPEN:
+            self.out_of_turn += count
+            if self.out_of_turn > MAX_FRAMES_AFTER_CLOSE:
+                connection.drop("sends on after it was closed")
+            return
+        queues, origin = self._queues, connection.origin
+        limits, now = queues.limits, queues.clock.seconds()
+        debt = limits.charge_messages(origin, self.message_debt, now, count)
+        self.message_debt = debt
+        latest = now + limits.burst
+        if (
+            (debt > latest or origin.message_debt > latest)
+            and self._slow_since is None
+            and limits.too_fast(origin, debt, now)
+        ):
+            self._slow_since = now
+            self._transport.pauseProducing()
+            queues.slow.begin(self)
+            connection.slowed_down()
 
     def defer(self, rest: bytes) -> None:
         """Keep frames for the next turn, and read nothing until then."""
@@ -314,10 +303,9 @@ class FlowControl:
 
     def resume_reading(self) -> None:
         """Read again, unless the client is still over its rate."""
-        queues = self._queues
+        queues, origin = self._queues, self._connection.origin
         now = queues.clock.seconds()
-        origin, debt = self._connection.origin, self.message_debt
-        if queues.limits.too_fast(origin, debt, now, self._slow_since):
+        if queues.limits.too_fast(origin, self.message_debt, now, self._slow_since):
             queues.slow.begin(self)
             return
         self._slow_since = None

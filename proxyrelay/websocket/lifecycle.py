@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from proxyrelay.config import Timeouts
-from proxyrelay.errors import Refusal, TryAgainLater
+from proxyrelay.errors import TryAgainLater
 from proxyrelay.net.timers import TimeoutQueue
-from proxyrelay.websocket.flow import FlowControl
+
+if TYPE_CHECKING:
+    from proxyrelay.websocket.protocol import RelayProtocol
 
 SLACK_SHARE = 0.01
 """Share of a timeout by which it may end late."""
@@ -39,136 +41,92 @@ class Phase(Enum):
     GONE = auto()
 
 
-class Connection(Protocol):
-    """A connection, as the table sees it.
-
-    Attributes:
-        phase: Set by `Lifecycle.enter` alone.
-        heard: Whether bytes came since the phase began.
-    """
-
-    phase: Phase
-    heard: bool
-    flow: FlowControl
-    transport: Any
-
-    @property
-    def request_is_whole(self) -> bool:
-        """Whether the request was read and waits for its turn."""
-
-    def drop(self, reason: str) -> None:
-        """End the connection without a close handshake."""
-
-    def check_alive(self) -> None:
-        """Send a ping; the next phase is AWAITING_PONG."""
-
-    def cancel_authentication(self) -> None:
-        """Complete the upgrade now, with a refusal."""
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Close for what the client did or is."""
-
-
 class Row(NamedTuple):
     """A phase.
 
     Attributes:
         setting: Name of its timeout in ``[timeouts]``.
-        expire: Called at the end of the timeout, with the reason.
-        reason: Text for the log.
-        stage: Text on the end of a client without a UUID; empty for other phases.
+        expire: Acts at the end of the timeout.
+        stage: Text for the log on the end of a client without a UUID; empty for other
+            phases.
         extend: Whether the timeout begins once more.
         awaits_input: Whether the awaited bytes may lie in the socket, unread.
-        is_handshake: Whether the connection may be dropped early, over a limit.
+        is_handshake: Whether the connection may end early, over a limit.
     """
 
     setting: str
-    expire: Callable[[Connection, str], None]
-    reason: str = ""
+    expire: Callable[[RelayProtocol], None]
     stage: str = ""
-    extend: Callable[[Connection], bool] = lambda _: False
+    extend: Callable[[RelayProtocol], bool] = lambda _: False
     awaits_input: bool = False
     is_handshake: bool = False
 
 
-def _drop(connection: Connection, reason: str) -> None:
-    connection.drop(reason)
+NO_PONG = "no answer to a ping"
 
 
-def _cancel(connection: Connection, reason: str) -> None:
+def _drop_for(reason: str) -> Callable[[RelayProtocol], None]:
+    return lambda connection: connection.drop(reason)
+
+
+def _cancel(connection: RelayProtocol) -> None:
     connection.cancel_authentication()
     if connection.phase is Phase.AUTHENTICATING:
         # The authenticator ignores the cancellation.
-        connection.drop(reason)
+        connection.drop("authentication took too long")
 
 
-def _refuse(connection: Connection, _: str) -> None:
+def _refuse(connection: RelayProtocol) -> None:
     connection.refuse(TryAgainLater("No registration arrived in time."))
 
 
-def _check_alive(connection: Connection, _: str) -> None:
-    connection.check_alive()
+def _has_pinged(connection: RelayProtocol) -> bool:
+    # Stock clients ping on their own. Such a client needs no ping from the relay.
+    return connection.flow.heard and not connection.flow.paused
 
 
-def _abort(connection: Connection, _: str) -> None:
+def _pong_may_be_unread(connection: RelayProtocol) -> bool:
+    # The relay reads slowly from this client; the pong may be behind other frames.
+    return connection.flow.heard and connection.flow.is_in_debt
+
+
+def _abort(connection: RelayProtocol) -> None:
     # A TLS peer may never send close_notify; a TCP peer may never read the rest.
     connection.transport.abortConnection()
 
 
-def _request_is_whole(connection: Connection) -> bool:
-    return connection.request_is_whole
-
-
-def _has_pinged(connection: Connection) -> bool:
-    # Stock clients ping on their own. Such a client needs no ping from the relay.
-    return connection.heard and not connection.flow.paused
-
-
-def _pong_may_be_unread(connection: Connection) -> bool:
-    # The relay reads slowly from this client; the pong may be behind other frames.
-    return connection.heard and connection.flow.is_in_debt
-
-
-NO_PONG = "no answer to a ping"
-
 PHASES = {
     Phase.TLS_HANDSHAKE: Row(
         "tls_handshake",
-        _drop,
-        "TLS handshake took too long",
+        _drop_for("TLS handshake took too long"),
         stage=" during the TLS handshake",
         awaits_input=True,
         is_handshake=True,
     ),
     Phase.OPENING: Row(
         "opening_handshake",
-        _drop,
-        "opening handshake took too long",
+        _drop_for("opening handshake took too long"),
         stage=" before a whole request",
-        extend=_request_is_whole,
+        extend=lambda connection: connection.request_is_whole,
         awaits_input=True,
         is_handshake=True,
     ),
     Phase.AUTHENTICATING: Row(
-        "authentication",
-        _cancel,
-        "authentication took too long",
-        stage=" during authentication",
+        "authentication", _cancel, stage=" during authentication"
     ),
-    Phase.REGISTERING: Row(
-        "registration",
-        _refuse,
-        stage=" before a registration",
+    Phase.REGISTERING: Row("registration", _refuse, stage=" before a registration"),
+    Phase.READY: Row(
+        "ping_interval",
+        lambda connection: connection.check_alive(),
+        extend=_has_pinged,
     ),
-    Phase.READY: Row("ping_interval", _check_alive, extend=_has_pinged),
     Phase.AWAITING_PONG: Row(
         "ping_timeout",
-        _drop,
-        NO_PONG,
+        _drop_for(NO_PONG),
         extend=_pong_may_be_unread,
         awaits_input=True,
     ),
-    Phase.CLOSING: Row("close_handshake", _drop, "no answer to a close frame"),
+    Phase.CLOSING: Row("close_handshake", _drop_for("no answer to a close frame")),
     Phase.DROPPING: Row("close_handshake", _abort),
 }
 """Phases in their order, with all that depends on the phase."""
@@ -187,14 +145,14 @@ class Lifecycle:
     """Timeouts of all connections of a relay.
 
     Args:
-        clock: Gives the time in seconds, and runs the timeouts.
+        clock: Time in seconds, and timers.
         timeouts: The settings.
         is_backlogged: Whether the relay itself is late.
         has_unread: Whether the awaited bytes of a phase may be unread.
 
     Attributes:
         queues: Running timeouts, by phase.
-        unread: Connections with an extension of `UNREAD_SECONDS`.
+        unread: Timeouts that were extended by `UNREAD_SECONDS`.
     """
 
     def __init__(
@@ -205,13 +163,13 @@ class Lifecycle:
         has_unread: Callable[[Phase], bool],
     ) -> None:
         self._has_unread = has_unread
-        self.queues: dict[Phase, TimeoutQueue[Connection]] = {
+        self.queues: dict[Phase, TimeoutQueue[RelayProtocol]] = {
             phase: TimeoutQueue(
                 clock, seconds, self.expire, seconds * SLACK_SHARE, is_backlogged
             )
             for phase, seconds in _seconds(timeouts).items()
         }
-        self.unread: TimeoutQueue[Connection] = TimeoutQueue(
+        self.unread: TimeoutQueue[RelayProtocol] = TimeoutQueue(
             clock, UNREAD_SECONDS, self.expire
         )
 
@@ -225,17 +183,17 @@ class Lifecycle:
         for queue in (*self.queues.values(), self.unread):
             queue.stop()
 
-    def enter(self, connection: Connection, phase: Phase) -> None:
+    def enter(self, connection: RelayProtocol, phase: Phase) -> None:
         """Begin a phase and its timeout."""
         if connection.phase is not Phase.GONE:
             self.queues[connection.phase].end(connection)
             self.unread.end(connection)
         connection.phase = phase
-        connection.heard = False
+        connection.flow.heard = False
         if phase is not Phase.GONE:
             self.queues[phase].begin(connection)
 
-    def expire(self, connection: Connection) -> None:
+    def expire(self, connection: RelayProtocol) -> None:
         """End the timeout of a connection's phase."""
         phase = connection.phase
         row = PHASES[phase]
@@ -244,9 +202,9 @@ class Lifecycle:
         elif row.extend(connection):
             self.enter(connection, phase)
         else:
-            row.expire(connection, row.reason)
+            row.expire(connection)
 
-    def expire_early(self, connection: Connection) -> None:
+    def expire_early(self, connection: RelayProtocol) -> None:
         """End the timeout of a connection's phase early, over a limit."""
         if PHASES[connection.phase].is_handshake:
             connection.drop("too many without a registration")

@@ -19,15 +19,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyrelay.errors import MessageTooLong, PeerBusy, PeerGone, Refusal, TryAgainLater
+from proxyrelay.errors import MessageTooLong, Refusal, TryAgainLater
 from proxyrelay.net import addresses
 from proxyrelay.switchboard.events import Dropped, Failed, Probed, Rejected, Slowed
 from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.admission import Origin
 from proxyrelay.websocket.authentication import authenticate
-from proxyrelay.websocket.fastpath import PIECE, PING, PONG, TEXT, frames, header
-from proxyrelay.websocket.flow import FlowControl
+from proxyrelay.websocket.fastpath import PIECE, PING, PONG, TEXT, frames
+from proxyrelay.websocket.flow import FlowControl, header
 from proxyrelay.websocket.handshake import origins
 from proxyrelay.websocket.lifecycle import NO_PONG, PHASES, Phase, lost_reason
 from proxyrelay.websocket.state import RelayState
@@ -45,19 +45,28 @@ class RelayProtocol(UpstreamProtocol):
     """A client: the `proxyrelay.switchboard.peer.Peer` of the rules.
 
     Attributes:
+        flow_class: Class of its flow control; a subclass may count.
         phase: Set by `Lifecycle.enter` alone.
-        heard: Whether bytes came since the phase began.
         origin: All that is known of the client's address.
+        slowed: Whether the client was ever over its rate.
     """
 
     factory: RelayFactory
+    flow_class = FlowControl
     user: User = ANONYMOUS
     registration: Registration | None = None
     address: str
     arrival: int
     phase = Phase.GONE
-    heard = False
     origin: Origin[RelayProtocol]
+    slowed = False
+
+    # Attributes of Twisted and Autobahn, as they mostly are between two reads. So
+    # `forget_request` deletes them from the connection.
+    connected = 1
+    current_frame = None
+    data = b""
+    inside_message = False
 
     # Not "log": Autobahn's logger of that name writes requests as they are.
     _log = Logger()
@@ -82,17 +91,8 @@ class RelayProtocol(UpstreamProtocol):
         """Whether the limits of one address apply."""
         return self.origin.limited
 
-    @property
-    def slowed(self) -> bool:
-        """Whether the client was ever over its rate."""
-        return self.flow.slowed
-
     def registers(self) -> None:
-        """Count a registration.
-
-        Raises:
-            TryAgainLater: Too many in too short a time.
-        """
+        """Count a registration. Raises `TryAgainLater` if there are too many."""
         limits, now = self.factory.limits, self.factory.clock.seconds()
         if self.registration is not None:
             debt = limits.register_again(self._registration_debt, now)
@@ -100,36 +100,12 @@ class RelayProtocol(UpstreamProtocol):
         limits.register(self.origin, now)
 
     def answer(self, text: bytes) -> None:
-        """Send one text message, and count it against the client's rate.
-
-        ``sendMessage`` refuses a message over ``max_message_bytes``. An error for the
-        sender may be longer.
-
-        Raises:
-            PeerGone: The connection is closing or closed, or is dropped now: the client
-                sends on, and does not read.
-        """
-        self.flow.charge_answer()
-        self._send_text(text)
+        """Send one text message of the relay; see `FlowControl.answer`."""
+        self.flow.answer(text)
 
     def deliver(self, text: bytes) -> None:
-        """Send one text message of another peer, if the client reads.
-
-        Raises:
-            PeerGone: As for `answer`; or the transport is lost already.
-            PeerBusy: More than ``max_unread_bytes`` would be unread.
-        """
-        if not self.transport.connected:
-            raise PeerGone
-        if self.flow.keeps and not self.flow.has_room(len(text)):
-            raise PeerBusy
-        self._send_text(text)
-
-    def _send_text(self, text: bytes) -> None:
-        if self.state == self.STATE_OPEN:
-            self.sendData(header(TEXT, len(text)) + text)
-        if self.state != self.STATE_OPEN:
-            raise PeerGone
+        """Send one text message of another peer; see `FlowControl.deliver`."""
+        self.flow.deliver(text)
 
     def follow(self, other: Peer) -> None:
         """Keep writes until the end of a replaced connection, for a second at most."""
@@ -137,22 +113,16 @@ class RelayProtocol(UpstreamProtocol):
             self.flow.follow(other.flow)
 
     def ping(self, answered: Callable[[], None]) -> bool:
-        """Send a ping, unless the connection closes or the client reads nothing.
-
-        Args:
-            answered: Called at the pong.
-
-        Returns:
-            Whether the ping was sent.
-        """
-        if self.state != self.STATE_OPEN or self.flow.keeps:
+        """Send a ping, unless the connection closes or the client reads nothing."""
+        flow = self.flow
+        if self.state != self.STATE_OPEN or flow.paused or flow.is_following:
             return False
         self._probe = self._send_ping(), answered
         return True
 
     def _send_ping(self) -> bytes:
         payload = token_bytes(4)
-        self.sendData(header(PING, len(payload)) + payload)
+        self.flow.send(header(PING, len(payload)) + payload)
         return payload
 
     def close_going_away(self) -> None:
@@ -179,7 +149,7 @@ class RelayProtocol(UpstreamProtocol):
     def connectionMade(self) -> None:
         """Begin: count the connection, and wait for the request."""
         super().connectionMade()
-        self.flow = FlowControl(self, self.factory.flows)
+        self.flow = self.flow_class(self, self.factory.flows)
         self.factory.connections.add(self)
         self.transport.registerProducer(self.flow, True)
         secure = ISSLTransport.providedBy(self.transport)
@@ -303,9 +273,7 @@ class RelayProtocol(UpstreamProtocol):
     def upgrade_requested(self, request: ConnectionRequest) -> Deferred[None]:
         """Find the user. No frame is read before that.
 
-        Returns:
-            Fires with None, whatever the outcome: an HTTP error would end the client's
-            process. `onOpen` acts on a refusal.
+        An HTTP error would end the client's process. So `onOpen` acts on a refusal.
         """
         self._look_behind_proxies(request.headers)
         self._enter(Phase.AUTHENTICATING)
@@ -343,6 +311,7 @@ class RelayProtocol(UpstreamProtocol):
         """Wait for the registration, or close after an earlier decision."""
         refusal = self._refusal
         self.forget_request("_checking", "_place", "_refusal")
+        self.flow.out_of_turn = 0
         if self.factory.state is RelayState.STOPPING:
             self.close_going_away()
         elif self.factory.state is RelayState.DRAINING:
@@ -350,23 +319,20 @@ class RelayProtocol(UpstreamProtocol):
         elif refusal is not None:
             self.refuse(refusal)
         else:
-            self._admit()
-
-    def _admit(self) -> None:
-        try:
-            self.factory.limits.admit(self.origin, self.user)
-        except TryAgainLater as refusal:
-            self.refuse(refusal)
-        else:
-            self._is_admitted = True
-            self._enter(Phase.REGISTERING)
+            try:
+                self.factory.limits.admit(self.origin, self.user)
+            except TryAgainLater as full:
+                self.refuse(full)
+            else:
+                self._is_admitted = True
+                self._enter(Phase.REGISTERING)
 
     # -- messages and frames
 
     def dataReceived(self, data: bytes) -> None:
         """Process a read. Autobahn would keep it after the end of the connection."""
-        self.heard = True
-        state = self.state
+        flow, state = self.flow, self.state
+        flow.heard = True
         if state != self.STATE_OPEN and state != self.STATE_CLOSING:  # noqa: PLR1714
             if state != self.STATE_CLOSED:
                 self._dataReceived(data)
@@ -386,10 +352,10 @@ class RelayProtocol(UpstreamProtocol):
             elif kind == PIECE:
                 self._dataReceived(payload)
             else:
-                self.flow.defer(payload)
+                flow.defer(payload)
                 break
             count += 1
-        self.flow.received(count)
+        flow.received(count)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Pass a message to the rules.
@@ -410,9 +376,9 @@ class RelayProtocol(UpstreamProtocol):
     def onPing(self, payload: bytes) -> None:
         """Send a pong."""
         if self.phase is Phase.REGISTERING:
-            self.flow.count_early()
+            self.flow.received_early()
         if self.state == self.STATE_OPEN:
-            self.sendData(header(PONG, len(payload)) + payload)
+            self.flow.send(header(PONG, len(payload)) + payload)
 
     def onPong(self, payload: bytes) -> None:
         """Note that the client has read everything up to the relay's ping.
@@ -424,17 +390,19 @@ class RelayProtocol(UpstreamProtocol):
             self._enter(Phase.READY)
         elif self._probe is not None and payload == self._probe[0]:
             (_, answered), self._probe = self._probe, None
-            self.flow.received_awaited_pong()
+            self.flow.awaited_pongs += 1
             try:
                 answered()
             except Exception:
                 self._log.failure("a pong of {address} failed", address=self.address)
         elif self.phase is Phase.REGISTERING:
-            self.flow.count_early()
+            self.flow.received_early()
 
     def slowed_down(self) -> None:
-        """Log the first frames over the rate."""
-        self.factory.observer(Slowed(self.address))
+        """Log the first pause of a client over its rate."""
+        if not self.slowed:
+            self.slowed = True
+            self.factory.observer(Slowed(self.address))
 
     def message_too_long(self) -> None:
         """Close with 4003."""

@@ -21,7 +21,7 @@ from proxyrelay.switchboard.delivery import (
     BUSY,
     FOREIGN,
     LEFT,
-    PATIENCE_SECONDS,
+    SENDER_WAIT_SECONDS,
     SILENT,
 )
 from proxyrelay.switchboard.events import (
@@ -228,17 +228,17 @@ class OfferTests(AuditTestCase):
         self.assert_leaves()
 
     def test_offer_waited_for_a_crossing_age_counts_from_arrival(self) -> None:
-        self.relay.broker.offers = Offers(crossing=1)
+        self.relay.broker.settings = Offers(crossing=1)
         self.relay.receive(self.one, offer())
         self.clock.advance(1)
-        (waiting,) = self.relay.broker.ledger.of(A)
+        (waiting,) = self.relay.broker.table.of(A)
         self.relay.broker.pass_on(waiting)
         self.clock.advance(1)
         self.relay.receive(self.other, answer())
         self.assertEqual(self.lines(), [self.outcome("answered", seconds=2.0)])
 
     def test_offer_to_nobody_or_another_user_is_returned(self) -> None:
-        missing = self.relay.delivery.directory.missing.format(C)
+        missing = self.relay.undelivered.unknown_text.format(C)
         for reason in (missing, FOREIGN.format(C)):
             self.relay.receive(self.one, offer(peer=C))
             line = self.outcome("returned", target=C, target_address=None)
@@ -278,7 +278,7 @@ class OfferTests(AuditTestCase):
             address=OTHER,
             target_address=None,
             seconds=1,
-            reason=self.relay.delivery.directory.missing.format(A),
+            reason=self.relay.undelivered.unknown_text.format(A),
         )
         self.assertEqual(self.lines(), [{**line, "event": "answer"}])
 
@@ -292,7 +292,7 @@ class OfferTests(AuditTestCase):
         self.assert_leaves()
 
     def test_offer_waits_sender_leaves_has_a_line(self) -> None:
-        self.relay.broker.offers = Offers(crossing=1)
+        self.relay.broker.settings = Offers(crossing=1)
         self.relay.receive(self.one, offer())
         self.relay.leave(self.one, "closed")
         line, left = self.lines()
@@ -303,7 +303,7 @@ class OfferTests(AuditTestCase):
         for _ in range(2):
             self.relay.receive(self.one, offer())
         self.lines()
-        self.clock.advance(PATIENCE_SECONDS + 1)
+        self.clock.advance(SENDER_WAIT_SECONDS + 1)
         self.relay.tick()
         self.assert_line(outcome="dropped", reason=DropReason.LATE.value)
         self.assert_leaves()

@@ -97,9 +97,9 @@ class StateTests(ServiceTestCase):
         relay.drain()
         self.assertEqual(relay.status, "draining, clients: 0")
         self.assertTrue(memory.hasStopped)  # nobody has to be waited for
-        self.assertEqual(relay.factory.relay.broker.offers.hold, 0)
+        self.assertEqual(relay.factory.relay.broker.settings.hold, 0)
         relay.apply(LOOPBACK)
-        self.assertEqual(relay.factory.relay.broker.offers.hold, 0)
+        self.assertEqual(relay.factory.relay.broker.settings.hold, 0)
         self.successResultOf(relay.stopService())
         relay.drain()
         self.assertEqual(relay.status, "stopping, clients: 0")

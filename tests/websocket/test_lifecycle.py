@@ -28,10 +28,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.phase = Phase.GONE
-        self.heard = False
         self.request_is_whole = False
         self.done: list[object] = []
-        self.flow = SimpleNamespace(paused=False, is_in_debt=False)
+        self.flow = SimpleNamespace(heard=False, paused=False, is_in_debt=False)
         self.transport = SimpleNamespace(
             abortConnection=lambda: self.done.append("abort")
         )
@@ -70,10 +69,10 @@ class LifecycleTests(SynchronousTestCase):
         steps = int(seconds / 0.5) + 1
         self.clock.pump([seconds / steps] * steps)
 
-    def test_every_phase_but_the_last_has_a_row(self) -> None:
+    def test_lifecycle_every_phase_but_the_last_has_a_row(self) -> None:
         self.assertEqual([*PHASES, Phase.GONE], list(Phase))
 
-    def test_expiry_acts_as_the_row_says(self) -> None:
+    def test_lifecycle_expired_phase_acts_as_its_row_says(self) -> None:
         expected: dict[Phase, list[str]] = {
             Phase.TLS_HANDSHAKE: ["TLS handshake took too long"],
             Phase.OPENING: ["opening handshake took too long"],
@@ -90,33 +89,29 @@ class LifecycleTests(SynchronousTestCase):
             self.expire(phase)
             self.assertEqual((phase, connection.done), (phase, done))
 
-    def test_phases_are_extended(self) -> None:
-        for phase, name in (
-            (Phase.OPENING, "request_is_whole"),
-            (Phase.READY, "heard"),
-        ):
-            connection = self.entered(phase)
-            setattr(connection, name, True)
-            self.expire(phase)
-            self.assertEqual((phase, connection.done), (phase, []))
-            self.assertFalse(connection.heard)
+    def test_lifecycle_phase_with_a_sign_of_life_begins_its_timeout_anew(self) -> None:
+        opening, ready = self.entered(Phase.OPENING), self.entered(Phase.READY)
+        opening.request_is_whole = ready.flow.heard = True
+        self.expire(Phase.OPENING)
+        self.expire(Phase.READY)
+        self.assertEqual((opening.done, ready.done, ready.flow.heard), ([], [], False))
 
-    def test_a_client_that_does_not_read_is_pinged(self) -> None:
+    def test_lifecycle_client_that_does_not_read_is_pinged(self) -> None:
         connection = self.entered(Phase.READY)
-        connection.heard = connection.flow.paused = True
+        connection.flow.heard = connection.flow.paused = True
         self.expire(Phase.READY)
         self.assertEqual(connection.done, ["ping"])
 
-    def test_a_pong_is_awaited_again_if_frames_before_it_are_unread(self) -> None:
+    def test_lifecycle_pong_behind_unread_frames_is_awaited_again(self) -> None:
         connection = self.entered(Phase.AWAITING_PONG)
-        connection.heard = connection.flow.is_in_debt = True
+        connection.flow.heard = connection.flow.is_in_debt = True
         self.expire(Phase.AWAITING_PONG)
         self.assertEqual(connection.done, [])
         connection.flow.is_in_debt = False
         self.expire(Phase.AWAITING_PONG)
         self.assertEqual(connection.done, ["no answer to a ping"])
 
-    def test_awaited_input_may_be_unread(self) -> None:
+    def test_lifecycle_awaited_input_that_may_be_unread_extends_the_phase(self) -> None:
         for phase, row in PHASES.items():
             self.has_unread = True
             connection = self.entered(phase)
@@ -127,7 +122,7 @@ class LifecycleTests(SynchronousTestCase):
             self.assertTrue(connection.done, phase)
             self.lifecycle.enter(connection, Phase.GONE)
 
-    def test_early_expiry_drops_handshakes(self) -> None:
+    def test_lifecycle_early_expiry_drops_handshakes(self) -> None:
         early: list[object] = []
         for phase in PHASES:
             connection = self.entered(phase)
@@ -137,7 +132,7 @@ class LifecycleTests(SynchronousTestCase):
         refused = "No registration arrived in time."
         self.assertEqual(early[:4], [drop, drop, "cancel", refused])
 
-    def test_a_lost_connection_is_described(self) -> None:
+    def test_lost_reason_names_the_phase_and_the_tls_error(self) -> None:
         for failure, end in (
             (Failure(ConnectionLost()), ""),
             (Failure(SSL.Error([("", "", "unknown ca")])), " (TLS: unknown ca)"),

@@ -768,7 +768,7 @@ class BacklogTests(SocketTestCase):
         self.assertEqual(len(self.connections()), 2)
         sender.send(offer(B, A).decode())
         sender.ping()
-        self.assertEqual(factory.relay.broker.ledger.held, 1)
+        self.assertEqual(factory.relay.broker.table.held, 1)
         self.in_reactor(pace._next_turn)
         self.until_count(1)
         new = self.registered(A)

@@ -31,8 +31,7 @@ from tests.support.recording import (
 from tests.support.served import PendingAuthenticator, upgrade
 
 LEFT = {
-    *("_is_admitted", "address", "arrival", "connected", "current_frame", "data"),
-    *("flow", "heard", "inside_message", "origin", "phase", "state"),
+    *("_is_admitted", "address", "arrival", "flow", "origin", "phase", "state"),
     "transport",
 }
 """Attributes of a connection that is open."""
