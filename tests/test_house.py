@@ -35,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 PURE = (
     *("errors", "config", "switchboard"),
-    *("net.client_hello", "net.proxies", "net.rate", "net.timing"),
+    *("net.proxies", "net.rate", "net.timing"),
     "net.rate_limited_log",
     *("auth.cache", "auth.circuit_breaker", "auth.globus_error"),
     *("auth.invalid_tokens", "auth.policy"),
