@@ -36,7 +36,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 PURE = (
     *("errors", "config", "switchboard"),
     *("net.proxies", "net.rate", "net.timing"),
-    "net.rate_limited_log",
     *("auth.cache", "auth.circuit_breaker", "auth.globus_error"),
     *("auth.invalid_tokens", "auth.policy"),
     *("auth.stats", "observe.counters", "observe.pseudonyms"),

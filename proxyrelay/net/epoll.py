@@ -49,9 +49,8 @@ AVAILABLE = hasattr(select, "epoll")
 class EpollMultiplexer:
     """The reactor of the clients' transports: it reads, the real reactor does the rest.
 
-    Args:
-        reactor: The real reactor.
-        outbox: Opened for each sweep; tells whether anything but pings came.
+    A batch of writes is opened for each sweep. It tells whether anything but pings
+    came.
     """
 
     _log = Logger()
@@ -130,11 +129,7 @@ class EpollMultiplexer:
             self._reactor.addReader(self)
 
     def _look(self) -> bool:
-        """Read from the ready sockets, and flush the writes that follow.
-
-        Returns:
-            Whether any socket was ready.
-        """
+        """Read from ready sockets, and flush what follows; tells whether any was."""
         ready, full = self._ready, False
         if not ready:
             found = self._epoll.poll(0, MAX_EVENTS)

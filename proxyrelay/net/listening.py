@@ -78,12 +78,17 @@ def inherited(descriptors: Iterable[int]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     for number in descriptors:
         try:
-            sockets.append(socket.socket(fileno=number))
-            _check_inherited(sockets[-1])
-            _prepare(sockets[-1])
+            taken = socket.socket(fileno=number)
+            sockets.append(taken)
+            if (
+                taken.family not in {socket.AF_INET, socket.AF_INET6}
+                or taken.type != socket.SOCK_STREAM
+                or not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            ):
+                raise OSError("no listening TCP socket")
+            _prepare(taken)
         except OSError as error:  # noqa: PERF203
-            for taken in sockets:
-                taken.close()
+            _close(sockets)
             reason = os.strerror(error.errno).lower() if error.errno else str(error)
             raise StartError(
                 f"cannot listen on descriptor {number} of LISTEN_FDS: {reason}", ""
@@ -91,13 +96,9 @@ def inherited(descriptors: Iterable[int]) -> list[socket.socket]:
     return sockets
 
 
-def _check_inherited(taken: socket.socket) -> None:
-    if (
-        taken.family not in {socket.AF_INET, socket.AF_INET6}
-        or taken.type != socket.SOCK_STREAM
-        or not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    ):
-        raise OSError("no listening TCP socket")
+def _close(sockets: Iterable[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
 
 
 def bind(
@@ -117,10 +118,7 @@ def bind(
     Raises:
         StartError: The port is taken or privileged, or this machine lacks the address.
     """
-    # A kernel without IPv6 still resolves names to it.
-    found = [info for info in _resolved(host, port) if _available(info[0])]
-    if not found:
-        raise _no_host(host, "no address that this machine can use")
+    found = _resolved(host, port)
     sockets: list[socket.socket] = []
     skipped: list[tuple[object, OSError]] = []
     try:
@@ -137,8 +135,7 @@ def bind(
         if not sockets:
             raise skipped[0][1]
     except OSError as error:
-        for bound in sockets:
-            bound.close()
+        _close(sockets)
         setting = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
         raise StartError(_explain(host, port, error, reuse), setting) from None
     for unusable, why in skipped if accepting else ():
@@ -158,11 +155,9 @@ def is_free(host: str, port: int) -> bool:
     The address is bound for a moment, without listening.
     """
     try:
-        bound = bind(host, port, accepting=False)
+        _close(bind(host, port, accepting=False))
     except StartError:
         return False
-    for each in bound:
-        each.close()
     return True
 
 
@@ -170,12 +165,8 @@ def retire(port: Any, shared: bool) -> None:
     """Close a port without a reset of the waiting connections.
 
     Twisted closes a port in the next turn of the reactor. The kernel then resets all
-    waiting connections. Checked against Twisted 26.10.0.
-
-    Args:
-        port: The listening port.
-        shared: Whether another process accepts from the same socket. Otherwise the
-            waiting connections are accepted here.
+    waiting connections. They are accepted before, unless another process shares the
+    socket. Checked against Twisted 26.10.0.
     """
     port.stopReading()
     if not shared:
@@ -185,20 +176,19 @@ def retire(port: Any, shared: bool) -> None:
 
 
 def _resolved(host: str | None, port: int) -> list[Any]:
-    if host == "":
-        raise _no_host(host, "an empty name")
     try:
-        return socket.getaddrinfo(
+        found = host != "" and socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
+        why = "no address that this machine can use" if found else "an empty name"
+        # A kernel without IPv6 still resolves names to it.
+        if usable := [info for info in found or () if _available(info[0])]:
+            return usable
     except socket.gaierror as error:
-        raise _no_host(host, str(error.strerror)) from None
+        why = str(error.strerror)
     except UnicodeError:
-        raise _no_host(host, "no name that there can be") from None
-
-
-def _no_host(host: str | None, why: str) -> StartError:
-    return StartError(
+        why = "no name that there can be"
+    raise StartError(
         f"cannot listen on {host}: {why}; host must be an address or a name of this "
         "machine",
         "host",
@@ -242,7 +232,7 @@ def _prepare(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
-def _explain(host: str | None, port: int, error: OSError, reuse: bool = False) -> str:
+def _explain(host: str | None, port: int, error: OSError, reuse: bool) -> str:
     place = f"port {port}" if host is None else f"{host} port {port}"
     hints = {
         errno.EADDRINUSE: (

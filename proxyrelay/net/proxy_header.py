@@ -15,12 +15,7 @@ from typing import Any
 
 from twisted.internet import protocol
 from twisted.internet.error import ConnectionAborted
-from twisted.internet.interfaces import (
-    IAddress,
-    IProtocol,
-    IProtocolFactory,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -60,13 +55,7 @@ host. Datagrams are refused."""
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """A header of the PROXY protocol.
-
-    Attributes:
-        length: Bytes of the header.
-        host: Address of the client; None if the header has none.
-        port: Port of the client; 0 without a host.
-    """
+    """A header of the PROXY protocol: its length in bytes, and the client, if any."""
 
     length: int
     host: str | None = None
@@ -74,10 +63,7 @@ class ProxyHeader:
 
 
 def proxy_header(data: bytes) -> ProxyHeader | None:
-    """Read a header of the PROXY protocol.
-
-    Args:
-        data: All bytes so far.
+    """Read a header of the PROXY protocol from all bytes so far.
 
     Returns:
         The header, or None while it is incomplete.
@@ -85,16 +71,14 @@ def proxy_header(data: bytes) -> ProxyHeader | None:
     Raises:
         ProxyHeaderError: The bytes are no header, whatever follows.
     """
-    if data[:1] == _V1[:1]:
-        return _version_1(data)
     if _V2.startswith(data[: len(_V2)]):
         return _version_2(data) if len(data) >= _V2_FIXED else None
+    if _V1.startswith(data[: len(_V1)]):
+        return _version_1(data)
     raise ProxyHeaderError("it does not begin with a PROXY header")
 
 
 def _version_1(data: bytes) -> ProxyHeader | None:
-    if not _V1.startswith(data[: len(_V1)]):
-        raise ProxyHeaderError("it does not begin with a PROXY header")
     end = data.find(b"\r\n", 0, MAX_V1_BYTES) + 2
     if end < 2:  # noqa: PLR2004 - not found
         if len(data) >= MAX_V1_BYTES:
@@ -142,12 +126,7 @@ def _version_2(data: bytes) -> ProxyHeader | None:
 
 
 class ProxyHeaderReader(protocol.Protocol):
-    """Reads the header, and hands the connection to the served protocol.
-
-    Args:
-        factory: Builds the served protocol.
-        place: Address of the proxy.
-    """
+    """Reads the header of a proxy, and hands the connection to the served protocol."""
 
     factory: ProxyHeaderFactory
     transport: Any
@@ -163,7 +142,7 @@ class ProxyHeaderReader(protocol.Protocol):
         self.factory.waiting.begin(self)
 
     def read(self, data: bytes) -> int:
-        """Take a piece of the header, and leave everything behind it."""
+        """Look at bytes in the socket; returns how many of them to take from it."""
         before = len(self._data)
         self._data += data
         try:
@@ -174,18 +153,15 @@ class ProxyHeaderReader(protocol.Protocol):
         if header is None:
             return len(data)
         self.factory.waiting.end(self)
-        self._hand_over(header)
-        return header.length - before
-
-    def _hand_over(self, header: ProxyHeader) -> None:
         client = addresses.of(header.host, header.port) if header.host else self._place
         served = self.factory.served.buildProtocol(client)
         if served is None:
             self.transport.abortConnection()
-            return
-        self.transport.header_reader = None
-        self.transport.protocol = served
-        served.makeConnection(self.transport)
+        else:
+            self.transport.header_reader = None
+            self.transport.protocol = served
+            served.makeConnection(self.transport)
+        return header.length - before
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End the wait. A connection without a byte was a probe."""
@@ -236,9 +212,7 @@ class ProxyHeaderFactory(protocol.Factory):
         self.waiting = TimeoutQueue(clock, seconds, ProxyHeaderReader.expired)
         self._announces = announces
 
-    def buildProtocol(  # type: ignore[override]
-        self, addr: IAddress
-    ) -> IProtocol | None:
+    def buildProtocol(self, addr: IAddress) -> Any:  # type: ignore[override]
         """Build the reader of a header, or the served protocol."""
         if self._announces(getattr(addr, "host", "")):
             return ProxyHeaderReader(self, addr)

@@ -34,23 +34,16 @@ def _never() -> bool:
 class CatchUp:
     """Does punctual work now, and late work after the unread data.
 
-    Args:
-        clock: Time in seconds, and timers.
-        busy: Whether readable sockets still wait to be read.
+    ``busy`` tells whether readable sockets still wait to be read.
     """
 
-    def __init__(self, clock: IReactorTime, busy: Callable[[], bool] = _never) -> None:
+    def __init__(self, clock: IReactorTime, busy: Callable[[], bool]) -> None:
         self._clock = clock
         self._busy = busy
         self._call: IDelayedCall | None = None
 
     def do(self, due: float, work: Callable[[], None]) -> None:
-        """Do work that was due at a time. One piece of work may wait at a time.
-
-        Args:
-            due: Time in seconds of the clock.
-            work: The work.
-        """
+        """Do work that was due at a time. One piece of work may wait at a time."""
         now = self._clock.seconds()
         if now - due > LATE_SECONDS:
             # The next turn of the reactor begins with reading.
@@ -59,11 +52,7 @@ class CatchUp:
             work()
 
     def stop(self) -> bool:
-        """Forget the waiting work.
-
-        Returns:
-            Whether any work waited.
-        """
+        """Forget the waiting work; tells whether any waited."""
         if self._call is None:
             return False
         self._call.cancel()
@@ -85,7 +74,7 @@ class Heartbeat:
     """Calls at an interval; after a pause of the process, once the unread data is read.
 
     Args:
-        clock: Time in seconds, and the timer.
+        clock: Runs the timer.
         seconds: Interval.
         beat: Called each time.
         busy: Whether readable sockets still wait to be read.
@@ -148,7 +137,7 @@ class TimeoutQueue(Generic[T]):
     timer for each item would take 0.8 kB and several times as long.
 
     Args:
-        clock: Time in seconds, and the timer.
+        clock: Runs the timer.
         seconds: Length of each timeout.
         expired: Called with each expired item; after a pause of the process, once the
             unread data is read.
@@ -189,14 +178,10 @@ class TimeoutQueue(Generic[T]):
         self._ends.pop(item, None)
 
     def change(self, seconds: float, slack: float) -> None:
-        """Change the length of all timeouts.
+        """Change the length of all timeouts, more than 0.
 
         The remaining time of each is scaled. So the order stays, and none expires at
         the change itself.
-
-        Args:
-            seconds: Length of each timeout; more than 0.
-            slack: As for the class.
         """
         if (seconds, slack) == (self._seconds, self._slack):
             return

@@ -15,12 +15,8 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption only, as Mozilla's
 intermediate profile has it."""
 
-CIPHERSUITES = b":".join(
-    (
-        b"TLS_AES_128_GCM_SHA256",
-        b"TLS_AES_256_GCM_SHA384",
-        b"TLS_CHACHA20_POLY1305_SHA256",
-    )
+CIPHERSUITES = (
+    b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 )
 """For TLS 1.3: all of its suites. OpenSSL prefers the second one; its hash makes a
 handshake a tenth slower."""
@@ -70,17 +66,9 @@ class TlsContexts:
 
     Earlier connections keep the certificate of their beginning.
 
-    Args:
-        certificate: Certificate and key.
-
-    Attributes:
-        certificate: Certificate and key of the next connection.
-
     Raises:
         ConfigError: OpenSSL refuses the certificate or its key.
     """
-
-    certificate: KeyPair
 
     def __init__(self, certificate: KeyPair) -> None:
         self.use(certificate)

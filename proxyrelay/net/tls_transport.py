@@ -67,7 +67,6 @@ class TlsTransport(DirectWriteTransport):
         silent: Whether no byte of the client has been seen.
     """
 
-    protocol: Any
     silent = True
     _established = False
     _reads_after_write = False
@@ -202,11 +201,7 @@ class TlsTransport(DirectWriteTransport):
         return cast(Exception | int | None, super().doWrite())
 
     def writeSomeData(self, data: bytes) -> int | Exception:  # type: ignore[override]  # noqa: N802
-        """Write as much as the socket takes, a record at a time.
-
-        Returns:
-            The number of bytes, or the reason for the end of the connection.
-        """
+        """Write as much as the socket takes, a record at a time."""
         sent, length = 0, len(data)
         _forget_errors()
         try:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from twisted.logger import Logger, LogLevel
 
-from proxyrelay.net.rate_limited_log import RateLimitedLog
+from proxyrelay.net.rate import RateLimitedLog
 from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.events import Forwarded, Left

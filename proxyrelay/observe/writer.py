@@ -23,7 +23,7 @@ from queue import Empty, SimpleQueue
 from threading import RLock, Thread
 from typing import Protocol, TextIO
 
-from proxyrelay.net.rate_limited_log import RateLimitedLog
+from proxyrelay.net.rate import RateLimitedLog
 
 QUEUED_LINES = 10_000
 """Queued lines of one sink."""

@@ -360,7 +360,7 @@ class FlushTests(CrowdTestCase):
             self.reactor.advance(SWEEP_SECONDS * 2)
 
         for transport in self.crowd._readers.values():
-            transport.protocol.act = act  # type: ignore[attr-defined]
+            transport.protocol.act = act
         far.send(b"a")
         other.send(b"b")
         self.turn()

@@ -415,7 +415,7 @@ class ExplanationTests(SynchronousTestCase):
     """What a failure means to an operator."""
 
     def explain(self, number: int, host: str | None = "127.0.0.1") -> str:
-        return listening._explain(host, 80, OSError(number, "odd"))
+        return listening._explain(host, 80, OSError(number, "odd"), reuse=False)
 
     def test_a_privileged_port(self) -> None:
         self.assertEqual(

@@ -6,8 +6,8 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.net import rate_limited_log
-from proxyrelay.net.rate_limited_log import RateLimitedLog
+from proxyrelay.net import rate
+from proxyrelay.net.rate import RateLimitedLog
 
 
 class RateLimitedLogTests(SynchronousTestCase):
@@ -40,7 +40,7 @@ class RateLimitedLogTests(SynchronousTestCase):
 
     def test_keys_are_bounded(self) -> None:
         lines = RateLimitedLog(1.0)
-        with mock.patch.object(rate_limited_log, "MAX_KEYS", 3):
+        with mock.patch.object(rate, "MAX_LOG_KEYS", 3):
             for key in range(10):
                 lines.admit(0.0, key)
                 lines.admit(0.0, key)
