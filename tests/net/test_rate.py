@@ -24,7 +24,7 @@ class RateLimitedLogTests(SynchronousTestCase):
         self.assertEqual([lines.admit(1.0) for _ in range(2)], [2, None])
         self.assertEqual([lines.admit(9.0) for _ in range(4)], [1, 0, 0, None])
 
-    def test_keys_have_limits_of_their_own(self) -> None:
+    def test_admit_limits_each_key_alone(self) -> None:
         lines = RateLimitedLog(1.0)
         found = [lines.admit(0.0, key) for key in ("a", "a", "b", "a", "b")]
         self.assertEqual(found, [0, None, 0, None, None])
@@ -38,7 +38,7 @@ class RateLimitedLogTests(SynchronousTestCase):
         self.assertEqual(len(lines), 0)
         self.assertEqual(lines.admit(0.0, "a"), 0)
 
-    def test_keys_are_bounded(self) -> None:
+    def test_admit_keeps_a_bounded_number_of_keys(self) -> None:
         lines = RateLimitedLog(1.0)
         with mock.patch.object(rate, "MAX_LOG_KEYS", 3):
             for key in range(10):
