@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
@@ -34,11 +33,6 @@ MIN_RSA_BITS = 2048
 SHORT_LIFETIME = timedelta(days=10)
 """A certificate with a shorter lifetime is due for renewal with half of it left. Others
 are due with a third left."""
-
-MAX_LABELS = 5
-"""PEM labels of a file in an error, at most."""
-
-_LABEL = re.compile(rb"^-----BEGIN ([A-Z0-9 ]{1,40})-----", re.MULTILINE)
 
 _RSA_PSS = 912
 """``EVP_PKEY_RSA_PSS`` of OpenSSL."""
@@ -128,11 +122,7 @@ class KeyPair:
 
 
 def load(certfile: Path, keyfile: Path | None) -> KeyPair:
-    """Read a certificate, its chain and its key, from PEM files.
-
-    Args:
-        certfile: Certificate and chain.
-        keyfile: Key; None if ``certfile`` has it.
+    """Read a certificate, its chain and its key from PEM files, or from one.
 
     Raises:
         ConfigError: A file cannot be read, or the key does not match.
@@ -207,20 +197,14 @@ def _read(setting: str, path: Path) -> bytes:
 def _load_chain(path: Path) -> tuple[x509.Certificate, ...]:
     pem = _read("certfile", path)
     # The library skips a certificate with another label.
-    if b"TRUSTED CERTIFICATE" not in _LABEL.findall(pem):
+    if b"BEGIN TRUSTED CERTIFICATE" not in pem:
         with suppress(ValueError):
             return tuple(x509.load_pem_x509_certificates(pem))
     raise _wrong(
         "certfile",
         f"{path} holds no PEM certificate (-----BEGIN CERTIFICATE-----) that can be "
-        f"read{_found(pem)}",
+        "read",
     )
-
-
-def _found(pem: bytes) -> str:
-    """PEM labels of a file, for an error."""
-    labels = [*dict.fromkeys(label.decode() for label in _LABEL.findall(pem))]
-    return f"; found in it: {', '.join(labels[:MAX_LABELS])}" if labels else ""
 
 
 def _check_readable(certificate: x509.Certificate, place: str) -> None:
@@ -253,7 +237,7 @@ def _load_key(setting: str, path: Path) -> PrivateKey:
         raise _wrong(
             setting,
             f"{path} holds no PEM private key (-----BEGIN PRIVATE KEY-----) that can "
-            f"be read{_found(pem)}",
+            "be read",
         ) from None
     kind = type(key).__name__.removesuffix("PrivateKey")
     if isinstance(key, rsa.RSAPrivateKey):

@@ -44,14 +44,10 @@ _log = Logger()
 
 
 def handed_over(given: Path = Path("/proc/self/environ")) -> dict[int, str]:
-    """Descriptors of socket activation (sd_listen_fds(3)).
+    """Names of the descriptors of socket activation (sd_listen_fds(3)), or "".
 
-    Args:
-        given: Environment at the start of the process. Twisted removes the variables
-            from the present one, and ignores descriptors without names.
-
-    Returns:
-        Names by numbers; a missing name is empty.
+    They stand in the environment at the start of the process. Twisted removes them from
+    the present one, and ignores descriptors without names.
     """
     try:
         entries = given.read_text(errors="replace").split("\0")
@@ -104,7 +100,7 @@ def _close(sockets: Iterable[socket.socket]) -> None:
 def bind(
     host: str | None, port: int, *, reuse: bool = False, accepting: bool = True
 ) -> list[socket.socket]:
-    """Open the listening sockets.
+    """Open a listening socket for each address of a host on this machine.
 
     Args:
         host: Address or host name; None for all interfaces.
@@ -112,17 +108,13 @@ def bind(
         reuse: Whether other processes of the same user may listen there as well.
         accepting: Whether clients may connect; otherwise the sockets are only bound.
 
-    Returns:
-        A socket for each address of the host on this machine.
-
     Raises:
         StartError: The port is taken or privileged, or this machine lacks the address.
     """
-    found = _resolved(host, port)
     sockets: list[socket.socket] = []
     skipped: list[tuple[object, OSError]] = []
     try:
-        for family, _, _, _, address in dict.fromkeys(found):
+        for family, _, _, _, address in dict.fromkeys(_resolved(host, port)):
             place = (address[0], port, *address[2:])
             try:
                 sockets.append(_bound(family, place, reuse, accepting))
@@ -136,24 +128,23 @@ def bind(
             raise skipped[0][1]
     except OSError as error:
         _close(sockets)
-        setting = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
+        setting = "host" if error.errno in UNUSABLE else "port"
         raise StartError(_explain(host, port, error, reuse), setting) from None
     for unusable, why in skipped if accepting else ():
-        _log.info(
-            "not listening on {address}, an address of {_host}: {reason}",
-            event="address_skipped",
-            address=unusable,
-            reason=os.strerror(why.errno or 0).lower(),
-            _host=host or "all interfaces",
-        )
+        # A kernel without IPv6 still resolves names to it.
+        if why.errno == errno.EADDRNOTAVAIL:
+            _log.info(
+                "not listening on {address}, an address of {_host}: {reason}",
+                event="address_skipped",
+                address=unusable,
+                reason=os.strerror(why.errno).lower(),
+                _host=host or "all interfaces",
+            )
     return sockets
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether no process listens at an address, as far as a bind can tell.
-
-    The address is bound for a moment, without listening.
-    """
+    """Whether no process listens at an address, as far as a bind can tell."""
     try:
         _close(bind(host, port, accepting=False))
     except StartError:
@@ -176,14 +167,12 @@ def retire(port: Any, shared: bool) -> None:
 
 
 def _resolved(host: str | None, port: int) -> list[Any]:
+    why = "an empty name"
     try:
-        found = host != "" and socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        why = "no address that this machine can use" if found else "an empty name"
-        # A kernel without IPv6 still resolves names to it.
-        if usable := [info for info in found or () if _available(info[0])]:
-            return usable
+        if host != "":
+            return socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
     except socket.gaierror as error:
         why = str(error.strerror)
     except UnicodeError:
@@ -193,14 +182,6 @@ def _resolved(host: str | None, port: int) -> list[Any]:
         "machine",
         "host",
     )
-
-
-def _available(family: int) -> bool:
-    try:
-        socket.socket(family, socket.SOCK_STREAM).close()
-    except OSError:
-        return False
-    return True
 
 
 def _bound(

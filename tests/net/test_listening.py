@@ -304,13 +304,8 @@ class RefusedTests(ListenTestCase):
             self.assertTrue(text.startswith(f"cannot listen on {host}: "), text)
             self.assertIn("must be an address or a name of this machine", text)
             self.assertNotIn("\n", text)
-        for addresses in (
-            (),
-            ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")),
-        ):
-            self.resolve(*addresses)
-            why = "cannot assign requested address" if addresses else "localhost"
-            self.assertIn(why, self.refused("localhost"))
+        self.resolve((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+        self.assertIn("cannot assign requested address", self.refused("localhost"))
 
     def test_bind_interrupted_leaves_no_socket_open(self) -> None:
         made = self.count_sockets()
