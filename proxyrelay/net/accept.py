@@ -29,11 +29,8 @@ class AcceptGate:
     """Pauses accepting while there is no room.
 
     Clients wait in the kernel's queue meanwhile, and retry after a timeout. Accepting
-    and closing a connection would end the process of a stock client.
-
-    Args:
-        room: Whether one more connection fits, given the limit of open files.
-        clock: Runs the checks for room.
+    and closing a connection would end the process of a stock client. ``room`` tells
+    whether one more connection fits, given the limit of open files.
     """
 
     _log = Logger()

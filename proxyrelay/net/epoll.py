@@ -117,13 +117,10 @@ class EpollMultiplexer:
         Adding the epoll to the reactor costs the kernel a check of each socket.
         """
         self._nap = None
-        began = self._reactor.seconds()
-        some = self._look()
+        began, outbox = self._reactor.seconds(), self._outbox
+        only_pings = self._look() and not (outbox.backlogged or outbox.saw_messages)
         # Late timers wait for one turn of reading: so no nap after a pause.
-        is_late = self._reactor.seconds() - began > LATE_SECONDS
-        if some and not (
-            is_late or self._outbox.backlogged or self._outbox.saw_messages
-        ):
+        if only_pings and self._reactor.seconds() - began <= LATE_SECONDS:
             self._nap = self._reactor.callLater(NAP_SECONDS, self._wake)
         else:
             self._reactor.addReader(self)

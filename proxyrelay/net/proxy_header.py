@@ -8,6 +8,7 @@ takes any text for an address, bounds no length, and reads past the header.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -17,6 +18,7 @@ from twisted.internet import protocol
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import connectionDone
+from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 
 from proxyrelay.errors import ProxyHeaderError
@@ -107,8 +109,7 @@ def _version_2(data: bytes) -> ProxyHeader | None:
         raise ProxyHeaderError("its PROXY header has an unknown version or command")
     if length > MAX_V2_BYTES:
         raise ProxyHeaderError("its PROXY header is too long")
-    end = _V2_FIXED + length
-    size = 0
+    size, end = 0, _V2_FIXED + length
     if command == _PROXY:
         if family not in _FAMILIES:
             raise ProxyHeaderError("its PROXY header is of no stream of bytes")
@@ -119,9 +120,7 @@ def _version_2(data: bytes) -> ProxyHeader | None:
         return None
     if not size:
         return ProxyHeader(end)
-    host = data[_V2_FIXED : _V2_FIXED + size]
-    ports = _V2_FIXED + 2 * size
-    port = int.from_bytes(data[ports : ports + 2], "big")
+    host, _, port = struct.unpack_from(f"!{size}s{size}sH", data, _V2_FIXED)
     return ProxyHeader(end, str(ip_address(host)), port)
 
 
@@ -154,7 +153,7 @@ class ProxyHeaderReader(protocol.Protocol):
             return len(data)
         self.factory.waiting.end(self)
         client = addresses.of(header.host, header.port) if header.host else self._place
-        served = self.factory.served.buildProtocol(client)
+        served = self.factory.wrappedFactory.buildProtocol(client)
         if served is None:
             self.transport.abortConnection()
         else:
@@ -179,7 +178,7 @@ class ProxyHeaderReader(protocol.Protocol):
         self.transport.abortConnection()
 
 
-class ProxyHeaderFactory(protocol.Factory):
+class ProxyHeaderFactory(WrappingFactory):
     """Reads a header in front of the connections of trusted proxies.
 
     Args:
@@ -207,7 +206,7 @@ class ProxyHeaderFactory(protocol.Factory):
         clock: IReactorTime,
         seconds: float,
     ) -> None:
-        self.served = served
+        super().__init__(served)
         self.dropped = dropped
         self.waiting = TimeoutQueue(clock, seconds, ProxyHeaderReader.expired)
         self._announces = announces
@@ -216,14 +215,4 @@ class ProxyHeaderFactory(protocol.Factory):
         """Build the reader of a header, or the served protocol."""
         if self._announces(getattr(addr, "host", "")):
             return ProxyHeaderReader(self, addr)
-        return self.served.buildProtocol(addr)
-
-    def doStart(self) -> None:  # noqa: N802
-        """Start the served factory as well."""
-        super().doStart()
-        self.served.doStart()
-
-    def doStop(self) -> None:  # noqa: N802
-        """Stop the served factory as well."""
-        super().doStop()
-        self.served.doStop()
+        return self.wrappedFactory.buildProtocol(addr)

@@ -143,8 +143,7 @@ class TlsTransport(DirectWriteTransport):
     def _receive(self, records: list[bytes]) -> Exception | None:
         """Take records, up to the length of one read of Twisted.
 
-        OpenSSL reads no further than to the end of a record. The reactor sees the rest
-        in the socket.
+        OpenSSL leaves the following records in the socket, where the reactor sees them.
         """
         left = self.bufferSize
         try:

@@ -68,7 +68,7 @@ class RelayServiceTests(SynchronousTestCase):
                 relay.privilegedStartService()
             relay.startService()
             self.assertEqual(len(memory.adoptedPorts), 1)
-            self.assertIs(memory.adoptedPorts[0][2].served, relay.factory)
+            self.assertIs(memory.adoptedPorts[0][2].wrappedFactory, relay.factory)
             self.assertEqual(relay.urls, ["ws://0.0.0.0:1234"])
             self.successResultOf(relay.stopService())
 
@@ -92,7 +92,7 @@ class RelayServiceTests(SynchronousTestCase):
         settings = msgspec.structs.replace(LOOPBACK, certfile=Path("in memory"))
         relay, memory = relay_service(settings, Authority().pair())
         relay.startService()
-        self.assertIs(memory.adoptedPorts[0][2].served, relay.factory)
+        self.assertIs(memory.adoptedPorts[0][2].wrappedFactory, relay.factory)
         self.assertEqual(relay.urls, ["wss://0.0.0.0:1234"])
         self.successResultOf(relay.stopService())
 
