@@ -63,7 +63,7 @@ class Heap:
         self._trimmed_at = -math.inf
 
     def look(self, count: int, now: float) -> None:
-        """Trim, if much memory may be free, with a number of connections."""
+        """Trim if much memory may be free, with so many connections at a time."""
         self._peak = max(self._peak, count)
         if self._peak < CROWD_CONNECTIONS or count > self._peak // 2:
             return

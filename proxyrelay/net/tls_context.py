@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from socket import socket
 
 from OpenSSL import SSL, crypto
@@ -22,6 +21,7 @@ CIPHERSUITES = (
 handshake a tenth slower."""
 
 HTTP_ALPN = b"http/1.1"
+"""The only application protocol (ALPN, RFC 7301)."""
 
 
 def server_context(certificate: KeyPair) -> CertificateOptions:
@@ -46,19 +46,16 @@ def server_context(certificate: KeyPair) -> CertificateOptions:
         made = options.getContext()
         made.set_tls13_ciphersuites(CIPHERSUITES)
         # Twisted's own callback answers for the protocols of its own transports.
-        made.set_alpn_select_callback(_choose_protocol)
+        made.set_alpn_select_callback(
+            lambda _, offered: (
+                HTTP_ALPN if HTTP_ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+            )
+        )
     except SSL.Error as error:
         reasons = ", ".join(str(reason) for _, _, reason in error.args[0])
         problem = Problem("certfile", f"is refused by OpenSSL: {reasons}")
         raise ConfigError([problem]) from None
     return options
-
-
-def _choose_protocol(
-    _: SSL.Connection, offered: Sequence[bytes]
-) -> bytes | SSL._NoOverlappingProtocols:
-    """Choose the application protocol (ALPN, RFC 7301)."""
-    return HTTP_ALPN if HTTP_ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
 class TlsContexts:
