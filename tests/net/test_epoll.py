@@ -300,23 +300,6 @@ class FlushTests(MultiplexerTestCase):
         self.assertEqual(sorted(written), sorted(b"01234"))
         self.assertIsNone(self.outbox.waiting)
 
-    def test_sweep_over_budget_flushes_at_its_end(self) -> None:
-        far, other = self.senders(2)
-        slow = self.forward
-
-        def act(data: bytes) -> None:
-            slow(data)
-            self.reactor.advance(SWEEP_SECONDS * 2)
-
-        for transport in self.multiplexer._readers.values():
-            transport.protocol.act = act
-        far.send(b"a")
-        other.send(b"b")
-        self.turn()
-        self.assertEqual(len(self.writes), 1)
-        self.turn()
-        self.assertEqual(sorted(self.writes), [b"a", b"b"])
-
     def test_sweep_much_data_flushes_before_its_end(self) -> None:
         self.patch(epoll, "FLUSH_BYTES", 10)
         for far in self.senders(4):

@@ -699,6 +699,7 @@ class EndingTests(TlsTestCase):
                 for _ in range(3):
                     link.transport.write(b"one")
                 self.assertEqual((link.told, link.waits), (["shaken"], True))
+                self.assertEqual(errors.ERR_peek_error(), 0)
             elif step == "close":
                 link.transport.loseConnection()
             if step != "read":
@@ -790,30 +791,6 @@ class EndingTests(TlsTestCase):
 class SharedErrorTests(TlsTestCase):
     """OpenSSL has one list of errors for all connections of a thread."""
 
-    ENDS = ("read", "write", "handshake", "close", "garbage", "end", "unread")
-
-    def end(self, how: str) -> None:
-        """Let one connection end in a way."""
-        link = self.link(pair=tcp_pair)
-        if how not in {"handshake", "garbage"}:
-            link.shake()
-        if how == "garbage":
-            link.put(bytes(100))
-        elif how == "end":
-            link.far.close()
-        else:
-            link.reset()
-            if how in {"write", "unread"}:
-                for _ in range(3):
-                    link.transport.write(b"one")
-            if how == "unread":
-                return  # pyOpenSSL leaves an error in the list, and nobody reads it
-            if how == "close":
-                link.transport.loseConnection()
-                link.write_out()
-        self.loop.run()
-        self.assertIn("lost", link.told)
-
     def leave(self) -> None:
         """Leave an error in the list, as others than `TlsTransport` may."""
         link = self.shaken(pair=tcp_pair)
@@ -821,11 +798,6 @@ class SharedErrorTests(TlsTestCase):
         with self.assertRaises(SSL.SysCallError):
             link.transport._tls.send(b"one")
         self.assertNotEqual(errors.ERR_peek_error(), 0)
-
-    def test_end_leaves_no_error_to_others(self) -> None:
-        for how in self.ENDS:
-            self.end(how)
-            self.assertEqual((how, errors.ERR_peek_error()), (how, 0))
 
     def test_reason_is_never_of_an_earlier_error(self) -> None:
         # pyOpenSSL looks for reasons in the list, whatever OpenSSL makes of it.
