@@ -287,8 +287,9 @@ class HoldingTests(SynchronousTestCase):
         if waiting is None:
             self.sent.append(f"{name} at once")
             return
+        broken: Any = SimpleNamespace(send_held=lambda: 1 / 0)
         sender: Any = SimpleNamespace(send_held=lambda: self.sent.append(name))
-        waiting.append(sender)
+        waiting.extend((broken, sender))
 
     def test_held_writes_follow_the_read_in_order(self) -> None:
         def act(data: bytes) -> None:
@@ -302,6 +303,7 @@ class HoldingTests(SynchronousTestCase):
         self.assertEqual(self.sent, ["a", "b", "c"])
         self.hold("d")
         self.assertEqual(self.sent[3:], ["d at once"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 3)
 
     def test_held_writes_follow_a_failed_read(self) -> None:
         def act(data: bytes) -> None:
@@ -312,6 +314,7 @@ class HoldingTests(SynchronousTestCase):
         self.reads = [b"a"]
         self.assertRaises(ZeroDivisionError, self.connected.transport.doRead)
         self.assertEqual((self.sent, self.outbox.waiting), (["a"], None))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_read_of_nothing_leaves_no_batch_open(self) -> None:
         self.reads = [OSError(errno.EWOULDBLOCK, "empty"), b"", RESET]
