@@ -38,8 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 PURE = (
     *("errors", "config", "switchboard"),
-    *("net.client_hello", "net.proxies", "net.rate", "net.timing"),
-    "net.rate_limited_log",
+    *("net.proxies", "net.rate", "net.timing"),
     *("auth.cache", "auth.circuit_breaker", "auth.globus_error"),
     *("auth.policy", "auth.stats"),
     *("observe.counters", "observe.privacy"),

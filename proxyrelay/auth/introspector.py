@@ -19,7 +19,7 @@ from proxyrelay.auth.http import MAX_CONNECTIONS
 from proxyrelay.auth.policy import Introspection
 from proxyrelay.auth.stats import IntrospectionOutcome, IntrospectionStats
 from proxyrelay.errors import TryAgainLater
-from proxyrelay.net.rate_limited_log import RateLimitedLog
+from proxyrelay.net.rate import RateLimitedLog
 
 FIRST_DELAY_SECONDS = 0.25
 """Pause before the second attempt; each further pause is twice as long."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from twisted.logger import Logger, LogLevel
 
 from proxyrelay.net.clock import Clock
-from proxyrelay.net.rate_limited_log import RateLimitedLog
+from proxyrelay.net.rate import RateLimitedLog
 from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.switchboard.delivery import forwarded
 from proxyrelay.switchboard.events import Event, Left

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from threading import RLock, Thread
 
 from proxyrelay.net.clock import Clock
-from proxyrelay.net.rate_limited_log import RateLimitedLog
+from proxyrelay.net.rate import RateLimitedLog
 from proxyrelay.observe.sinks import Sink
 
 QUEUED_LINES = 10_000

@@ -59,7 +59,7 @@ class SocketTests(ServiceTestCase):
         captured = Capture(self)
         relay = self.serve()
         self.assertEqual(len(self.memory.adoptedPorts), 1)
-        self.assertIs(self.memory.adoptedPorts[0][2].served, relay.factory)
+        self.assertIs(self.memory.adoptedPorts[0][2].wrappedFactory, relay.factory)
         self.assertEqual(relay.urls, ["ws://0.0.0.0:1234"])
         for call, args, options in self.memory.whenRunningHooks:
             call(*args, **options)
@@ -68,7 +68,7 @@ class SocketTests(ServiceTestCase):
 
     def test_relay_with_certificate_serves_tls(self) -> None:
         relay = self.serve(SECURE, Authority().pair())
-        self.assertIs(self.memory.adoptedPorts[0][2].served, relay.factory)
+        self.assertIs(self.memory.adoptedPorts[0][2].wrappedFactory, relay.factory)
         self.assertEqual(relay.urls, ["wss://0.0.0.0:1234"])
 
     def test_ports_failing_to_close_are_logged(self) -> None:

@@ -45,9 +45,10 @@ class KeyUpdater:
         length = self._check(self._lib.SSL_read(self._ssl, buffer, size))
         return buffer.raw[:length]
 
-    def change_keys(self, times: int) -> None:
+    def change_keys(self, times: int, *, both: bool = False) -> None:
+        """Change the own keys, again and again, or those of both sides."""
         for _ in range(times):
-            self._check(self._lib.SSL_key_update(self._ssl, 0))
+            self._check(self._lib.SSL_key_update(self._ssl, int(both)))
             self._check(self._lib.SSL_do_handshake(self._ssl))
 
     def free(self) -> None:
