@@ -16,7 +16,7 @@ from proxyrelay.errors import Problem
 from proxyrelay.switchboard.events import WrongAdminToken
 from proxyrelay.websocket.state import RelayState
 from tests.support.certificates import Authority
-from tests.support.recording import A, B, RecordingJournal, answer, offer
+from tests.support.recording import A, B, RecordingObserver, answer, offer
 from tests.support.watched import START, WatchedTestCase
 
 TOKEN = "0123456789abcdef"
@@ -342,7 +342,7 @@ class AccessTests(WatchedTestCase):
     def test_caller_with_wrong_token_is_logged(self) -> None:
         """The page brings none before it asks for it."""
         self.serve(token=TOKEN)
-        journal = RecordingJournal()
+        journal = RecordingObserver()
         self.relay.factory.observer = journal
         self.ask("/status")
         self.ask("/livez", Authorization="Bearer wrong")

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from proxyrelay.observe.fan_out import fan_out, fan_out_forwards
 from proxyrelay.switchboard.events import Slowed
 from proxyrelay.switchboard.messages import PeerConnection
-from tests.support.recording import A, B, RecordingJournal, RecordingPeer
+from tests.support.recording import A, B, RecordingObserver, RecordingPeer
 
 OFFER = PeerConnection(A, "a", B, "offer", "v=0")
 
@@ -23,7 +23,7 @@ class FanOutTests(SynchronousTestCase):
     """One call for several observers."""
 
     def setUp(self) -> None:
-        self.one, self.other = RecordingJournal(), RecordingJournal()
+        self.one, self.other = RecordingObserver(), RecordingObserver()
 
     def test_fan_out_one_fails_others_hear_the_event(self) -> None:
         fan_out((self.one, failing, self.other))(Slowed("a"))

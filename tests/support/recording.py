@@ -94,7 +94,7 @@ class RecordingWaiting:
             self.offers.append(offer)
 
 
-class RecordingJournal:
+class RecordingObserver:
     """An observer that keeps all events, and a struct for each forwarded message."""
 
     def __init__(self) -> None:

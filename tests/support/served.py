@@ -33,7 +33,7 @@ from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.certificates import Authority
 from tests.support.clock import EagerClock
-from tests.support.recording import A, RecordingJournal, offer, registration
+from tests.support.recording import A, RecordingObserver, offer, registration
 
 reactor: Any = _reactor
 
@@ -173,7 +173,7 @@ class RelayTestCase(TestCase):
 
     def setUp(self) -> None:
         self.clock = EagerClock()
-        self.observed = RecordingJournal()
+        self.observed = RecordingObserver()
         self.authority = Authority() if self.secure else None
         pair = self.authority.pair() if self.authority else None
         settings = self.config

@@ -51,7 +51,7 @@ from tests.support.recording import (
     A,
     B,
     C,
-    RecordingJournal,
+    RecordingObserver,
     RecordingPeer,
     answer,
     offer,
@@ -63,7 +63,7 @@ AT_ONCE = Offers(crossing=0)
 
 
 def relay(
-    clock: Clock, terms: Offers, journal: RecordingJournal | None = None
+    clock: Clock, terms: Offers, journal: RecordingObserver | None = None
 ) -> tuple[Relay, Crossing]:
     """A relay, and what tells it of offers that have waited."""
 
@@ -71,7 +71,7 @@ def relay(
         made.broker.pass_on(waited)
 
     waiting = Crossing(clock, terms.crossing or 1.0, pass_on)
-    journal = journal or RecordingJournal()
+    journal = journal or RecordingObserver()
     made = Relay(journal, clock.seconds, waiting, terms, journal.forwarded)
     return made, waiting
 
@@ -83,7 +83,7 @@ class RelayTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.journal = RecordingJournal()
+        self.journal = RecordingObserver()
         self.relay, self.waiting = relay(self.clock, self.terms, self.journal)
 
     @property
@@ -961,7 +961,7 @@ class StockMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.journal = RecordingJournal()
+        self.journal = RecordingObserver()
         self.relay, _ = relay(self.clock, Offers(), self.journal)
         self.peers: dict[str, StockClient] = {}
         self.rogue = RecordingPeer()

@@ -23,7 +23,7 @@ from tests.support.recording import (
     A,
     B,
     C,
-    RecordingJournal,
+    RecordingObserver,
     RecordingPeer,
     answer,
     offer,
@@ -125,7 +125,7 @@ class InterleavingTests(SynchronousTestCase):
             relay.broker.pass_on(held)
 
         waiting = Crossing(clock, 0.25, pass_on)
-        relay = Relay(RecordingJournal(), clock.seconds, waiting, Offers())
+        relay = Relay(RecordingObserver(), clock.seconds, waiting, Offers())
         one, other = RecordingPeer(), Client(clock, trip, computing, gathering)
         other.relay = relay
         for peer, uuid in ((one, A), (other, B)):

@@ -35,7 +35,7 @@ from tests.support.recording import (
     A,
     B,
     C,
-    RecordingJournal,
+    RecordingObserver,
     RecordingWaiting,
     offer,
     registration,
@@ -112,7 +112,7 @@ class Side:
         legacy: bool = False,
     ) -> None:
         clock = EagerClock()
-        self.journal = RecordingJournal()
+        self.journal = RecordingObserver()
         # The fast path passes on much that the shield would drop.
         terms = Offers(shield=False)
         self.relay = Relay(

@@ -24,7 +24,7 @@ from tests.support.frames import CLOSE, PING, PONG, TEXT, frame
 from tests.support.recording import (
     A,
     B,
-    RecordingJournal,
+    RecordingObserver,
     RecordingWaiting,
     offer,
     registration,
@@ -40,7 +40,7 @@ class FloodTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        journal: Any = RecordingJournal()
+        journal: Any = RecordingObserver()
         offers = Offers(crossing=0)
         self.factory = RelayFactory(
             Relay(journal, self.clock.seconds, RecordingWaiting(), offers),

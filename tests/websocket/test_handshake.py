@@ -38,7 +38,7 @@ from tests.support.clock import EagerClock
 from tests.support.frames import PING, TEXT, frame
 from tests.support.recording import (
     A,
-    RecordingJournal,
+    RecordingObserver,
     RecordingWaiting,
     registration,
 )
@@ -333,7 +333,7 @@ def outcome(
         lane: Whether the relay may read it by itself; else Autobahn does.
         origins_allowed: The setting ``allowed_origins``.
     """
-    clock, journal, asked = EagerClock(), RecordingJournal(), RecordingAuthenticator()
+    clock, journal, asked = EagerClock(), RecordingObserver(), RecordingAuthenticator()
     relay = Relay(journal, clock.seconds, RecordingWaiting())
     limits = Limits(trusted_proxies=(PROXY,))
     config = Config(allowed_origins=origins_allowed, limits=limits)

@@ -24,7 +24,7 @@ from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
 from tests.support.recording import (
     A,
     B,
-    RecordingJournal,
+    RecordingObserver,
     RecordingWaiting,
     registration,
 )
@@ -59,7 +59,7 @@ class ServedMixin:
     ) -> RelayFactory:
         clock = EagerClock()
         self.clock = clock
-        journal = RecordingJournal()
+        journal = RecordingObserver()
         return RelayFactory(
             Relay(journal, clock.seconds, RecordingWaiting()),
             authenticator or AnonymousAuthenticator(),
