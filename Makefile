@@ -14,6 +14,9 @@ PYTHON27 ?=
 # For example: make proxystore-tests PROXYSTORE=../proxystore
 PROXYSTORE ?=
 
+# Hundreds of processes of the tests load the same modules: keep them compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance proxystore-tests chaos matrix format wheel clean
 
 help:
@@ -88,6 +91,7 @@ wheel: $(VENV)/test
 clean:
 	rm -rf $(VENV) .matrix build dist docs/_build *.egg-info _artifacts _trial_temp* .coverage .coverage.* \
 		.mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # One stamp for what serving needs, one for what testing and measuring need, one for
 # what the documentation is built with.

@@ -45,7 +45,7 @@ from conformance.suite import (
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Timeouts
 from proxyrelay.errors import PeerGone
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 from proxyrelay.websocket.lifecycle import Phase
 from proxyrelay.websocket.protocol import RelayProtocol
 

@@ -120,12 +120,17 @@ class Refusal(ProxyRelayError):
     Attributes:
         code: WebSocket close code.
         prefix: What stands before the text in the close reason.
+        text: Text of all refusals of a class; else each has its own.
         sub: The user who is refused, where the connection does not tell; never sent.
     """
 
     code: ClassVar[int]
     prefix: ClassVar[str] = ""
+    text: ClassVar[str] = ""
     sub: str | None = None
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text or self.text)
 
     @property
     def reason(self) -> str:
@@ -142,9 +147,10 @@ class UnknownMessage(Refusal):
     """
 
     code = 4000
+    text = "Unknown message type."
 
     def __init__(self, detail: str) -> None:
-        super().__init__("Unknown message type.")
+        super().__init__()
         self.detail = detail
 
 
@@ -166,33 +172,27 @@ class MessageTooLong(Refusal):
     """A message is longer than ``max_message_bytes``."""
 
     code = 4003
-
-    def __init__(self) -> None:
-        super().__init__("Message length exceeds limit.")
+    text = "Message length exceeds limit."
 
 
 class Superseded(Refusal):
     """A newer connection holds the UUID. Final for the client."""
 
     code = 4004
-
-    def __init__(self) -> None:
-        super().__init__(
-            "Relay received a registration with the same ID. This might mean that "
-            "the endpoint is running in multiple locations."
-        )
+    text = (
+        "Relay received a registration with the same ID. This might mean that the "
+        "endpoint is running in multiple locations."
+    )
 
 
 class Deaf(Refusal):
     """The client came back and reads nothing since. Final for the client."""
 
     code = 4004
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The endpoint has come back, but reads nothing of what it is sent. It must "
-            "be started anew."
-        )
+    text = (
+        "The endpoint has come back, but reads nothing of what it is sent. It must be "
+        "started anew."
+    )
 
 
 class Disconnected(Refusal):
@@ -202,12 +202,10 @@ class Disconnected(Refusal):
     """
 
     code = 4004
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The operator of the relay has disconnected this endpoint. It must be "
-            "started anew."
-        )
+    text = (
+        "The operator of the relay has disconnected this endpoint. It must be started "
+        "anew."
+    )
 
 
 class PolicyViolation(Refusal):

@@ -38,23 +38,14 @@ if not sysconfig.get_config_var("Py_GIL_DISABLED"):
 
 
 class Metadata(NamedTuple):
-    """What setup.cfg promises.
-
-    Attributes:
-        versions: Versions of Python, as in ``3.11``, the oldest first.
-        requires: What a release must meet.
-    """
+    """Versions of Python that setup.cfg names, as in ``3.11``, the oldest first."""
 
     versions: list[str]
     requires: SpecifierSet
 
 
 def metadata(text: str) -> Metadata:
-    """Read setup.cfg.
-
-    Args:
-        text: All of it.
-    """
+    """Read the text of setup.cfg."""
     setup = configparser.ConfigParser(interpolation=None)
     setup.read_string(text)
     lines = setup["metadata"]["classifiers"].splitlines()
@@ -68,15 +59,7 @@ def metadata(text: str) -> Metadata:
 
 
 def found(promised: Metadata, environ: Mapping[str, str]) -> dict[str, Path]:
-    """Look for interpreters.
-
-    Args:
-        promised: Which may be taken.
-        environ: The environment to look in.
-
-    Returns:
-        The interpreter of each version that is there, the oldest first.
-    """
+    """The interpreter of each version that is there, the oldest first."""
     interpreters = {}
     for version in promised.versions:
         for path in candidates(environ, version):
@@ -113,36 +96,23 @@ def unit_tests() -> Iterator[str]:
 
 
 def run(version: str, python: Path, jobs: int) -> str:
-    """Run the unit tests on one interpreter.
-
-    Args:
-        version: Names the environment.
-        python: The interpreter.
-        jobs: Processes that the tests run in.
-
-    Returns:
-        What came of it: "passed", or what went wrong.
-    """
+    """Run the unit tests on one interpreter; returns "passed", or what went wrong."""
     folder = f".matrix/{version}"
     install = ["make", f"VENV={folder}", f"PYTHON={python}", f"{folder}/test"]
     trial = [f"{folder}/bin/python", "-m", "twisted.trial", "--reporter=text"]
     trial += [f"--temp-directory=_trial_temp.{version}", "--random=0", f"--jobs={jobs}"]
     steps = {"not installed": install, "FAILED": [*trial, *unit_tests()]}
-    for words, command in steps.items():
-        if not _succeeds(command):
-            return words
-    return "passed"
-
-
-def _succeeds(command: Sequence[str]) -> bool:
+    words = ""
     try:
-        subprocess.run(command, cwd=ROOT, check=True, timeout=LIMIT)
+        for words, command in steps.items():  # noqa: B007 - of the failed step
+            subprocess.run(command, cwd=ROOT, check=True, timeout=LIMIT)
     except subprocess.TimeoutExpired as error:
         print(error)
-        return False
     except subprocess.CalledProcessError:
-        return False
-    return True
+        pass
+    else:
+        words = "passed"
+    return words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -37,9 +37,7 @@ def unmasked(frame: bytes) -> tuple[int, bytes]:
 
 
 class FrameTests(SynchronousTestCase):
-    """What is prepared is what a client would send."""
-
-    def test_each_length_has_its_head(self) -> None:
+    def test_masked_frame_has_the_head_of_its_length(self) -> None:
         for length, head in (
             (0, b"\x81\x80"),
             (125, b"\x81\xfd"),
@@ -50,16 +48,12 @@ class FrameTests(SynchronousTestCase):
             frame = frames.masked(frames.TEXT, bytes(length))
             self.assertEqual(frame[: len(head) + 4], head + frames.KEY)
             self.assertEqual(len(frame), len(head) + 4 + length)
-
-    def test_the_mask_comes_off(self) -> None:
         payload = random.Random(1).randbytes(300)
         frame = frames.masked(frames.TEXT, payload)
         self.assertEqual(unmasked(frame), (0x81, payload))
-
-    def test_text_is_plain_without_a_window(self) -> None:
         self.assertEqual(unmasked(frames.text(b"hello", None)), (0x81, b"hello"))
 
-    def test_a_compressed_frame_makes_sense_at_any_time(self) -> None:
+    def test_compressed_frame_is_inflated_at_any_time(self) -> None:
         offer = frames.message(A, B)
         first, payload = unmasked(frames.text(offer, 12))
         self.assertEqual(first, 0xC1)
@@ -67,14 +61,14 @@ class FrameTests(SynchronousTestCase):
         inflate = frames.inflater()
         self.assertEqual([inflate(payload) for _ in range(3)], [offer] * 3)
 
-    def test_a_stream_that_refers_back_is_inflated(self) -> None:
+    def test_compressed_stream_that_refers_back_is_inflated(self) -> None:
         deflate = zlib.compressobj(wbits=-12)
         inflate = frames.inflater()
         for _ in range(3):
             packed = deflate.compress(b"again" * 9) + deflate.flush(zlib.Z_SYNC_FLUSH)
             self.assertEqual(inflate(packed[:-4]), b"again" * 9)
 
-    def test_received_frames_are_found(self) -> None:
+    def test_received_frames_are_parsed(self) -> None:
         data = b"\x81\x02hi" + b"\x8a\x00" + b"\x81\x7e\x00\x80" + bytes(128)
         found, end = frames.parse(data)
         self.assertEqual(
@@ -83,7 +77,7 @@ class FrameTests(SynchronousTestCase):
         )
         self.assertEqual(end, len(data))
 
-    def test_the_rest_waits_for_more(self) -> None:
+    def test_received_part_of_a_frame_waits_for_more(self) -> None:
         long = b"\x81\x7f" + (70000).to_bytes(8, "big") + bytes(70000)
         self.assertEqual(frames.parse(long), ([frames.Frame(0x81, 10, 70010)], 70010))
         for cut in (0, 1, 2, 5, 9, 10, 70009):
@@ -92,21 +86,16 @@ class FrameTests(SynchronousTestCase):
 
 
 class MessageTests(SynchronousTestCase):
-    """The relay takes the messages for a client's."""
-
-    def test_an_offer(self) -> None:
+    def test_offer_and_registration_are_those_of_a_client(self) -> None:
         text = frames.message(A, B)
-        message = decode(text)
-        self.assertIsInstance(message, PeerConnection)
+        self.assertIsInstance(decode(text), PeerConnection)
         self.assertEqual(list(json.loads(text))[-1], "message_type")
         self.assertEqual(json.loads(json.loads(text)["description"])["type"], "offer")
         self.assertEqual(round(len(text), -2), 1900)
-
-    def test_a_registration(self) -> None:
         message = decode(frames.registration(A))
         self.assertIsInstance(message, RegistrationRequest)
 
-    def test_a_request_offers_compression(self) -> None:
+    def test_request_offers_compression_and_has_its_own_key_and_token(self) -> None:
         request = frames.upgrade("127.0.0.1:8700", "/", 7, None)
         self.assertTrue(
             request.startswith(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8700\r\n")
@@ -114,13 +103,11 @@ class MessageTests(SynchronousTestCase):
         self.assertTrue(request.endswith(b"\r\n\r\n"))
         self.assertIn(b"permessage-deflate; client_max_window_bits\r\n", request)
         self.assertNotIn(b"Authorization", request)
-
-    def test_a_request_has_a_token_and_a_key_of_its_own(self) -> None:
         one, other = (frames.upgrade("a", "/", n, "token") for n in (1, 2))
         self.assertIn(b"\r\nAuthorization: Bearer token\r\n", one)
         self.assertNotEqual(one, other)
 
-    def test_what_the_answer_says_of_compression(self) -> None:
+    def test_window_is_that_of_the_answer(self) -> None:
         for extension, bits in (
             (b"", None),
             (b"Sec-WebSocket-Extensions: permessage-deflate\r\n", 15),
@@ -135,18 +122,11 @@ class MessageTests(SynchronousTestCase):
 
 
 class PerfectQueue(Hub):
-    """A relay without sockets: it passes on each message, one in each turn.
+    """A relay without sockets: it passes on one message in each turn.
 
-    Messages of one client to another one stay in order, and all others do not.
-
-    Args:
-        seed: Of the order.
-        ahead: Turns until a run hears of the end of its time.
-
-    Attributes:
-        most: The most messages that waited in a turn.
-        held: Source and target whose messages are held back.
-        change: Changes each message.
+    Messages of one client to another one stay in order, and all others do not. A run
+    hears of the end of its time some turns (``ahead``) later. Messages of the source
+    and target in ``held`` are held back; ``most`` is how many have waited in a turn.
     """
 
     def __init__(self, seed: int, ahead: int = 0) -> None:
@@ -159,7 +139,6 @@ class PerfectQueue(Hub):
         self._random = random.Random(seed)
 
     def crowd(self, count: int) -> list[QueueClient]:
-        """New clients."""
         return [QueueClient(self, uuid) for uuid in identities(count)]
 
     def turn(self, _timeout: float) -> bool:
@@ -199,8 +178,6 @@ class QueueClient(Client):
 
 
 class TrafficTests(SynchronousTestCase):
-    """Exchanges over a queue that loses nothing."""
-
     def setUp(self) -> None:
         self.queue = PerfectQueue(1)
 
@@ -214,24 +191,15 @@ class TrafficTests(SynchronousTestCase):
         return [([s], [t]) for s, t in itertools.product(sources, targets)]
 
     def test_run_closed_at_any_moment_ends_with_whole_rounds(self) -> None:
-        for seed, ahead in itertools.product(range(3), range(25)):
-            queue = PerfectQueue(seed, ahead)
-            traffic = Traffic(queue, self.groups(queue))
-            for _ in range(2):
-                traffic.run(0.0)
-                self.assertGreaterEqual(traffic.messages, max(12, ahead))
-                self.assertEqual(traffic.messages % 12, 0)
-                self.assertFalse(any(queue.waiting.values()))
-
-    def test_run_in_a_loop_ends_with_whole_exchanges(self) -> None:
-        for ahead in range(15):
-            queue = PerfectQueue(ahead, ahead)
-            traffic = Traffic(queue, self.groups(queue, loop=True))
-            for _ in range(2):
-                traffic.run(0.0)
-                self.assertGreaterEqual(traffic.messages, max(12, ahead))
-                self.assertEqual(traffic.messages % 2, 0)
-                self.assertFalse(any(queue.waiting.values()))
+        for loop, exchange, moments in ((False, 12, 25), (True, 2, 15)):
+            for seed, ahead in itertools.product(range(3), range(moments)):
+                queue = PerfectQueue(seed, ahead)
+                traffic = Traffic(queue, self.groups(queue, loop=loop))
+                for _ in range(2):
+                    traffic.run(0.0)
+                    self.assertGreaterEqual(traffic.messages, max(12, ahead))
+                    self.assertEqual(traffic.messages % exchange, 0)
+                    self.assertFalse(any(queue.waiting.values()))
 
     def test_run_in_a_loop_lets_no_client_wait_for_another_pair(self) -> None:
         queue = PerfectQueue(1, 200)
@@ -301,60 +269,45 @@ class TrafficTests(SynchronousTestCase):
         self.assertTrue(str(error).startswith("nothing from the relay"), error)
 
 
-class ProcessTests(SynchronousTestCase):
-    """Texts of /proc."""
-
-    def test_schedstat(self) -> None:
+class FigureTests(SynchronousTestCase):
+    def test_texts_of_proc_give_their_figures(self) -> None:
         self.assertEqual(processes.nanoseconds("1017273458 241550 31\n"), 1017273458)
-
-    def test_stat_of_a_name_with_spaces(self) -> None:
         text = "7 (a) b (c) S 1 1 1 0 -1 4194304 855 0 3 0 101 22 0 0 20 0 1 0 1\n"
         self.assertEqual(processes.ticks(text), 123)
-
-    def test_smaps_rollup(self) -> None:
         text = "0-1 ---p 0 00:00 0    [rollup]\nRss:    8728 kB\nPss:    7334 kB\n"
         self.assertEqual(processes.kilobytes(text), 7334)
         self.assertEqual(processes.kilobytes(text, "Rss"), 8728)
         self.assertRaises(ValueError, processes.kilobytes, text, "Swap")
 
-
-class FigureTests(SynchronousTestCase):
-    """Ratios, goals, and what is made of them."""
-
-    def test_percentile(self) -> None:
+    def test_percentile_is_one_of_the_values(self) -> None:
         values = [float(number) for number in range(100, 0, -1)]
-        self.assertEqual(percentile(values, 0.99), 99.0)
-        self.assertEqual(percentile(values, 1.0), 100.0)
-        self.assertEqual(percentile(values, 0.0), 1.0)
+        for part, found in ((0.99, 99.0), (1.0, 100.0), (0.0, 1.0)):
+            self.assertEqual(percentile(values, part), found)
         self.assertEqual(percentile([3.0], 0.99), 3.0)
 
     def test_ratios_are_of_the_same_round(self) -> None:
         result = Result(ROW, [1.0, 2.0, 3.0], [4.0, 4.0])
         self.assertEqual(result.ratios, [0.25, 0.5])
-
-    def test_nothing_is_divided_by_nothing(self) -> None:
         self.assertEqual(Result(ROW, [1.0], [0.0]).ratios, [])
 
-    def test_a_goal_is_of_the_median(self) -> None:
-        self.assertIs(Result(ROW, [1, 1, 9], [2, 2, 2]).reached, True)
-        self.assertIs(Result(ROW, [1, 9, 9], [2, 2, 2]).reached, False)
+    def test_goal_is_reached_by_the_median_ratio_and_the_limit(self) -> None:
+        stall = Row("stall", "stall", "ms", 1e3, limit=250)
+        both = Row("idle", "idle", "%", 100, ratio=0.3, limit=1.0)
+        for result, reached in (
+            (Result(ROW, [1, 1, 9], [2, 2, 2]), True),
+            (Result(ROW, [1, 9, 9], [2, 2, 2]), False),
+            (Result(stall, [0.250]), True),
+            (Result(stall, [0.251]), False),
+            (Result(both, [0.01], [0.1]), True),
+            (Result(both, [0.02], [0.1]), False),
+            (Result(both, [0.01], [0.02]), False),
+            # Nothing is said of what was not measured, or has no goal.
+            (Result(ROW, [1.0]), None),
+            (Result(Row("a", "a", "s", 1), [1.0], [2.0]), None),
+        ):
+            self.assertIs(result.reached, reached, result)
 
-    def test_a_limit_is_in_units(self) -> None:
-        row = Row("stall", "stall", "ms", 1e3, limit=250)
-        self.assertIs(Result(row, [0.250]).reached, True)
-        self.assertIs(Result(row, [0.251]).reached, False)
-
-    def test_all_goals_count(self) -> None:
-        row = Row("idle", "idle", "%", 100, ratio=0.3, limit=1.0)
-        self.assertIs(Result(row, [0.01], [0.1]).reached, True)
-        self.assertIs(Result(row, [0.02], [0.1]).reached, False)
-        self.assertIs(Result(row, [0.01], [0.02]).reached, False)
-
-    def test_nothing_is_said_of_what_was_not_measured(self) -> None:
-        self.assertIsNone(Result(ROW, [1.0]).reached)
-        self.assertIsNone(Result(Row("a", "a", "s", 1), [1.0], [2.0]).reached)
-
-    def test_the_table(self) -> None:
+    def test_table_has_a_line_for_each_row(self) -> None:
         other = Row("stall", "stall", "ms", 1e3, limit=250)
         lines = table(
             [Result(ROW, [1e-5, 3e-5], [1e-4, 1e-4]), Result(other, [0.3])]
@@ -371,7 +324,7 @@ class FigureTests(SynchronousTestCase):
             ],
         )
 
-    def test_the_document(self) -> None:
+    def test_document_has_figures_in_units(self) -> None:
         written = document([Result(ROW, [1e-5, 3e-5], [1e-4, 1e-4])], {"cpus": 2})
         again = json.loads(json.dumps(written))
         self.assertEqual(again["cpus"], 2)
@@ -381,11 +334,7 @@ class FigureTests(SynchronousTestCase):
         self.assertAlmostEqual(row["ratio"], 0.2)
         self.assertIs(row["reached"], True)
 
-
-class PlotTests(SynchronousTestCase):
-    """The picture."""
-
-    def test_is_xml_with_a_bar_for_each_ratio(self) -> None:
+    def test_picture_has_a_bar_for_each_ratio(self) -> None:
         results = [
             Result(ROW, [1.0, 2.0], [8.0, 8.0]),
             Result(ROW, [3.0], [2.0]),
@@ -397,7 +346,5 @@ class PlotTests(SynchronousTestCase):
         titles = [t.text for t in root.findall("{*}text[@class='title']")]
         self.assertEqual(titles, ["forward & more"] * 2)
         self.assertEqual(plot.svg(results), plot.svg(results))
-
-    def test_nothing_to_draw(self) -> None:
         root = ET.fromstring(plot.svg([]))
         self.assertEqual(root.findall("{*}rect"), [])

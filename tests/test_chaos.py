@@ -29,27 +29,23 @@ from tests.support.globus_service import MODES
 
 
 class PlanTests(SynchronousTestCase):
-    """What is done from outside."""
-
-    def test_is_in_order_and_has_an_end(self) -> None:
+    def test_plan_is_in_order_and_has_an_end(self) -> None:
         for seconds in (7, 20, 60, 300):
             times = [step.at for step in plan(seconds)]
             self.assertEqual(times, sorted(times))
             self.assertLess(times[-1], seconds)
 
-    def test_each_fault_ends_before_the_next_one(self) -> None:
+    def test_fault_ends_before_the_next_one_and_has_a_stand_in(self) -> None:
         steps = [step for step in plan(300) if step.command is not None]
         for fault, end in zip(steps[::2], steps[1::2], strict=True):
             self.assertNotEqual(fault.command, WELL)
             self.assertEqual(end.command, WELL)
             self.assertEqual(end.at - fault.at, LASTS)
         self.assertEqual({s.words for s in steps[::2]}, {words for words, _ in FAULTS})
-
-    def test_the_stand_in_knows_each_fault(self) -> None:
         for _, command in FAULTS:
             self.assertIn(command.get("mode", "well"), MODES)
 
-    def test_a_short_one_has_a_fault_and_all_reloads(self) -> None:
+    def test_plan_of_the_least_time_has_a_fault_and_all_reloads(self) -> None:
         steps = plan(chaos.LEAST)
         self.assertEqual(sum(step.command == WELL for step in steps), 1)
         reloads = [step.reload for step in steps if step.reload]
@@ -57,68 +53,53 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual(set(reloads), set(RELOADS))
         self.assertEqual(chaos.RELOADED.keys(), set(RELOADS))
 
-    def test_all_clock_steps_are_made_and_undone(self) -> None:
-        steps = [step for step in plan(60) if step.clock is not None]
+    def test_plan_undoes_what_it_does(self) -> None:
+        steps = plan(60)
         totals = [0.0, *(step.clock for step in steps if step.clock is not None)]
         self.assertEqual(totals[-1], 0)
         made = [after - before for before, after in pairwise(totals)]
         self.assertEqual(sorted(made), [-3600, -60, -1.5, 1.5, 60, 3600])
-
-    def test_what_is_taken_away_is_given_back(self) -> None:
-        steps = plan(60)
         reads = [step.reads for step in steps if step.reads is not None]
         self.assertEqual(reads, [False, True])
         logs = [step.logs for step in steps if step.logs]
         self.assertEqual(logs, ["full", "room", "removed", "made"])
 
-    def test_the_relay_reloads_only_while_its_output_is_read(self) -> None:
+    def test_plan_reloads_only_while_output_is_read(self) -> None:
         reads = True
         for step in plan(60):
             reads = reads if step.reads is None else step.reads
             self.assertTrue(reads or not step.reload)
 
-    def test_may_be_of_some_kinds_only(self) -> None:
+    def test_plan_of_some_kinds_has_no_others(self) -> None:
         self.assertEqual(plan(60, ["flood"]), [])
         steps = plan(60, ["clock", "reload"])
         self.assertEqual(len(steps), 3 + 6)
         self.assertTrue(all(s.reload or s.clock is not None for s in steps))
 
 
-class SettingsTests(SynchronousTestCase):
-    """What the relay is to read."""
-
+class HonestTests(SynchronousTestCase):
     def loaded(self, number: int, *, good: bool) -> Loaded:
         path = Path(self.mktemp())
         path.write_text(chaos.settings("https://127.0.0.1:1", number, good=good))
         path.chmod(0o600)
         return load(path)
 
-    def test_good_ones_can_be_served(self) -> None:
+    def test_settings_are_served_or_have_the_expected_problem(self) -> None:
         one, other = self.loaded(0, good=True), self.loaded(1, good=True)
         self.assertEqual(one.problems + one.warnings, [])
         self.assertNotEqual(one.config, other.config)
-
-    def test_bad_ones_have_the_expected_problem(self) -> None:
         (problem,) = self.loaded(0, good=False).problems
         line = f"2000-01-01 00:00:00+0000 ERROR    /tmp/relay.toml:1: {problem.key}: "
         self.assertEqual(suspicious([f"{line}{problem.message}"]), [])
 
-
-class HonestTests(SynchronousTestCase):
-    """The pairs."""
-
-    def test_everybody_is_somebody_else(self) -> None:
+    def test_pairs_have_their_own_names_and_half_of_them_stay(self) -> None:
         uuids = [honest.uuid_of(pair, side) for pair in range(500) for side in (0, 1)]
         self.assertEqual(len(set(uuids)), 1000)
         self.assertEqual(uuids, [canonical_uuid(uuid) for uuid in uuids])
-
-    def test_half_of_the_pairs_stay(self) -> None:
         self.assertEqual(sum(map(honest.stays, range(500))), 250)
-
-    def test_back_off_has_a_bound(self) -> None:
         self.assertEqual(list(islice(honest.backoff(), 6)), [1, 2, 4, 8, 8, 8])
 
-    def test_messages_are_real_and_have_a_number(self) -> None:
+    def test_message_is_that_of_a_client_and_has_a_number(self) -> None:
         one, other = honest.uuid_of(3, 0), honest.uuid_of(3, 1)
         for kind in ("offer", "answer"):
             message = decode(honest.text_of(kind, one, other, 17))
@@ -128,7 +109,7 @@ class HonestTests(SynchronousTestCase):
             fields = {"description": message.description}
             self.assertEqual(honest.number_of(fields), 17)
 
-    def test_a_tally_keeps_some_failures(self) -> None:
+    def test_tally_keeps_some_failures(self) -> None:
         tally = honest.Tally()
         for number in range(2 * honest.SHOWN):
             tally.fail(str(number))
@@ -136,8 +117,6 @@ class HonestTests(SynchronousTestCase):
 
 
 class TroubleTests(SynchronousTestCase):
-    """The troublemakers."""
-
     def setUp(self) -> None:
         self.scene = trouble.Scene(
             Place(443, Path("root.pem")),
@@ -148,42 +127,36 @@ class TroubleTests(SynchronousTestCase):
             [honest.uuid_of(0, 0)],
         )
 
-    def test_each_kind_has_its_name_and_its_address(self) -> None:
-        count = len(trouble.TROUBLES)
-        self.assertEqual(len({kind.name for kind in trouble.TROUBLES}), count)
-        sources = set(map(trouble.source_of, range(count)))
-        self.assertEqual(len(sources - {HOST, trouble.PROXY}), count)
-
-    def test_each_kind_is_in_words(self) -> None:
-        for kind in trouble.TROUBLES:
+    def test_each_kind_of_trouble_has_words_and_an_address(self) -> None:
+        kinds = trouble.TROUBLES
+        self.assertEqual(len({kind.name for kind in kinds}), len(kinds))
+        sources = set(map(trouble.source_of, range(len(kinds))))
+        self.assertEqual(len(sources - {HOST, trouble.PROXY}), len(kinds))
+        for kind in kinds:
             self.assertTrue(kind.make.__doc__, kind.name)
             self.assertGreater(kind.many, 0)
             self.assertGreater(kind.pause, 0)
-
-    def test_all_groups_are_there(self) -> None:
         self.assertEqual(
-            {kind.group for kind in trouble.TROUBLES},
+            {kind.group for kind in kinds},
             {
                 *("stall", "flood", "half-close", "garbage", "open and leave"),
                 *("slow TLS", "slow headers", trouble.LEDGER),
             },
         )
 
-    def test_no_message_may_be_sent(self) -> None:
+    def test_message_of_trouble_is_none_of_the_protocol(self) -> None:
         for message in trouble._messages(self.scene):
             if len(message) <= MESSAGE_CEILING:
                 with self.assertRaises(UnknownMessage):
                     decode(message)
 
-    def test_garbage_is_made(self) -> None:
+    def test_garbage_is_different_each_time(self) -> None:
         for made in (trouble._requests(self.scene), trouble._frames(self.scene)):
             self.assertEqual(len(set(made)), len(made))
 
 
 class ReportTests(SynchronousTestCase):
-    """What is said in the end."""
-
-    def test_the_log_may_tell_of_what_was_done(self) -> None:
+    def test_suspicious_lines_are_those_of_no_trouble(self) -> None:
         when = "2000-01-01 00:00:00+0000"
         expected = [
             f"{when} INFO     registered",
@@ -202,7 +175,7 @@ class ReportTests(SynchronousTestCase):
         ]
         self.assertEqual(suspicious([*expected, *bad]), bad)
 
-    def test_what_is_kept_is_found(self) -> None:
+    def test_files_and_memory_that_are_kept_are_found(self) -> None:
         before = Vitals(10, 100_000_000)
         for after, passed in (
             (Vitals(10, 120_000_000), [True, True]),
@@ -214,17 +187,12 @@ class ReportTests(SynchronousTestCase):
             found = [check.passed for check in kept(before, after)]
             self.assertEqual(found, passed)
 
-    def test_a_check_is_a_line(self) -> None:
-        self.assertEqual(
-            str(Check("it stops", True, "at once")), "ok      it stops: at once"
-        )
+    def test_report_has_a_line_for_each_check_and_kind(self) -> None:
+        check = Check("it stops", True, "at once")
+        self.assertEqual(str(check), "ok      it stops: at once")
         self.assertEqual(str(Check("it stops", False)), "FAILED  it stops")
-
-    def test_counts_come_in_order(self) -> None:
         self.assertEqual(counted(Counter(a=1, b=2)), "b 2, a 1")
         self.assertEqual(counted(Counter()), "none")
-
-    def test_each_kind_has_a_line(self) -> None:
         lines = table({"one": "a", "other": "b"}, {"one": Counter({"1013": 2})})
         head, *rows = [line.split() for line in lines]
         self.assertEqual(head, ["group", "trouble", "times", "ended"])
@@ -248,23 +216,20 @@ class ReportTests(SynchronousTestCase):
 
 
 class CommandTests(SynchronousTestCase):
-    """The command line."""
-
-    def test_time_has_bounds(self) -> None:
+    def test_options_have_bounds_and_kinds(self) -> None:
         parse = chaos._parser().parse_args
         self.assertEqual(parse(["--seconds", "60"]).seconds, 60)
-        for wrong in ("--seconds=1", "--seconds=1000", "--warm-up=x", "--pairs=0"):
-            said = io.StringIO()
-            with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
-                parse([wrong])
-            self.assertIn(wrong.partition("=")[0], said.getvalue())
-
-    def test_kinds_of_trouble_are_chosen(self) -> None:
-        parse = chaos._parser().parse_args
         self.assertEqual(parse([]).only, chaos.ALL)
         only = ["--only", "clock,open and leave,ledger"]
         self.assertEqual(parse(only).only, ("clock", "open and leave", "ledger"))
-        said = io.StringIO()
-        with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
-            parse(["--only", "clock,sunshine"])
-        self.assertIn("there is no sunshine", said.getvalue())
+        for wrong, words in (
+            ("--seconds=1", "--seconds"),
+            ("--seconds=1000", "--seconds"),
+            ("--warm-up=x", "--warm-up"),
+            ("--pairs=0", "--pairs"),
+            ("--only=clock,sunshine", "there is no sunshine"),
+        ):
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
+                parse([wrong])
+            self.assertIn(words, said.getvalue())

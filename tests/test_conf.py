@@ -12,7 +12,8 @@ from pathlib import Path
 from prometheus_client import ProcessCollector
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from proxyrelay.admin.metrics import METRICS, PREFIX
+from proxyrelay.admin.metrics import METRICS
+from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.auth.credentials import CREDENTIAL
 from proxyrelay.config import AuthArguments, Config, load, settings
 from tests.support.watched import WatchedTestCase
@@ -21,14 +22,10 @@ CONF = Path(__file__).parent.parent / "conf"
 
 
 class ExampleTests(SynchronousTestCase):
-    """relay.toml and its relatives."""
-
-    def test_relay_toml_holds_the_defaults(self) -> None:
+    def test_relay_toml_names_every_setting_with_its_default(self) -> None:
         loaded = load(CONF / "relay.toml")
         self.assertEqual(loaded.problems + loaded.warnings, [])
         self.assertEqual(loaded.config, Config())
-
-    def test_relay_toml_names_every_setting(self) -> None:
         text = (CONF / "relay.toml").read_text()
         for path in settings():
             if path[:2] == ("auth", "kwargs"):
@@ -48,16 +45,14 @@ class ExampleTests(SynchronousTestCase):
         document.write_text(shown)
         self.assertEqual(load(document).config, loaded.config)
 
-    def test_relay_tls_toml_is_taken(self) -> None:
+    def test_relay_tls_toml_is_valid(self) -> None:
         loaded = load(CONF / "relay-tls.toml")
         self.assertEqual(loaded.problems + loaded.warnings, [])
         self.assertEqual(loaded.config.scheme, "wss")
 
 
 class UnitTests(SynchronousTestCase):
-    """The units for systemd."""
-
-    def test_systemd_takes_the_unit(self) -> None:
+    def test_unit_is_valid_and_hardened_for_systemd(self) -> None:
         """It exits with 0 even on unknown keys, so any word is a complaint."""
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
@@ -76,16 +71,14 @@ class UnitTests(SynchronousTestCase):
         lines = done.stderr.splitlines()
         complaints = [line for line in lines if "proxyrelay." in line]
         self.assertEqual((done.returncode, complaints), (0, []))
-
-    def test_systemd_finds_it_hardened(self) -> None:
-        """From 0 to 10: what is left is the network, and what TLS needs."""
+        # From 0 to 10: what is left is the network, and what TLS needs.
         done = run(
             *("systemd-analyze", "security", "--offline=yes", "--no-pager"),
             *("--threshold=15", CONF / "proxyrelay.service"),
         )
         self.assertEqual(done.returncode, 0, done.stdout)
 
-    def test_the_unit_has_the_folders_that_the_examples_name(self) -> None:
+    def test_unit_has_the_folders_that_examples_name(self) -> None:
         text = (CONF / "proxyrelay.service").read_text()
         example = (CONF / "relay.toml").read_text()
         made = {"Runtime": "/run", "Logs": "/var/log", "State": "/var/lib"}
@@ -100,7 +93,7 @@ class UnitTests(SynchronousTestCase):
         )
         self.assertIn("\nStateDirectoryMode=0700\n", text)  # for a key
 
-    def test_the_relay_tells_what_the_unit_waits_for(self) -> None:
+    def test_unit_waits_for_what_the_relay_tells(self) -> None:
         text = (CONF / "proxyrelay.service").read_text()
         for line in ("Type=notify", "NotifyAccess=main", "WatchdogSec=60"):
             self.assertIn(f"\n{line}\n", text)
@@ -109,18 +102,14 @@ class UnitTests(SynchronousTestCase):
 
 
 class ContainerTests(SynchronousTestCase):
-    """The image of a container."""
-
-    def test_its_settings_are_taken(self) -> None:
+    def test_settings_of_the_container_are_those_of_its_health_check(self) -> None:
         loaded = load(CONF / "relay-container.toml")
         self.assertEqual(loaded.problems, [])
-
-    def test_its_health_check_asks_where_the_relay_listens(self) -> None:
         text = (CONF.parent / "Containerfile").read_text()
-        listen = load(CONF / "relay-container.toml").config.admin.listen
+        listen = loaded.config.admin.listen
         self.assertIn(f'CMD ["proxyrelay", "live", "--admin", "{listen}"]\n', text)
 
-    def test_all_that_it_is_made_from_is_there(self) -> None:
+    def test_files_of_the_container_are_there(self) -> None:
         text = (CONF.parent / "Containerfile").read_text()
         copied = re.findall(r"^COPY (?!--from)(\S+) \S+$", text, re.MULTILINE)
         self.assertEqual(copied, [".", "conf/relay-container.toml"])
@@ -132,8 +121,6 @@ class ContainerTests(SynchronousTestCase):
 
 
 class MonitoringTests(WatchedTestCase):
-    """What Prometheus and Grafana are told to ask for."""
-
     OTHERS = ("instance", "job", "le")
     """Labels that come from Prometheus itself."""
 
@@ -163,7 +150,7 @@ class MonitoringTests(WatchedTestCase):
             found[annotation["name"]] = annotation["expr"]
         return found
 
-    def test_the_relay_has_all_of_it(self) -> None:
+    def test_expressions_are_of_metrics_that_there_are(self) -> None:
         samples = self.metrics()
         for where, expression in self.expressions().items():
             names = re.findall(r"\b(?:proxyrelay|process)_\w+|\bup\b", expression)
@@ -178,12 +165,12 @@ class MonitoringTests(WatchedTestCase):
                         sample = f"{name}{{{label}={value}}}"
                         self.assertIn(sample, samples, where)
 
-    def test_the_dashboard_has_all_that_the_relay_has(self) -> None:
+    def test_dashboard_has_every_metric(self) -> None:
         text = (CONF / "grafana.json").read_text()
         for metric in METRICS:
             self.assertIn(PREFIX + metric.name, text, metric.name)
 
-    def test_no_two_panels_lie_on_each_other(self) -> None:
+    def test_panels_of_the_dashboard_do_not_overlap(self) -> None:
         panels = json.loads((CONF / "grafana.json").read_text())["panels"]
         taken: set[tuple[int, int]] = set()
         for panel in panels:
@@ -196,11 +183,9 @@ class MonitoringTests(WatchedTestCase):
             taken |= fields
         self.assertEqual(len({panel["id"] for panel in panels}), len(panels))
 
-    def test_prometheus_takes_it(self) -> None:
+    def test_configuration_and_dashboard_are_valid_for_prometheus(self) -> None:
         done = run("promtool", "check", "config", CONF / "prometheus.yml")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-
-    def test_prometheus_understands_the_dashboard(self) -> None:
         rules = [
             {"record": f"a{number}", "expr": re.sub(r"\$__\w+", "5m", expression)}
             for number, expression in enumerate(self.expressions().values())
@@ -211,7 +196,7 @@ class MonitoringTests(WatchedTestCase):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_alerts_fire_when_they_should(self) -> None:
-        cases = Path(__file__).parent / "observe/alerts.yml"
+        cases = Path(__file__).parent / "alerts.yml"
         done = run("promtool", "test", "rules", cases)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         for name in re.findall(r"alert: (\w+)", (CONF / "alerts.yml").read_text()):

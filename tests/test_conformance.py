@@ -27,6 +27,7 @@ from conformance.report import (
 )
 from conformance.suite import SUITE, SuiteError, candidates, find_python, install
 from proxyrelay.websocket.protocol import RelayProtocol
+from tests.support.processes import write_command
 
 FINE = Outcome(OK, OK, 1000)
 
@@ -51,16 +52,12 @@ def index(**result: object) -> str:
 
 
 class ReadingTests(SynchronousTestCase):
-    """An ``index.json`` becomes outcomes."""
-
-    def test_each_case_has_its_outcome(self) -> None:
+    def test_case_has_its_outcome_with_or_without_a_close_code(self) -> None:
         self.assertEqual(read(index(), "relay"), {"1.1.1": FINE})
-
-    def test_a_case_may_end_without_a_close_code(self) -> None:
         found = read(index(remoteCloseCode=None), "relay")
         self.assertIsNone(found["1.1.1"].code)
 
-    def test_other_texts_are_refused(self) -> None:
+    def test_text_that_is_no_report_is_refused(self) -> None:
         for text in (
             "",
             "{}",
@@ -73,7 +70,7 @@ class ReadingTests(SynchronousTestCase):
             with self.assertRaises(ReportError):
                 read(text, "relay")
 
-    def test_both_verdicts_count(self) -> None:
+    def test_verdict_is_of_behaviour_and_close(self) -> None:
         for outcome, verdict in (
             (FINE, OK),
             (Outcome(INFORMATIONAL, OK), INFORMATIONAL),
@@ -85,12 +82,8 @@ class ReadingTests(SynchronousTestCase):
 
 
 class ExpectationTests(SynchronousTestCase):
-    """What is not as expected is said, case by case."""
-
-    def test_nothing_is_said_of_what_is_as_expected(self) -> None:
+    def test_differences_stand_in_the_order_of_the_suite(self) -> None:
         self.assertEqual(SMALL.differences(AS_EXPECTED), [])
-
-    def test_differences_stand_in_the_suites_order(self) -> None:
         found = {
             "9.10": Outcome(FAILED, FAILED, 1002),
             "9.2": FINE,
@@ -105,12 +98,9 @@ class ExpectationTests(SynchronousTestCase):
                 "9.10: FAILED with 1002 instead of FAILED with 1009",
             ],
         )
-
-    def test_a_failure_is_expected_with_one_verdict_only(self) -> None:
+        # A failure is expected with one verdict only.
         found = AS_EXPECTED | {"9.10": Outcome(OK, FAILED, 1009)}
         self.assertEqual(len(SMALL.differences(found)), 1)
-
-    def test_missing_cases_are_differences(self) -> None:
         self.assertEqual(
             SMALL.differences({"1.1": FINE, "1.2": FINE, "2.1": FINE}),
             [
@@ -119,7 +109,7 @@ class ExpectationTests(SynchronousTestCase):
             ],
         )
 
-    def test_the_summary_counts_verdicts(self) -> None:
+    def test_summary_counts_verdicts(self) -> None:
         self.assertEqual(
             summary(AS_EXPECTED),
             [
@@ -129,19 +119,17 @@ class ExpectationTests(SynchronousTestCase):
             ],
         )
 
-    def test_long_messages_end_with_the_relays_own_codes(self) -> None:
+    def test_long_messages_end_with_codes_of_the_relay(self) -> None:
         for case, code in (("9.1.4", 1009), ("9.3.1", 1008), ("9.4.4", 1009)):
             self.assertEqual(ECHO.of(case).code, code, case)
         for case in ("9.1.3", "9.5.1", "9.7.4", "6.3.1", "7.1.5"):
             self.assertEqual(ECHO.of(case).verdict, OK, case)
 
-    def test_all_else_is_ok_outside_the_limits(self) -> None:
+    def test_all_else_is_ok_and_without_compression(self) -> None:
         verdicts = {e.verdict for e in ECHO.exempt if not e.matches("9.1.4")}
         self.assertEqual(verdicts - {FAILED}, {INFORMATIONAL})
         self.assertEqual(sum(ECHO.counts.values()) - ECHO.counts[9], 247)
         self.assertEqual(sum(ECHO.counts.values()), 301)
-
-    def test_every_run_leaves_out_compression(self) -> None:
         for run in (ECHO, RELAY):
             self.assertFalse({12, 13} & set(run.counts))
             for pattern in run.cases:
@@ -149,21 +137,14 @@ class ExpectationTests(SynchronousTestCase):
 
 
 class PythonTests(SynchronousTestCase):
-    """A CPython 2.7 is told from everything else."""
-
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
         self.folder.mkdir()
 
-    def command(self, name: str, says: str, status: int = 0) -> Path:
-        """A command that says something, whatever it is asked."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/sh\necho {says}\nexit {status}\n", encoding="utf-8")
-        path.chmod(0o755)
-        return path
+    def command(self, name: str, says: str = "", status: int = 0) -> Path:
+        return write_command(self.folder / name, says, status)
 
-    def test_the_first_that_is_one_is_taken(self) -> None:
+    def test_python_that_is_found_is_the_first_of_version_2_7(self) -> None:
         others = (
             self.folder / "missing",
             self.folder,
@@ -176,32 +157,25 @@ class PythonTests(SynchronousTestCase):
         later = self.command("later", "CPython2.7.9")
         self.assertEqual(find_python([*others, right, later]), right)
 
-    def test_the_path_and_pyenv_are_looked_through(self) -> None:
-        first = self.command("bin/python2.7", "")
-        second = self.command("bin/python2", "")
-        third = self.command("pyenv/versions/2.7.18/bin/python2.7", "")
-        self.command("pyenv/versions/3.11.7/bin/python3.11", "")
+    def test_candidates_are_those_of_path_and_pyenv(self) -> None:
+        first, second = map(self.command, ("bin/python2.7", "bin/python2"))
+        third = self.command("pyenv/versions/2.7.18/bin/python2.7")
+        newer = [
+            self.command(f"pyenv/versions/{name}/bin/python3.11")
+            for name in ("3.11.12", "3.11.7", "3.11-dev")
+        ]
+        self.command("pyenv/versions/3.12.1/bin/python3.12")
         environ = {
             "PATH": str(self.folder / "bin"),
             "PYENV_ROOT": str(self.folder / "pyenv"),
         }
         self.assertEqual(list(candidates(environ)), [first, second, third])
-
-    def test_pyenv_is_found_at_home(self) -> None:
-        there = self.command(".pyenv/versions/2.7.18/bin/python2.7", "")
+        self.assertEqual(list(candidates(environ, "3.11")), newer)
+        there = self.command(".pyenv/versions/2.7.18/bin/python2.7")
         environ = {"PATH": "", "HOME": str(self.folder)}
         self.assertEqual(list(candidates(environ)), [there])
 
-    def test_newer_releases_of_pyenv_come_first(self) -> None:
-        wanted = [
-            self.command(f"pyenv/versions/{name}/bin/python3.11", "")
-            for name in ("3.11.12", "3.11.7", "3.11-dev")
-        ]
-        self.command("pyenv/versions/3.12.1/bin/python3.12", "")
-        environ = {"PATH": "", "PYENV_ROOT": str(self.folder / "pyenv")}
-        self.assertEqual(list(candidates(environ, "3.11")), wanted)
-
-    def test_an_installed_suite_stays(self) -> None:
+    def test_installed_suite_stays(self) -> None:
         python = self.command("python", "CPython2.7.18")
         mark = self.folder / "suite" / "installed"
         mark.parent.mkdir()
@@ -212,7 +186,7 @@ class PythonTests(SynchronousTestCase):
         self.assertEqual(wstest.name, "wstest")
         self.assertFalse(mark.exists())
 
-    def test_a_failed_step_says_what_went_wrong(self) -> None:
+    def test_failed_step_says_what_went_wrong(self) -> None:
         python = self.command("python", "CPython2.7.18")
         broken = str(self.command("broken", "no network", status=1))
         folder = self.folder / "suite"
@@ -223,9 +197,7 @@ class PythonTests(SynchronousTestCase):
 
 
 class CommandTests(SynchronousTestCase):
-    """The command says when there is nothing to run the suite with."""
-
-    def test_no_python_is_no_failure(self) -> None:
+    def test_command_without_python_is_no_failure(self) -> None:
         said = io.StringIO()
         with (
             mock.patch.dict("os.environ", {"PATH": "", "HOME": "/", "PYENV_ROOT": "/"}),
@@ -234,7 +206,7 @@ class CommandTests(SynchronousTestCase):
             conformance.main([self.mktemp()])
         self.assertIn("SKIPPED", said.getvalue())
 
-    def test_a_named_python_must_be_one(self) -> None:
+    def test_named_python_must_be_one(self) -> None:
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             error = self.assertRaises(
@@ -243,11 +215,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(error.code, 2)
         self.assertIn("/missing is no CPython 2.7", said.getvalue())
 
-
-class EchoTests(SynchronousTestCase):
-    """The echo differs from what is served in one method."""
-
-    def test_only_messages_are_treated_otherwise(self) -> None:
+    def test_echo_treats_only_messages_otherwise(self) -> None:
         service = conformance.echo_relay(MemoryReactorClock())
         self.addCleanup(service.stopService)
         protocol = service.factory.buildProtocol(mock.sentinel.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from benchmarks import shares
 from docs._ext import events, reference
 from proxyrelay import config
-from proxyrelay.admin.metrics import METRICS, PREFIX
+from proxyrelay.admin.metrics import METRICS
+from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.cli import main as cli
 from proxyrelay.errors import Refusal
 from proxyrelay.service.options import Options
@@ -42,6 +44,7 @@ DOCS = ROOT / "docs"
 PAGES = [page for page in sorted(DOCS.rglob("*.rst")) if "_build" not in page.parts]
 
 
+@functools.cache
 def page(name: str) -> str:
     """A page as Sphinx gets to see it."""
     return reference.filled((DOCS / f"{name}.rst").read_text(encoding="utf-8"))
@@ -57,8 +60,6 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 
 class SettingsTests(SynchronousTestCase):
-    """The page of all settings."""
-
     def tables(self) -> Iterator[tuple[str, ...]]:
         yield ()
         for path in config.settings():
@@ -72,48 +73,43 @@ class SettingsTests(SynchronousTestCase):
             value = getattr(value, name)
         return type(value) if isinstance(value, Struct) else None
 
-    def test_has_every_setting_once(self) -> None:
+    def test_settings_page_has_every_setting_and_table_once(self) -> None:
         text = page("reference/settings")
         found = re.findall(r"^\.\. confval:: (\S+)$", text, re.MULTILINE)
         expected = [
             ".".join(path) for path in config.settings() if self.kind(path) is None
         ]
         self.assertEqual(sorted(found), sorted(expected))
-
-    def test_has_every_table(self) -> None:
-        lines = page("reference/settings").splitlines()
+        lines = text.splitlines()
         for path in self.tables():
             title = f"[{'.'.join(path)}]" if path else "At the top of the file"
             self.assertIn(title, lines)
-
-    def test_every_setting_is_described(self) -> None:
-        for path in self.tables():
             kind = self.kind(path) or config.Config
             described = reference.described(kind)[1]
             self.assertEqual(list(described), list(kind.__struct_fields__), kind)
             self.assertTrue(all(described.values()), kind)
 
-    def test_tells_type_range_and_default(self) -> None:
+    def test_settings_page_tells_types_options_and_constants(self) -> None:
         text = page("reference/settings")
-        for lines in (
+        for words in (
             ":type: whole number, 0 to 65,535\n   :default: ``8700``",
             ":type: path\n   :default: none",
             ':type: list of texts\n   :default: ``["*"]``',
             ":type: number, 0.1 to 8\n   :default: ``8``",
             ":type: true or false\n   :default: ``false``",
             ':type: ``"globus"``\n   :default: none',
+            *(f"The option ``{name}`` wins over it." for name in config.OVERRIDES),
+            *(
+                f"``{alias[-1]}`` is a deprecated spelling of it."
+                for alias in config.ALIASES
+            ),
+            "It is not reloaded",
+            f"at least {config.AUTHENTICATION_MARGIN_SECONDS:g} less",
         ):
-            self.assertIn(lines, text)
+            self.assertIn(words, text)
+        self.assertNotIn("`AUTHENTICATION_MARGIN_SECONDS`", text)
 
-    def test_tells_options_aliases_and_what_waits(self) -> None:
-        text = page("reference/settings")
-        for option in config.OVERRIDES:
-            self.assertIn(f"The option ``{option}`` wins over it.", text)
-        for alias in config.ALIASES:
-            self.assertIn(f"``{alias[-1]}`` is a deprecated spelling of it.", text)
-        self.assertIn("It is not reloaded", text)
-
-    def test_every_type_has_words(self) -> None:
+    def test_type_of_every_setting_has_words(self) -> None:
         for path in self.tables():
             info = types.type_info(self.kind(path) or config.Config)
             assert isinstance(info, types.StructType)
@@ -124,26 +120,13 @@ class SettingsTests(SynchronousTestCase):
                         words, r"^(whole number|number|text|path|true|list of|``)"
                     )
 
-    def test_a_constant_is_written_as_its_value(self) -> None:
-        self.assertNotIn("`AUTHENTICATION_MARGIN_SECONDS`", page("reference/settings"))
-        self.assertIn(
-            f"at least {config.AUTHENTICATION_MARGIN_SECONDS:g} less",
-            page("reference/settings"),
-        )
 
-
-class CloseCodeTests(SynchronousTestCase):
-    """The page of close codes."""
-
-    def test_has_every_code(self) -> None:
-        lines = page("reference/close-codes").splitlines()
-        for kind in Refusal.__subclasses__():
-            self.assertIn(f"``{kind.code}``", lines)
-        for code in (1000, 1001, 1002, 1007, 1009):
-            self.assertIn(f"``{code}``", lines)
-
-    def test_has_every_reason(self) -> None:
+class ReferenceTests(SynchronousTestCase):
+    def test_close_codes_page_has_every_code_and_reason(self) -> None:
         text = page("reference/close-codes")
+        codes = [kind.code for kind in Refusal.__subclasses__()]
+        for code in (*codes, 1000, 1001, 1002, 1007, 1009):
+            self.assertIn(f"``{code}``", text.splitlines())
         found = reference.reasons()
         self.assertEqual(set(found), {k.__name__ for k in Refusal.__subclasses__()})
         for name, reasons in found.items():
@@ -157,21 +140,18 @@ class CloseCodeTests(SynchronousTestCase):
             found["Forbidden"],
         )
 
-
-class ProtocolTests(SynchronousTestCase):
-    """The page of the wire protocol."""
-
-    def test_has_every_message_with_its_fields(self) -> None:
+    def test_protocol_page_has_every_message_field_and_error(self) -> None:
         text = page("reference/protocol")
         for kind in get_args(messages.ClientMessage):
             self.assertIn(f"``{kind.__struct_config__.tag}``", text)
             for name in kind.__struct_fields__:
                 self.assertIn(f"   ``{name}``", text)
+        self.assertIn(messages.ACCEPTED.decode(), text)
+        for error in (UNKNOWN, FOREIGN, BUSY, LEFT, SILENT, DEAF, FULL, CROSSED, SELF):
+            self.assertIn(f"* ``{error.format('…')}``\n", text)
+        self.assertGreaterEqual(len(reference.errors()), 9)
 
-    def test_has_the_answer_as_it_is(self) -> None:
-        self.assertIn(messages.ACCEPTED.decode(), page("reference/protocol"))
-
-    def test_examples_are_messages(self) -> None:
+    def test_examples_of_the_protocol_page_are_messages(self) -> None:
         blocks = re.findall(
             r"^   \.\. code-block:: json\n\n((?:      .*\n)+)",
             page("reference/protocol"),
@@ -186,31 +166,14 @@ class ProtocolTests(SynchronousTestCase):
         assert isinstance(message, messages.PeerConnection)
         self.assertEqual(message.error, UNKNOWN.format(message.peer_uuid))
 
-    def test_has_every_error_that_comes_back(self) -> None:
-        text = page("reference/protocol")
-        for error in (
-            *(UNKNOWN, FOREIGN, BUSY, LEFT, SILENT, DEAF, FULL),
-            *(CROSSED, SELF),
-        ):
-            self.assertIn(f"* ``{error.format('…')}``\n", text)
-        self.assertGreaterEqual(len(reference.errors()), 9)
-
-
-class MetricTests(SynchronousTestCase):
-    """The page of metrics."""
-
-    def test_has_every_metric(self) -> None:
+    def test_metrics_page_has_every_metric(self) -> None:
         text = page("reference/metrics")
         for metric in METRICS:
             self.assertIn(f"\n``{PREFIX}{metric.name}`` ({metric.kind})\n", text)
             for word in (*metric.labels, *metric.values):
                 self.assertIn(f"``{word}``", text)
 
-
-class CommandTests(SynchronousTestCase):
-    """The page of commands."""
-
-    def test_has_every_command_and_option(self) -> None:
+    def test_command_page_has_every_command_and_option(self) -> None:
         text = page("reference/cli")
         found = list(commands(cli._parser()))
         self.assertGreater(len(found), 3)
@@ -221,29 +184,25 @@ class CommandTests(SynchronousTestCase):
                 for spelling in action.option_strings:
                     self.assertRegex(section, rf"option::.* ?{spelling}\b")
 
-    def test_has_every_option_of_twistd(self) -> None:
-        text = page("reference/cli")
         section = text[text.index(".. program:: twistd proxyrelay") :]
         for long, *_ in Options.optParameters:
             self.assertRegex(section, rf"option::.*--{long} ")
 
 
 class LogTests(SynchronousTestCase):
-    """The page of the log, and what it says of each line."""
-
-    def test_every_line_has_a_name_and_a_constant_text(self) -> None:
+    def test_every_line_has_a_name_and_a_constant_text_of_its_fields(self) -> None:
         for line in events.logged():
-            self.assertTrue(line.event, line.place)
-            self.assertTrue(line.format, line.place)
-            self.assertTrue(line.level, line.place)
+            self.assertTrue(line.event and line.format and line.level, line.place)
+            named = {name for _, name, _, _ in Formatter().parse(line.format) if name}
+            self.assertLessEqual(named, set(line.fields), line.place)
 
-    def test_every_event_has_words_and_no_others_have(self) -> None:
+    def test_events_and_no_others_have_words(self) -> None:
         logged = {line.event for line in events.logged()}
         self.assertEqual(logged, set(events.EVENTS))
         audited = {line.event for line in events.audited()}
         self.assertEqual(audited, set(events.AUDIT_EVENTS))
 
-    def test_every_field_has_words_and_no_others_have(self) -> None:
+    def test_fields_and_no_others_have_words(self) -> None:
         fields = {
             name
             for line in (*events.logged(), *events.audited())
@@ -254,11 +213,6 @@ class LogTests(SynchronousTestCase):
         # Nor does one hide what every line has.
         self.assertEqual(fields & set(events.COMMON), set())
 
-    def test_every_text_finds_its_fields(self) -> None:
-        for line in events.logged():
-            named = {name for _, name, _, _ in Formatter().parse(line.format) if name}
-            self.assertLessEqual(named, set(line.fields), line.place)
-
     def test_events_of_one_name_have_the_same_fields(self) -> None:
         """But for defects, and for a word at the end."""
         for lines in (list(events.logged()), list(events.audited())):
@@ -266,7 +220,7 @@ class LogTests(SynchronousTestCase):
                 found = {line.fields for line in lines if line.event == event}
                 self.assertEqual(len(found), 1, event)
 
-    def test_the_page_has_every_event_and_field(self) -> None:
+    def test_log_page_has_every_event_and_field(self) -> None:
         text = page("reference/log")
         for name in (
             *(*events.EVENTS, *events.AUDIT_EVENTS),
@@ -274,8 +228,7 @@ class LogTests(SynchronousTestCase):
         ):
             self.assertRegex(text, rf"(?m)^``{name}``$")
 
-    def test_the_page_has_what_is_written(self) -> None:
-        """Each line that a page shows has the fields that the code gives it."""
+    def test_lines_on_pages_have_the_fields_of_the_code(self) -> None:
         shown = 0
         for name in ("reference/log", "guides/logging"):
             for text in re.findall(r"^    (\{.*\})$", page(name), re.MULTILINE):
@@ -292,33 +245,20 @@ class LogTests(SynchronousTestCase):
 
 
 class PageTests(SynchronousTestCase):
-    """All pages."""
-
-    def test_ask_only_for_what_there_is(self) -> None:
+    def test_pages_name_only_settings_and_files_that_there_are(self) -> None:
+        known = {".".join(path) for path in config.settings()}
+        included = r"^\.\. (?:literalinclude|include|image):: (\S+)$"
         for path in PAGES:
             text = path.read_text(encoding="utf-8")
-            filled = reference.filled(text)
-            self.assertNotIn(".. generated::", filled, path)
+            self.assertNotIn(".. generated::", reference.filled(text), path)
+            for name in re.findall(r":confval:`([^`]+)`", text):
+                self.assertIn(name, known, path)
+            for name in re.findall(included, text, re.MULTILINE):
+                self.assertTrue((path.parent / name).exists(), (path, name))
         with self.assertRaises(KeyError):
             reference.filled(".. generated:: nothing\n")
 
-    def test_name_only_settings_that_there_are(self) -> None:
-        known = {".".join(path) for path in config.settings()}
-        for path in PAGES:
-            for name in re.findall(r":confval:`([^`]+)`", path.read_text()):
-                self.assertIn(name, known, path)
-
-    def test_include_only_files_that_there_are(self) -> None:
-        for path in PAGES:
-            for name in re.findall(
-                r"^\.\. (?:literalinclude|include|image):: (\S+)$",
-                path.read_text(),
-                re.MULTILINE,
-            ):
-                self.assertTrue((path.parent / name).exists(), (path, name))
-
-    def test_settings_in_examples_are_taken(self) -> None:
-        """Each piece of a relay.toml that a page shows."""
+    def test_settings_in_examples_are_valid(self) -> None:
         shown = 0
         for path in PAGES:
             for block in re.findall(
@@ -332,14 +272,17 @@ class PageTests(SynchronousTestCase):
                 self.assertEqual(config.load(file).problems, [], (path, block))
         self.assertGreater(shown, 2)
 
-    def test_the_readme_leads_to_files_that_there_are(self) -> None:
+    def test_readme_names_files_that_there_are_and_every_command(self) -> None:
         text = (ROOT / "README.rst").read_text(encoding="utf-8")
         named = re.findall(r"<([^>:]+)>`_|image:: (\S+)", text)
         self.assertGreater(len(named), 8)
         for link, image in named:
             self.assertTrue((ROOT / (link or image)).is_file(), link or image)
+        for parser in commands(cli._parser()):
+            if len(parser.prog.split()) == 2:
+                self.assertIn(f"``{parser.prog}``", text)
 
-    def test_the_readme_shows_what_was_measured(self) -> None:
+    def test_readme_shows_measured_figures(self) -> None:
         text = (ROOT / "README.rst").read_text(encoding="utf-8")
         shown = set(re.findall(r"^(.{26}) (?:us CPU|kB) +(.*)$", text, re.MULTILINE))
         measured = json.loads((DOCS / "explanation/comparison.json").read_text())
@@ -358,14 +301,7 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(len(shown), 6)
         self.assertLessEqual({(title, *cells.split()) for title, cells in shown}, found)
 
-    def test_the_readme_names_every_command(self) -> None:
-        text = (ROOT / "README.rst").read_text(encoding="utf-8")
-        for parser in commands(cli._parser()):
-            if len(parser.prog.split()) == 2:
-                self.assertIn(f"``{parser.prog}``", text)
-
-    def test_an_index_describes_each_page(self) -> None:
-        """One line for each page of a folder."""
+    def test_index_of_a_folder_describes_each_page(self) -> None:
         for path in DOCS.glob("*/index.rst"):
             text = path.read_text(encoding="utf-8")
             for other in path.parent.glob("*.rst"):
@@ -376,8 +312,6 @@ class PageTests(SynchronousTestCase):
 
 
 class ShareTests(SynchronousTestCase):
-    """What samples of a relay are counted for."""
-
     RAW = (
         "run (twisted/internet/base.py:1);EPollReactor.doPoll (t/epollreactor.py:2) 50",
         "doRead (twisted/tcp.py:1);decode (proxyrelay/switchboard/messages.py:5) 20",
@@ -385,13 +319,13 @@ class ShareTests(SynchronousTestCase):
         "main (elsewhere.py:1) 20",
     )
 
-    def test_the_innermost_known_place_counts(self) -> None:
+    def test_sample_counts_for_its_innermost_known_place(self) -> None:
         self.assertEqual(
             shares.samples(self.RAW),
             {shares.WAIT: 50, "JSON": 30, shares.REST: 20},
         )
 
-    def test_the_wait_is_cut_to_the_time_that_is_left(self) -> None:
+    def test_wait_is_cut_to_the_time_that_is_left(self) -> None:
         found = shares.samples(self.RAW)
         for awake, waiting in ((200.0, 50), (60.0, 10), (50.0, 0)):
             parts = shares.shares(found, awake)

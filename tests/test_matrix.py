@@ -12,13 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests import matrix
 from tests.matrix import Metadata
+from tests.support.processes import write_command
 
 PROMISED = Metadata(["3.11", "3.12", "3.13", "3.14"], SpecifierSet(">=3.11,!=3.14.0"))
 
 
 class FindTests(SynchronousTestCase):
-    """Interpreters."""
-
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         self.environ = {
@@ -27,21 +26,16 @@ class FindTests(SynchronousTestCase):
         }
 
     def python(self, name: str, says: str, status: int = 0) -> Path:
-        """Write a command that says what it is."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/sh\necho {says}\nexit {status}\n", encoding="utf-8")
-        path.chmod(0o755)
-        return path
+        return write_command(self.folder / name, says, status)
 
-    def test_each_version_is_taken_from_the_path_or_from_pyenv(self) -> None:
+    def test_version_is_taken_from_the_path_or_from_pyenv(self) -> None:
         first = self.python("bin/python3.11", "CPython 3.11.2")
         self.python("pyenv/versions/3.11.9/bin/python3.11", "CPython 3.11.9")
         last = self.python("pyenv/versions/3.13.1/bin/python3.13", "CPython 3.13.1")
         wanted = {"3.11": first, "3.13": last}
         self.assertEqual(matrix.found(PROMISED, self.environ), wanted)
 
-    def test_what_cannot_be_used_is_passed_over(self) -> None:
+    def test_interpreter_that_cannot_be_used_is_passed_over(self) -> None:
         self.python("bin/python3.11", "CPython 3.11.2", status=127)
         self.python("bin/python3.12", "PyPy 3.12.1")
         self.python("bin/python3.13", "")
@@ -51,16 +45,14 @@ class FindTests(SynchronousTestCase):
         wanted = {"3.14": self.python("bin/python3.14", "CPython 3.14.5")}
         self.assertEqual(matrix.found(PROMISED, self.environ), wanted)
 
-    def test_a_real_interpreter_is_asked_for_its_release(self) -> None:
+    def test_real_interpreter_tells_its_release(self) -> None:
         path = Path(sys.executable)
         release = "{}.{}.{}".format(*sys.version_info)
         self.assertEqual(matrix._release(path), release)
 
 
 class ChoiceTests(SynchronousTestCase):
-    """What is run."""
-
-    def test_the_metadata_names_this_version(self) -> None:
+    def test_metadata_names_this_version(self) -> None:
         promised = matrix.metadata((matrix.ROOT / "setup.cfg").read_text())
         self.assertIn("{}.{}".format(*sys.version_info), promised.versions)
         self.assertIn("{}.{}.{}".format(*sys.version_info), promised.requires)
@@ -68,7 +60,7 @@ class ChoiceTests(SynchronousTestCase):
         self.assertIn(f"{oldest}.0", promised.requires)
         self.assertNotIn(f"3.{int(oldest[2:]) - 1}.99", promised.requires)
 
-    def test_the_ends_are_the_oldest_and_the_newest_of_the_others(self) -> None:
+    def test_ends_are_the_oldest_and_the_newest_of_the_others(self) -> None:
         for versions, default, wanted in (
             ([], "3.11", []),
             (["3.11"], "3.11", []),
@@ -78,7 +70,7 @@ class ChoiceTests(SynchronousTestCase):
         ):
             self.assertEqual(matrix.ends(versions, default), wanted)
 
-    def test_unit_tests_are_all_but_those_with_real_processes(self) -> None:
+    def test_unit_tests_are_those_without_real_processes(self) -> None:
         modules = list(matrix.unit_tests())
         for name in (
             "tests.switchboard.test_relay",
@@ -92,11 +84,8 @@ class ChoiceTests(SynchronousTestCase):
         for path in matrix.REAL:
             self.assertTrue(path.exists(), path)
 
-    def test_a_version_that_cannot_be_installed_is_told(self) -> None:
+    def test_version_that_cannot_be_installed_is_told(self) -> None:
         folder = Path(self.mktemp()).absolute()
-        folder.mkdir()
-        make = folder / "make"
-        make.write_text("#!/bin/sh\nexit 2\n", encoding="utf-8")
-        make.chmod(0o755)
+        make = write_command(folder / "make", "", 2)
         self.patch(os, "environ", {**os.environ, "PATH": str(folder)})
         self.assertEqual(matrix.run("3.11", make, 1), "not installed")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import proxyrelay
 from proxyrelay.switchboard import events as table_of_events
-from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import Event
 
 CODE = Path(proxyrelay.__file__).parent
 
@@ -231,7 +231,7 @@ def audited() -> Iterator[Line]:
             continue
         called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         event = _constant(node.args[0])
-        if called in {"_write", "_line"} and event:
+        if called == "_line" and event:
             fields = tuple(keyword.arg or "" for keyword in node.keywords)
             yield Line(event, "", "", fields, f"{path.name}:{node.lineno}")
 

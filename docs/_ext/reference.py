@@ -26,11 +26,12 @@ from msgspec import inspect as types
 import proxyrelay
 from docs._ext import events
 from proxyrelay import config
-from proxyrelay.admin.metrics import METRICS, PREFIX
+from proxyrelay.admin.metrics import METRICS
+from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.cli import main as cli
 from proxyrelay.errors import Refusal
-from proxyrelay.service.changes import FIXED
 from proxyrelay.service.options import Options
+from proxyrelay.service.reload import FIXED
 from proxyrelay.switchboard import messages
 
 DOCS = Path(__file__).parent.parent
@@ -135,7 +136,7 @@ def _notes(path: tuple[str, ...]) -> Iterator[str]:
     for alias, name in config.ALIASES.items():
         if (*alias[:-1], name) == path:
             yield f"``{alias[-1]}`` is a deprecated spelling of it."
-    if path in FIXED:
+    if ".".join(path) in FIXED:
         yield "It is not reloaded: a change waits for a relay that is started anew."
 
 
@@ -216,10 +217,8 @@ def reasons() -> dict[str, list[str]]:
     kinds = {kind.__name__: kind for kind in Refusal.__subclasses__()}
     found: dict[str, dict[str, None]] = {name: {} for name in kinds}
     for name, kind in kinds.items():
-        if "__init__" in vars(kind):
-            # Its reason is its own, whatever it is told.
-            count = len(inspect.signature(kind).parameters)
-            found[name][kind(*[""] * count).reason] = None
+        if kind.text:
+            found[name][kind.prefix + kind.text] = None
     for path in sorted(CODE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         constants = _constants(tree)
@@ -227,7 +226,7 @@ def reasons() -> dict[str, list[str]]:
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             name = node.func.id if isinstance(node.func, ast.Name) else ""
-            if name in kinds and "__init__" not in vars(kinds[name]):
+            if name in kinds and not kinds[name].text:
                 text = _text(node.args[0], constants)
                 found[name][kinds[name].prefix + text] = None
     return {name: list(texts) for name, texts in found.items()}

@@ -17,18 +17,12 @@ from proxyrelay.config import Secret
 
 _HOST = re.compile(r"(?:\[(?P<six>[^][]*)\]|(?P<name>[^]:[]+))(?::[0-9]*)?")
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names of this machine."""
 
 
 class Access:
-    """Checks callers.
-
-    Args:
-        place: Host and port, or path of the socket, of the listener.
-        names: Further names of the listener.
-        token: Token of callers; None for none.
-    """
+    """Checks callers of a place by its names, and by a token, if there is one."""
 
     def __init__(
         self, place: tuple[str, int] | Path, names: Iterable[str], token: Secret | None
@@ -38,41 +32,29 @@ class Access:
 
     def change(self, names: Iterable[str], token: Secret | None) -> None:
         """Apply other names and another token."""
-        own = {*LOOPBACK, self._host or "", *map(str.lower, names)}
+        own = {*OWN_NAMES, self._host or "", *map(str.lower, names)}
         self._names = own - {"", "0.0.0.0", "::"}  # noqa: S104 - these are no names
         self._token = None if token is None else token.reveal().encode()
 
     def knows(self, host: str | None) -> bool:
-        """Whether a request is meant for this listener.
-
-        Args:
-            host: Its ``Host`` header; None without one, which no browser sends.
-        """
+        """Whether a request with this ``Host`` header is meant for this listener."""
         if host is None or self._host is None:
-            return True  # No page reaches a socket in the file system.
-        name = _name(host)
+            # Browsers send the header. No page reaches a socket in the file system.
+            return True
+        found = _HOST.fullmatch(host)  # RFC 9110, section 7.2
+        name = "" if found is None else (found["six"] or found["name"]).lower()
         if name in self._names:
             return True
         # An address in place of a name cannot be rebound.
         return self._host in {"0.0.0.0", "::"} and _is_address(name)  # noqa: S104
 
     def admits(self, authorization: str | None) -> bool:
-        """Whether a caller brings the right token, if there is one.
-
-        Args:
-            authorization: Its ``Authorization`` header, if any.
-        """
+        """Whether this ``Authorization`` header has the token, if there is one."""
         if self._token is None:
             return True
         scheme, _, token = (authorization or "").strip().partition(" ")
         given = token.strip().encode()
         return scheme.lower() == "bearer" and hmac.compare_digest(given, self._token)
-
-
-def _name(host: str) -> str:
-    """A host without its port (RFC 9110, section 7.2)."""
-    found = _HOST.fullmatch(host)
-    return "" if found is None else (found["six"] or found["name"]).lower()
 
 
 def _is_address(name: str) -> bool:

@@ -7,27 +7,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Secret
 from proxyrelay.net.certificates import KeyPair
-from proxyrelay.observe.pseudonyms import Clear
+from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.websocket.factory import RelayFactory
-from proxyrelay.websocket.protocol import RelayProtocol
 
 
 class RelayControl(Protocol):
     """A relay, as the private listener sees it.
 
-    Attributes:
-        factory: The connections, and the rules.
-        config: The settings.
-        pseudonyms: Replaces users by what is shown.
-        drained: Called when the relay begins to drain. It may be set.
+    It calls ``drained``, which may be set, when it begins to drain.
     """
 
-    factory: RelayFactory[RelayProtocol]
+    factory: RelayFactory
     config: Config
-    pseudonyms: Clear
+    pseudonyms: Pseudonyms
     drained: Callable[[], None]
 
     @property
@@ -41,10 +35,6 @@ class RelayControl(Protocol):
     @property
     def pair(self) -> KeyPair | None:
         """Certificate and key; None without TLS."""
-
-    @property
-    def authenticator(self) -> Authenticator:
-        """Identifies the user of a new connection."""
 
     def drain(self) -> None:
         """Leave new clients to another relay, and end after the last client."""
@@ -60,13 +50,7 @@ class ReloadOutcome(Enum):
 
 @dataclass(frozen=True)
 class Reloaded:
-    """Result of a reload.
-
-    Attributes:
-        outcome: The outcome.
-        detail: The changes, or the problems, in a sentence each.
-        token: Token of the private listener from now on.
-    """
+    """Result of a reload: its changes or problems, and the token from now on."""
 
     outcome: ReloadOutcome
     detail: str
@@ -81,12 +65,7 @@ class Reloadable(Protocol):
 
 
 class ReportedReload(Reloadable, Protocol):
-    """The same, with a report.
-
-    Attributes:
-        reloaded: Called with the result of each reload. It may be set.
-        renewed: Called with a text for each renewed certificate. It may be set.
-    """
+    """Calls ``reloaded`` with each result, and ``renewed`` for each new certificate."""
 
     reloaded: Callable[[Reloaded], None]
     renewed: Callable[[str], None]

@@ -8,11 +8,9 @@ from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.switchboard import events
 
-INTERVAL = 2
-"""Seconds from one sample to the next."""
+SAMPLE_INTERVAL_SECONDS = 2
 
-KEPT = 3600 // INTERVAL
-"""Kept samples: one hour."""
+KEPT_SAMPLES = 3600 // SAMPLE_INTERVAL_SECONDS
 
 FIELDS = (
     "time",
@@ -31,55 +29,37 @@ durations in seconds."""
 Sample = tuple[float | None, ...]
 
 
-class _Lately:
-    """The new part of a timing since the last sample."""
-
-    def __init__(self, timing: Timing) -> None:
-        self._timing = timing
-        self._seen = timing.count
-
-    def quantiles(self, *shares: float) -> list[float | None]:
-        new = self._timing.last(self._timing.count - self._seen)
-        self._seen = self._timing.count
-        return [quantile(new, share) for share in shares]
-
-
 class History:
     """Takes samples, and keeps them for an hour.
 
-    Args:
-        counts: The counters.
-        lag: Lag of the event loop.
-        now: The time, in seconds of a monotonic clock.
+    ``now`` is the time in seconds of a monotonic clock.
     """
 
     def __init__(self, counts: RelayCounters, lag: Timing, now: float) -> None:
         self._counts = counts
-        self._lag = _Lately(lag)
-        self._answering = _Lately(counts.answering)
-        self._handshakes = _Lately(counts.handshakes)
+        self._lag = lag
         self._before = now, *self._totals()
-        self._samples: deque[Sample] = deque(maxlen=KEPT)
+        timings = (lag, counts.answering, counts.handshakes)
+        self._seen = {timing: timing.count for timing in timings}
+        self._samples: deque[Sample] = deque(maxlen=KEPT_SAMPLES)
 
     def take(self, now: float, wall: float, clients: int) -> None:
-        """Take a sample.
+        """Take a sample, with the number of clients.
 
-        Samples are in the order of their times. After the wall clock was set back,
-        samples with a later time are forgotten.
-
-        Args:
-            now: The time, in seconds of the monotonic clock.
-            wall: The time, in seconds since 1970.
-            clients: Registered clients.
+        Samples are in the order of ``wall``, in seconds since 1970. After the wall
+        clock was set back, samples with a later time are forgotten.
         """
         then, *before = self._before
         totals = self._totals()
         self._before = now, *totals
-        seconds = now - then or float(INTERVAL)
+        seconds = now - then or float(SAMPLE_INTERVAL_SECONDS)
         rates = [
             (after - earlier) / seconds
             for earlier, after in zip(before, totals, strict=True)
         ]
+        lags = self._new(self._lag)
+        answers = self._new(self._counts.answering)
+        handshakes = self._new(self._counts.handshakes)
         while self._samples and (self._samples[-1][0] or 0.0) >= wall:
             self._samples.pop()
         self._samples.append(
@@ -87,9 +67,10 @@ class History:
                 wall,
                 clients,
                 *rates,
-                *self._lag.quantiles(0.99),
-                *self._answering.quantiles(0.5, 0.99),
-                *self._handshakes.quantiles(0.99),
+                quantile(lags, 0.99),
+                quantile(answers, 0.5),
+                quantile(answers, 0.99),
+                quantile(handshakes, 0.99),
             )
         )
 
@@ -101,6 +82,11 @@ class History:
         if self._samples and (self._samples[-1][0] or 0.0) < time:
             return list(self._samples)
         return [sample for sample in self._samples if (sample[0] or 0.0) > time]
+
+    def _new(self, timing: Timing) -> list[float]:
+        """The durations since the last sample, in ascending order."""
+        seen, self._seen[timing] = self._seen[timing], timing.count
+        return timing.last(timing.count - seen)
 
     def _totals(self) -> tuple[float, ...]:
         counts = self._counts

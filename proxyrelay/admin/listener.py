@@ -15,8 +15,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from proxyrelay import config
-from proxyrelay.admin import history, sockets
+from proxyrelay.admin import sockets
 from proxyrelay.admin.access import Access
 from proxyrelay.admin.control import (
     RelayControl,
@@ -25,12 +24,11 @@ from proxyrelay.admin.control import (
     ReloadOutcome,
     ReportedReload,
 )
-from proxyrelay.admin.counted import counting
-from proxyrelay.admin.events import Events
-from proxyrelay.admin.history import History
-from proxyrelay.admin.http import FilePort, PrivateSite
-from proxyrelay.admin.lag import Lag
+from proxyrelay.admin.history import SAMPLE_INTERVAL_SECONDS, History
+from proxyrelay.admin.instruments import Lag, counting
+from proxyrelay.admin.recent_events import RecentEvents
 from proxyrelay.admin.resources import Root
+from proxyrelay.admin.site import FilePort, PrivateSite
 from proxyrelay.admin.view import View
 from proxyrelay.config import Secret
 from proxyrelay.errors import StartError
@@ -40,30 +38,18 @@ from proxyrelay.observe.counters import RelayCounters
 
 
 class Instrumentation:
-    """Observes a relay for the private listener.
+    """Observes a relay for the private listener; ``kind`` is its class of connections.
 
-    Args:
-        reactor: Runs everything, and tells the time as it does to the relay.
-        wall: Gives the time in seconds since 1970.
-
-    Attributes:
-        counts: Numbers of all events.
-        events: The latest events.
-        kind: Class of connections that are counted.
-        wall: Gives the time in seconds since 1970.
+    The reactor is that of the relay. ``wall`` gives the time in seconds since 1970.
     """
 
     def __init__(self, reactor: Any, wall: Clock = time.time) -> None:
-        self._reactor = reactor
+        self.reactor = reactor
         self.wall = wall
         self.counts = RelayCounters(reactor.seconds)
-        self.events = Events(wall)
+        self.events = RecentEvents(wall)
+        self.observers = (self.counts, self.events)
         self.kind = counting(self.counts)
-
-    @property
-    def observers(self) -> tuple[RelayCounters, Events]:
-        """The counters, and the latest events."""
-        return self.counts, self.events
 
     def listener(
         self,
@@ -76,8 +62,7 @@ class Instrumentation:
     ) -> AdminService:
         """Build the listener; for the arguments see `AdminService`."""
         return AdminService(
-            *(relay.config.admin, token, relay, reload, self, self._reactor),
-            *(shared, inherited, asked),
+            self, relay, reload, token, shared, inherited, asked or reload
         )
 
 
@@ -88,17 +73,15 @@ class AdminService(Service):
     operators can watch a stop.
 
     Args:
-        settings: Place to listen, and names of it.
-        token: Token that callers must bring; None for none.
-        relay: The relay.
-        reload: Reads the settings anew.
         watch: Observes the relay.
-        reactor: Runs everything.
+        relay: The relay.
+        reload: Reports reloads.
+        token: Token of callers; None for none.
         shared: Whether another relay may listen at the same place. The old relay then
             leaves the place when it drains, and callers must name the process to drain.
         inherited: Descriptors of listening sockets from the parent process, in the
             place of own sockets. They must listen at the place of the settings.
-        asked: Reads the settings for a caller; None for `reload` itself.
+        asked: Reads the settings for a caller.
 
     Raises:
         StartError: The place cannot be listened on.
@@ -108,35 +91,32 @@ class AdminService(Service):
 
     def __init__(
         self,
-        settings: config.Admin,
-        token: Secret | None,
+        watch: Instrumentation,
         relay: RelayControl,
         reload: ReportedReload,
-        watch: Instrumentation,
-        reactor: Any,
-        shared: bool = False,
-        inherited: Sequence[int] = (),
-        asked: Reloadable | None = None,
+        token: Secret | None,
+        shared: bool,
+        inherited: Sequence[int],
+        asked: Reloadable,
     ) -> None:
+        settings = relay.config.admin
         place = settings.place
         if place is None:
             raise ValueError("there is no place to listen")
         self._place = place
         try:
-            self._sockets = (
-                sockets.adopt(inherited, place)
-                if inherited
-                else sockets.bind(place, shared)
-            )
+            if inherited:
+                self._sockets = sockets.adopt(inherited, place)
+            else:
+                self._sockets = sockets.listen(place, shared)
         except StartError as error:
             text = f"{error.setting}: {error}"
             raise StartError(text, error.setting) from None
         self._inherits = bool(inherited)
-        self._file: object = None
-        if isinstance(place, Path) and not inherited:
-            self._file = sockets.identity(place)
+        # A file from the parent process is left alone.
+        self._file = None if inherited else sockets.identity(place)
         self._relay = relay
-        self._reactor = reactor
+        self._reactor = reactor = watch.reactor
         self._shared = shared
         self._wall = watch.wall
         self._ports: list[Any] = []
@@ -148,8 +128,7 @@ class AdminService(Service):
         self._sampling = LoopingCall(self._take_sample)
         self._sampling.clock = reactor
         root = Root(
-            *(self._access, self._view, watch.events, self._history),
-            reload if asked is None else asked,
+            *(self._access, self._view, watch.events, self._history, asked),
             shared or bool(inherited),
         )
         self.site = PrivateSite(root, reactor)
@@ -186,7 +165,7 @@ class AdminService(Service):
             self.privilegedStartService()
         super().startService()
         self._lag.start()
-        sampling = self._sampling.start(history.INTERVAL, now=False)
+        sampling = self._sampling.start(SAMPLE_INTERVAL_SECONDS, now=False)
         sampling.addErrback(self._sampling_failed)
         self._reactor.callWhenRunning(self._announce)
 
@@ -200,26 +179,23 @@ class AdminService(Service):
 
     def _take_sample(self) -> None:
         self._keep_place()
-        clients = len(self._relay.factory.relay.registry)
+        clients = len(self._relay.factory.registry)
         self._history.take(self._reactor.seconds(), self._wall(), clients)
-
-    def _keep_place(self) -> None:
-        """Take the path back if the relay that took it over is gone."""
-        place = self._place
-        if not isinstance(place, Path) or self._file is None or not self._ports:
-            return
-        if sockets.identity(place) == self._file:
-            return
-        try:
-            taken = sockets.bind(place, shared=False)
-        except StartError:
-            return  # The other relay still listens there.
-        self._retire()
-        self._file = sockets.identity(place)
-        self._ports = list(map(self._adopted, taken))
 
     def _sampling_failed(self, failure: Failure) -> None:
         self._log.failure("the history is no longer taken down", failure)
+
+    def _keep_place(self) -> None:
+        """Take the path back if the relay that took it over is gone."""
+        if self._file in {None, sockets.identity(self._place)} or not self._ports:
+            return
+        try:
+            taken = sockets.listen(self._place, shared=False)
+        except StartError:
+            return  # The other relay still listens there.
+        self._retire()
+        self._file = sockets.identity(self._place)
+        self._ports = list(map(self._adopted, taken))
 
     def _reloaded(self, done: Reloaded) -> None:
         self._view.reloads[done.outcome] += 1
@@ -237,8 +213,8 @@ class AdminService(Service):
         """Stop to accept."""
         for bound in self._sockets:
             bound.close()
-        self._retire()
         self._sockets = []
+        self._retire()
         place = self._place
         # Another relay may have taken the path over.
         if isinstance(place, Path) and sockets.identity(place) == self._file:
@@ -250,11 +226,7 @@ class AdminService(Service):
         self._ports = []
 
     def stopService(self) -> Deferred[Any]:
-        """End after the last connection of the relay.
-
-        Returns:
-            Fires when no connection is left here, either.
-        """
+        """End after the last connection of the relay; fires after the last one here."""
         super().stopService()
         gone: Deferred[Any] = self._relay.factory.all_gone()
         return gone.addCallback(self._end)

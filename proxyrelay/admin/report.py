@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Forwarded(Struct):
+class MessageCounts(Struct):
     """Messages that reached their receivers."""
 
     offer: int
@@ -19,34 +19,23 @@ class Certificate(Struct):
     renewal: float
 
 
-class Lateness(Struct):
-    """Lag of the event loop in the last minute, in seconds."""
+class Quantiles(Struct):
+    """Quantiles of the most recent durations in seconds; None without durations."""
 
     median: float | None
     p99: float | None
+
+
+class Lateness(Quantiles):
+    """Lag of the event loop in the last minute, in seconds."""
+
     max: float | None
 
 
-class Answering(Struct):
-    """Seconds from the passing on of an offer to its answer, of the last ones."""
-
-    median: float | None
-    p99: float | None
-
-
-class Waiting(Struct):
-    """Seconds that offers waited, of the last ones that had to."""
-
-    median: float | None
-    p99: float | None
-
-
 class Silence(Struct):
-    """Clients that left the last offers to them unanswered.
+    """Number of clients that left the last offers to them unanswered.
 
-    Attributes:
-        clients: Number of such clients.
-        most: Largest number of offers in a row that one of them left unanswered.
+    ``most`` is the largest number of offers in a row that one of them left unanswered.
     """
 
     clients: int
@@ -76,7 +65,7 @@ class Status(Struct):
     connections: int
     users: int
     registrations: int
-    forwarded: Forwarded
+    forwarded: MessageCounts
     returned: dict[str, int]
     dropped: dict[str, int]
     held: int
@@ -85,8 +74,8 @@ class Status(Struct):
     rejected: dict[str, int]
     certificate: Certificate | None
     lag: Lateness
-    offer_to_answer: Answering
-    offer_wait: Waiting
+    offer_to_answer: Quantiles
+    offer_wait: Quantiles
     globus: GlobusAuth | None
 
 

@@ -15,56 +15,43 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
-from twisted.internet.interfaces import IPullProducer
 from twisted.logger import Logger
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
-from zope.interface import implementer
+from twisted.web.server import NOT_DONE_YET
 
 from proxyrelay.admin.access import Access
 from proxyrelay.admin.control import Reloadable, ReloadOutcome
-from proxyrelay.admin.events import Events
-from proxyrelay.admin.history import FIELDS, INTERVAL, History
-from proxyrelay.admin.metrics import Metrics
+from proxyrelay.admin.history import FIELDS, SAMPLE_INTERVAL_SECONDS, History
+from proxyrelay.admin.metrics import METRICS
+from proxyrelay.admin.prometheus import Metrics
+from proxyrelay.admin.recent_events import RecentEvents
 from proxyrelay.admin.report import Client
+from proxyrelay.admin.site import (
+    HEADERS,
+    PLAIN_TEXT,
+    PieceProducer,
+    PrivateRequest,
+    encode_json,
+)
 from proxyrelay.admin.view import View
 from proxyrelay.errors import Disconnected
 from proxyrelay.net import addresses
-from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.events import Operator, WrongAdminToken
 from proxyrelay.switchboard.messages import canonical_uuid
 
 PAGE = Path(__file__).parent / "page"
 """The page and its files."""
 
-INDEX = "index.html"
-
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""Content Security Policy: the page loads its own files, and asks this listener."""
-
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-    "Server": "proxyrelay",
-}
-
-TYPES = {
+CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -73,66 +60,30 @@ TYPES = {
 }
 """Content types by suffix; other files are plain text."""
 
-TEXT = "text/plain; charset=utf-8"
-
-ENDED = (
+DISCONNECT_EFFECT = (
     "closed with 4004, which ends the process of a stock endpoint: its supervisor "
     "starts it anew (after any other code it would register again, and read nothing)"
 )
-"""Effect of a disconnection, for the caller."""
 
 _CLIENT = re.compile("/clients/([^/]+)/disconnect")
 
 _FILE = re.compile("/page/([A-Za-z0-9._-]+)")
 
-_UNPRINTABLE = re.compile("[^ -~]+")
 
-_encoder = msgspec.json.Encoder()
-
-
-def _encode(body: object) -> bytes:
-    """JSON in printable ASCII, since it holds clients' texts and terminals show it."""
-    encoded = _encoder.encode(body).decode()
-    return _UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], encoded).encode()
-
-
-class _Meant(Struct):
-    """The body of a request to drain.
-
-    Attributes:
-        pid: Process of the relay that is to drain.
-    """
+class _DrainBody(Struct):
+    """Body of a request to drain: the process of the relay that is to drain."""
 
     pid: int | None = None
 
 
 class _Trouble(Exception):
-    """An error in the place of an answer.
-
-    Attributes:
-        status: HTTP status.
-        headers: Further header fields.
-    """
-
-    def __init__(
-        self, status: HTTPStatus, text: str, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(text)
-        self.status = status
-        self.headers = headers or {}
+    """An HTTP status and an error text in place of an answer."""
 
 
-@dataclass(frozen=True)
-class _Route:
-    """A resource.
+class _Route(NamedTuple):
+    """A resource: GET looks, POST changes something; an open one needs no token."""
 
-    Attributes:
-        answer: Builds the answer.
-        method: ``GET`` to look, ``POST`` to change something.
-        is_open: Whether it needs no token.
-    """
-
-    answer: Callable[[Request], bytes | int]
+    answer: Callable[[PrivateRequest], bytes | int]
     method: str = "GET"
     is_open: bool = False
 
@@ -140,15 +91,7 @@ class _Route:
 class Root(Resource):
     """All resources.
 
-    Args:
-        access: Checks callers.
-        view: Takes snapshots of the relay.
-        events: The latest events.
-        history: The last hour.
-        reload: Reads the settings anew.
-        shared: Whether another relay may listen here: callers must name the process
-            to drain.
-        page: Folder of the page, which is read once.
+    If the place is shared with another relay, callers must name the process to drain.
     """
 
     isLeaf = True
@@ -159,79 +102,68 @@ class Root(Resource):
         self,
         access: Access,
         view: View,
-        events: Events,
+        events: RecentEvents,
         history: History,
         reload: Reloadable,
-        shared: bool = False,
-        page: Path = PAGE,
+        shared: bool,
     ) -> None:
         super().__init__()
         self._access = access
         self._view = view
-        self._metrics = Metrics(view)
+        self._metrics = Metrics(METRICS, view)
         self._events = events
         self._history = history
         self._reload = reload
         self._shared = shared
-        self._files = files(page)
+        self._files = files(PAGE)
         self._routes = {
-            "/": _Route(lambda request: self._send_file(request, INDEX), is_open=True),
-            "/livez": _Route(lambda request: _text(request, "ok\n"), is_open=True),
-            "/readyz": _Route(self._say_ready, is_open=True),
-            "/metrics": _Route(self._measure),
-            "/status": _Route(lambda request: _json(request, view.status())),
+            "/": _Route(
+                lambda asked: self._send_file(asked, "index.html"), "GET", True
+            ),
+            "/livez": _Route(lambda asked: asked.text("ok\n"), is_open=True),
+            "/readyz": _Route(self._send_readiness, is_open=True),
+            "/metrics": _Route(self._send_metrics),
+            "/status": _Route(lambda asked: asked.json(view.status())),
             "/clients": _Route(self._list_clients),
-            "/history": _Route(self._remember),
-            "/events": _Route(self._tell),
+            "/history": _Route(self._send_history),
+            "/events": _Route(self._send_events),
             "/drain": _Route(self._drain, "POST"),
             "/reload": _Route(self._read_settings, "POST"),
         }
 
-    def render(self, request: Request) -> bytes | int:
+    def render(self, request: PrivateRequest) -> bytes | int:
         """Answer a request, if the caller may make it."""
         for name, value in HEADERS.items():
             request.setHeader(name, value)
         try:
             answer = self._answer(request)
         except _Trouble as trouble:
-            for name, value in trouble.headers.items():
-                request.setHeader(name, value)
-            answer = _json(request, {"error": str(trouble)}, trouble.status)
+            status, text = trouble.args
+            answer = request.json({"error": text}, status)
         except Exception:
             self._log.failure("a request to the private listener failed")
             status = HTTPStatus.INTERNAL_SERVER_ERROR
-            answer = _json(request, {"error": "see the log of the relay"}, status)
+            answer = request.json({"error": "see the log of the relay"}, status)
         if request.method == b"HEAD" and isinstance(answer, bytes):
             request.setHeader("Content-Length", str(len(answer)))
             return b""
         return answer
 
-    def _answer(self, request: Request) -> bytes | int:
-        if not self._access.knows(_header(request, "host")):
+    def _answer(self, request: PrivateRequest) -> bytes | int:
+        if not self._access.knows(request.header("host")):
             raise _Trouble(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "this listener is not called so; see admin.allowed_hosts",
             )
         path, method = request.path.decode("latin-1"), request.method.decode("latin-1")
         route = self._route(path)
-        if not (route is not None and route.is_open) and not self._access.admits(
-            _header(request, "authorization")
-        ):
-            if _header(request, "authorization") is not None:
-                self._observe(WrongAdminToken(self._caller(request)))
-            raise _Trouble(
-                HTTPStatus.UNAUTHORIZED,
-                "bring the token of admin.token_file (Authorization: Bearer ...)",
-                {"WWW-Authenticate": 'Bearer realm="proxyrelay"'},
-            )
+        if route is None or not route.is_open:
+            self._authenticate(request)
         if route is None:
             raise _Trouble(HTTPStatus.NOT_FOUND, "there is nothing here")
         if method not in {route.method, "HEAD" if route.method == "GET" else ""}:
-            raise _Trouble(
-                HTTPStatus.METHOD_NOT_ALLOWED,
-                f"use {route.method} here",
-                {"Allow": route.method},
-            )
+            request.setHeader("Allow", route.method)
+            raise _Trouble(HTTPStatus.METHOD_NOT_ALLOWED, f"use {route.method} here")
         if route.method == "POST" and not _is_deliberate(request):
             raise _Trouble(
                 HTTPStatus.FORBIDDEN,
@@ -239,138 +171,122 @@ class Root(Resource):
             )
         return route.answer(request)
 
+    def _authenticate(self, request: PrivateRequest) -> None:
+        authorization = request.header("authorization")
+        if self._access.admits(authorization):
+            return
+        if authorization is not None:
+            self._view.factory.observer(WrongAdminToken(self._caller(request)))
+        request.setHeader("WWW-Authenticate", 'Bearer realm="proxyrelay"')
+        raise _Trouble(
+            HTTPStatus.UNAUTHORIZED,
+            "bring the token of admin.token_file (Authorization: Bearer ...)",
+        )
+
     def _route(self, path: str) -> _Route | None:
         client, file = _CLIENT.fullmatch(path), _FILE.fullmatch(path)
         if client is not None:
-            return _Route(lambda request: self._disconnect(request, client[1]), "POST")
+            return _Route(lambda asked: self._disconnect(asked, client[1]), "POST")
         if file is not None:
-            return _Route(
-                lambda request: self._send_file(request, file[1]), is_open=True
-            )
+            return _Route(lambda asked: self._send_file(asked, file[1]), is_open=True)
         return self._routes.get(path)
 
     # -- looking
 
-    def _send_file(self, request: Request, name: str) -> bytes:
+    def _send_file(self, request: PrivateRequest, name: str) -> bytes:
         content = self._files.get(name)
         if content is None:
             raise _Trouble(HTTPStatus.NOT_FOUND, "there is no such file")
-        request.setHeader("Content-Type", TYPES.get(Path(name).suffix, TEXT))
+        kind = CONTENT_TYPES.get(Path(name).suffix, PLAIN_TEXT)
+        request.setHeader("Content-Type", kind)
         return content
 
-    def _say_ready(self, request: Request) -> bytes:
+    def _send_readiness(self, request: PrivateRequest) -> bytes:
         obstacles = self._view.obstacles()
         status = HTTPStatus.SERVICE_UNAVAILABLE if obstacles else HTTPStatus.OK
-        return _text(request, "\n".join([*(obstacles or ["ok"]), ""]), status)
+        return request.text("\n".join([*(obstacles or ["ok"]), ""]), status)
 
-    def _measure(self, request: Request) -> bytes:
-        text, kind = self._metrics.text(_header(request, "accept") or "")
+    def _send_metrics(self, request: PrivateRequest) -> bytes:
+        text, kind = self._metrics.text(request.header("accept") or "")
         request.setHeader("Content-Type", kind)
         return text
 
-    def _list_clients(self, request: Request) -> int:
+    def _list_clients(self, request: PrivateRequest) -> int:
         request.setHeader("Content-Type", "application/json")
-        total = len(self._view.relay.factory.relay.registry)
-        request.registerProducer(_Listing(request, total, self._view.clients()), False)
+        total = len(self._view.factory.registry)
+        pieces = _listed(total, self._view.clients())
+        request.registerProducer(PieceProducer(request, pieces), False)
         return NOT_DONE_YET
 
-    def _remember(self, request: Request) -> bytes:
-        samples = self._history.since(_number(request, "since"))
-        body = {"interval": INTERVAL, "fields": FIELDS, "samples": samples}
-        return _json(request, body)
+    def _send_history(self, request: PrivateRequest) -> bytes:
+        return request.json(
+            {
+                "interval": SAMPLE_INTERVAL_SECONDS,
+                "fields": FIELDS,
+                "samples": self._history.since(_since(request)),
+            }
+        )
 
-    def _tell(self, request: Request) -> bytes:
-        events = self._events
-        since = int(_number(request, "since"))
-        return _json(request, {"events": events.since(since), "last": events.last})
+    def _send_events(self, request: PrivateRequest) -> bytes:
+        events = self._events.since(int(_since(request)))
+        return request.json({"events": events, "last": self._events.last})
 
     # -- acting
 
-    def _caller(self, request: Request) -> str:
+    def _caller(self, request: PrivateRequest) -> str:
         place = addresses.text(request.getClientAddress())
         return self._view.relay.pseudonyms.address(place)
 
-    def _tell_of(self, request: Request, action: str, uuid: str | None = None) -> None:
-        self._observe(Operator(action, self._caller(request), uuid))
+    def _report(
+        self, request: PrivateRequest, action: str, uuid: str | None = None
+    ) -> None:
+        self._view.factory.observer(Operator(action, self._caller(request), uuid))
 
-    def _observe(self, event: Event) -> None:
-        self._view.relay.factory.journal(event)
-
-    def _drain(self, request: Request) -> bytes:
-        meant, own = _meant(request), os.getpid()
-        if meant is None and self._shared:
+    def _drain(self, request: PrivateRequest) -> bytes:
+        pid, own = _pid(request), os.getpid()
+        if pid is None and self._shared:
             raise _Trouble(
                 HTTPStatus.CONFLICT,
                 "other relays may listen here, too: say which one is to drain; "
                 f'this one is {{"pid": {own}}}',
             )
-        if meant not in {None, own}:
-            raise _Trouble(
-                HTTPStatus.CONFLICT, f"this is process {own}, and not {meant}"
-            )
-        self._tell_of(request, "drain")
+        if pid not in {None, own}:
+            raise _Trouble(HTTPStatus.CONFLICT, f"this is process {own}, and not {pid}")
+        self._report(request, "drain")
         self._view.relay.drain()
-        count = len(self._view.relay.factory.connections)
-        return _done(request, f"draining; connections: {count}", HTTPStatus.ACCEPTED)
+        detail = f"draining; connections: {len(self._view.factory.connections)}"
+        return request.json({"ok": True, "detail": detail}, HTTPStatus.ACCEPTED)
 
-    def _read_settings(self, request: Request) -> bytes:
-        self._tell_of(request, "reload")
+    def _read_settings(self, request: PrivateRequest) -> bytes:
+        self._report(request, "reload")
         done = self._reload.reload()
         if done.outcome is ReloadOutcome.REFUSED:
             raise _Trouble(HTTPStatus.CONFLICT, done.detail)
-        return _done(request, done.detail)
+        return request.json({"ok": True, "detail": done.detail})
 
-    def _disconnect(self, request: Request, uuid: str) -> bytes:
-        rules = self._view.relay.factory.relay
+    def _disconnect(self, request: PrivateRequest, uuid: str) -> bytes:
+        factory = self._view.factory
         try:
             uuid = canonical_uuid(uuid)
         except ValueError:
             raise _Trouble(HTTPStatus.NOT_FOUND, "this is no UUID") from None
-        peer = rules.registry.get(uuid)
+        peer = factory.registry.get(uuid)
         if peer is None:
             raise _Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
-        self._tell_of(request, "disconnect", uuid)
-        rules.refuse(peer, Disconnected())
+        self._report(request, "disconnect", uuid)
+        factory.relay.refuse(peer, Disconnected())
         self._events.note("disconnected", f"{uuid} at {peer.address}")
-        return _done(request, f"{uuid} is {ENDED}")
+        return request.json({"ok": True, "detail": f"{uuid} is {DISCONNECT_EFFECT}"})
 
 
-@implementer(IPullProducer)
-class _Listing:
-    """Lists clients, one batch in a turn of the reactor.
-
-    Thousands at once would block the reactor, and fill the memory for a slow reader.
-
-    Args:
-        request: Takes the list.
-        total: Registered clients.
-        batches: The clients.
-    """
-
-    def __init__(
-        self, request: Request, total: int, batches: Iterator[list[Client]]
-    ) -> None:
-        self._request = request
-        self._batches = batches
-        self._next = b'{"total":%d,"clients":[' % total
-
-    def resumeProducing(self) -> None:
-        """Write one batch."""
-        batch = next(self._batches, None)
-        if batch is None:
-            self._request.write(self._next.rstrip(b",") + b"]}")
-            self._request.unregisterProducer()
-            self._request.finish()
-            return
-        written, self._next = self._next, b""
-        if batch:
-            written += b",".join(map(_encode, batch))
-            self._next = b","
-        self._request.write(written)
-
-    def stopProducing(self) -> None:
-        """Stop, since the reader is gone."""
-        self._batches = iter(())
+def _listed(total: int, batches: Iterator[list[Client]]) -> Iterator[bytes]:
+    """The body of ``/clients`` in pieces."""
+    yield b'{"total":%d,"clients":[' % total
+    comma = b""
+    for batch in filter(None, batches):
+        yield comma + b",".join(map(encode_json, batch))
+        comma = b","
+    yield b"]}"
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -382,52 +298,28 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _header(request: Request, name: str) -> str | None:
-    """A header field. It need not be UTF-8."""
-    value = request.getHeader(name.encode())
-    return None if value is None else value.decode("latin-1")
-
-
-def _is_deliberate(request: Request) -> bool:
+def _is_deliberate(request: PrivateRequest) -> bool:
     """Whether it has a header that no form of another page can send."""
-    kind = (_header(request, "content-type") or "").partition(";")[0].strip().lower()
-    return kind == "application/json" or _header(request, "x-proxyrelay") == "1"
+    kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
+    return kind == "application/json" or request.header("x-proxyrelay") == "1"
 
 
-def _meant(request: Request) -> int | None:
+def _pid(request: PrivateRequest) -> int | None:
     """The process in the body; None without one."""
-    content: Any = request.content
-    body = content.read()
+    body = request.content.read()
     try:
-        return msgspec.json.decode(body, type=_Meant).pid if body else None
+        return msgspec.json.decode(body, type=_DrainBody).pid if body else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _Trouble(
             HTTPStatus.BAD_REQUEST, 'the body must be like {"pid": 4711}, or empty'
         ) from None
 
 
-def _number(request: Request, name: str) -> float:
-    """A number of the query; 0 without one."""
-    values = request.args.get(name.encode(), [b"0"])
+def _since(request: PrivateRequest) -> float:
+    """The number ``since`` of the query; 0 without one."""
     try:
-        number = float(values[0])
+        number = float(request.args.get(b"since", [b"0"])[0])
         int(number)
     except (ValueError, OverflowError):
-        raise _Trouble(HTTPStatus.BAD_REQUEST, f"{name} must be a number") from None
+        raise _Trouble(HTTPStatus.BAD_REQUEST, "since must be a number") from None
     return number
-
-
-def _json(request: Request, body: object, status: HTTPStatus = HTTPStatus.OK) -> bytes:
-    request.setResponseCode(status.value, status.phrase.encode())
-    request.setHeader("Content-Type", "application/json")
-    return _encode(body)
-
-
-def _text(request: Request, body: str, status: HTTPStatus = HTTPStatus.OK) -> bytes:
-    request.setResponseCode(status.value)
-    request.setHeader("Content-Type", TEXT)
-    return body.encode()
-
-
-def _done(request: Request, detail: str, status: HTTPStatus = HTTPStatus.OK) -> bytes:
-    return _json(request, {"ok": True, "detail": detail}, status)

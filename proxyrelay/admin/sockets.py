@@ -13,49 +13,58 @@ from pathlib import Path
 from proxyrelay.errors import StartError
 from proxyrelay.net import listening
 
-MODE = 0o660
+SOCKET_MODE = 0o660
 """Mode of a socket in the file system: the relay's user and group."""
 
-BACKLOG = 64
+FILE_BACKLOG = 64
+"""Callers that may wait for accept at a socket in the file system."""
 
-SETTING = "admin.listen"
+Place = tuple[str, int] | Path
+"""Host and port, or the path of a socket in the file system."""
 
 
-def bind(
-    place: tuple[str, int] | Path, shared: bool, accepting: bool = True
-) -> list[socket.socket]:
-    """Open the sockets.
-
-    Args:
-        place: Host and port, or the path of a socket in the file system.
-        shared: Whether this relay may take over the place from another one.
-        accepting: Whether callers may connect; else the place is only tried, and no
-            socket is made in the file system.
+def listen(place: Place, shared: bool) -> list[socket.socket]:
+    """Open the sockets; a shared place may be taken over from another relay.
 
     Raises:
         StartError: The place cannot be listened on.
     """
-    if isinstance(place, Path):
-        if not accepting:
-            _try(place)
-            return []
-        return [_at(place, shared)]
+    if not isinstance(place, Path):
+        return _bind(place, shared, accepting=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        return listening.bind(*place, reuse=shared, accepting=accepting)
-    except StartError as error:
-        raise StartError(str(error), SETTING) from None
+        _check_path(place, shared)
+        _take_path(bound, place)
+    except OSError as error:
+        bound.close()
+        raise _start_error(str(place), error) from None
+    return [bound]
 
 
-def adopt(
-    descriptors: Iterable[int], place: tuple[str, int] | Path
-) -> list[socket.socket]:
+def probe(place: Place, shared: bool) -> None:
+    """Check that the sockets could be opened; nothing stays.
+
+    systemd makes folders below ``/run`` only when it starts the relay.
+
+    Raises:
+        StartError: The place cannot be listened on.
+    """
+    if not isinstance(place, Path):
+        for bound in _bind(place, shared, accepting=False):
+            bound.close()
+        return
+    try:
+        _check_path(place, shared=True)
+        if not place.parent.is_dir() and Path("/run") not in place.parents:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    except OSError as error:
+        raise _start_error(str(place), error) from None
+
+
+def adopt(descriptors: Iterable[int], place: Place) -> list[socket.socket]:
     """Adopt sockets of the parent process.
 
     They must listen at the place of the settings: the need for a token depends on it.
-
-    Args:
-        descriptors: Their descriptors.
-        place: As for `bind`.
 
     Raises:
         StartError: A socket listens elsewhere, or does not listen.
@@ -70,23 +79,39 @@ def adopt(
     except OSError as error:
         for each in taken:
             each.close()
-        reason = (error.strerror or str(error)).lower()
-        raise StartError(
-            f"cannot listen on descriptor {number} of LISTEN_FDS: {reason}", SETTING
-        ) from None
+        raise _start_error(f"descriptor {number} of LISTEN_FDS", error) from None
     return taken
 
 
-def _check_adopted(taken: socket.socket, place: tuple[str, int] | Path) -> None:
+def identity(place: Place) -> tuple[int, int] | None:
+    """Device and inode of a socket's file; None without a file."""
+    if isinstance(place, Path):
+        with suppress(OSError):
+            found = place.lstat()
+            return found.st_dev, found.st_ino
+    return None
+
+
+def _bind(place: tuple[str, int], shared: bool, accepting: bool) -> list[socket.socket]:
+    try:
+        return listening.bind(*place, reuse=shared, accepting=accepting)
+    except StartError as error:
+        raise StartError(str(error), "admin.listen") from None
+
+
+def _start_error(place: str, error: OSError) -> StartError:
+    reason = (error.strerror or str(error)).lower()
+    return StartError(f"cannot listen on {place}: {reason}", "admin.listen")
+
+
+def _check_adopted(taken: socket.socket, place: Place) -> None:
     if taken.type != socket.SOCK_STREAM or not taken.getsockopt(
         socket.SOL_SOCKET, socket.SO_ACCEPTCONN
     ):
         raise OSError("no listening socket")
     name = taken.getsockname()
-    if taken.family == socket.AF_UNIX:
-        is_there = isinstance(place, Path) and name == str(place)
-    elif isinstance(place, Path):
-        is_there = False
+    if isinstance(place, Path) or taken.family == socket.AF_UNIX:
+        is_there = taken.family == socket.AF_UNIX and name == str(place)
     else:
         found = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)
         is_there = name[:2] in [address[:2] for *_, address in found]
@@ -94,59 +119,8 @@ def _check_adopted(taken: socket.socket, place: tuple[str, int] | Path) -> None:
         raise OSError("it listens elsewhere")
 
 
-def _try(path: Path) -> None:
-    """Tell whether a socket can be made at a path.
-
-    systemd makes folders below ``/run`` only when it starts the relay.
-    """
-    try:
-        _check(path, shared=True)
-        if not path.parent.is_dir() and Path("/run") not in path.parents:
-            raise OSError(errno.ENOENT, "there is no such folder")
-    except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise StartError(f"cannot listen on {path}: {reason}", SETTING) from None
-
-
-def _at(path: Path, shared: bool) -> socket.socket:
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _check(path, shared)
-        _listen(bound, path)
-    except OSError as error:
-        bound.close()
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise StartError(f"cannot listen on {path}: {reason}", SETTING) from None
-    return bound
-
-
-def _listen(bound: socket.socket, path: Path) -> None:
-    """Listen under another name, and then take the place by a rename.
-
-    So callers always find a relay, the old one or this one.
-    """
-    passing = path.with_name(f".{os.getpid()}")
-    passing.unlink(missing_ok=True)
-    before = os.umask(0o777 & ~MODE)
-    try:
-        bound.bind(str(passing))
-    finally:
-        os.umask(before)
-    try:
-        bound.listen(BACKLOG)
-        bound.setblocking(False)
-        passing.rename(path)
-    except OSError:
-        passing.unlink(missing_ok=True)
-        raise
-
-
-def _check(path: Path, shared: bool) -> None:
-    """Check that the place may be taken.
-
-    Raises:
-        OSError: Another file is there, or another process listens.
-    """
+def _check_path(path: Path, shared: bool) -> None:
+    """Check that no other file is there, and no other process listens."""
     if not os.path.lexists(path):
         return
     if not stat.S_ISSOCK(path.lstat().st_mode):
@@ -167,9 +141,22 @@ def _is_alive(path: Path) -> bool:
     return True
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file; None without a file."""
-    with suppress(OSError):
-        found = path.lstat()
-        return found.st_dev, found.st_ino
-    return None
+def _take_path(bound: socket.socket, path: Path) -> None:
+    """Listen under another name, and then take the place by a rename.
+
+    So callers always find a relay, the old one or this one.
+    """
+    passing = path.with_name(f".{os.getpid()}")
+    passing.unlink(missing_ok=True)
+    before = os.umask(0o777 & ~SOCKET_MODE)
+    try:
+        bound.bind(str(passing))
+    finally:
+        os.umask(before)
+    try:
+        bound.listen(FILE_BACKLOG)
+        bound.setblocking(False)
+        passing.rename(path)
+    except OSError:
+        passing.unlink(missing_ok=True)
+        raise

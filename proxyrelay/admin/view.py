@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
@@ -14,47 +13,34 @@ from twisted.internet.interfaces import IReactorTime
 
 from proxyrelay import __version__
 from proxyrelay.admin.control import RelayControl, ReloadOutcome
-from proxyrelay.admin.lag import MINUTE
+from proxyrelay.admin.instruments import LAGS_PER_MINUTE
 from proxyrelay.admin.report import (
-    Answering,
     Certificate,
     Client,
-    Forwarded,
     GlobusAuth,
     Lateness,
+    MessageCounts,
+    Quantiles,
     Silence,
     Status,
-    Waiting,
 )
 from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
-from proxyrelay.observe.pseudonyms import Clear
 from proxyrelay.switchboard import events
 from proxyrelay.switchboard.events import FIGHT_TAKEOVERS
 from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
 
-BATCH = 500
+CLIENTS_PER_BATCH = 500
 """Clients of one batch, which takes about 2 ms."""
 
 
 class View:
     """Takes snapshots of a relay.
 
-    Args:
-        relay: The relay.
-        counts: Numbers of its events.
-        lag: Lag of the event loop.
-        clock: Gives the time in seconds, as it does to the relay.
-        wall: Gives the time in seconds since 1970.
-
-    Attributes:
-        relay: The relay.
-        counts: Numbers of its events.
-        lag: Lag of the event loop.
-        reloads: Outcomes of reloads.
+    The clock is that of the relay. ``wall`` gives the time in seconds since 1970.
     """
 
     def __init__(
@@ -63,9 +49,10 @@ class View:
         counts: RelayCounters,
         lag: Timing,
         clock: IReactorTime,
-        wall: Clock = time.time,
+        wall: Clock,
     ) -> None:
         self.relay = relay
+        self.factory = relay.factory
         self.counts = counts
         self.lag = lag
         self.reloads: Counter[ReloadOutcome] = Counter()
@@ -76,24 +63,21 @@ class View:
     @property
     def globus(self) -> GlobusAuthenticator | None:
         """The authenticator, if it asks Globus Auth; else None."""
-        found = self.relay.authenticator
+        found = self.factory.authenticator
         return found if isinstance(found, GlobusAuthenticator) else None
 
     @property
-    def expiry(self) -> float | None:
-        """Expiry of the certificate in seconds since 1970; None without TLS."""
+    def certificate(self) -> Certificate | None:
+        """Dates of the certificate; None without TLS."""
         pair = self.relay.pair
-        return None if pair is None else pair.chain[0].not_valid_after_utc.timestamp()
-
-    @property
-    def renewal(self) -> float | None:
-        """Time from which to renew the certificate, in seconds since 1970."""
-        pair = self.relay.pair
-        return None if pair is None else pair.renewal.timestamp()
+        if pair is None:
+            return None
+        expires = pair.chain[0].not_valid_after_utc
+        return Certificate(expires.timestamp(), pair.renewal.timestamp())
 
     def obstacles(self) -> list[str]:
         """Every reason why the relay would not serve a new client now."""
-        state = self.relay.factory.state
+        state = self.factory.state
         found = []
         if state >= RelayState.DRAINING:
             found.append(state.name.lower())
@@ -114,10 +98,9 @@ class View:
         """The whole relay."""
         relay, counts, globus = self.relay, self.counts, self.globus
         uptime, obstacles = self._clock.seconds() - self._started, self.obstacles()
-        expiry, renewal = self.expiry, self.renewal
-        lag, answering = self.lag.last(MINUTE), counts.answering.last()
-        waiting = counts.waiting.last()
-        rules = relay.factory.relay
+        lag = self.lag.last(LAGS_PER_MINUTE)
+        returned = counts.by_label(events.Returned)
+        dropped = counts.by_label(events.Shielded)
         return Status(
             version=__version__,
             pid=os.getpid(),
@@ -126,63 +109,45 @@ class View:
             listening=relay.urls,
             tls=relay.pair is not None,
             authentication=relay.config.auth.method or "none",
-            draining=relay.factory.state is RelayState.DRAINING,
+            draining=self.factory.state is RelayState.DRAINING,
             ready=not obstacles,
             reasons=obstacles,
-            clients=len(rules.registry),
-            connections=len(relay.factory.connections),
-            users=relay.factory.limits.users,
+            clients=len(self.factory.registry),
+            connections=len(self.factory.connections),
+            users=self.factory.limits.users,
             registrations=counts.total(events.Registered),
-            forwarded=Forwarded(counts.offers, counts.answers),
-            returned={
-                why.value: count
-                for why, count in counts.by_label(events.Returned).items()
-            },
-            dropped={
-                why.name.lower(): count
-                for why, count in counts.by_label(events.Shielded).items()
-            },
+            forwarded=MessageCounts(counts.offers, counts.answers),
+            returned={why.value: count for why, count in returned.items()},
+            dropped={why.name.lower(): count for why, count in dropped.items()},
             held=counts.total(events.Held),
             unanswered=self.unanswered(),
             refused=_spelt(counts.by_label(events.Refused)),
             rejected=_spelt(counts.by_label(events.Rejected)),
-            certificate=None
-            if expiry is None or renewal is None
-            else Certificate(expiry, renewal),
+            certificate=self.certificate,
             lag=Lateness(quantile(lag, 0.5), quantile(lag, 0.99), quantile(lag, 1.0)),
-            offer_to_answer=Answering(
-                quantile(answering, 0.5), quantile(answering, 0.99)
-            ),
-            offer_wait=Waiting(quantile(waiting, 0.5), quantile(waiting, 0.99)),
+            offer_to_answer=_quantiles(counts.answering),
+            offer_wait=_quantiles(counts.waiting),
             globus=None if globus is None else GlobusAuth(globus.breaker),
         )
 
     def unanswered(self) -> Silence:
         """Clients that left their last offers unanswered."""
-        found = (peer.registration for peer in self.relay.factory.relay.registry)
+        found = (peer.registration for peer in self.factory.registry)
         some = [one.unanswered for one in found if one is not None and one.unanswered]
         return Silence(len(some), max(some, default=0))
 
     def clients(self) -> Iterator[list[Client]]:
         """All registered clients, in batches; a client may leave before its batch."""
-        peers = iter(list(self.relay.factory.relay.registry))
-        while batch := list(islice(peers, BATCH)):
-            served = cast(Iterable[RelayProtocol], batch)
-            ahead = self._wall() - self._clock.seconds()
-            yield list(_clients(served, self.relay.pseudonyms, ahead))
+        peers = iter(list(self.factory.registry))
+        while batch := list(islice(peers, CLIENTS_PER_BATCH)):
+            yield list(self._described(cast(Iterable[RelayProtocol], batch)))
 
-
-def _spelt(counts: dict[int, int]) -> dict[str, int]:
-    return {str(code): count for code, count in counts.items()}
-
-
-def _clients(
-    peers: Iterable[RelayProtocol], pseudonyms: Clear, ahead: float
-) -> Iterator[Client]:
-    """Describe peers; wall time is ``ahead`` seconds before the clock's."""
-    for peer in peers:
-        registration = peer.registration
-        if registration is not None:
+    def _described(self, peers: Iterable[RelayProtocol]) -> Iterator[Client]:
+        ahead = self._wall() - self._clock.seconds()
+        for peer in peers:
+            registration = peer.registration
+            if registration is None:
+                continue
             offered = registration.last_offer
             marks = {
                 "deaf": registration.deaf,
@@ -193,7 +158,7 @@ def _clients(
             yield Client(
                 uuid=registration.uuid,
                 name=registration.name,
-                user=pseudonyms.user(peer.user.sub),
+                user=self.relay.pseudonyms.user(peer.user.sub),
                 address=peer.address,
                 since=ahead + registration.registered_at,
                 last_offer=None if offered is None else ahead + offered,
@@ -202,3 +167,12 @@ def _clients(
                 unanswered=registration.unanswered,
                 marks=[mark for mark, is_set in marks.items() if is_set],
             )
+
+
+def _spelt(counts: Counter[int]) -> dict[str, int]:
+    return {str(code): count for code, count in counts.items()}
+
+
+def _quantiles(timing: Timing) -> Quantiles:
+    last = timing.last()
+    return Quantiles(quantile(last, 0.5), quantile(last, 0.99))

@@ -1,4 +1,13 @@
-"""Authenticators: from the headers of a handshake to a `User`."""
+"""Authenticators: from the headers of a handshake to a `User`.
+
+The way of a bearer token:
+
+1. `policy.bearer_token` reads it from the Authorization header.
+2. `authenticator` looks for an answer about it in the `cache`.
+3. `introspector` waits in the `fair_queue`, if the `circuit_breaker` lets it.
+4. `globus_api` introspects it at Globus Auth, over bounded `http`.
+5. `policy.authorize` checks the answer, and gives the user.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +40,7 @@ class Authenticator(Protocol):
         """Cancel that check; the relay calls it when it stops."""
 
     def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
-        """Authenticate a client.
+        """Find the user of a client, or fail with a `Refusal` for it.
 
         The caller cancels the Deferred if the client leaves.
 
@@ -39,11 +48,11 @@ class Authenticator(Protocol):
             headers: Header fields of the opening handshake, names in lower case.
             source: Source of the client, from `proxyrelay.net.addresses.source`.
                 Sources share the introspection fairly.
-
-        Returns:
-            Fires with the user, or fails with a `proxyrelay.errors.Refusal` for the
-            client.
         """
+
+
+Basis = tuple[AuthArguments, Credentials | None]
+"""Input of an authenticator: settings, and credentials if the method needs them."""
 
 
 def authenticator(
@@ -51,43 +60,18 @@ def authenticator(
 ) -> Authenticator:
     """Build the authenticator of the settings.
 
-    Args:
-        settings: Settings.
-        credentials: Credentials of the relay's application, if the method needs them.
-        reactor: Reactor of the requests.
-
     Raises:
         ValueError: The method needs credentials.
     """
     if settings.method is None:
         return AnonymousAuthenticator()
-    if credentials is None:
-        raise ValueError("Globus Auth needs credentials")
+    credentials = _needed(credentials)
     return GlobusAuthenticator(
         _introspector(settings.kwargs, credentials, reactor),
-        _cache(settings.kwargs),
+        TokenCache(*_cache_limits(settings.kwargs)),
         Policy.from_settings(settings.kwargs, credentials.client_id),
         reactor,
     )
-
-
-def _introspector(
-    arguments: AuthArguments, credentials: Credentials, reactor: Any
-) -> Introspector:
-    globus = Globus.connect(
-        reactor, arguments.service_url, credentials, arguments.timeout
-    )
-    return Introspector(globus, reactor, arguments.timeout)
-
-
-def _cache(arguments: AuthArguments) -> TokenCache:
-    return TokenCache(
-        arguments.cache_size, arguments.cache_ttl, arguments.stale_if_error
-    )
-
-
-Basis = tuple[AuthArguments, Credentials | None]
-"""Input of an authenticator: settings, and credentials if the method needs them."""
 
 
 def changed(
@@ -95,34 +79,50 @@ def changed(
 ) -> Authenticator:
     """Build the successor of an authenticator with the same method.
 
-    It keeps the cache and the connections, unless a setting of them has changed.
+    It keeps the cache and the connections, unless a setting of them has changed. The
+    predecessor still finishes its requests. Without a change it is its own successor.
 
     Args:
-        before: Authenticator in service; it still finishes its requests.
+        before: Authenticator in service.
         was: Input of that authenticator.
         basis: Input of the successor.
         reactor: Reactor of the requests.
 
-    Returns:
-        The successor; ``before`` itself if nothing has changed.
+    Raises:
+        ValueError: The method needs credentials.
     """
-    (old, used), (new, credentials) = was, basis
     if was == basis or not isinstance(before, GlobusAuthenticator):
         return before
-    if used is None or credentials is None:
+    (old, used), (new, credentials) = was, basis
+    used, credentials = _needed(used), _needed(credentials)
+    is_other_service = new.service_url != old.service_url
+    is_other_application = credentials.client_id != used.client_id
+    introspector = cache = None
+    if is_other_service or credentials != used or new.timeout != old.timeout:
+        introspector = _introspector(new, credentials, reactor)
+    if (
+        is_other_service
+        or is_other_application
+        or _cache_limits(new) != _cache_limits(old)
+    ):
+        cache = TokenCache(*_cache_limits(new))
+    policy = Policy.from_settings(new, credentials.client_id)
+    return before.changed(policy, introspector, cache)
+
+
+def _needed(credentials: Credentials | None) -> Credentials:
+    if credentials is None:
         raise ValueError("Globus Auth needs credentials")
-    keep_introspector = used == credentials and _same(
-        old, new, "service_url", "timeout"
-    )
-    keep_cache = used.client_id == credentials.client_id and _same(
-        old, new, "service_url", "cache_size", "cache_ttl", "stale_if_error"
-    )
-    return before.changed(
-        Policy.from_settings(new, credentials.client_id),
-        None if keep_introspector else _introspector(new, credentials, reactor),
-        None if keep_cache else _cache(new),
-    )
+    return credentials
 
 
-def _same(old: AuthArguments, new: AuthArguments, *names: str) -> bool:
-    return all(getattr(old, name) == getattr(new, name) for name in names)
+def _introspector(
+    settings: AuthArguments, credentials: Credentials, reactor: Any
+) -> Introspector:
+    url, timeout = settings.service_url, settings.timeout
+    globus = Globus.connect(reactor, url, credentials, timeout)
+    return Introspector(globus, reactor, timeout)
+
+
+def _cache_limits(settings: AuthArguments) -> tuple[int, float, float]:
+    return settings.cache_size, settings.cache_ttl, settings.stale_if_error

@@ -39,12 +39,8 @@ class _Pending:
 class GlobusAuthenticator:
     """Authenticates clients by their bearer tokens; one introspection for each token.
 
-    Args:
-        introspector: Introspector of tokens that the cache lacks.
-        cache: Cache of answers.
-        policy: Rules of admission.
-        clock: Clock of the cache.
-        wall: Wall time in seconds since 1970, for the ``exp`` of a token.
+    ``clock`` times the cache; ``wall`` gives the seconds since 1970, for the ``exp`` of
+    a token.
     """
 
     log = Logger()
@@ -72,18 +68,12 @@ class GlobusAuthenticator:
         introspector: Introspector | None = None,
         cache: TokenCache | None = None,
     ) -> GlobusAuthenticator:
-        """Successor with other settings.
-
-        Args:
-            policy: Rules of admission.
-            introspector: Replacement of the introspector, if any.
-            cache: Replacement of the cache, if any.
-        """
+        """Successor with other rules; None keeps the introspector or the cache."""
         if introspector is not None:
             introspector.stats = self.stats
         return GlobusAuthenticator(
             introspector or self._introspector,
-            self._cache if cache is None else cache,
+            cache or self._cache,
             policy,
             self._clock,
             self._wall,
@@ -101,7 +91,7 @@ class GlobusAuthenticator:
 
     def start(self) -> None:
         """Try the credentials, and log the result."""
-        self._trial = self._introspector.try_credentials()
+        self._trial = Deferred.fromCoroutine(self._introspector.try_credentials())
         self._trial.addErrback(self._trial_failed)
 
     def stop(self) -> None:
@@ -135,15 +125,15 @@ class GlobusAuthenticator:
 
     def _wait(self, key: bytes, token: str, source: str) -> Deferred[Introspection]:
         """Wait for the answer about a token; the first waiter starts it."""
-        pending = self._pending.get(key)
-        is_first = pending is None
-        if pending is None:
-            pending = self._pending[key] = _Pending()
+        is_first = key not in self._pending
+        pending = self._pending.setdefault(key, _Pending())
         waiter: Deferred[Introspection] = Deferred(pending.leave)
         pending.waiters.append(waiter)
         if is_first:
             was_active = self._cache.was_active(key, self._wall())
-            answer = self._introspector.introspect(token, source, was_active=was_active)
+            answer = Deferred.fromCoroutine(
+                self._introspector.introspect(token, source, was_active=was_active)
+            )
             answer.addCallback(partial(self._remember, key))
             answer.addErrback(partial(self._fall_back, key))
             pending.introspection = answer.addBoth(partial(self._deliver, key))

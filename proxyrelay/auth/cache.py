@@ -6,8 +6,8 @@ The age of an answer is monotonic time; the ``exp`` of a token is wall time.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from hashlib import sha256
+from typing import NamedTuple
 
 from proxyrelay.auth.policy import Introspection
 
@@ -24,14 +24,10 @@ def fingerprint(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     answer: Introspection
     fresh_until: float
     stale_until: float
-
-    def is_unexpired(self, wall: float) -> bool:
-        return self.answer.exp is None or wall < self.answer.exp
 
 
 class TokenCache:
@@ -53,14 +49,11 @@ class TokenCache:
         self._active: OrderedDict[bytes, _Entry] = OrderedDict()
         self._inactive: OrderedDict[bytes, _Entry] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._active) + len(self._inactive)
-
     def fresh(self, key: bytes, now: float, wall: float) -> Introspection | None:
         """A fresh answer, or None."""
         for entries in (self._active, self._inactive):
             entry = entries.get(key)
-            if entry and now < entry.fresh_until and entry.is_unexpired(wall):
+            if entry and now < entry.fresh_until and _is_unexpired(entry, wall):
                 entries.move_to_end(key)
                 return entry.answer
         return None
@@ -68,14 +61,14 @@ class TokenCache:
     def stale(self, key: bytes, now: float, wall: float) -> Introspection | None:
         """An active answer for the time of a failure, or None."""
         entry = self._active.get(key)
-        if entry and now < entry.stale_until and entry.is_unexpired(wall):
+        if entry and now < entry.stale_until and _is_unexpired(entry, wall):
             return entry.answer
         return None
 
     def was_active(self, key: bytes, wall: float) -> bool:
         """Whether the last answer, however old, was active, and has not expired."""
         entry = self._active.get(key)
-        return entry is not None and entry.is_unexpired(wall)
+        return entry is not None and _is_unexpired(entry, wall)
 
     def put(self, key: bytes, answer: Introspection, now: float) -> None:
         """Keep an answer."""
@@ -89,3 +82,7 @@ class TokenCache:
         entries[key] = _Entry(answer, now + ttl, now + ttl + self._stale_if_error)
         if len(entries) > size:
             entries.popitem(last=False)
+
+
+def _is_unexpired(entry: _Entry, wall: float) -> bool:
+    return entry.answer.exp is None or wall < entry.answer.exp

@@ -24,10 +24,8 @@ class CircuitBreaker:
     before the opening may end at any time: a success closes the breaker, any other end
     says nothing about the probe.
 
-    In its methods, ``now`` is monotonic time in seconds.
-
-    Args:
-        chance: Source of random numbers from 0 to 1.
+    In its methods, ``now`` is monotonic time in seconds. ``chance`` gives random
+    numbers from 0 to 1.
     """
 
     def __init__(self, chance: Callable[[], float]) -> None:
@@ -44,9 +42,8 @@ class CircuitBreaker:
 
     def blocks(self, now: float) -> bool:
         """Whether an attempt is forbidden."""
-        if self.closed:
-            return False
-        return now < self._open_until or self._probe is not None
+        is_paused = now < self._open_until or self._probe is not None
+        return is_paused and not self.closed
 
     def attempt(self) -> int:
         """Begin an attempt that is not blocked; return its number."""
@@ -61,13 +58,7 @@ class CircuitBreaker:
         self._probe = None
 
     def failed(self, attempt: int, now: float, retry_after: float = 0.0) -> None:
-        """End an attempt with a failure.
-
-        Args:
-            attempt: Number of the attempt.
-            now: Time in seconds.
-            retry_after: Pause in seconds that the service asks for; 0 for none.
-        """
+        """End an attempt with a failure; the service may ask for a pause in seconds."""
         was_closed = self.closed
         self._failures += 1
         if attempt == self._probe or (was_closed and not self.closed):

@@ -24,11 +24,13 @@ CREDENTIAL = "globus_client_secret"
 """Name of systemd's credential
 (``LoadCredential=globus_client_secret:/etc/proxyrelay/secret``)."""
 
+MAX_SECRET_BYTES = 1000
+"""Longest file with a secret; Globus's secrets have 44 bytes."""
+
 _SECRET = re.compile("[!-~]+")
 """Characters of a secret (RFC 6749, appendix A.2), without the space."""
 
-MAX_SECRET_BYTES = 1000
-"""Longest file with a secret; Globus's secrets have 44 bytes."""
+_KEY = "auth.kwargs."
 
 
 class Missing(Problem):
@@ -37,29 +39,11 @@ class Missing(Problem):
 
 @dataclass(frozen=True)
 class Credentials:
-    """Credentials of the relay's application.
-
-    Attributes:
-        client_id: Client ID.
-        secret: One of its secrets.
-        id_origin: Place of the client ID, for messages.
-        secret_origin: Place of the secret, for messages.
-    """
+    """Credentials of the relay's application; ``origin`` names their places."""
 
     client_id: str
     secret: Secret
-    id_origin: str = field(default="", compare=False)
-    secret_origin: str = field(default="", compare=False)
-
-    @property
-    def origin(self) -> str:
-        """Places of both, for messages."""
-        return f"client ID from {self.id_origin}, secret from {self.secret_origin}"
-
-    @property
-    def auth(self) -> tuple[str, str]:
-        """User and password of HTTP basic authentication."""
-        return self.client_id, self.secret.reveal()
+    origin: str = field(default="", compare=False)
 
 
 def find(
@@ -90,13 +74,15 @@ def find(
     if problems:
         raise ConfigError(problems)
     (client_id, id_origin), (secret, secret_origin) = found
-    return Credentials(client_id, Secret(secret), id_origin, secret_origin)
+    origin = f"client ID from {id_origin}, secret from {secret_origin}"
+    return Credentials(client_id, Secret(secret), origin)
 
 
 def _client_id(
     arguments: AuthArguments, environment: Mapping[str, str], names: Mapping[str, str]
 ) -> tuple[str, str]:
-    key = "auth.kwargs.client_id"
+    """Client ID and its origin."""
+    key = f"{_KEY}client_id"
     origin = names.get(key, key)
     client_id = (arguments.client_id or "").strip()
     if not client_id:
@@ -108,74 +94,62 @@ def _client_id(
     try:
         return application_id(client_id), origin
     except ValueError:
-        raise _problem(
-            "client_id",
-            f'expected an ID such as "{PROXYSTORE_RELAY}" (it is from {origin})',
-        ) from None
+        expected = f'expected an ID such as "{PROXYSTORE_RELAY}"'
+        raise _wrong("client_id", f"{expected} (it is from {origin})") from None
 
 
 def _secret(
     arguments: AuthArguments, environment: Mapping[str, str], names: Mapping[str, str]
 ) -> tuple[str, str]:
-    setting, secret, origin = _found_secret(arguments, environment, names)
+    """Secret and its origin."""
+    setting, key = "client_secret", f"{_KEY}client_secret"
+    file = arguments.client_secret_file
+    folder = environment.get("CREDENTIALS_DIRECTORY") or ""
+    credential = Path(folder, CREDENTIAL)
+    if arguments.client_secret is not None and file is not None:
+        text = "set only one of client_secret and client_secret_file"
+        raise _wrong("client_secret_file", text)
+    if arguments.client_secret is not None:
+        secret, origin = arguments.client_secret.reveal(), names.get(key, key)
+    elif file is not None:
+        setting, origin = "client_secret_file", str(file)
+        secret = _read(setting, file)
+    elif environment.get(SECRET_VARIABLE, "").strip():
+        secret, origin = environment[SECRET_VARIABLE], SECRET_VARIABLE
+    elif folder and os.path.exists(credential):
+        origin = f"systemd's credential {credential}"
+        secret = _read(setting, credential)
+    else:
+        text = (
+            "is missing: a secret of the relay's Globus application, here, in "
+            f"client_secret_file, in {SECRET_VARIABLE}, or as systemd's credential "
+            f"{CREDENTIAL}"
+        )
+        raise ConfigError([Missing(key, text)])
     secret = secret.strip()
     if not secret:
-        raise _problem(setting, f"is empty (it is from {origin})")
+        raise _wrong(setting, f"is empty (it is from {origin})")
     if not _SECRET.fullmatch(secret):
-        raise _problem(
-            setting,
-            f"has spaces or other characters that no secret has (it is from {origin})",
-        )
+        text = "has spaces or other characters that no secret has"
+        raise _wrong(setting, f"{text} (it is from {origin})")
     return secret, origin
-
-
-def _found_secret(
-    arguments: AuthArguments, environment: Mapping[str, str], names: Mapping[str, str]
-) -> tuple[str, str, str]:
-    """Setting, raw value and origin of the secret."""
-    file = arguments.client_secret_file
-    if arguments.client_secret is not None:
-        if file is not None:
-            raise _problem(
-                "client_secret_file",
-                "set only one of client_secret and client_secret_file",
-            )
-        key = "auth.kwargs.client_secret"
-        return "client_secret", arguments.client_secret.reveal(), names.get(key, key)
-    if file is not None:
-        return "client_secret_file", _read("client_secret_file", file), str(file)
-    if environment.get(SECRET_VARIABLE, "").strip():
-        return "client_secret", environment[SECRET_VARIABLE], SECRET_VARIABLE
-    folder = environment.get("CREDENTIALS_DIRECTORY")
-    if folder and os.path.exists(Path(folder) / CREDENTIAL):
-        path = Path(folder) / CREDENTIAL
-        origin = f"systemd's credential {path}"
-        return "client_secret", _read("client_secret", path), origin
-    text = (
-        "is missing: a secret of the relay's Globus application, here, in "
-        f"client_secret_file, in {SECRET_VARIABLE}, or as systemd's credential "
-        f"{CREDENTIAL}"
-    )
-    raise ConfigError([Missing("auth.kwargs.client_secret", text)])
 
 
 def _read(setting: str, path: Path) -> str:
     try:
         # A read from a pipe could block for ever.
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise _problem(setting, f"{path} is not a regular file")
+            raise _wrong(setting, f"{path} is not a regular file")
         with path.open("rb") as file:
             data = file.read(MAX_SECRET_BYTES + 1)
         if len(data) > MAX_SECRET_BYTES:
-            raise _problem(
-                setting,
-                f"expected a secret: {path} has over {MAX_SECRET_BYTES} bytes",
-            )
+            text = f"expected a secret: {path} has over {MAX_SECRET_BYTES} bytes"
+            raise _wrong(setting, text)
         return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise _problem(setting, f"{path} cannot be read: {reason}") from None
+        raise _wrong(setting, f"{path} cannot be read: {reason}") from None
 
 
-def _problem(setting: str, message: str) -> ConfigError:
-    return ConfigError([Problem(f"auth.kwargs.{setting}", message)])
+def _wrong(setting: str, message: str) -> ConfigError:
+    return ConfigError([Problem(_KEY + setting, message)])

@@ -5,23 +5,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from http import HTTPStatus
-from math import inf
 
-from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from proxyrelay.auth.circuit_breaker import CircuitBreaker
-from proxyrelay.auth.fair_queue import FairSemaphore
+from proxyrelay.auth.fair_queue import FairSemaphore, InvalidTokenLimiter
 from proxyrelay.auth.globus_api import Globus
 from proxyrelay.auth.globus_error import GlobusError, Late, Unreachable
 from proxyrelay.auth.http import MAX_CONNECTIONS
-from proxyrelay.auth.invalid_tokens import InvalidTokenLimiter
 from proxyrelay.auth.policy import Introspection
 from proxyrelay.auth.stats import IntrospectionOutcome, IntrospectionStats
 from proxyrelay.errors import TryAgainLater
+from proxyrelay.net.rate import RateLimitedLog
 
 FIRST_DELAY_SECONDS = 0.25
 """Pause before the second attempt; each further pause is twice as long."""
@@ -42,9 +40,6 @@ class Introspector:
         clock: Scheduler of the timeouts.
         timeout: Seconds for one token, with queueing and retries.
         chance: Source of random numbers from 0 to 1.
-
-    Attributes:
-        stats: Counters of the outcomes; a successor goes on with them.
     """
 
     log = Logger()
@@ -65,7 +60,7 @@ class Introspector:
         self._invalid_tokens = InvalidTokenLimiter()
         self.stats = IntrospectionStats()
         self._trouble: object = None
-        self._logged_at = -inf
+        self._lines_of_trouble = RateLimitedLog(LOG_INTERVAL_SECONDS)
 
     @property
     def breaker(self) -> str:
@@ -74,26 +69,18 @@ class Introspector:
             return "closed"
         return "open" if self._breaker.blocks(self._clock.seconds()) else "half-open"
 
-    def introspect(
+    async def introspect(
         self, token: str, source: str, *, was_active: bool = False
-    ) -> Deferred[Introspection]:
-        """Introspect a token within the timeout.
-
-        Args:
-            token: Bearer token.
-            source: Source of the client.
-            was_active: Whether the last answer about the token was active. After too
-                many invalid tokens from a source, its other tokens go one by one.
-
-        Returns:
-            Fires with the answer; fails with `GlobusError`, or with `TryAgainLater`
-            after too many invalid tokens from the source.
-        """
-        return Deferred.fromCoroutine(self._introspect(token, source, was_active))
-
-    async def _introspect(
-        self, token: str, source: str, was_active: bool
     ) -> Introspection:
+        """Introspect a token of a source within the timeout.
+
+        After too many invalid tokens from a source, its tokens go one by one, unless
+        the last answer about the token was active.
+
+        Raises:
+            GlobusError: Globus does not answer.
+            TryAgainLater: Too many tokens of the source were invalid.
+        """
         end = self._clock.seconds() + self._timeout
         queue = await self._acquire(source, was_active, end)
         try:
@@ -130,57 +117,59 @@ class Introspector:
             queue.release()
 
     async def _attempts(self, token: str, end: float) -> Introspection:
-        self._check_breaker()
-        delay, is_retry = FIRST_DELAY_SECONDS, False
+        delay, is_first = FIRST_DELAY_SECONDS, True
         while True:
+            self._check_breaker()
             try:
-                left = end - self._clock.seconds()
-                return await self._attempt(token, left, is_retry)
+                left = max(0.0, end - self._clock.seconds())
+                return await self._attempt(token, left, is_first)
             except GlobusError as error:
-                dead_connection = not is_retry and error.status is None
-                pause = 0.0 if dead_connection else max(error.retry_after, delay)
+                if is_first and error.status is None:
+                    pause = 0.0
+                else:
+                    pause = max(error.retry_after, delay)
+                    delay *= 2
                 if not error.is_transient or self._clock.seconds() + pause >= end:
                     self._report(error)
                     raise
+            is_first = False
             if pause:
                 await deferLater(self._clock, pause)
-            self._check_breaker()
-            delay, is_retry = delay if dead_connection else 2 * delay, True
 
-    async def _attempt(self, token: str, left: float, is_retry: bool) -> Introspection:
+    async def _attempt(self, token: str, left: float, is_first: bool) -> Introspection:
         share = FIRST_ATTEMPT_SHARE * self._timeout
-        timeout = max(0.0, left if is_retry else min(left, share))
+        timeout = min(left, share) if is_first else left
         attempt = self._breaker.attempt()
         began = self._clock.seconds()
         try:
             answer = await self._globus.introspect(token, timeout)
         except GlobusError as error:
             self.stats.record(_outcome(error), self._clock.seconds() - began)
-            if not is_retry and error.status is None:
+            if is_first and error.status is None:
                 # A forgotten connection says nothing about Globus. The network may have
                 # forgotten the others too.
                 self._globus.forget_connections()
                 self._breaker.abandoned(attempt)
-                raise
-            if isinstance(error, Late) and timeout < share:
+            elif isinstance(error, Late) and timeout < share:
                 # Other requests have used up its time.
                 self._breaker.abandoned(attempt)
-                raise
-            if error.is_about_request:
-                self._breaker.abandoned(attempt)
             else:
-                self._breaker.failed(attempt, self._clock.seconds(), error.retry_after)
-            self._report(error)
+                if error.is_about_request:
+                    self._breaker.abandoned(attempt)
+                else:
+                    now = self._clock.seconds()
+                    self._breaker.failed(attempt, now, error.retry_after)
+                self._report(error)
             raise
         except BaseException:
             self._breaker.abandoned(attempt)
             raise
-        self.stats.record(
+        outcome = (
             IntrospectionOutcome.ACTIVE
             if answer.active
-            else IntrospectionOutcome.INACTIVE,
-            self._clock.seconds() - began,
+            else IntrospectionOutcome.INACTIVE
         )
+        self.stats.record(outcome, self._clock.seconds() - began)
         self._breaker.succeeded()
         self._report(None)
         return answer
@@ -189,26 +178,19 @@ class Introspector:
         if self._breaker.blocks(self._clock.seconds()):
             raise GlobusError("does not answer at the moment")
 
-    def try_credentials(self) -> Deferred[None]:
-        """Look up the relay's application once, and log what is wrong.
-
-        Returns:
-            Fires after the answer, or after the timeout.
-        """
-        return Deferred.fromCoroutine(self._try_credentials())
-
-    async def _try_credentials(self) -> None:
+    async def try_credentials(self) -> None:
+        """Look up the relay's application once, and log what is wrong."""
         try:
             application = await self._globus.client(self._timeout)
         except GlobusError as error:
             if error.status == HTTPStatus.UNAUTHORIZED:
                 self._report(error)
-            else:
-                self.log.warn(
-                    "{trouble}: the relay's client ID and secret could not be tried",
-                    event="globus_untried",
-                    trouble=self._globus.explained(error),
-                )
+                return
+            self.log.warn(
+                "{trouble}: the relay's client ID and secret could not be tried",
+                event="globus_untried",
+                trouble=self._globus.explained(error),
+            )
         else:
             self.log.debug(
                 "Globus Auth knows the relay's application, {name!a}",
@@ -221,13 +203,11 @@ class Introspector:
         trouble = None if error is None else _trouble(error)
         if trouble == self._trouble:
             return
-        now = self._clock.seconds()
         if error is None:
             self._trouble = None
             self.log.info("Globus Auth answers again", event="globus_answers")
-        elif now - self._logged_at >= LOG_INTERVAL_SECONDS:
+        elif self._lines_of_trouble.admit(self._clock.seconds()) is not None:
             self._trouble = trouble
-            self._logged_at = now
             explained = self._globus.explained(error)
             if error.status == HTTPStatus.UNAUTHORIZED:
                 self.log.error(

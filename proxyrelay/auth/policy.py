@@ -1,10 +1,13 @@
-"""Rules of authentication: bearer tokens, introspection answers, the policy. Pure."""
+"""Rules of authentication: bearer tokens, introspection answers, the policy. Pure.
+
+`bearer_token` reads the token of a handshake; `authorize` admits its user.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -28,8 +31,7 @@ RELAY_SCOPE = "relay_all"
 def bearer_token(headers: Mapping[str, str]) -> str:
     """Bearer token of a handshake (RFC 6750, section 2.1).
 
-    Args:
-        headers: Header fields, names in lower case.
+    The names of the header fields are in lower case.
 
     Raises:
         Unauthorized: The token is missing or malformed.
@@ -50,13 +52,11 @@ class Introspection(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Introspection answer (RFC 7662, section 2.2).
 
     Attributes:
-        active: Whether the token is valid now.
         sub: Identity of the user.
         username: Name of the user, such as ``jo@example.org``.
         aud: Audience: the applications that may accept the token.
         scope: Scopes, separated by spaces.
         exp: Expiry in seconds since 1970, or None.
-        client_id: Application that requested the token; not the user.
     """
 
     active: bool
@@ -65,7 +65,6 @@ class Introspection(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     aud: tuple[str, ...] | str | None = None
     scope: str | None = None
     exp: float | None = None
-    client_id: str | None = None
 
     @property
     def audience(self) -> tuple[str, ...]:
@@ -95,17 +94,15 @@ class Policy:
         required_scopes: Scopes of each token.
         allowed_users: Users by ``sub``. If this or ``allowed_domains`` is not empty,
             only the listed users are admitted.
-        denied_users: Users, by ``sub``, that are never admitted.
-        allowed_domains: Users by the domain of the username.
-        denied_domains: Domains whose users are never admitted.
+        allowed_domains: Users by the domain of the username, in lower case.
     """
 
     audience: str
-    required_scopes: frozenset[str] = field(default_factory=frozenset)
-    allowed_users: frozenset[str] = field(default_factory=frozenset)
-    denied_users: frozenset[str] = field(default_factory=frozenset)
-    allowed_domains: frozenset[str] = field(default_factory=frozenset)
-    denied_domains: frozenset[str] = field(default_factory=frozenset)
+    required_scopes: frozenset[str] = frozenset()
+    allowed_users: frozenset[str] = frozenset()
+    denied_users: frozenset[str] = frozenset()
+    allowed_domains: frozenset[str] = frozenset()
+    denied_domains: frozenset[str] = frozenset()
 
     @classmethod
     def from_settings(cls, arguments: AuthArguments, client_id: str) -> Policy:
@@ -125,12 +122,7 @@ class Policy:
 
 
 def authorize(answer: Introspection, policy: Policy, now: float) -> User:
-    """Check a token against the policy.
-
-    Args:
-        answer: Introspection answer; an active one has a ``sub``.
-        policy: Rules of admission.
-        now: Wall time in seconds since 1970.
+    """Check a token against the policy, at a wall time in seconds since 1970.
 
     Raises:
         Forbidden: The policy rejects the token. The text fits in a close reason and

@@ -19,22 +19,15 @@ class IntrospectionOutcome(Enum):
 
 
 class CacheResult(Enum):
-    """Result of one look-up in the cache."""
+    """Result of one look-up in the cache; stale answers serve while Globus fails."""
 
     HIT = "hit"
     MISS = "miss"
     STALE = "stale"
-    """An older answer, used while Globus fails."""
 
 
 class IntrospectionStats:
-    """Counters of introspection and cache; they only grow.
-
-    Attributes:
-        cache_results: Look-ups in the cache, by result.
-        outcomes: Requests, by outcome.
-        durations: Durations of the requests.
-    """
+    """Counters of look-ups in the cache and of requests; they only grow."""
 
     def __init__(self) -> None:
         self.cache_results: Counter[CacheResult] = Counter()
@@ -42,6 +35,6 @@ class IntrospectionStats:
         self.durations = Timing(SLOW)
 
     def record(self, outcome: IntrospectionOutcome, seconds: float) -> None:
-        """Count one request."""
+        """Count one request and its duration."""
         self.outcomes[outcome] += 1
         self.durations.took(seconds)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from socket import socket
 
 import tomlkit
 from msgspec import Struct
@@ -26,7 +25,11 @@ from proxyrelay.service.checks import Inspection, inspect
 
 
 def check(arguments: Namespace) -> int:
-    """Check the configuration, and print its problems or its relay."""
+    """Check a configuration.
+
+    Loads a configuration, opens its certificate and key, tries its port, and shows the
+    relay that would serve. Exits with 1 if there is any problem.
+    """
     loaded = config.load(
         arguments.config,
         {
@@ -39,17 +42,12 @@ def check(arguments: Namespace) -> int:
     credentials = _try_credentials(found, loaded, arguments.offline)
     if print_problems(found):
         return 1
-    for line in (*_summary(found), *credentials, "no problems"):
-        print(line)
+    print(*_summary(found), *credentials, "no problems", sep="\n")
     return 0
 
 
 def print_problems(found: Inspection) -> bool:
-    """Print problems and warnings.
-
-    Returns:
-        Whether there is a problem.
-    """
+    """Print problems and warnings, and return whether there is a problem."""
     problems = [*found.problems, *found.faults]
     for problem in problems:
         print(f"problem: {problem}")
@@ -63,20 +61,14 @@ def _bind_problems(settings: Config, loaded: config.Loaded) -> Iterator[Problem]
     reuse, place = settings.reuse_port, settings.admin.place
     try:
         if loaded.sound("", "host", "port"):
-            _close(
-                listening.bind(
-                    settings.host, settings.port, reuse=reuse, accepting=False
-                )
-            )
+            for bound in listening.bind(
+                settings.host, settings.port, reuse=reuse, accepting=False
+            ):
+                bound.close()
         if loaded.sound("", "admin.listen") and place is not None:
-            _close(sockets.bind(place, reuse, accepting=False))
+            sockets.probe(place, reuse)
     except StartError as error:
         yield loaded.located(Problem(error.setting, str(error)))
-
-
-def _close(bound: Iterable[socket]) -> None:
-    for each in bound:
-        each.close()
 
 
 def _try_credentials(
@@ -117,9 +109,10 @@ def _summary(found: Inspection) -> Iterator[str]:
     if found.pair is not None:
         leaf = found.pair.chain[0]
         end = leaf.not_valid_after_utc
-        left = (end - certificates.now()).days
+        left = end - certificates.now()
+        rest = f"{left.days} days" if left.days else f"{left.seconds // 3600} hours"
         yield f"certificate: for {', '.join(found.pair.names()) or 'no host'}"
-        yield f"certificate: valid until {end.date().isoformat()} ({left} days left)"
+        yield f"certificate: valid until {end.date().isoformat()} ({rest} left)"
         yield f"certificate: {len(found.pair.chain)} in the chain, and the key matches"
     logging = settings.logging
     folder = "" if logging.log_dir is None else f" and {logging.log_dir}"

@@ -45,36 +45,31 @@ SCOPE = {
 }
 """New scope in the form of the Globus Auth API; users see name and description."""
 
-Command = Callable[[Globus], Coroutine[Any, Any, int]]
+GlobusTask = Callable[[Globus], Coroutine[Any, Any, int]]
 """Sends requests to Globus, and returns the exit status."""
 
 
 def setup(arguments: Namespace) -> int:
-    """Find or create the scope of the relay's application."""
-    return _run(arguments, lambda _: ensure_scope)
+    """Find or create the scope for clients.
+
+    Shows the relay's Globus application, finds or creates its relay_all scope, and
+    prints the settings for relay.toml and the scope that clients must request. It can
+    be repeated.
+    """
+    settings, found = _prepare(arguments, must_authenticate=False)
+    return run(settings, found, ensure_scope)
 
 
-def check(arguments: Namespace) -> int:
-    """Try the credentials, and the token on standard input."""
-    return _run(
-        arguments,
-        lambda settings: trial(settings, prompts.read_token(sys.stdin)),
-        must_authenticate=True,
-    )
+def check_token(arguments: Namespace) -> int:
+    """Try the credentials, and a token.
 
-
-def _run(
-    arguments: Namespace,
-    command: Callable[[AuthArguments], Command],
-    must_authenticate: bool = False,
-) -> int:
-    try:
-        settings, credentials = _prepare(arguments, must_authenticate)
-        return run(settings, credentials, command(settings))
-    except ConfigError as error:
-        for problem in error.problems:
-            print(f"problem: {problem}")
-        return 1
+    Tries the credentials. With a bearer token on standard input, from a file or a pipe,
+    shows its user, and whether this relay would accept it. Exits with 1 if not. With
+    </dev/null, tries only the credentials.
+    """
+    settings, found = _prepare(arguments, must_authenticate=True)
+    token = prompts.stdin_token(sys.stdin)
+    return run(settings, found, lambda service: trial(service, settings, token))
 
 
 def _prepare(
@@ -82,9 +77,8 @@ def _prepare(
 ) -> tuple[AuthArguments, Credentials]:
     """Settings and credentials of the command line.
 
-    Args:
-        arguments: Command line.
-        must_authenticate: Whether a configuration without authentication is an error.
+    Raises:
+        ConfigError: They are wrong, or nobody would have to authenticate.
     """
     loaded = config.load(arguments.config)
     problems = list(loaded.problems)
@@ -111,13 +105,8 @@ def _prepare(
         raise ConfigError(map(loaded.located, error.problems)) from None
 
 
-def run(settings: AuthArguments, credentials: Credentials, command: Command) -> int:
+def run(settings: AuthArguments, credentials: Credentials, command: GlobusTask) -> int:
     """Run one command on a reactor; once in a process, as reactors do not restart.
-
-    Args:
-        settings: Settings with the URL of Globus.
-        credentials: Credentials of the relay's application.
-        command: Command to run.
 
     Raises:
         KeyboardInterrupt: A signal stops it.
@@ -189,28 +178,19 @@ Clients must request this scope of the resource server {client_id}:
 _SCHEME = re.compile(r"\Abearer[ \t]+", re.IGNORECASE)
 
 
-def trial(settings: AuthArguments, token: str | None) -> Command:
-    """Build the command for the credentials and a token.
-
-    Args:
-        settings: Settings of the relay.
-        token: Bearer token, perhaps with ``Bearer`` in front; or None.
-    """
-
-    async def command(globus: Globus) -> int:
-        print(await try_credentials(globus))
-        if token is None:
-            return 0
-        try:
-            bare = bearer_token({"authorization": f"Bearer {_SCHEME.sub('', token)}"})
-        except Refusal as refusal:
-            print("token: expected the token alone, in one line")
-            print(f"token: refused with {refusal.code}: {refusal.reason}")
-            return 1
-        answer = await globus.introspect(bare, ANSWER_TIMEOUT_SECONDS)
-        return _explain(answer, Policy.from_settings(settings, globus.client_id))
-
-    return command
+async def trial(globus: Globus, settings: AuthArguments, token: str | None) -> int:
+    """Try the credentials, and a token, perhaps with ``Bearer`` in front."""
+    print(await try_credentials(globus))
+    if token is None:
+        return 0
+    try:
+        bare = bearer_token({"authorization": f"Bearer {_SCHEME.sub('', token)}"})
+    except Refusal as refusal:
+        print("token: expected the token alone, in one line")
+        print(f"token: refused with {refusal.code}: {refusal.reason}")
+        return 1
+    answer = await globus.introspect(bare, ANSWER_TIMEOUT_SECONDS)
+    return _explain(answer, Policy.from_settings(settings, globus.client_id))
 
 
 async def try_credentials(globus: Globus) -> str:

@@ -38,15 +38,11 @@ def find_credentials(
     arguments: AuthArguments,
     environment: Mapping[str, str],
     terminal: TextIO | None,
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, str],
 ) -> Credentials:
     """Find the credentials; prompt for missing ones on a terminal.
 
-    Args:
-        arguments: Settings.
-        environment: Environment of the process.
-        terminal: Standard input, if any.
-        names: See `credentials.find`.
+    For ``names`` see `credentials.find`.
 
     Raises:
         ConfigError: A credential is missing or wrong.
@@ -73,7 +69,7 @@ def find_credentials(
         except EOFError:
             raise _with_options(error) from None
         typed = dict.fromkeys(missing, "the terminal")
-        return credentials.find(arguments, environment, {**(names or {}), **typed})
+        return credentials.find(arguments, environment, {**names, **typed})
 
 
 def _with_options(error: ConfigError) -> ConfigError:
@@ -87,11 +83,7 @@ def _with_options(error: ConfigError) -> ConfigError:
 
 
 def _prompt(ask: Callable[[str], str], prompt: str) -> str:
-    """Prompt until a value comes.
-
-    Raises:
-        EOFError: No value comes.
-    """
+    """Prompt until a value comes; else raise EOFError."""
     for _ in range(MAX_PROMPTS):
         try:
             text = ask(prompt).strip()
@@ -103,20 +95,17 @@ def _prompt(ask: Callable[[str], str], prompt: str) -> str:
     raise EOFError
 
 
-def read_token(
+def stdin_token(
     stream: TextIO | None,
     timeout: float = STDIN_TIMEOUT_SECONDS,
     now: Clock = time.monotonic,
 ) -> str | None:
-    """Read a token from standard input: a file or a pipe.
+    """Read a token from a file or a pipe; None on a terminal and on ``/dev/null``.
 
     Args:
         stream: Standard input, if any.
         timeout: Seconds until its end.
         now: Monotonic time in seconds.
-
-    Returns:
-        The token; None on a terminal and on ``/dev/null``.
 
     Raises:
         ConfigError: The input is empty, too long, or does not end.

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from proxyrelay import config
-from proxyrelay.admin.report import Clients, Status
+from proxyrelay.admin.report import Clients, Quantiles, Status
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.errors import ConfigError, Unanswered
 from proxyrelay.service.checks import read_token
@@ -27,68 +27,72 @@ and go to the next one, erase everything below."""
 
 
 def live(arguments: Namespace) -> int:
-    """Ask ``/livez``; of the configuration, read ``admin.listen`` only."""
+    """Check that a running relay is alive.
+
+    For health checks: asks the private listener of a running relay for /livez, without
+    a token. Reads only admin.listen of the configuration; mistakes elsewhere in it do
+    not matter. Exits with 1 if the relay does not answer.
+    """
     listen, file = arguments.admin, arguments.config
     try:
         if listen is None and file is not None:
             listen = config.admin_listen(file)
-        AdminClient(_place(listen, file), None).get("/livez")
     except OSError as error:
-        return _fail(Unanswered(f"{file}: cannot be read: {error.strerror}"))
-    except Unanswered as error:
-        return _fail(error)
+        raise Unanswered(f"{file}: cannot be read: {error.strerror}") from None
+    AdminClient(_place(listen, file), None).get("/livez")
     print("alive")
     return 0
 
 
 def status(arguments: Namespace) -> int:
-    """Print the state, once or repeatedly."""
-    try:
-        relay = _client(arguments)
-        if arguments.watch:
-            watch(relay, arguments.interval, arguments.json)
-        elif arguments.json:
-            print(plain_json(relay.get("/status")))
-        else:
-            print(*status_lines(relay.status()), sep="\n")
-    except (ConfigError, Unanswered) as error:
-        return _fail(error)
+    """Show the state of a running relay.
+
+    Asks the private listener of a running relay ([admin] in its configuration) for its
+    state. Exits with 1 if it does not answer.
+    """
+    relay = _client(arguments)
+    if arguments.watch:
+        watch(relay, arguments.interval, arguments.json)
+    elif arguments.json:
+        print(plain_json(relay.get("/status")))
+    else:
+        print(*status_lines(relay.status()), sep="\n")
     return 0
 
 
 def clients(arguments: Namespace) -> int:
-    """Print the clients."""
-    try:
-        relay = _client(arguments)
-        if arguments.json:
-            print(plain_json(relay.get("/clients")))
-        else:
-            print(*client_lines(relay.clients(), time.time()), sep="\n")
-    except (ConfigError, Unanswered) as error:
-        return _fail(error)
+    """List the clients of a running relay.
+
+    Asks the private listener of a running relay for its clients. Exits with 1 if it
+    does not answer.
+    """
+    relay = _client(arguments)
+    if arguments.json:
+        print(plain_json(relay.get("/clients")))
+    else:
+        print(*client_lines(relay.clients(), time.time()), sep="\n")
     return 0
 
 
 def _client(arguments: Namespace) -> AdminClient:
     """Client of the relay on the command line."""
     loaded = config.load(arguments.config)
-    if loaded.problems:
-        raise ConfigError(loaded.problems)
-    admin = loaded.config.admin
-    place = _place(arguments.admin or admin.listen, arguments.config)
-    file = arguments.token_file or admin.token_file
-    return AdminClient(place, None if file is None else read_token(file))
+    try:
+        if loaded.problems:
+            raise ConfigError(loaded.problems)
+        admin = loaded.config.admin
+        place = _place(arguments.admin or admin.listen, arguments.config)
+        file = arguments.token_file or admin.token_file
+        return AdminClient(place, None if file is None else read_token(file))
+    except ConfigError as error:
+        raise Unanswered(str(error)) from None
 
 
 def _place(listen: str | None, file: Path | None) -> tuple[str, int] | Path:
-    """Host and port, or path, of a private listener.
-
-    Args:
-        listen: Value of ``admin.listen``, if known.
-        file: Configuration file, if known.
+    """Host and port, or path, of the private listener of a configuration file.
 
     Raises:
-        Unanswered: The value is no address to connect to.
+        Unanswered: ``listen`` is missing, or no address to connect to.
     """
     if listen is None and file is None:
         raise Unanswered("name the relay, by its --config or with --admin")
@@ -111,13 +115,6 @@ def _place(listen: str | None, file: Path | None) -> tuple[str, int] | Path:
     return place
 
 
-def _fail(error: ConfigError | Unanswered) -> int:
-    """Print an error to standard error; programs may read standard output."""
-    for line in str(error).splitlines():
-        print(f"problem: {line}", file=sys.stderr)
-    return 1
-
-
 def watch(relay: AdminClient, interval: float, as_json: bool) -> None:
     """Print the state repeatedly, in place on a terminal.
 
@@ -126,31 +123,28 @@ def watch(relay: AdminClient, interval: float, as_json: bool) -> None:
     Raises:
         Unanswered: The first request fails.
     """
-    found = relay.status()
+    found: Status | Unanswered = relay.status()
     while True:
-        if as_json:
-            print(plain_json(msgspec.json.encode(found), indent=None), flush=True)
-        else:
-            _show(status_lines(found), status_line(found))
-        found = _next_status(relay, interval, as_json)
-
-
-def _next_status(relay: AdminClient, interval: float, as_json: bool) -> Status:
-    while True:
+        _show(found, as_json)
         time.sleep(interval)
         try:
-            return relay.status()
+            found = relay.status()
         except Unanswered as error:
-            line = f"no answer: {error}"
-            if as_json:
-                print(line, file=sys.stderr)
-            else:
-                _show([line], line)
+            found = error
 
 
-def _show(lines: Iterable[str], line: str) -> None:
-    """Print all lines in place on a terminal, else one line."""
-    if sys.stdout.isatty():
+def _show(found: Status | Unanswered, as_json: bool) -> None:
+    if isinstance(found, Unanswered):
+        line = f"no answer: {found}"
+        lines = [line]
+    else:
+        line = status_line(found)
+        lines = status_lines(found)
+    if as_json and isinstance(found, Unanswered):
+        print(line, file=sys.stderr)
+    elif as_json:
+        print(plain_json(msgspec.json.encode(found), indent=None), flush=True)
+    elif sys.stdout.isatty():
         text = "".join(each + ERASE_LINE for each in lines)
         print(CURSOR_HOME, text, ERASE_BELOW, sep="", end="", flush=True)
     else:
@@ -159,10 +153,6 @@ def _show(lines: Iterable[str], line: str) -> None:
 
 def plain_json(body: bytes, indent: int | None = 2) -> str:
     """JSON in ASCII, safe for a terminal.
-
-    Args:
-        body: JSON.
-        indent: Spaces of indentation; None for one line.
 
     Raises:
         Unanswered: The body is no JSON.
@@ -173,50 +163,37 @@ def plain_json(body: bytes, indent: int | None = 2) -> str:
         raise Unanswered("what answers there is no relay") from None
 
 
-def status_lines(status: Status) -> Iterator[str]:
+def status_lines(status: Status) -> list[str]:
     """State of a relay, in lines for people."""
-    yield (
-        f"proxyrelay {_plain(status.version)}, process {status.pid}, "
-        f"up for {_duration(status.uptime)}"
-    )
-    yield f"serves: {_listed(status.listening)}"
-    yield f"authentication: {_plain(status.authentication)}"
-    yield f"state: {_state(status)}"
-    yield (
+    lag, forwarded, unanswered = status.lag, status.forwarded, status.unanswered
+    lines = [
+        f"proxyrelay {_plain(status.version)}, process {status.pid}, up for "
+        f"{_duration(status.uptime)}",
+        f"serves: {_listed(status.listening)}",
+        f"authentication: {_plain(status.authentication)}",
+        f"state: {_state(status)}",
         f"clients: {status.clients} (connections: {status.connections}, users: "
-        f"{status.users})"
-    )
-    yield f"registrations: {status.registrations}"
-    forwarded = status.forwarded
-    yield f"forwarded: offers {forwarded.offer}, answers {forwarded.answer}"
-    yield f"returned: {_counts(status.returned)}"
-    yield f"dropped: {_counts(status.dropped)}"
-    yield f"held: {status.held}"
-    unanswered = status.unanswered
-    yield (
+        f"{status.users})",
+        f"registrations: {status.registrations}",
+        f"forwarded: offers {forwarded.offer}, answers {forwarded.answer}",
+        f"returned: {_counts(status.returned)}",
+        f"dropped: {_counts(status.dropped)}",
+        f"held: {status.held}",
         f"unanswered: {unanswered.clients} clients, at most {unanswered.most} offers "
-        "in a row"
-    )
-    yield f"refused: {_counts(status.refused)}"
-    yield f"rejected: {_counts(status.rejected)}"
-    answering, waiting, lag = status.offer_to_answer, status.offer_wait, status.lag
-    yield (
-        f"offer to answer: median {_span(answering.median)}, 99 % within "
-        f"{_span(answering.p99)}"
-    )
-    yield (
-        f"wait of offers: median {_span(waiting.median)}, 99 % within "
-        f"{_span(waiting.p99)}"
-    )
-    yield (
-        f"event loop is late by: median {_span(lag.median)}, 99 % within "
-        f"{_span(lag.p99)}, most {_span(lag.max)}"
-    )
+        "in a row",
+        f"refused: {_counts(status.refused)}",
+        f"rejected: {_counts(status.rejected)}",
+        f"offer to answer: {_quantiles(status.offer_to_answer)}",
+        f"wait of offers: {_quantiles(status.offer_wait)}",
+        f"event loop is late by: {_quantiles(lag)}, most {_span(lag.max)}",
+    ]
     if status.certificate is not None:
-        yield f"certificate: valid until {_moment(status.certificate.expires)}"
+        expiry = _moment(status.certificate.expires)
+        lines.append(f"certificate: valid until {expiry}")
     if status.globus is not None:
         asked = status.globus.breaker == "closed"
-        yield f"globus: {'answers' if asked else 'does not answer'}"
+        lines.append(f"globus: {'answers' if asked else 'does not answer'}")
+    return lines
 
 
 def status_line(status: Status) -> str:
@@ -231,12 +208,7 @@ def status_line(status: Status) -> str:
 
 
 def client_lines(listed: Clients, now: float) -> Iterator[str]:
-    """Clients, one a line, the oldest first.
-
-    Args:
-        listed: Clients.
-        now: Wall time in seconds since 1970.
-    """
+    """Clients, one a line, the oldest first; ``now`` in seconds since 1970."""
     yield f"clients: {listed.total}"
     for client in sorted(listed.clients, key=lambda client: client.since):
         marks = f": {', '.join(map(_plain, client.marks))}" if client.marks else ""
@@ -265,6 +237,10 @@ def _listed(words: Iterable[str], comma: str = ", ") -> str:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return _listed(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+def _quantiles(durations: Quantiles) -> str:
+    return f"median {_span(durations.median)}, 99 % within {_span(durations.p99)}"
 
 
 def _span(seconds: float | None) -> str:

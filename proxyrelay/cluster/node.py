@@ -7,6 +7,7 @@ the engine loses, repeats or delays, no client gets what would end it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from proxyrelay.cluster import codec
 from proxyrelay.cluster.bus import Bus, NoReply, NotSent, hashed_user, ignore
 from proxyrelay.cluster.claims import Claims
 from proxyrelay.cluster.seal import Seal, Unsealable
+from proxyrelay.switchboard.delivery import Sent
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection, RegistrationRequest
 from proxyrelay.switchboard.offers import Offer
@@ -34,20 +36,23 @@ ANSWER = "answer"
 """Reason for an answer that its receiver does not get."""
 
 
-@dataclass(slots=True)
+@dataclass
 class FarSender:
     """A client of another node: the `proxyrelay.switchboard.peer.Sender` of its offer.
 
     Attributes:
-        node: Its node, with the incarnation.
+        address: Its node, as it may be shown. The client's address stays there.
+        source: Its node, with the incarnation.
         number: Number of the offer there.
+        registration: Stands for the one at that node, and counts for nobody.
     """
 
     user: User
     address: str
-    node: str
+    source: str
     number: int
-    registration: Registration | None = None
+    registration: Registration | None
+    limited: bool = False
 
 
 class Node:
@@ -117,23 +122,21 @@ class Node:
         self._send(offer, text)
         return None
 
-    def answer(
-        self, peer: Peer, message: PeerConnection, offer: Offer, text: bytes
-    ) -> BounceReason | None:
+    def answer(self, sent: Sent, offer: Offer) -> BounceReason | None:
         """Pass on an answer to the node of the offer."""
         origin = offer.origin
         if not self._bus.ready or not isinstance(origin, FarSender):
             return BounceReason.UNKNOWN
         self._say(
-            origin.node,
+            origin.source,
             partial(
                 codec.Answered,
                 number=origin.number,
                 source=offer.source,
                 target=offer.target,
-                text=text,
+                text=sent.text,
             ),
-            partial(self._answer_sent, peer, message, offer),
+            partial(self._answer_sent, sent, offer),
         )
         return None
 
@@ -144,7 +147,7 @@ class Node:
             # An offer that still waited may go where its receiver is now.
             moved = why in {BounceReason.LEFT, BounceReason.UNKNOWN}
             reason = GONE if text is not None and moved else why.name.lower()
-            self._return(origin.node, origin.number, offer, reason, text or b"")
+            self._return(origin.source, origin.number, offer, reason, text or b"")
 
     # -- to other nodes
 
@@ -210,15 +213,10 @@ class Node:
     def _is_open(self, offer: Offer) -> bool:
         return self._relay.broker.table.find(offer.source, offer.target) is offer
 
-    def _answer_sent(
-        self, peer: Peer, message: PeerConnection, offer: Offer, reply: Any
-    ) -> None:
-        lost = isinstance(reply, NotSent) or reply == 0
-        registration = peer.registration
-        if lost and registration and registration.uuid == message.source_uuid:
-            self._relay.undelivered.send_back(
-                peer, message, BounceReason.UNKNOWN, offer
-            )
+    def _answer_sent(self, sent: Sent, offer: Offer, reply: Any) -> None:
+        is_lost = isinstance(reply, NotSent) or reply == 0
+        if is_lost and sent.peer.registration is sent.registration:
+            self._relay.undelivered.send_back(sent, BounceReason.UNKNOWN, offer)
 
     def resume(self) -> None:
         """Pass on the offers that have waited for the engine."""
@@ -293,11 +291,12 @@ class Node:
             offer = Offer(message.source, message.target, message.name, self._clock())
             self._return(message.node, message.number, offer, reason, text)
             return
-        origin = FarSender(
-            *(peer.user, f"node {message.node}", message.node, message.number)
+        request = PeerConnection(
+            message.source, message.name, message.target, "offer", ""
         )
+        sent = self._sent_there(peer.user, message, request)
         older = relay.broker.table.find(message.source, message.target)
-        if older is not None and older.origin == origin:
+        if older is not None and _is_from(older, message):
             self.ignored += 1
             return
         anonymous = peer.user.sub == ANONYMOUS.sub
@@ -310,9 +309,9 @@ class Node:
             place=message.node,
             holder=message.node if anonymous else peer.user.sub,
             capped=not anonymous,
-            origin=origin,
+            origin=sent.peer,
         )
-        why = relay.broker.receive_offer(origin, offer, message.text)
+        why = relay.broker.receive_offer(sent, offer)
         if why is not None:
             moved = why is BounceReason.UNKNOWN
             reason = GONE if moved else why.name.lower()
@@ -334,12 +333,22 @@ class Node:
             return
         why: BounceReason | None = BounceReason.UNKNOWN
         if source is not None:
-            node = message.node
-            origin = FarSender(source.user, f"node {node}", node, message.number)
             answer = PeerConnection(message.target, "", message.source, "answer", "")
-            why = self._relay.broker.receive_answer(origin, answer, offer, message.text)
+            sent = self._sent_there(source.user, message, answer)
+            why = self._relay.broker.receive_answer(sent, offer)
         if why is not None:
             self._return(message.node, message.number, offer, ANSWER, b"")
+
+    def _sent_there(
+        self,
+        user: User,
+        message: codec.Offered | codec.Answered,
+        request: PeerConnection,
+    ) -> Sent:
+        registered = Registration(request.source_uuid, "", False, -math.inf)
+        node = message.node
+        origin = FarSender(user, f"node {node}", node, message.number, registered)
+        return Sent(origin, registered, request, message.text)
 
     def _returned(self, message: codec.Returned) -> None:
         reason = message.reason
@@ -365,7 +374,16 @@ class Node:
         if peer is not None and peer.registration is not None:
             name = peer.registration.name
             answer = PeerConnection(message.target, name, message.source, "answer", "")
-            self._relay.undelivered.send_back(peer, answer, BounceReason.UNKNOWN)
+            sent = Sent(peer, peer.registration, answer)
+            self._relay.undelivered.send_back(sent, BounceReason.UNKNOWN)
+
+
+def _is_from(offer: Offer, message: codec.Offered) -> bool:
+    origin = offer.origin
+    return isinstance(origin, FarSender) and (origin.source, origin.number) == (
+        message.node,
+        message.number,
+    )
 
 
 def _text(word: bytes | str) -> str:

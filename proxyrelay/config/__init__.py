@@ -1,44 +1,24 @@
 """relay.toml and the command line, read into one frozen `Config`."""
 
-from proxyrelay.config.loader import OVERRIDES, Loaded, admin_listen, load
+from proxyrelay.config.loader import OVERRIDES as OVERRIDES
+from proxyrelay.config.loader import Loaded as Loaded
+from proxyrelay.config.loader import admin_listen as admin_listen
+from proxyrelay.config.loader import load as load
 from proxyrelay.config.model import (
-    AUTHENTICATION_MARGIN_SECONDS,
-    PROXYSTORE_RELAY,
-    Admin,
-    Auth,
-    AuthArguments,
-    Config,
-    Level,
-    Limits,
-    Logging,
-    Offers,
-    Secret,
-    Timeouts,
-    admin_place,
-    settings,
+    AUTHENTICATION_MARGIN_SECONDS as AUTHENTICATION_MARGIN_SECONDS,
 )
-from proxyrelay.config.spelling import ALIASES
-from proxyrelay.config.values import application_id
-
-__all__ = (
-    "ALIASES",
-    "AUTHENTICATION_MARGIN_SECONDS",
-    "OVERRIDES",
-    "PROXYSTORE_RELAY",
-    "Admin",
-    "Auth",
-    "AuthArguments",
-    "Config",
-    "Level",
-    "Limits",
-    "Loaded",
-    "Logging",
-    "Offers",
-    "Secret",
-    "Timeouts",
-    "admin_listen",
-    "admin_place",
-    "application_id",
-    "load",
-    "settings",
-)
+from proxyrelay.config.model import PROXYSTORE_RELAY as PROXYSTORE_RELAY
+from proxyrelay.config.model import Admin as Admin
+from proxyrelay.config.model import Auth as Auth
+from proxyrelay.config.model import AuthArguments as AuthArguments
+from proxyrelay.config.model import Config as Config
+from proxyrelay.config.model import Level as Level
+from proxyrelay.config.model import Limits as Limits
+from proxyrelay.config.model import Logging as Logging
+from proxyrelay.config.model import Offers as Offers
+from proxyrelay.config.model import Secret as Secret
+from proxyrelay.config.model import Timeouts as Timeouts
+from proxyrelay.config.model import admin_place as admin_place
+from proxyrelay.config.model import settings as settings
+from proxyrelay.config.rules import application_id as application_id
+from proxyrelay.config.spelling import ALIASES as ALIASES

@@ -17,24 +17,30 @@ from tomlkit.items import AoT
 def line_of(text: str, path: tuple[str, ...]) -> int | None:
     """Return the line of a setting or table, counted from 1; None if it is not there.
 
-    Args:
-        text: A valid TOML document.
-        path: Names of the setting.
+    The text must be valid TOML.
     """
+    mark = "here"
+    while mark in text:
+        mark += "-"
     document = tomlkit.parse(text)
-    mark = _absent_from(text)
     item: Any = document
     for name in path:
         if not isinstance(item, MutableMapping) or name not in item:
             return None
         table, item = item, item[name]
-    if isinstance(item, MutableMapping):
-        return _line_of_table(text, path, document, item)
     if isinstance(item, AoT):
         item[0].comment(mark)
-    else:
+    elif not isinstance(item, MutableMapping):
         table[path[-1]] = mark
-    return _line_of_mark(mark, document)
+    elif hasattr(item, "comment"):
+        item.comment(mark)
+    before, found, _ = tomlkit.dumps(document).partition(mark)
+    if found:
+        return before.count("\n") + 1
+    # A table without a header begins with its first setting.
+    names = item if isinstance(item, MutableMapping) else ()
+    lines = (line_of(text, (*path, name)) for name in names)
+    return next(filter(None, lines), None)
 
 
 def line_of_repetition(text: str) -> int | None:
@@ -48,29 +54,3 @@ def line_of_repetition(text: str) -> int | None:
         except TOMLKitError:
             continue
     return None
-
-
-def _line_of_table(
-    text: str, path: tuple[str, ...], document: tomlkit.TOMLDocument, table: Any
-) -> int | None:
-    """Return the line of a table's header, or else of its first setting."""
-    if hasattr(table, "comment"):
-        mark = _absent_from(text)
-        table.comment(mark)
-        line = _line_of_mark(mark, document)
-        if line is not None:
-            return line
-    lines = (line_of(text, (*path, name)) for name in table)
-    return next((line for line in lines if line is not None), None)
-
-
-def _absent_from(text: str) -> str:
-    mark = "here"
-    while mark in text:
-        mark += "-"
-    return mark
-
-
-def _line_of_mark(mark: str, document: tomlkit.TOMLDocument) -> int | None:
-    before, found, _ = tomlkit.dumps(document).partition(mark)
-    return before.count("\n") + 1 if found else None

@@ -1,7 +1,7 @@
 """The settings of relay.toml: name, type, range, default and meaning of each.
 
-The reference of settings is generated from these docstrings. No value of a setting
-is part of a message, so no secret is.
+The reference of settings is generated from these docstrings. Rules that a type cannot
+say are in `proxyrelay.config.rules`.
 """
 
 from __future__ import annotations
@@ -42,11 +42,7 @@ _ADDRESS_AND_PORT = re.compile(
 
 
 class Secret:
-    """A text that ``repr`` and ``str`` hide.
-
-    Args:
-        text: The secret.
-    """
+    """A text that ``repr`` and ``str`` hide."""
 
     __slots__ = ("_text",)
 
@@ -363,21 +359,19 @@ class Config(Struct, frozen=True):
         """Describe the exposure to strangers in one sentence; None for none."""
         if _is_loopback(self.host):
             return None
-        if self.certfile is None and self.auth.method is not None:
+        if self.auth.method is not None:
+            if self.certfile is not None:
+                return None
             return (
                 "bearer tokens travel in clear text, as this relay is without TLS: set "
                 "certfile, or let only a proxy that ends TLS reach it"
             )
-        lacks = []
+        lacks = "authentication (set [auth])"
         if self.certfile is None:
-            lacks.append("TLS (set certfile)")
-        if self.auth.method is None:
-            lacks.append("authentication (set [auth])")
-        if not lacks:
-            return None
+            lacks = f"TLS (set certfile) and without {lacks}"
         return (
-            f"other machines reach this relay without {' and without '.join(lacks)}: "
-            "keep it inside a trusted network"
+            f"other machines reach this relay without {lacks}: keep it inside a "
+            "trusted network"
         )
 
 
@@ -392,13 +386,7 @@ def settings(
 
 
 def admin_place(listen: str) -> tuple[str, int] | Path:
-    """Parse ``admin.listen``.
-
-    Args:
-        listen: An address and a port, or ``unix:`` and an absolute path.
-
-    Returns:
-        Host and port, or the path.
+    """Parse an address and a port, or ``unix:`` and an absolute path.
 
     Raises:
         ValueError: It is neither.
@@ -417,9 +405,7 @@ def admin_place(listen: str) -> tuple[str, int] | Path:
 
 
 def _is_loopback(host: str | None) -> bool:
-    if host is None:
-        return False
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return host is not None and ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"

@@ -21,45 +21,38 @@ _TABLE_SIMILARITY = 0.8
 
 
 def unknown(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Explain an unknown name: each setting of a table, or the misspelt table once.
-
-    Yields:
-        The path of a name, and its problem.
-    """
-    table = _near_table(path)
-    if isinstance(value, dict) and table:
-        yield path, f"unknown table; did you mean [{'.'.join(table)}]?"
+    """Yield the problems of an unknown name: a misspelt table is one, not many."""
+    if isinstance(value, dict) and (table := _near_table(path)):
+        yield path, f"unknown table; did you mean [{table}]?"
     elif isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from unknown((*path, name), inner)
     else:
-        near = _near_setting(path)
-        hint = f"; did you mean {_with_table(near)}?" if near else ""
-        yield path, f"unknown setting{hint}"
+        hint = _near_setting(path)
+        yield path, f"unknown setting{hint and f'; did you mean {hint}?'}"
 
 
-def _near_table(path: tuple[str, ...]) -> tuple[str, ...] | None:
+def _near_table(path: tuple[str, ...]) -> str:
     tables = {other[:-1] for other in settings()}
     beside = [other[-1] for other in tables if other and other[:-1] == path[:-1]]
     near = get_close_matches(path[-1].lower(), beside, 1, _TABLE_SIMILARITY)
-    return (*path[:-1], near[0]) if near else None
+    return ".".join((*path[:-1], *near)) if near else ""
 
 
-def _near_setting(path: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Find the same name in another table, else the closest name."""
+def _near_setting(path: tuple[str, ...]) -> str:
+    """Name the same setting of another table, else the closest name."""
+    name = path[-1]
     # Settings of the same table first.
     known = sorted(settings(), key=lambda other: other[:-1] != path[:-1])
     names = [other[-1] for other in known]
     beside = [other[-1] for other in known if other[:-1] == path[:-1]]
-    name = path[-1].lower()
     near = (
-        [path[-1]]
-        if path[-1] in names
-        else get_close_matches(name, beside, 1) or get_close_matches(name, names, 1)
+        [other for other in names if other == name]
+        or get_close_matches(name.lower(), beside, 1)
+        or get_close_matches(name.lower(), names, 1)
     )
-    return known[names.index(near[0])] if near else None
-
-
-def _with_table(path: tuple[str, ...]) -> str:
-    table = f" in [{'.'.join(path[:-1])}]" if path[:-1] else " at the top of the file"
-    return path[-1] + table
+    if not near:
+        return ""
+    *table, found = known[names.index(near[0])]
+    place = f"in [{'.'.join(table)}]" if table else "at the top of the file"
+    return f"{found} {place}"

@@ -13,6 +13,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.tcp import Port
 from twisted.logger import Logger
 
+from proxyrelay.net.rate import RateLimitedLog
+
 RETRY_SECONDS = 0.1
 """Seconds between two checks for room, while accepting is paused."""
 
@@ -27,11 +29,8 @@ class AcceptGate:
     """Pauses accepting while there is no room.
 
     Clients wait in the kernel's queue meanwhile, and retry after a timeout. Accepting
-    and closing a connection would end the process of a stock client.
-
-    Args:
-        room: Whether one more connection fits, given the limit of open files.
-        clock: Runs the checks for room.
+    and closing a connection would end the process of a stock client. ``room`` tells
+    whether one more connection fits, given the limit of open files.
     """
 
     _log = Logger()
@@ -41,7 +40,7 @@ class AcceptGate:
         self._room = room
         self._clock = clock
         self._timer: IDelayedCall | None = None
-        self._logged_at: float | None = None
+        self._limit = RateLimitedLog(LOG_INTERVAL_SECONDS)
 
     def guard(self, port: Port) -> None:
         """Have a port accept only while there is room.
@@ -61,9 +60,7 @@ class AcceptGate:
     def pause(self) -> None:
         """Accept no connection until there is room."""
         self._wait()
-        now = self._clock.seconds()
-        if self._logged_at is None or now >= self._logged_at + LOG_INTERVAL_SECONDS:
-            self._logged_at = now
+        if self._limit.admit(self._clock.seconds()) is not None:
             self._log.warn(
                 "full: clients that connect now wait until others leave", event="full"
             )
@@ -79,7 +76,9 @@ class AcceptGate:
             self._timer = None
 
     def _wait(self) -> None:
-        self._ports = [port for port in self._ports if _listens(port)]
+        self._ports = [
+            port for port in self._ports if port.connected and not port.disconnecting
+        ]
         for port in self._ports:
             port.stopReading()
         if self._ports and self._timer is None:
@@ -87,15 +86,11 @@ class AcceptGate:
 
     def _retry(self) -> None:
         self._timer = None
-        if not self.room():
-            self._wait()
-            return
-        for port in filter(_listens, self._ports):
-            port.startReading()
-
-
-def _listens(port: Port) -> bool:
-    return bool(port.connected and not port.disconnecting)
+        self._wait()
+        if self.room():
+            self.stop()
+            for port in self._ports:
+                port.startReading()
 
 
 class _GuardedSocket(socket.socket):

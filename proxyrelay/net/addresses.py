@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address as Address
-from ipaddress import ip_address
+import ipaddress
+from ipaddress import IPv6Network
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
@@ -27,26 +27,15 @@ def text(address: IAddress) -> str:
 
 
 def of(host: str, port: int = 0) -> IAddress:
-    """Twisted's address object for an IP address.
-
-    Args:
-        host: An IP address.
-        port: The port; 0 if unknown.
-    """
+    """Twisted's address object for an IP address; an unknown port is 0."""
     kind = IPv6Address if ":" in host else IPv4Address
     return kind("TCP", host, port)
 
 
 def is_loopback(address: IAddress) -> bool:
     """Whether an address is of this machine. An unlisted proxy on it counts as well."""
-    if isinstance(address, IPv4Address):
-        return bool(address.host.startswith("127."))
-    if not isinstance(address, IPv6Address):
-        return True
-    host = ip_address(address.host.partition("%")[0])
-    if isinstance(host, Address) and host.ipv4_mapped is not None:
-        return host.ipv4_mapped.is_loopback
-    return host.is_loopback
+    host = _ip(address)
+    return host is None or host.is_loopback
 
 
 def source(address: IAddress, alone: bool = False) -> str:
@@ -59,16 +48,18 @@ def source(address: IAddress, alone: bool = False) -> str:
         address: The address.
         alone: Whether the address has a share of its own, such as a trusted proxy's.
     """
-    if isinstance(address, IPv6Address):
-        # A scope, after "%", names an interface of the relay.
-        host = ip_address(address.host.partition("%")[0])
-        if isinstance(host, Address):
-            if host.ipv4_mapped is not None:
-                return str(host.ipv4_mapped)
-            if alone:
-                return str(host)
-            network = int(host) >> (128 - SITE_PREFIX_BITS) << (128 - SITE_PREFIX_BITS)
-            return f"{Address(network)}/{SITE_PREFIX_BITS}"
-    if isinstance(address, IPv4Address):
-        return str(address.host)
-    return "local"
+    host = _ip(address)
+    if host is None:
+        return "local"
+    if host.version == 4 or alone:  # noqa: PLR2004
+        return str(host)
+    return str(IPv6Network((int(host), SITE_PREFIX_BITS), strict=False))
+
+
+def _ip(address: IAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """IP address without a scope, IPv4 also where it is mapped; None if local."""
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return None
+    # A scope, after "%", names an interface of the relay.
+    host = ipaddress.ip_address(address.host.partition("%")[0])
+    return getattr(host, "ipv4_mapped", None) or host

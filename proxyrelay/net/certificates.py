@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from stat import S_ISREG
 
@@ -34,26 +34,28 @@ SHORT_LIFETIME = timedelta(days=10)
 """A certificate with a shorter lifetime is due for renewal with half of it left. Others
 are due with a third left."""
 
-MAX_LABELS = 5
-"""PEM labels of a file in an error, at most."""
-
-_LABEL = re.compile(rb"^-----BEGIN ([A-Z0-9 ]{1,40})-----", re.MULTILINE)
-
 _RSA_PSS = 912
 """``EVP_PKEY_RSA_PSS`` of OpenSSL."""
+
+_NO_ISSUER = {2, 20, 21}
+"""OpenSSL's errors for an unknown last issuer (X509_V_ERR_UNABLE_TO_...). Other errors,
+such as an expired certificate, are found elsewhere."""
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+FileFingerprint = tuple[tuple[int, int, int] | None, ...]
+"""Inode, modification time and size of each file; None for a missing one."""
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A certificate with its chain and its private key, which match.
+    """A certificate and its private key, which match.
 
-    Attributes:
-        chain: The server's certificate first, then those that complete it.
-        key: The private key.
+    The chain has the server's certificate first, then those that complete it.
     """
 
     chain: tuple[x509.Certificate, ...]
-    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+    key: PrivateKey
 
     def names(self) -> list[str]:
         """Host names and addresses of the certificate."""
@@ -73,115 +75,86 @@ class KeyPair:
         return end - (end - start) / (2 if end - start < SHORT_LIFETIME else 3)
 
     def problems(self, now: datetime) -> Iterator[Problem]:
-        """Reasons of verifying clients to refuse it.
-
-        Args:
-            now: The time, aware of its zone.
-        """
+        """Reasons of verifying clients to refuse it at a time, aware of its zone."""
         for certificate in self.chain:
             subject = _name(certificate.subject)
+            start = certificate.not_valid_before_utc
             end = certificate.not_valid_after_utc
             digest = certificate.signature_hash_algorithm
-            if isinstance(digest, hashes.MD5 | hashes.SHA1) and not _is_root(
-                certificate
-            ):
-                yield Problem(
-                    "certfile",
-                    f"{subject} is signed with {digest.name}, which clients refuse",
+            is_weak = isinstance(digest, hashes.MD5 | hashes.SHA1)
+            if digest and is_weak and not _is_root(certificate):
+                yield _fault(
+                    f"{subject} is signed with {digest.name}, which clients refuse"
                 )
             if now > end:
-                yield Problem("certfile", f"{subject} expired on {_day(end)}")
-            if now < certificate.not_valid_before_utc:
-                start = _day(certificate.not_valid_before_utc)
-                yield Problem("certfile", f"{subject} is not valid before {start}")
-        for lower, upper in zip(self.chain, self.chain[1:], strict=False):
-            try:
-                lower.verify_directly_issued_by(upper)
-            except (  # noqa: PERF203
-                ValueError,
-                TypeError,
-                InvalidSignature,
-                UnsupportedAlgorithm,
-            ):
-                yield Problem(
-                    "certfile",
+                yield _fault(f"{subject} expired on {end.date()}")
+            if now < start:
+                yield _fault(f"{subject} is not valid before {start.date()}")
+        for lower, upper in pairwise(self.chain):
+            if not _has_issued(upper, lower):
+                yield _fault(
                     f"the chain is broken: {_name(lower.subject)} is followed by "
                     f"{_name(upper.subject)}, which has not issued it; each "
-                    "certificate must be followed by its issuer's",
+                    "certificate must be followed by its issuer's"
                 )
 
     def warnings(self, now: datetime) -> Iterator[Problem]:
-        """Advice for the operator.
-
-        Args:
-            now: The time, aware of its zone.
-        """
+        """Advice for the operator at a time, aware of its zone."""
         end = self.chain[0].not_valid_after_utc
         if self.renewal < now <= end:
-            yield Problem("certfile", f"expires soon, on {_day(end)}: renew it")
+            yield _fault(f"expires soon, on {end.date()}: renew it")
         if not self.names():
-            yield Problem(
-                "certfile", "names no host (subjectAltName): clients will refuse it"
-            )
+            yield _fault("names no host (subjectAltName): clients will refuse it")
         last = self.chain[-1]
         if _is_root(last):
             if len(self.chain) == 1:
-                yield Problem(
-                    "certfile",
+                yield _fault(
                     "is self-signed: clients must trust this very certificate, or "
-                    "not verify at all",
+                    "not verify at all"
                 )
         elif not _anchored(self.chain):
-            yield Problem(
-                "certfile",
+            yield _fault(
                 f"the chain ends at {_name(last.issuer)}, which is neither in the "
                 "file nor trusted by this machine: if intermediate certificates are "
                 "missing, append them (a file often called fullchain.pem); if this "
-                "is an authority of your own, all clients must trust it",
+                "is an authority of your own, all clients must trust it"
             )
 
 
 def load(certfile: Path, keyfile: Path | None) -> KeyPair:
-    """Read a certificate, its chain and its key.
-
-    Args:
-        certfile: PEM file with one or more certificates.
-        keyfile: PEM file with the key; None if ``certfile`` has it.
+    """Read a certificate, its chain and its key from PEM files, or from one.
 
     Raises:
         ConfigError: A file cannot be read, or the key does not match.
     """
     setting, place = ("keyfile", keyfile) if keyfile else ("certfile", certfile)
-    problems: list[Problem] = []
+    problems: dict[Problem, None] = {}
     chain: tuple[x509.Certificate, ...] = ()
-    key = None
+    key: PrivateKey | None = None
     try:
         chain = _load_chain(certfile)
     except ConfigError as error:
-        problems += error.problems
+        problems.update(dict.fromkeys(error.problems))
     try:
         key = _load_key(setting, place)
     except ConfigError as error:
-        problems += (problem for problem in error.problems if problem not in problems)
+        problems.update(dict.fromkeys(error.problems))
     if problems or key is None:
-        raise ConfigError(problems)
-    _look_through(chain, certfile)
-    own = [c for c in chain if _public(c.public_key()) == _public(key.public_key())]
-    if not own:
+        raise ConfigError([*problems])
+    for number, certificate in enumerate(chain, 1):
+        _check_readable(certificate, f"certificate {number} in {certfile}")
+    owners = [_public(certificate) == _public(key) for certificate in chain]
+    if not any(owners):
         raise _wrong(
             setting, f"the key in {place} is not that of the certificate in {certfile}"
         )
-    if own[0] is not chain[0]:
+    if not owners[0]:
         raise _wrong(
             "certfile",
             f"the certificates in {certfile} are in the wrong order: that of the key "
             "must come first, each followed by its issuer's",
         )
     return KeyPair(chain, key)
-
-
-FileFingerprint = tuple[tuple[int, int, int] | None, ...]
-"""Inode, modification time and size of each file; None for a missing one."""
 
 
 def file_fingerprint(*paths: Path | None) -> FileFingerprint:
@@ -199,13 +172,13 @@ def _fingerprint(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _is_root(certificate: x509.Certificate) -> bool:
-    return certificate.issuer == certificate.subject
-
-
 def now() -> datetime:
     """Present time, with its zone."""
     return datetime.now(timezone.utc)
+
+
+def _fault(message: str) -> Problem:
+    return Problem("certfile", message)
 
 
 def _wrong(setting: str, message: str) -> ConfigError:
@@ -224,51 +197,33 @@ def _read(setting: str, path: Path) -> bytes:
 def _load_chain(path: Path) -> tuple[x509.Certificate, ...]:
     pem = _read("certfile", path)
     # The library skips a certificate with another label.
-    if b"TRUSTED CERTIFICATE" not in _LABEL.findall(pem):
-        with contextlib.suppress(ValueError):
+    if b"BEGIN TRUSTED CERTIFICATE" not in pem:
+        with suppress(ValueError):
             return tuple(x509.load_pem_x509_certificates(pem))
     raise _wrong(
         "certfile",
         f"{path} holds no PEM certificate (-----BEGIN CERTIFICATE-----) that can be "
-        f"read{_found(pem)}",
+        "read",
     )
 
 
-def _found(pem: bytes) -> str:
-    """PEM labels of a file, for an error."""
-    labels = dict.fromkeys(_LABEL.findall(pem))
-    if not labels:
-        return ""
-    shown = ", ".join(label.decode("ascii") for label in list(labels)[:MAX_LABELS])
-    return f"; found in it: {shown}"
+def _check_readable(certificate: x509.Certificate, place: str) -> None:
+    """Read all fields of a certificate. The library parses some lazily."""
+    try:
+        _public(certificate)
+        _name(certificate.subject)
+        _name(certificate.issuer)
+        _ = certificate.signature_hash_algorithm
+        _ = certificate.not_valid_after_utc, certificate.not_valid_before_utc
+        crypto.X509.from_cryptography(certificate)
+    except Exception:
+        # The libraries raise a dozen kinds of errors.
+        raise _wrong(
+            "certfile", f"{place} is broken, or of a kind that is not supported"
+        ) from None
 
 
-def _look_through(chain: Iterable[x509.Certificate], path: Path) -> None:
-    """Refuse unreadable certificates. The library parses some fields lazily.
-
-    Raises:
-        ConfigError: A certificate is unreadable.
-    """
-    for number, certificate in enumerate(chain, 1):
-        try:
-            _public(certificate.public_key())
-            _name(certificate.subject)
-            _name(certificate.issuer)
-            _ = certificate.signature_hash_algorithm
-            _ = certificate.not_valid_after_utc, certificate.not_valid_before_utc
-            crypto.X509.from_cryptography(certificate)
-        except Exception:  # noqa: PERF203
-            # The libraries raise a dozen kinds of errors.
-            raise _wrong(
-                "certfile",
-                f"certificate {number} in {path} is broken, or of a kind that is not "
-                "supported",
-            ) from None
-
-
-def _load_key(
-    setting: str, path: Path
-) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+def _load_key(setting: str, path: Path) -> PrivateKey:
     pem = _read(setting, path)
     try:
         key = load_pem_private_key(pem, password=None)
@@ -282,43 +237,51 @@ def _load_key(
         raise _wrong(
             setting,
             f"{path} holds no PEM private key (-----BEGIN PRIVATE KEY-----) that can "
-            f"be read{_found(pem)}",
+            "be read",
         ) from None
     kind = type(key).__name__.removesuffix("PrivateKey")
-    if isinstance(key, rsa.RSAPrivateKey) and _is_pss(pem):
-        kind = "RSA-PSS"
-    elif isinstance(key, rsa.RSAPrivateKey):
-        if key.key_size < MIN_RSA_BITS:
+    if isinstance(key, rsa.RSAPrivateKey):
+        # The library calls a key that signs with RSA-PSS only an RSA key.
+        if crypto.load_privatekey(crypto.FILETYPE_PEM, pem).type() == _RSA_PSS:
+            kind = "RSA-PSS"
+        elif key.key_size >= MIN_RSA_BITS:
+            return key
+        else:
             raise _wrong(
                 setting,
                 f"the RSA key in {path} has {key.key_size} bits; clients want at "
                 f"least {MIN_RSA_BITS}",
             )
-        return key
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        if key.curve.name not in CURVES:
-            raise _wrong(
-                setting,
-                f"the ECDSA key in {path} is on the curve {key.curve.name}; clients "
-                f"want one of {', '.join(CURVES)}",
-            )
-        return key
+    elif isinstance(key, ec.EllipticCurvePrivateKey):
+        if key.curve.name in CURVES:
+            return key
+        raise _wrong(
+            setting,
+            f"the ECDSA key in {path} is on the curve {key.curve.name}; clients "
+            f"want one of {', '.join(CURVES)}",
+        )
     raise _wrong(
         setting,
         f"the key in {path} is of the type {kind}: neither an ECDSA nor an RSA key",
     )
 
 
-def _is_pss(pem: bytes) -> bool:
-    """Whether a key signs with RSA-PSS only. The library calls it an RSA key."""
-    return crypto.load_privatekey(crypto.FILETYPE_PEM, pem).type() == _RSA_PSS
-
-
-def _public(key: object) -> bytes:
-    encoded: bytes = key.public_bytes(  # type: ignore[attr-defined]
+def _public(owner: x509.Certificate | PrivateKey) -> bytes:
+    return owner.public_key().public_bytes(
         Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     )
-    return encoded
+
+
+def _is_root(certificate: x509.Certificate) -> bool:
+    return certificate.issuer == certificate.subject
+
+
+def _has_issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _anchored(chain: tuple[x509.Certificate, ...]) -> bool:
@@ -327,7 +290,7 @@ def _anchored(chain: tuple[x509.Certificate, ...]) -> bool:
     store = crypto.X509Store()
     for file, folder in ((places.cafile, None), (None, places.capath)):
         if file or folder:
-            with contextlib.suppress(crypto.Error):
+            with suppress(crypto.Error):
                 store.load_locations(file, folder)
     leaf, *others = map(crypto.X509.from_cryptography, chain)
     try:
@@ -337,14 +300,5 @@ def _anchored(chain: tuple[x509.Certificate, ...]) -> bool:
     return True
 
 
-_NO_ISSUER = {2, 20, 21}
-"""OpenSSL's errors for an unknown last issuer (X509_V_ERR_UNABLE_TO_...). Other errors,
-such as an expired certificate, are found elsewhere."""
-
-
 def _name(name: x509.Name) -> str:
     return ascii(name.rfc4514_string()) if name.rdns else "a nameless certificate"
-
-
-def _day(moment: datetime) -> str:
-    return moment.date().isoformat()

@@ -17,15 +17,10 @@ Clock = Callable[[], float]
 
 
 def use_monotonic_time(reactor: Any, seconds: Clock = time.monotonic) -> None:
-    """Have a reactor use another clock.
+    """Have a reactor of Twisted use another clock.
 
     Pending calls keep their distance from now, and so their order in Twisted's heap.
     Checked against Twisted 26.10.0.
-
-    Args:
-        reactor: The reactor. One that is not Twisted's own, such as one of tests, keeps
-            its clock.
-        seconds: The clock.
     """
     if not isinstance(reactor, ReactorBase) or reactor.seconds is seconds:
         return

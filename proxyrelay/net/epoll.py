@@ -49,9 +49,8 @@ AVAILABLE = hasattr(select, "epoll")
 class EpollMultiplexer:
     """The reactor of the clients' transports: it reads, the real reactor does the rest.
 
-    Args:
-        reactor: The real reactor.
-        outbox: Opened for each sweep; tells whether anything but pings came.
+    A batch of writes is opened for each sweep. It tells whether anything but pings
+    came.
     """
 
     _log = Logger()
@@ -118,23 +117,16 @@ class EpollMultiplexer:
         Adding the epoll to the reactor costs the kernel a check of each socket.
         """
         self._nap = None
-        began = self._reactor.seconds()
-        some = self._look()
+        began, outbox = self._reactor.seconds(), self._outbox
+        only_pings = self._look() and not (outbox.backlogged or outbox.saw_messages)
         # Late timers wait for one turn of reading: so no nap after a pause.
-        is_late = self._reactor.seconds() - began > LATE_SECONDS
-        if some and not (
-            is_late or self._outbox.backlogged or self._outbox.saw_messages
-        ):
+        if only_pings and self._reactor.seconds() - began <= LATE_SECONDS:
             self._nap = self._reactor.callLater(NAP_SECONDS, self._wake)
         else:
             self._reactor.addReader(self)
 
     def _look(self) -> bool:
-        """Read from the ready sockets, and flush the writes that follow.
-
-        Returns:
-            Whether any socket was ready.
-        """
+        """Read from ready sockets, and flush what follows; tells whether any was."""
         ready, full = self._ready, False
         if not ready:
             found = self._epoll.poll(0, MAX_EVENTS)

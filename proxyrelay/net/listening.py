@@ -44,14 +44,10 @@ _log = Logger()
 
 
 def handed_over(given: Path = Path("/proc/self/environ")) -> dict[int, str]:
-    """Descriptors of socket activation (sd_listen_fds(3)).
+    """Names of the descriptors of socket activation (sd_listen_fds(3)), or "".
 
-    Args:
-        given: Environment at the start of the process. Twisted removes the variables
-            from the present one, and ignores descriptors without names.
-
-    Returns:
-        Names by numbers; a missing name is empty.
+    They stand in the environment at the start of the process. Twisted removes them from
+    the present one, and ignores descriptors without names.
     """
     try:
         entries = given.read_text(errors="replace").split("\0")
@@ -78,12 +74,17 @@ def inherited(descriptors: Iterable[int]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     for number in descriptors:
         try:
-            sockets.append(socket.socket(fileno=number))
-            _check_inherited(sockets[-1])
-            _prepare(sockets[-1])
+            taken = socket.socket(fileno=number)
+            sockets.append(taken)
+            if (
+                taken.family not in {socket.AF_INET, socket.AF_INET6}
+                or taken.type != socket.SOCK_STREAM
+                or not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            ):
+                raise OSError("no listening TCP socket")
+            _prepare(taken)
         except OSError as error:  # noqa: PERF203
-            for taken in sockets:
-                taken.close()
+            _close(sockets)
             reason = os.strerror(error.errno).lower() if error.errno else str(error)
             raise StartError(
                 f"cannot listen on descriptor {number} of LISTEN_FDS: {reason}", ""
@@ -91,19 +92,15 @@ def inherited(descriptors: Iterable[int]) -> list[socket.socket]:
     return sockets
 
 
-def _check_inherited(taken: socket.socket) -> None:
-    if (
-        taken.family not in {socket.AF_INET, socket.AF_INET6}
-        or taken.type != socket.SOCK_STREAM
-        or not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    ):
-        raise OSError("no listening TCP socket")
+def _close(sockets: Iterable[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
 
 
 def bind(
     host: str | None, port: int, *, reuse: bool = False, accepting: bool = True
 ) -> list[socket.socket]:
-    """Open the listening sockets.
+    """Open a listening socket for each address of a host on this machine.
 
     Args:
         host: Address or host name; None for all interfaces.
@@ -111,20 +108,13 @@ def bind(
         reuse: Whether other processes of the same user may listen there as well.
         accepting: Whether clients may connect; otherwise the sockets are only bound.
 
-    Returns:
-        A socket for each address of the host on this machine.
-
     Raises:
         StartError: The port is taken or privileged, or this machine lacks the address.
     """
-    # A kernel without IPv6 still resolves names to it.
-    found = [info for info in _resolved(host, port) if _available(info[0])]
-    if not found:
-        raise _no_host(host, "no address that this machine can use")
     sockets: list[socket.socket] = []
     skipped: list[tuple[object, OSError]] = []
     try:
-        for family, _, _, _, address in dict.fromkeys(found):
+        for family, _, _, _, address in dict.fromkeys(_resolved(host, port)):
             place = (address[0], port, *address[2:])
             try:
                 sockets.append(_bound(family, place, reuse, accepting))
@@ -137,32 +127,28 @@ def bind(
         if not sockets:
             raise skipped[0][1]
     except OSError as error:
-        for bound in sockets:
-            bound.close()
-        setting = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
+        _close(sockets)
+        setting = "host" if error.errno in UNUSABLE else "port"
         raise StartError(_explain(host, port, error, reuse), setting) from None
     for unusable, why in skipped if accepting else ():
-        _log.info(
-            "not listening on {address}, an address of {_host}: {reason}",
-            event="address_skipped",
-            address=unusable,
-            reason=os.strerror(why.errno or 0).lower(),
-            _host=host or "all interfaces",
-        )
+        # A kernel without IPv6 still resolves names to it.
+        if why.errno == errno.EADDRNOTAVAIL:
+            _log.info(
+                "not listening on {address}, an address of {_host}: {reason}",
+                event="address_skipped",
+                address=unusable,
+                reason=os.strerror(why.errno).lower(),
+                _host=host or "all interfaces",
+            )
     return sockets
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether no process listens at an address, as far as a bind can tell.
-
-    The address is bound for a moment, without listening.
-    """
+    """Whether no process listens at an address, as far as a bind can tell."""
     try:
-        bound = bind(host, port, accepting=False)
+        _close(bind(host, port, accepting=False))
     except StartError:
         return False
-    for each in bound:
-        each.close()
     return True
 
 
@@ -170,12 +156,8 @@ def retire(port: Any, shared: bool) -> None:
     """Close a port without a reset of the waiting connections.
 
     Twisted closes a port in the next turn of the reactor. The kernel then resets all
-    waiting connections. Checked against Twisted 26.10.0.
-
-    Args:
-        port: The listening port.
-        shared: Whether another process accepts from the same socket. Otherwise the
-            waiting connections are accepted here.
+    waiting connections. They are accepted before, unless another process shares the
+    socket. Checked against Twisted 26.10.0.
     """
     port.stopReading()
     if not shared:
@@ -185,32 +167,21 @@ def retire(port: Any, shared: bool) -> None:
 
 
 def _resolved(host: str | None, port: int) -> list[Any]:
-    if host == "":
-        raise _no_host(host, "an empty name")
+    why = "an empty name"
     try:
-        return socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        if host != "":
+            return socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
     except socket.gaierror as error:
-        raise _no_host(host, str(error.strerror)) from None
+        why = str(error.strerror)
     except UnicodeError:
-        raise _no_host(host, "no name that there can be") from None
-
-
-def _no_host(host: str | None, why: str) -> StartError:
-    return StartError(
+        why = "no name that there can be"
+    raise StartError(
         f"cannot listen on {host}: {why}; host must be an address or a name of this "
         "machine",
         "host",
     )
-
-
-def _available(family: int) -> bool:
-    try:
-        socket.socket(family, socket.SOCK_STREAM).close()
-    except OSError:
-        return False
-    return True
 
 
 def _bound(
@@ -242,7 +213,7 @@ def _prepare(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
-def _explain(host: str | None, port: int, error: OSError, reuse: bool = False) -> str:
+def _explain(host: str | None, port: int, error: OSError, reuse: bool) -> str:
     place = f"port {port}" if host is None else f"{host} port {port}"
     hints = {
         errno.EADDRINUSE: (

@@ -17,10 +17,6 @@ class TurnBudget:
     """A number of pieces of work per turn of the reactor; the rest waits its turn.
 
     So connected clients are served while all others come back at once.
-
-    Args:
-        clock: Runs the next turn of the reactor.
-        count: Pieces of work per turn.
     """
 
     _log = Logger()

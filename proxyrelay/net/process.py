@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import resource
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,11 +17,7 @@ TRIM_INTERVAL_SECONDS = 60.0
 
 
 def raise_limit() -> int:
-    """Raise the limit of open files to its hard limit.
-
-    Returns:
-        The limit after that.
-    """
+    """Raise the limit of open files to its hard limit; returns the limit after that."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Some systems report no limit, and enforce one.
     with suppress(OSError, ValueError):
@@ -30,13 +27,7 @@ def raise_limit() -> int:
 
 
 def shortage(limit: int, connections: int, others: int) -> str | None:
-    """Warning about a limit too low for all connections, or None.
-
-    Args:
-        limit: Open files that the process may have.
-        connections: Connections of all clients together, at most.
-        others: Other open files of the process.
-    """
+    """Warning about a limit of open files too low for all connections, or None."""
     if limit == resource.RLIM_INFINITY or connections + others <= limit:
         return None
     return (
@@ -64,26 +55,18 @@ class Heap:
 
     The C library keeps freed memory. With glibc the process stays as large as at its
     peak, unless it is told to trim.
-
-    Args:
-        trim: Gives memory back.
     """
 
     def __init__(self, trim: Callable[[], None] = trim_memory) -> None:
         self._trim = trim
         self._peak = 0
-        self._trimmed_at: float | None = None
+        self._trimmed_at = -math.inf
 
     def look(self, count: int, now: float) -> None:
-        """Trim, if much memory may be free.
-
-        Args:
-            count: Present number of connections.
-            now: Time in seconds.
-        """
+        """Trim if much memory may be free, with so many connections at a time."""
         self._peak = max(self._peak, count)
         if self._peak < CROWD_CONNECTIONS or count > self._peak // 2:
             return
-        if self._trimmed_at is None or now >= self._trimmed_at + TRIM_INTERVAL_SECONDS:
+        if now >= self._trimmed_at + TRIM_INTERVAL_SECONDS:
             self._peak, self._trimmed_at = count, now
             self._trim()

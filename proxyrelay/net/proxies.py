@@ -30,19 +30,14 @@ class Proxies:
     """
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
-        found = [ip_network(network) for network in networks]
-        self._networks = {
-            version: [network for network in found if network.version == version]
-            for version in (4, 6)
-        }
-        self._any = bool(found)
+        self._networks = [ip_network(network) for network in networks]
 
     def __bool__(self) -> bool:
-        return self._any
+        return bool(self._networks)
 
     def trust(self, host: str) -> bool:
         """Whether an address belongs to a trusted proxy. Other texts never do."""
-        if not self._any:
+        if not self._networks:
             return False
         try:
             address = ip_address(host.partition("%")[0])
@@ -50,7 +45,7 @@ class Proxies:
             return False
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
-        return any(address in network for network in self._networks[address.version])
+        return any(address in network for network in self._networks)
 
     def client(self, host: str, forwarded: str | None) -> str:
         """Address of the client, as far as the proxies can be trusted.
@@ -59,11 +54,8 @@ class Proxies:
         address outside of the trusted networks is the client's.
 
         Args:
-            host: Address at the other end of the connection.
+            host: Address at the other end of the connection; returned without others.
             forwarded: ``X-Forwarded-For``, its lines joined with commas, or None.
-
-        Returns:
-            The address of the client, or of the last trusted proxy.
         """
         if forwarded is not None and self.trust(host):
             for entry in reversed(forwarded.rsplit(",", MAX_HOPS)[-MAX_HOPS:]):

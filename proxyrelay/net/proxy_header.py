@@ -8,6 +8,7 @@ takes any text for an address, bounds no length, and reads past the header.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -15,13 +16,9 @@ from typing import Any
 
 from twisted.internet import protocol
 from twisted.internet.error import ConnectionAborted
-from twisted.internet.interfaces import (
-    IAddress,
-    IProtocol,
-    IProtocolFactory,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import connectionDone
+from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 
 from proxyrelay.errors import ProxyHeaderError
@@ -60,13 +57,7 @@ host. Datagrams are refused."""
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """A header of the PROXY protocol.
-
-    Attributes:
-        length: Bytes of the header.
-        host: Address of the client; None if the header has none.
-        port: Port of the client; 0 without a host.
-    """
+    """A header of the PROXY protocol: its length in bytes, and the client, if any."""
 
     length: int
     host: str | None = None
@@ -74,10 +65,7 @@ class ProxyHeader:
 
 
 def proxy_header(data: bytes) -> ProxyHeader | None:
-    """Read a header of the PROXY protocol.
-
-    Args:
-        data: All bytes so far.
+    """Read a header of the PROXY protocol from all bytes so far.
 
     Returns:
         The header, or None while it is incomplete.
@@ -85,16 +73,14 @@ def proxy_header(data: bytes) -> ProxyHeader | None:
     Raises:
         ProxyHeaderError: The bytes are no header, whatever follows.
     """
-    if data[:1] == _V1[:1]:
-        return _version_1(data)
     if _V2.startswith(data[: len(_V2)]):
         return _version_2(data) if len(data) >= _V2_FIXED else None
+    if _V1.startswith(data[: len(_V1)]):
+        return _version_1(data)
     raise ProxyHeaderError("it does not begin with a PROXY header")
 
 
 def _version_1(data: bytes) -> ProxyHeader | None:
-    if not _V1.startswith(data[: len(_V1)]):
-        raise ProxyHeaderError("it does not begin with a PROXY header")
     end = data.find(b"\r\n", 0, MAX_V1_BYTES) + 2
     if end < 2:  # noqa: PLR2004 - not found
         if len(data) >= MAX_V1_BYTES:
@@ -123,8 +109,7 @@ def _version_2(data: bytes) -> ProxyHeader | None:
         raise ProxyHeaderError("its PROXY header has an unknown version or command")
     if length > MAX_V2_BYTES:
         raise ProxyHeaderError("its PROXY header is too long")
-    end = _V2_FIXED + length
-    size = 0
+    size, end = 0, _V2_FIXED + length
     if command == _PROXY:
         if family not in _FAMILIES:
             raise ProxyHeaderError("its PROXY header is of no stream of bytes")
@@ -135,19 +120,12 @@ def _version_2(data: bytes) -> ProxyHeader | None:
         return None
     if not size:
         return ProxyHeader(end)
-    host = data[_V2_FIXED : _V2_FIXED + size]
-    ports = _V2_FIXED + 2 * size
-    port = int.from_bytes(data[ports : ports + 2], "big")
+    host, _, port = struct.unpack_from(f"!{size}s{size}sH", data, _V2_FIXED)
     return ProxyHeader(end, str(ip_address(host)), port)
 
 
 class ProxyHeaderReader(protocol.Protocol):
-    """Reads the header, and hands the connection to the served protocol.
-
-    Args:
-        factory: Builds the served protocol.
-        place: Address of the proxy.
-    """
+    """Reads the header of a proxy, and hands the connection to the served protocol."""
 
     factory: ProxyHeaderFactory
     transport: Any
@@ -163,7 +141,7 @@ class ProxyHeaderReader(protocol.Protocol):
         self.factory.waiting.begin(self)
 
     def read(self, data: bytes) -> int:
-        """Take a piece of the header, and leave everything behind it."""
+        """Look at bytes in the socket; returns how many of them to take from it."""
         before = len(self._data)
         self._data += data
         try:
@@ -174,18 +152,15 @@ class ProxyHeaderReader(protocol.Protocol):
         if header is None:
             return len(data)
         self.factory.waiting.end(self)
-        self._hand_over(header)
-        return header.length - before
-
-    def _hand_over(self, header: ProxyHeader) -> None:
         client = addresses.of(header.host, header.port) if header.host else self._place
-        served = self.factory.served.buildProtocol(client)
+        served = self.factory.wrappedFactory.buildProtocol(client)
         if served is None:
             self.transport.abortConnection()
-            return
-        self.transport.header_reader = None
-        self.transport.protocol = served
-        served.makeConnection(self.transport)
+        else:
+            self.transport.header_reader = None
+            self.transport.protocol = served
+            served.makeConnection(self.transport)
+        return header.length - before
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End the wait. A connection without a byte was a probe."""
@@ -203,7 +178,7 @@ class ProxyHeaderReader(protocol.Protocol):
         self.transport.abortConnection()
 
 
-class ProxyHeaderFactory(protocol.Factory):
+class ProxyHeaderFactory(WrappingFactory):
     """Reads a header in front of the connections of trusted proxies.
 
     Args:
@@ -231,25 +206,13 @@ class ProxyHeaderFactory(protocol.Factory):
         clock: IReactorTime,
         seconds: float,
     ) -> None:
-        self.served = served
+        super().__init__(served)
         self.dropped = dropped
         self.waiting = TimeoutQueue(clock, seconds, ProxyHeaderReader.expired)
         self._announces = announces
 
-    def buildProtocol(  # type: ignore[override]
-        self, addr: IAddress
-    ) -> IProtocol | None:
+    def buildProtocol(self, addr: IAddress) -> Any:  # type: ignore[override]
         """Build the reader of a header, or the served protocol."""
         if self._announces(getattr(addr, "host", "")):
             return ProxyHeaderReader(self, addr)
-        return self.served.buildProtocol(addr)
-
-    def doStart(self) -> None:  # noqa: N802
-        """Start the served factory as well."""
-        super().doStart()
-        self.served.doStart()
-
-    def doStop(self) -> None:  # noqa: N802
-        """Stop the served factory as well."""
-        super().doStop()
-        self.served.doStop()
+        return self.wrappedFactory.buildProtocol(addr)

@@ -27,120 +27,6 @@ LATE_SECONDS = 1.0
 T = TypeVar("T")
 
 
-def _never() -> bool:
-    return False
-
-
-class CatchUp:
-    """Does punctual work now, and late work after the unread data.
-
-    Args:
-        clock: Time in seconds, and timers.
-        busy: Whether readable sockets still wait to be read.
-    """
-
-    def __init__(self, clock: IReactorTime, busy: Callable[[], bool] = _never) -> None:
-        self._clock = clock
-        self._busy = busy
-        self._call: IDelayedCall | None = None
-
-    def do(self, due: float, work: Callable[[], None]) -> None:
-        """Do work that was due at a time. One piece of work may wait at a time.
-
-        Args:
-            due: Time in seconds of the clock.
-            work: The work.
-        """
-        now = self._clock.seconds()
-        if now - due > LATE_SECONDS:
-            # The next turn of the reactor begins with reading.
-            self._wait(0, now + CATCH_UP_SECONDS, work)
-        else:
-            work()
-
-    def stop(self) -> bool:
-        """Forget the waiting work.
-
-        Returns:
-            Whether any work waited.
-        """
-        if self._call is None:
-            return False
-        self._call.cancel()
-        self._call = None
-        return True
-
-    def _wait(self, wait: float, latest: float, work: Callable[[], None]) -> None:
-        self._call = self._clock.callLater(wait, self._look, latest, work)
-
-    def _look(self, latest: float, work: Callable[[], None]) -> None:
-        self._call = None
-        if self._busy() and self._clock.seconds() < latest:
-            self._wait(BACKLOG_SECONDS, latest, work)
-        else:
-            work()
-
-
-class Heartbeat:
-    """Calls at an interval; after a pause of the process, once the unread data is read.
-
-    Args:
-        clock: Time in seconds, and the timer.
-        seconds: Interval.
-        beat: Called each time.
-        busy: Whether readable sockets still wait to be read.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        seconds: float,
-        beat: Callable[[], None],
-        busy: Callable[[], bool] = _never,
-    ) -> None:
-        self._clock = clock
-        self._seconds = seconds
-        self._beat = beat
-        self._catch_up = CatchUp(clock, busy)
-        self._due: float | None = None
-        self._timer: IDelayedCall | None = None
-
-    @property
-    def overdue(self) -> bool:
-        """Whether the process was paused, and has not caught up yet."""
-        return (
-            self._due is not None and self._clock.seconds() - self._due > LATE_SECONDS
-        )
-
-    def start(self) -> None:
-        """Begin."""
-        self._due = self._clock.seconds() + self._seconds
-        self._timer = self._clock.callLater(self._seconds, self._look, self._due)
-
-    def stop(self) -> None:
-        """End. May be called again."""
-        self._due = None
-        self._catch_up.stop()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self, due: float) -> None:
-        self._timer = None
-        self._catch_up.do(due, self._act)
-
-    def _act(self) -> None:
-        try:
-            self._beat()
-        except Exception:
-            # The next beat may succeed.
-            self._log.failure("a regular look failed")
-        if self._due is not None:
-            self.start()
-
-
 class TimeoutQueue(Generic[T]):
     """Items with timeouts of one length, and one timer for all of them.
 
@@ -148,7 +34,7 @@ class TimeoutQueue(Generic[T]):
     timer for each item would take 0.8 kB and several times as long.
 
     Args:
-        clock: Time in seconds, and the timer.
+        clock: Runs the timer.
         seconds: Length of each timeout.
         expired: Called with each expired item; after a pause of the process, once the
             unread data is read.
@@ -165,10 +51,10 @@ class TimeoutQueue(Generic[T]):
         seconds: float,
         expired: Callable[[T], None],
         slack: float = 0.0,
-        busy: Callable[[], bool] = _never,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._clock = clock
-        self._catch_up = CatchUp(clock, busy)
+        self._busy = busy
         self._slack = slack
         self._seconds = seconds
         self._expired = expired
@@ -177,6 +63,12 @@ class TimeoutQueue(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the process was paused, and a timeout waits for the unread data."""
+        now = self._clock.seconds()
+        return now - next(iter(self._ends.values()), now) > LATE_SECONDS
 
     def begin(self, item: T) -> None:
         """Begin the timeout of an item. The item has no other timeout."""
@@ -189,14 +81,10 @@ class TimeoutQueue(Generic[T]):
         self._ends.pop(item, None)
 
     def change(self, seconds: float, slack: float) -> None:
-        """Change the length of all timeouts.
+        """Change the length of all timeouts, more than 0.
 
         The remaining time of each is scaled. So the order stays, and none expires at
         the change itself.
-
-        Args:
-            seconds: Length of each timeout; more than 0.
-            slack: As for the class.
         """
         if (seconds, slack) == (self._seconds, self._slack):
             return
@@ -209,18 +97,29 @@ class TimeoutQueue(Generic[T]):
             self._timer.reset(max(0.0, left))
 
     def stop(self) -> None:
-        """Forget everything."""
+        """Forget everything. May be called again."""
         self._ends.clear()
-        if self._catch_up.stop():
-            self._timer = None
-        elif self._timer is not None and self._timer.active():
+        if self._timer is not None and self._timer.active():
             self._timer.cancel()
             self._timer = None
 
     def _look(self) -> None:
         # The timer stays set, so a new item starts no second one.
         due = math.inf if self._timer is None else self._timer.getTime()
-        self._catch_up.do(due, self._act)
+        now = self._clock.seconds()
+        if now - due > LATE_SECONDS:
+            # The next turn of the reactor begins with reading.
+            self._timer = self._clock.callLater(
+                0, self._catch_up, now + CATCH_UP_SECONDS
+            )
+        else:
+            self._act()
+
+    def _catch_up(self, latest: float) -> None:
+        if self._busy() and self._clock.seconds() < latest:
+            self._timer = self._clock.callLater(BACKLOG_SECONDS, self._catch_up, latest)
+        else:
+            self._act()
 
     def _act(self) -> None:
         # A new item starts no timer: the present one has not ended yet.
@@ -238,3 +137,41 @@ class TimeoutQueue(Generic[T]):
                 # The other items expire all the same.
                 self._log.failure("what follows a deadline failed")
         self._timer = None
+
+
+class Heartbeat:
+    """Calls at an interval; after a pause of the process, once the unread data is read.
+
+    Args:
+        clock: Runs the timer.
+        seconds: Interval.
+        beat: Called each time.
+        busy: Whether readable sockets still wait to be read.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        seconds: float,
+        beat: Callable[[], None],
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._beat = beat
+        self._queue = TimeoutQueue(clock, seconds, Heartbeat._act, busy=busy)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the process was paused, and has not caught up yet."""
+        return self._queue.overdue
+
+    def start(self) -> None:
+        """Begin."""
+        self._queue.begin(self)
+
+    def stop(self) -> None:
+        """End. May be called again."""
+        self._queue.stop()
+
+    def _act(self) -> None:
+        self._queue.begin(self)
+        self._beat()

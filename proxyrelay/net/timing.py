@@ -59,11 +59,7 @@ class Timing:
         yield "+Inf", self._count
 
     def last(self, number: int = MAX_RECENT) -> list[float]:
-        """The most recent durations in seconds, the shortest first.
-
-        Args:
-            number: Number of durations, at most; `MAX_RECENT` if it is more.
-        """
+        """The most recent durations in seconds, the shortest first."""
         self._look()
         last = islice(reversed(self._recent), max(0, number))
         return sorted(last)
@@ -79,12 +75,7 @@ class Timing:
 
 
 def quantile(ascending: Sequence[float], share: float) -> float | None:
-    """Quantile of values by the nearest rank; None without values.
-
-    Args:
-        ascending: The values.
-        share: From 0 to 1.
-    """
+    """Quantile of ascending values by the nearest rank; None without values."""
     if not ascending:
         return None
     return ascending[min(int(share * len(ascending)), len(ascending) - 1)]

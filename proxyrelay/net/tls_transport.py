@@ -10,62 +10,57 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from socket import MSG_PEEK, SO_RCVLOWAT, SOL_SOCKET, socket
-from typing import Any, Protocol, cast, runtime_checkable
+from socket import MSG_PEEK, socket
+from typing import Any, cast
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from twisted.internet import main
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from zope.interface import implementer
 
-from proxyrelay.net.client_hello import LONGEST, StrangeHello, missing, missing_next
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.transport import DirectWriteTransport
 
-RECORD = 16 * 1024
-"""Bytes of the longest record (RFC 8446, section 5.1)."""
+MAX_RECORD_BYTES = 16 * 1024
+"""Length of the longest record (RFC 8446, section 5.1)."""
 
-HELLOS = 2
-"""How often a client may begin: a server may have it do so once more."""
+MIN_RECORD_CHARGE_BYTES = 1024
+"""Bytes that a shorter record counts for: OpenSSL takes as long for it. Otherwise
+records of one byte would hold up all clients for half a second."""
 
-SHORT = 1024
-"""Bytes that a shorter record counts for: to read it takes as long. Who sends a byte in
-each would hold everybody up for half a second."""
+MAX_HANDSHAKE_BYTES = 33 * 1024
+"""Unread bytes during a handshake, at most: a ClientHello, or what ends the handshake
+with a request behind it. Clients send a ClientHello of up to 2 kB."""
+
+MAX_HANDSHAKE_RECORDS = 32
+"""Unread records during a handshake, at most. OpenSSL would read 128 kB in records of
+one byte in one call."""
+
+_RECORD_HEADER_BYTES = 5
 
 _lib = Binding().lib
 
 _forget_errors = _lib.ERR_clear_error
-"""OpenSSL has one list of errors for all connections. pyOpenSSL leaves what a socket's
-error adds there, and the next connection would end for it, or for another reason than
-its own (SSL_get_error(3); with OpenSSL 4 only the latter)."""
-
-
-@runtime_checkable
-class RecordListener(Protocol):
-    """A protocol that counts reads without data."""
-
-    def record_without_data(self) -> None:
-        """One read has brought no data, but a change of keys or a part of a record.
-
-        OpenSSL stops after each change of keys (RFC 8446, section 4.6.3).
-        """
+"""OpenSSL has one list of errors for all connections. pyOpenSSL leaves a socket's error
+in it. The next connection would end for that error, or for another reason than its own
+(SSL_get_error(3); with OpenSSL 4 only the latter)."""
 
 
 @implementer(ISSLTransport)
 class TlsTransport(DirectWriteTransport):
     """A client's connection, over TLS.
 
-    It ends as TLS wants it: with a last word of either side, so that nobody can cut
-    something off unnoticed (RFC 8446, section 6.1). What waits too long for that is
-    aborted by the protocol.
+    It ends with a close_notify of both sides, so that nobody can cut off data unnoticed
+    (RFC 8446, section 6.1). The protocol aborts a connection that waits too long for
+    that, and counts reads without data (``record_without_data``).
 
-    Handshakes take OpenSSL half a millisecond. When thousands come back at once, there
-    are only so many in a turn of the reactor, and others have theirs between.
+    A handshake takes OpenSSL half a millisecond. Thousands of returning clients get a
+    number of handshakes per turn of the reactor. Others are served between.
 
     Args:
-        begin: Makes OpenSSL's part of it, for a socket.
-        handshakes: Spreads these.
+        begin: Makes OpenSSL's side of the connection, for a socket.
+        handshakes: Handshakes per turn.
         arguments: As for `DirectWriteTransport`.
 
     Attributes:
@@ -73,11 +68,9 @@ class TlsTransport(DirectWriteTransport):
     """
 
     silent = True
-    _seen = 0
-    _flights = 0
     _established = False
-    _read_on = False
-    _held_up = False
+    _reads_after_write = False
+    _paused = False
 
     def __init__(
         self,
@@ -87,26 +80,20 @@ class TlsTransport(DirectWriteTransport):
     ) -> None:
         super().__init__(*arguments)
         self._tls = begin(self.socket)
-        # pyOpenSSL turns it on: OpenSSL would read on, and never come back, as long as
-        # a client has its keys changed again and again.
+        # pyOpenSSL turns it on. OpenSSL would then read on without a return, as long as
+        # a client changes its keys again and again.
         _lib.SSL_clear_mode(self._tls._ssl, _lib.SSL_MODE_AUTO_RETRY)
         self._handshakes = handshakes
 
-    def getPeerCertificate(self) -> crypto.X509 | None:  # noqa: N802
-        """The client's certificate. None: no client is asked for one."""
-        return None
+    def getPeerCertificate(self) -> None:  # noqa: N802
+        """The client's certificate: the relay asks for none."""
 
     # -- reading
 
     def _read(self) -> Exception | None:
         _forget_errors()
         if not self._established:
-            if self._flights < HELLOS:
-                before = self._flights
-                over = self._await_hello()
-                if over is not None or self._flights == before:
-                    return over
-            over = self._shake_hands()
+            over = self._begin()
             if over is not None or not self._established:
                 return over
         records: list[bytes] = []
@@ -115,38 +102,31 @@ class TlsTransport(DirectWriteTransport):
             data = records[0] if len(records) == 1 else b"".join(records)
             self._outbox.read_bytes += len(data)
             self.protocol.dataReceived(data)
-        elif not records and over is None and isinstance(self.protocol, RecordListener):
+        elif not records and over is None:
+            # OpenSSL stops after each change of keys (RFC 8446, section 4.6.3).
             self.protocol.record_without_data()
         return over
 
-    def _await_hello(self) -> Exception | None:
-        """Let a handshake begin when all is there for that, and in its turn."""
+    def _begin(self) -> Exception | None:
+        """Take a step of the handshake, in its turn and of a bounded length."""
         if self._handshakes.full:
-            self._handshakes.try_acquire()  # in vain, so that it is known
+            self._handshakes.try_acquire()  # in vain, to note the backlog
             return None
         try:
-            data = self.socket.recv(LONGEST + RECORD, MSG_PEEK)
-            if not data:
-                return main.CONNECTION_LOST
-            self.silent = False
-            # Who is told again of what has been seen already is told of the end.
-            look = missing_next if self._flights else missing
-            more = look(data) if len(data) != self._seen else 0
-            if more or self._seen:
-                # Less is not told of: it would be, again and again.
-                wanted = len(data) + more if more else 1
-                self.socket.setsockopt(SOL_SOCKET, SO_RCVLOWAT, wanted)
-            self._seen = len(data)
+            data = self.socket.recv(MAX_HANDSHAKE_BYTES + 1, MSG_PEEK)
         except BlockingIOError:
             return None
         except OSError:
             return main.CONNECTION_LOST
-        except StrangeHello as error:
-            return SSL.Error([("", "", str(error))])
-        if not more and self._handshakes.try_acquire():
-            self._seen = 0
-            self._flights += 1
-        return None
+        if len(data) > MAX_HANDSHAKE_BYTES or _has_too_many_records(data):
+            return SSL.Error([("", "", "a handshake in too many bytes or records")])
+        self.silent = self.silent and not data
+        before = self._tls.get_state_string()
+        over = self._shake_hands()
+        # A part of a ClientHello costs little, and is free.
+        if self._tls.get_cipher_name() and self._tls.get_state_string() != before:
+            self._handshakes.try_acquire()
+        return over
 
     def _shake_hands(self) -> Exception | None:
         try:
@@ -161,16 +141,15 @@ class TlsTransport(DirectWriteTransport):
         return None
 
     def _receive(self, records: list[bytes]) -> Exception | None:
-        """Take records, up to what Twisted would read at a time.
+        """Take records, up to the length of one read of Twisted.
 
-        OpenSSL reads no further than to the end of one, so that what is left is in the
-        socket, where the reactor sees it.
+        OpenSSL leaves the following records in the socket, where the reactor sees them.
         """
         left = self.bufferSize
         try:
             while left > 0:
-                records.append(self._tls.recv(RECORD))
-                left -= max(len(records[-1]), SHORT)
+                records.append(self._tls.recv(MAX_RECORD_BYTES))
+                left -= max(len(records[-1]), MIN_RECORD_CHARGE_BYTES)
         except SSL.WantReadError:
             return None
         except SSL.Error as error:
@@ -178,10 +157,9 @@ class TlsTransport(DirectWriteTransport):
         return None
 
     def _end(self, error: SSL.Error) -> Exception | None:
-        """Why the connection is over, if it is."""
+        """Reason for the end of the connection; None if OpenSSL only has to write."""
         if isinstance(error, SSL.WantWriteError):
-            # There is something to be written before more is read.
-            self._read_on = True
+            self._reads_after_write = True
             self.stopReading()
             self.startWriting()
             return None
@@ -190,43 +168,39 @@ class TlsTransport(DirectWriteTransport):
             with suppress(SSL.Error):
                 self._tls.shutdown()
             over = main.CONNECTION_DONE
-        # The end of the connection without a last word is one, too. Asked again about
-        # one that is lost, OpenSSL names no reason.
+        # An end without close_notify is an error as well. Asked again about a lost
+        # connection, OpenSSL names no reason.
         elif isinstance(error, SSL.SysCallError) or not any(error.args):
             over = main.CONNECTION_LOST
         _forget_errors()
         return over
 
     def pauseProducing(self) -> None:
-        """Read no longer."""
-        self._held_up = True
+        """Stop reading."""
+        self._paused = True
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Read again, when nothing has to be written before."""
-        self._held_up = False
-        if not self._read_on:
+        """Read again, once OpenSSL has nothing to write before."""
+        self._paused = False
+        if not self._reads_after_write:
             super().resumeProducing()
 
     # -- writing
 
     def doWrite(self) -> Exception | int | None:  # type: ignore[override]  # noqa: N802
-        """Write what waits, or read on where reading has waited for that."""
-        if self._read_on:
-            self._read_on = False
-            if not self._held_up:
+        """Write the waiting bytes, or resume reading that has waited for a write."""
+        if self._reads_after_write:
+            self._reads_after_write = False
+            if not self._paused:
                 self.startReading()
                 over = self.doRead() if self._established else self._shake_hands()
-                if over is not None or self._read_on:
+                if over is not None or self._reads_after_write:
                     return over
         return cast(Exception | int | None, super().doWrite())
 
     def writeSomeData(self, data: bytes) -> int | Exception:  # type: ignore[override]  # noqa: N802
-        """Write what the socket takes, a record at a time.
-
-        Returns:
-            How many bytes that were, or why the connection is over.
-        """
+        """Write as much as the socket takes, a record at a time."""
         sent, length = 0, len(data)
         _forget_errors()
         try:
@@ -239,7 +213,7 @@ class TlsTransport(DirectWriteTransport):
         return sent
 
     def _postLoseConnection(self) -> Exception | None:  # noqa: N802
-        """Say the last word, and wait for that of the client."""
+        """Send close_notify, and wait for the client's."""
         _forget_errors()
         try:
             over = not self._established or self._tls.shutdown()
@@ -254,3 +228,11 @@ class TlsTransport(DirectWriteTransport):
         self._writeDisconnected = True
         self.startReading()
         return None
+
+
+def _has_too_many_records(data: bytes) -> bool:
+    end = 0
+    for _ in range(MAX_HANDSHAKE_RECORDS):
+        length = data[end + 3 : end + _RECORD_HEADER_BYTES]
+        end += _RECORD_HEADER_BYTES + int.from_bytes(length, "big")
+    return len(data) > end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from functools import partial
 from socket import MSG_PEEK
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet import main
 from twisted.internet.tcp import Server
@@ -14,16 +14,8 @@ from twisted.python.failure import Failure
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.write_batch import WriteBatch
 
-
-class HeaderReader(Protocol):
-    """A reader of bytes in front of a connection's own protocol."""
-
-    def read(self, data: bytes) -> int:
-        """Look at bytes that are still in the socket.
-
-        Returns:
-            Number of bytes to take from the socket. The others are shown again.
-        """
+if TYPE_CHECKING:
+    from proxyrelay.net.proxy_header import ProxyHeaderReader
 
 
 class DirectWriteTransport(Server):
@@ -42,14 +34,13 @@ class DirectWriteTransport(Server):
         pace: Spreads the ends.
         outbox: Gathers the writes that follow from one read.
         arguments: As for Twisted's class.
-
-    Attributes:
-        header_reader: Reads the bytes in front of the protocol's own; None after them.
     """
 
+    protocol: Any
     _over = False
 
-    header_reader: HeaderReader | None = None
+    header_reader: ProxyHeaderReader | None = None
+    """Reads the bytes in front of the protocol's own; None after them."""
 
     def __init__(self, pace: TurnBudget, outbox: WriteBatch, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -57,11 +48,7 @@ class DirectWriteTransport(Server):
         self._outbox = outbox
 
     def doRead(self) -> Exception | None:  # type: ignore[override]  # noqa: N802
-        """Read once, and flush unless a sweep over many sockets does.
-
-        Returns:
-            The reason for the end of the connection, or None.
-        """
+        """Read once, and flush unless a sweep does; returns the reason for an end."""
         if self.header_reader is not None:
             return self._read_header(self.header_reader)
         if self._outbox.waiting is not None:
@@ -85,7 +72,7 @@ class DirectWriteTransport(Server):
         self.protocol.dataReceived(data)
         return None
 
-    def _read_header(self, reader: HeaderReader) -> Exception | None:
+    def _read_header(self, reader: ProxyHeaderReader) -> Exception | None:
         """Leave the following bytes in the socket: OpenSSL may read them."""
         try:
             data = self.socket.recv(self.bufferSize, MSG_PEEK)
@@ -126,11 +113,7 @@ class DirectWriteTransport(Server):
         super().write(data)
 
     def writeSomeData(self, data: bytes) -> int | Exception:  # type: ignore[override]  # noqa: N802
-        """Write as much as the socket takes.
-
-        Returns:
-            The number of bytes, or the reason for the end of the connection.
-        """
+        """Write as much as the socket takes; returns its length, or an error."""
         try:
             return self.socket.send(data)
         except BlockingIOError:

@@ -32,12 +32,12 @@ class WriteBatch:
     """
 
     _log = Logger()
+    read_bytes = 0
+    saw_messages = True
+    backlogged = False
 
     def __init__(self) -> None:
         self.waiting: list[Sender] | None = None
-        self.read_bytes = 0
-        self.saw_messages = True
-        self.backlogged = False
 
     def open(self) -> None:
         """Gather writes from now on."""

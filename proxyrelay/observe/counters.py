@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from proxyrelay.net.timing import FAST, SLOW, Timing
-from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import Event
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer, Sender
@@ -23,11 +23,8 @@ class RelayCounters:
         clock: Gives the time in seconds, as it does to the rules.
 
     Attributes:
-        accepted: Connections.
         closes: Close handshakes, by the code (0 for an unknown one) and by whether the
             client began it.
-        offers: Forwarded offers.
-        answers: Forwarded answers.
         received_bytes: Bytes of WebSocket and HTTP from clients.
         sent_bytes: Bytes of WebSocket and HTTP to clients.
         answering: From the passing on of an offer to its answer.
@@ -81,11 +78,6 @@ class RelayCounters:
                 self.waiting.took(offer.waited)
 
     def closed(self, code: int | None, by_client: bool) -> None:
-        """Count a close handshake.
-
-        Args:
-            code: Close code; None if the client names none.
-            by_client: Whether the client began it.
-        """
+        """Count a close handshake; the code is None if the client names none."""
         known = 1005 if code is None else code
         self.closes[known if known in KNOWN_CODES else 0, by_client] += 1

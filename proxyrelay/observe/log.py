@@ -1,31 +1,35 @@
-"""Sinks and formats of the log."""
+"""Sinks and formats of the log.
+
+The words of its lines about clients stand in `proxyrelay.switchboard.events`. All other
+lines are where they are logged.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from textwrap import indent
 from typing import TextIO, cast
 
 from twisted.logger import (
-    FilteringLogObserver,
-    ILogFilterPredicate,
     ILogObserver,
     LogEvent,
     Logger,
     LogLevel,
     LogLevelFilterPredicate,
+    PredicateResult,
     formatEvent,
     formatTime,
 )
 from zope.interface import implementer
 
-from proxyrelay.config import Level, Logging
+from proxyrelay.config import Logging
 from proxyrelay.errors import ConfigError, Problem
-from proxyrelay.observe import records, writer
-from proxyrelay.observe.writer import File, Sink, Stream, Writer
+from proxyrelay.observe import records
+from proxyrelay.observe.sinks import File, Sink, Stream
+from proxyrelay.observe.writer import LineLog, Writer
 
 FILE_NAME = "proxyrelay.log"
 
@@ -39,19 +43,8 @@ _LEVELS = {
 
 _NAMES = {level: name for name, level in _LEVELS.items()}
 
-_RELAY = "proxyrelay"
-"""Namespace of the relay's own events, and of those below it."""
-
-DEFECT = "defect"
-"""Event name of a line with a traceback: an error of the relay itself."""
-
-OTHER = "other"
-"""Event name of a line of a library."""
-
 _LEGACY = frozenset({"time", "system", "isError", "format", "why", "failure"})
 """Fields that Twisted adds for old observers."""
-
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S%z"
 
 
 def line(event: LogEvent) -> str | None:
@@ -90,7 +83,7 @@ def record(event: LogEvent) -> str | None:
         }
     common = {
         "level": _level(event),
-        "event": own.get("event", OTHER if failure is None else DEFECT),
+        "event": own.get("event", "other" if failure is None else "defect"),
         "message": text,
         "logger": event.get("log_namespace", ""),
         "pid": os.getpid(),
@@ -101,18 +94,11 @@ def record(event: LogEvent) -> str | None:
 
 
 def _is_own(event: LogEvent) -> bool:
-    return str(event.get("log_namespace", "")).partition(".")[0] == _RELAY
+    return str(event.get("log_namespace", "")).partition(".")[0] == "proxyrelay"
 
 
 def _level(event: LogEvent) -> str:
     return _NAMES.get(event.get("log_level", LogLevel.info), "INFO")
-
-
-FORMATS: Mapping[str, Callable[[LogEvent], str | None]] = {
-    "text": line,
-    "json": record,
-}
-"""Formatters by the value of ``logging.format``."""
 
 
 def _text(event: LogEvent) -> str:
@@ -130,7 +116,7 @@ def _text(event: LogEvent) -> str:
 @lru_cache(maxsize=2)
 def _second(time: int) -> str:
     """A second as text; many lines of a burst share it."""
-    return formatTime(time or None, timeFormat=TIME_FORMAT)
+    return formatTime(time or None, timeFormat="%Y-%m-%d %H:%M:%S%z")
 
 
 def _printable(text: str) -> str:
@@ -139,74 +125,42 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
-class Log(FilteringLogObserver):
+@implementer(ILogObserver)
+class Log(LineLog):
     """The observer of all log events, from any thread.
 
     An event is formatted at once, since its fields may change. Each sink has a thread
     of its own, so that a sink that hangs does not hold up the others.
-
-    Args:
-        sinks: Take the lines.
-        settings: Levels and format.
-
-    Attributes:
-        writers: One for each sink.
     """
 
     _log = Logger()
 
     def __init__(self, sinks: Iterable[Sink], settings: Logging) -> None:
-        self.writers = [Writer(sink, self) for sink in sinks]
-        self._levels = Remembering(levels(settings))
-        self._format = FORMATS[settings.format]
-        super().__init__(cast(ILogObserver, self._put), [self._levels])
+        super().__init__(sinks)
+        self.change(settings)
 
     def change(self, settings: Logging) -> None:
         """Apply other levels and another format."""
-        self._levels.ask(levels(settings))
-        self._format = FORMATS[settings.format]
+        self._shows = levels(settings)
+        self._format = record if settings.format == "json" else line
 
-    def start(self) -> None:
-        """Start the threads. A process must fork before."""
-        for each in self.writers:
-            each.start()
-
-    @property
-    def lost(self) -> int:
-        """Lines that could not be written."""
-        return sum(each.lost for each in self.writers)
-
-    def reopen(self) -> None:
-        """Open files anew, since they may have other names now."""
-        for each in self.writers:
-            each.reopen()
-
-    def close(self) -> None:
-        """Write the queued lines, within `proxyrelay.observe.writer.STOP_SECONDS`."""
-        writer.close(self.writers)
-
-    def _put(self, event: LogEvent) -> None:
-        text = self._format(event)
-        if text:
-            about = event.get("_about")
-            for each in self.writers:
-                if each is not about:
-                    each.put(text)
+    def __call__(self, event: LogEvent) -> None:
+        """Write the line of an event, if its level is shown."""
+        if self._shows(event.get("log_namespace"), event.get("log_level")):
+            text = self._format(event)
+            if text:
+                self.put(text, event.get("_about"))
 
     def gap(self, count: int) -> str:
         """The line that stands for missing ones."""
-        lines: list[str] = []
-
-        def keep(event: LogEvent) -> None:
-            lines.append(self._format(event) or "")
-
-        log = Logger(__name__, observer=cast(ILogObserver, keep))
+        events: list[LogEvent] = []
+        log = Logger(__name__, observer=cast(ILogObserver, events.append))
         log.warn(
             "lines are missing here, since they could not be written: {count}",
             event="gap",
             count=count,
         )
-        return "".join(lines)
+        return self._format(events[0]) or ""
 
     def fails(self, writer: Writer, trouble: str) -> None:
         """Report lost lines to all other sinks."""
@@ -230,15 +184,8 @@ class Log(FilteringLogObserver):
         )
 
 
-def observer(settings: Logging, stdout: TextIO | None) -> Log | None:
-    """Build the log.
-
-    Args:
-        settings: Levels, format and folder.
-        stdout: Standard output, or None.
-
-    Returns:
-        The log; None if it has no sink.
+def open_log(settings: Logging, stdout: TextIO | None) -> Log | None:
+    """Build the log; None if it has neither standard output nor a folder.
 
     Raises:
         ConfigError: The folder or the file cannot be written.
@@ -254,46 +201,24 @@ def observer(settings: Logging, stdout: TextIO | None) -> Log | None:
     return Log(sinks, settings) if sinks else None
 
 
-@implementer(ILogFilterPredicate)
-class Remembering:
-    """A cache for a predicate, by namespace and level. Twisted's predicate is slow.
-
-    Args:
-        predicate: A predicate that looks at nothing else.
-    """
-
-    def __init__(self, predicate: ILogFilterPredicate) -> None:
-        self.ask(predicate)
-
-    def ask(self, predicate: ILogFilterPredicate) -> None:
-        """Use another predicate."""
-        self._predicate = predicate
-        self._known: dict[tuple[object, object], object] = {}
-
-    def __call__(self, event: LogEvent) -> object:
-        """Decide on an event."""
-        kind = (event.get("log_namespace"), event.get("log_level"))
-        if kind not in self._known:
-            self._known[kind] = self._predicate(event)
-        return self._known[kind]
-
-
-def levels(settings: Logging) -> ILogFilterPredicate:
-    """Build the predicate of the levels.
+def levels(settings: Logging) -> Callable[[str | None, object], bool]:
+    """Build the test whether events of a namespace and a level are shown.
 
     Autobahn logs whole requests with their tokens at DEBUG, so it never gets that
     level. Twisted's own INFO lines are shown at DEBUG only.
     """
     predicate = LogLevelFilterPredicate(_LEVELS[settings.default_level])
+    order = list(_LEVELS)
+    level = max(settings.websockets_level, "INFO", key=order.index)
     for library in ("autobahn", "txaio"):
-        level = _severer(settings.websockets_level, "INFO")
         predicate.setLogLevelForNamespace(library, _LEVELS[level])
     if settings.default_level == "INFO":
         for library in ("twisted", "log_legacy"):
             predicate.setLogLevelForNamespace(library, LogLevel.warn)
-    return predicate
 
+    @cache  # Twisted's predicate is slow.
+    def shows(namespace: str | None, level: object) -> bool:
+        event = {"log_namespace": namespace, "log_level": level}
+        return predicate(event) is not PredicateResult.no
 
-def _severer(one: Level, other: Level) -> Level:
-    order = list(_LEVELS)
-    return one if order.index(one) > order.index(other) else other
+    return shows

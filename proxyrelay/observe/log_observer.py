@@ -1,20 +1,19 @@
 """The log's lines about clients, one for each event.
 
-``docs/reference/log.rst`` has the names and fields of all events. Formats are constants
-of the table of events, since twisted.logger would read attributes of fields on behalf
-of a text from outside.
+Their texts, names and fields stand in `proxyrelay.switchboard.events`. Those texts are
+constants, since twisted.logger would read attributes of fields on behalf of a text from
+outside. ``docs/reference/log.rst`` describes them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from twisted.logger import Logger, LogLevel
 
-from proxyrelay.net.rate_limited_log import RateLimitedLog
-from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.switchboard.event import Event
-from proxyrelay.switchboard.events import Forwarded, Left
+from proxyrelay.net.clock import Clock
+from proxyrelay.net.rate import RateLimitedLog
+from proxyrelay.observe.privacy import Pseudonyms
+from proxyrelay.switchboard.delivery import forwarded
+from proxyrelay.switchboard.events import Event, Left
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import LeaveReason, Peer, Sender
@@ -22,10 +21,6 @@ from proxyrelay.switchboard.registry import Registry
 
 LIMIT_SECONDS = 1.0
 """Seconds from one line to the next, for events with a limit."""
-
-SUPPRESSED_TEXT = " (and {} more before)"
-
-_LEVELS = {level: LogLevel.levelWithName(level) for level in ("debug", "info", "warn")}
 
 
 class LogObserver:
@@ -42,9 +37,9 @@ class LogObserver:
 
     def __init__(
         self,
-        clock: Callable[[], float],
+        clock: Clock,
         verbose: bool = False,
-        pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
+        pseudonyms: Pseudonyms = Pseudonyms(),  # noqa: B008 - has no state
     ) -> None:
         self._clock = clock
         self.verbose = verbose
@@ -56,29 +51,27 @@ class LogObserver:
         """Write the line of an event, if it has one."""
         # A client that takes another UUID keeps its limit.
         if isinstance(event, Left) and event.cause is not LeaveReason.MOVED:
-            for limit in self._limits.values():
-                limit.forget(event.address)
+            for each in self._limits.values():
+                each.forget(event.address)
         if not event.format or event.is_repeat:
             return
         if event.level == "debug" and not self.verbose:
             return
-        fields = self._pseudonyms.shown(event, event.fields)
+        texts: dict[str, object] = {**event.optional_texts()}
         if event.burst is not None:
-            suppressed = self._suppressed(event, event.burst)
+            limit = self._limits.get(event.event)
+            if limit is None:
+                limit = RateLimitedLog(LIMIT_SECONDS, event.burst)
+                self._limits[event.event] = limit
+            key = getattr(event, event.limited_by) if event.limited_by else None
+            suppressed = limit.admit(self._clock(), key)
             if suppressed is None:
                 return
-            fields["untold"] = suppressed
-            fields["_untold"] = SUPPRESSED_TEXT.format(suppressed) * (suppressed > 0)
-        fields.update(event.optional_texts())
-        self.log.emit(_LEVELS[event.level], event.format, event=event.event, **fields)
-
-    def _suppressed(self, event: Event, burst: int) -> int | None:
-        limit = self._limits.get(event.event)
-        if limit is None:
-            limit = RateLimitedLog(LIMIT_SECONDS, burst)
-            self._limits[event.event] = limit
-        key = getattr(event, event.limited_by) if event.limited_by else None
-        return limit.admit(self._clock(), key)
+            texts["untold"] = suppressed
+            texts["_untold"] = f" (and {suppressed} more before)" * (suppressed > 0)
+        fields = {**self._pseudonyms.shown(event, event.fields), **texts}
+        level = LogLevel.levelWithName(event.level)
+        self.log.emit(level, event.format, event=event.event, **fields)
 
     def forwarded(
         self,
@@ -89,28 +82,13 @@ class LogObserver:
     ) -> None:
         """Write the line of a forwarded message."""
         if self.verbose:
-            self(
-                Forwarded(
-                    kind=message.description_type,
-                    source=message.source_uuid,
-                    target=message.peer_uuid,
-                    user=source.user.sub,
-                    address=source.address,
-                    target_address=target.address,
-                )
-            )
+            self(forwarded(source, target, message))
 
     def clients(self, registry: Registry, limit: int) -> None:
-        """List the connected clients.
-
-        Args:
-            registry: The clients.
-            limit: Largest number of clients that get a line each.
-        """
-        self.log.info(
-            "connected clients: {count}", event="clients", count=len(registry)
-        )
-        if len(registry) > limit:
+        """List the connected clients; over a limit, give only their number."""
+        count = len(registry)
+        self.log.info("connected clients: {count}", event="clients", count=count)
+        if count > limit:
             return
         for peer in registry:
             registration = peer.registration

@@ -16,23 +16,17 @@ _encode = JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def record(time: float, fields: Mapping[str, object]) -> str:
-    """Encode one line, with its end.
+    """Encode one line, with its end. ``time`` is in seconds since 1970.
 
-    Args:
-        time: Seconds since 1970, for the field ``time``.
-        fields: The other fields. Fractions have three digits. Numbers that JSON lacks
-            become null, and other values that JSON lacks become texts.
+    Fractions get three digits. Numbers that JSON lacks become null, and other values
+    that JSON lacks become texts.
     """
     plain = {name: _plain(value) for name, value in fields.items()}
     return _encode({"time": moment(time), **plain}) + "\n"
 
 
 def moment(time: float) -> str:
-    """A time in the format of RFC 3339, in UTC, with milliseconds.
-
-    Args:
-        time: Seconds since 1970.
-    """
+    """A time in seconds since 1970 as RFC 3339 has it: in UTC, with milliseconds."""
     second, milliseconds = divmod(int(time * 1000), 1000)
     return f"{_second(second)}.{milliseconds:03d}Z"
 

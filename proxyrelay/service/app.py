@@ -19,12 +19,11 @@ from proxyrelay.auth import authenticator
 from proxyrelay.errors import ConfigError, Problem, ProxyRelayError
 from proxyrelay.net import certificates, listening, process
 from proxyrelay.net.clock import use_monotonic_time
-from proxyrelay.net.process import freeze_garbage
 from proxyrelay.observe import log as logs
 from proxyrelay.service.checks import Inspection, inspect
 from proxyrelay.service.options import Options
-from proxyrelay.service.relay import RelayService
-from proxyrelay.service.reload import Reload
+from proxyrelay.service.relay_service import RelayService
+from proxyrelay.service.reload import Reload, log_problems
 from proxyrelay.service.signals import Signals, ignore_early_signals
 from proxyrelay.websocket.admission import RESERVED_DESCRIPTORS
 from proxyrelay.websocket.protocol import RelayProtocol
@@ -61,7 +60,7 @@ class Application(MultiService):
         Each look at all of it would hold up every client for 60 ms.
         """
         super().startService()
-        freeze_garbage()
+        process.freeze_garbage()
 
     def setServiceParent(self, parent: Any) -> None:
         """Join twistd's application, and give it the log."""
@@ -91,15 +90,11 @@ def makeService(options: Options) -> Application:
 def build(options: Options, reactor: Any) -> Application:
     """Build a relay and all that belongs to it.
 
-    Args:
-        options: The command line.
-        reactor: Runs everything.
-
     Raises:
         ProxyRelayError: The settings cannot be served, or the relay not start.
     """
-    found = _inspected(options)
-    limit = process.raise_limit()
+    found = inspect(options.load(), certificates.now(), os.environ)
+    open_files = process.raise_limit()
     if found.problems:
         raise ConfigError(found.problems)
     observer = _observer(options, found.config.logging)
@@ -139,12 +134,8 @@ def build(options: Options, reactor: Any) -> Application:
     application = Application(observer)
     for service in services:
         service.setServiceParent(application)
-    _report(found, limit)
+    _report(found, open_files)
     return application
-
-
-def _inspected(options: Options) -> Inspection:
-    return inspect(options.load(), certificates.now(), os.environ)
 
 
 def _inspected_again(options: Options) -> Inspection:
@@ -153,7 +144,7 @@ def _inspected_again(options: Options) -> Inspection:
     if path is not None and os.path.exists(path) and not os.path.isfile(path):
         problem = Problem("", "is no regular file: it cannot be read anew", file=path)
         return Inspection(config.Config(), [problem])
-    return _inspected(options)
+    return inspect(options.load(), certificates.now(), os.environ)
 
 
 def _notifier(relay: RelayService, reload: Reload, reactor: Any) -> Notifier | None:
@@ -186,35 +177,26 @@ def _observer(options: Options, settings: config.Logging) -> logs.Log | None:
     Raises:
         ConfigError: The log cannot be written, or two places are asked for.
     """
-    twistd: Any = options.parent or {}
-    # A daemon has no standard output.
-    foreground = not options.parent or twistd.get("nodaemon")
-    elsewhere = twistd.get("logfile") and not (
-        foreground and twistd["logfile"] == "-"  # which is standard output
-    )
-    if elsewhere or twistd.get("syslog"):
+    twistd: Any = options.parent or {"nodaemon": True}
+    foreground = twistd.get("nodaemon")  # a daemon has no standard output
+    to_stdout = foreground and twistd.get("logfile") == "-"
+    if twistd.get("syslog") or (twistd.get("logfile") and not to_stdout):
         wrong = "excludes twistd's --logfile and --syslog"
         for name in ("log_dir", "format"):
             if getattr(settings, name) != getattr(config.Logging(), name):
                 raise ConfigError([Problem(f"logging.{name}", wrong)])
         return None
-    observer = logs.observer(settings, sys.stdout if foreground else None)
+    observer = logs.open_log(settings, sys.stdout if foreground else None)
     if observer is None and settings.format != config.Logging().format:
         wrong = "needs log_dir beside it, as there is no standard output"
         raise ConfigError([Problem("logging.format", wrong)])
     return observer
 
 
-def _report(found: Inspection, limit: int) -> None:
-    """Log faults and warnings; ``limit`` is the limit of open files."""
-    problem: Problem
-    for problem in found.faults:
-        log.error("{problem}", event="problem", problem=str(problem))
-    warnings = list(found.warnings)
-    short = process.shortage(
-        limit, found.config.limits.connections or 0, RESERVED_DESCRIPTORS
-    )
+def _report(found: Inspection, open_files: int) -> None:
+    """Log faults and warnings, also that of a low limit of open files."""
+    connections = found.config.limits.connections or 0
+    short = process.shortage(open_files, connections, RESERVED_DESCRIPTORS)
     if short is not None:
-        warnings.append(Problem("limits.connections", short))
-    for problem in warnings:
-        log.warn("{problem}", event="problem", problem=str(problem))
+        found.warnings.append(Problem("limits.connections", short))
+    log_problems(log, found.faults, found.warnings)

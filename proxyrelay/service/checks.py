@@ -1,7 +1,8 @@
-"""Inspection of the settings before they are served.
+"""Inspection of the files and the environment that settings name.
 
 ``twistd proxyrelay``, ``proxyrelay check`` and a reload all use it. So a file that
-passes the check also starts.
+passes the check also starts. Types and ranges are in `proxyrelay.config.model`, further
+rules for values in `proxyrelay.config.rules`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -34,10 +35,10 @@ from proxyrelay.observe import audit, privacy
 from proxyrelay.observe.log import FILE_NAME
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 
-TOKEN_MIN_CHARACTERS = 16
+MIN_TOKEN_CHARACTERS = 16
 """Shortest token of the private listener."""
 
-TOKEN_MAX_CHARACTERS = 4096
+MAX_TOKEN_CHARACTERS = 4096
 
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750, section 2.1: ``b64token``."""
@@ -69,100 +70,80 @@ class Inspection:
 def inspect(
     loaded: Loaded, now: datetime, environment: Mapping[str, str]
 ) -> Inspection:
-    """Inspect the settings and all files that they name.
-
-    Args:
-        loaded: The settings, with the problems of reading them.
-        now: The time, with its zone.
-        environment: The environment of the process.
-    """
+    """Inspect the settings and all files that they name, at a time with its zone."""
     config = loaded.config
-    found = Inspection(config, list(loaded.problems), [], list(loaded.warnings))
-
+    found = Inspection(config)
     # Otherwise a missing setting may be a misspelt one.
     if not any(f"{problem.key}.".startswith("auth.") for problem in loaded.problems):
         _inspect_auth(found, loaded, environment)
-
     if config.certfile is not None and loaded.sound("certfile", "keyfile"):
-        try:
-            found.pair = certificates.load(config.certfile, config.keyfile)
-            server_context(found.pair)
-        except ConfigError as error:
-            found.problems += map(loaded.located, error.problems)
-        else:
-            found.faults += map(loaded.located, found.pair.problems(now))
-            found.warnings += map(loaded.located, found.pair.warnings(now))
-
-    _inspect_admin(found, loaded)
-    for problem in _log_problems(config.logging):
-        found.problems.append(loaded.located(problem))
+        with _collected(found.problems):
+            pair = found.pair = certificates.load(config.certfile, config.keyfile)
+            server_context(pair)
+            found.faults += pair.problems(now)
+            found.warnings += pair.warnings(now)
+    if config.admin.listen and loaded.sound("admin.listen", "admin.token_file"):
+        with _collected(found.problems):
+            if config.admin.token_file is not None:
+                found.token = read_token(config.admin.token_file)
+            found.warnings += _admin_advice(config.admin)
+    found.problems += _log_problems(config.logging)
     key = config.logging.privacy_key_file
-    if config.logging.privacy and key is not None and _is_public(key):
-        found.warnings.append(loaded.located(_readable(privacy.SETTING, key)))
-
+    if config.logging.privacy and key is not None:
+        found.warnings += _readable_by_all(privacy.SETTING, key)
     if (config.max_message_bytes or 0) > MESSAGE_CEILING:
-        found.warnings.append(
-            loaded.located(
-                Problem(
-                    "max_message_bytes",
-                    f"has no effect: no message may exceed {MESSAGE_CEILING} bytes",
-                )
-            )
+        advice = f"has no effect: no message may exceed {MESSAGE_CEILING} bytes"
+        found.warnings.append(Problem("max_message_bytes", advice))
+
+    found.problems = [*loaded.problems, *map(loaded.located, found.problems)]
+    found.faults = [*map(loaded.located, found.faults)]
+    found.warnings = [*loaded.warnings, *map(loaded.located, found.warnings)]
+    trusted = environment.get("SSL_CERT_FILE") if found.credentials else None
+    if trusted and not (os.path.isfile(trusted) and os.access(trusted, os.R_OK)):
+        advice = (
+            f"{trusted} cannot be read: the certificates that Globus is trusted by "
+            "should be there"
         )
+        found.warnings.append(Problem("SSL_CERT_FILE", advice))
     exposure = config.exposure()
     if exposure is not None and not found.problems:
         found.warnings.append(Problem("", exposure))
     return found
 
 
+@contextmanager
+def _collected(problems: list[Problem]) -> Iterator[None]:
+    """Add the problems of an error to a list."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems
+
+
 def _inspect_auth(
     found: Inspection, loaded: Loaded, environment: Mapping[str, str]
 ) -> None:
-    try:
-        found.credentials = _credentials(found.config.auth, environment)
-    except ConfigError as error:
-        found.problems += map(loaded.located, error.problems)
-    if found.credentials is None:
-        return
-    advice = _globus_advice(loaded, found.credentials)
-    found.warnings += map(loaded.located, advice)
-    trusted = environment.get("SSL_CERT_FILE")
-    if trusted and not (os.path.isfile(trusted) and os.access(trusted, os.R_OK)):
-        found.warnings.append(
-            Problem(
-                "SSL_CERT_FILE",
-                f"{trusted} cannot be read: the certificates that Globus is trusted by "
-                "should be there",
-            )
+    auth = found.config.auth
+    if auth.method is not None:
+        with _collected(found.problems):
+            found.credentials = credentials.find(auth.kwargs, environment)
+            found.warnings += _globus_advice(loaded, found.credentials)
+    elif auth.kwargs != AuthArguments():
+        found.problems += open_to_all(auth)
+
+
+def _admin_advice(admin: Admin) -> Iterator[Problem]:
+    if admin.token_file is not None:
+        yield from _readable_by_all("admin.token_file", admin.token_file)
+    if not admin.is_private:
+        advice = "the token travels in clear text: let only a proxy that ends TLS in"
+        yield Problem("admin.listen", advice)
+    elif isinstance(admin.place, tuple) and admin.token_file is None:
+        advice = (
+            "whoever has an account on this machine can look at the relay and drain "
+            'it: set token_file, or listen on "unix:/..."'
         )
-
-
-def _inspect_admin(found: Inspection, loaded: Loaded) -> None:
-    admin: Admin = found.config.admin
-    file = admin.token_file
-    if admin.listen is None or not loaded.sound("admin.listen", "admin.token_file"):
-        return
-    if file is not None:
-        try:
-            found.token = read_token(file)
-        except ConfigError as error:
-            found.problems += map(loaded.located, error.problems)
-            return
-        if _is_public(file):
-            found.warnings.append(loaded.located(_readable("admin.token_file", file)))
-    if isinstance(admin.place, tuple):
-        advice = ""
-        if not admin.is_private:
-            advice = (
-                "the token travels in clear text: let only a proxy that ends TLS in"
-            )
-        elif file is None:
-            advice = (
-                "whoever has an account on this machine can look at the relay and "
-                'drain it: set token_file, or listen on "unix:/..."'
-            )
-        if advice:
-            found.warnings.append(loaded.located(Problem("admin.listen", advice)))
+        yield Problem("admin.listen", advice)
 
 
 def read_token(file: Path) -> Secret:
@@ -172,62 +153,46 @@ def read_token(file: Path) -> Secret:
         ConfigError: The file cannot be read, or holds no token.
     """
     try:
-        if file.exists() and not file.is_file():
-            wrong = f"{file} is no regular file"
-            raise ConfigError([Problem("admin.token_file", wrong)])
+        if file.exists() and not file.is_file():  # a read from a pipe could block
+            raise OSError(0, "it is no regular file")
         with file.open("rb") as opened:
-            text = opened.read(TOKEN_MAX_CHARACTERS + 2).strip()
+            text = opened.read(MAX_TOKEN_CHARACTERS + 2).strip()
     except OSError as error:
         wrong = f"{file} cannot be read: {error.strerror}"
         raise ConfigError([Problem("admin.token_file", wrong)]) from None
-    if not (
-        TOKEN_MIN_CHARACTERS <= len(text) <= TOKEN_MAX_CHARACTERS
-    ) or not _TOKEN.fullmatch(text):
+    has_length = MIN_TOKEN_CHARACTERS <= len(text) <= MAX_TOKEN_CHARACTERS
+    if not has_length or not _TOKEN.fullmatch(text):
         wrong = (
-            f"{file} must hold one token of {TOKEN_MIN_CHARACTERS} or more letters, "
+            f"{file} must hold one token of {MIN_TOKEN_CHARACTERS} or more letters, "
             "digits and -._~+/, such as 'openssl rand -hex 32' prints"
         )
         raise ConfigError([Problem("admin.token_file", wrong)])
     return Secret(text.decode("ascii"))
 
 
-def _readable(key: str, path: Path) -> Problem:
-    return Problem(key, f"everybody on this machine can read {path}: chmod o-r it")
-
-
-def _credentials(auth: Auth, environment: Mapping[str, str]) -> Credentials | None:
-    if auth.method is not None:
-        return credentials.find(auth.kwargs, environment)
-    if auth.kwargs != AuthArguments():
-        raise ConfigError(open_to_all(auth))
-    return None
-
-
 def _globus_advice(loaded: Loaded, used: Credentials) -> Iterator[Problem]:
     arguments = loaded.config.auth.kwargs
-    unset = loaded.located(Problem("auth.kwargs.audience", "")).line is None
-    if unset and used.client_id != PROXYSTORE_RELAY:
+    key = "auth.kwargs.audience"
+    is_unset = loaded.located(Problem(key, "")).line is None
+    if is_unset and used.client_id != PROXYSTORE_RELAY:
         yield Problem(
-            "auth.kwargs.audience",
+            key,
             "is not set: only tokens for ProxyStore's own relay application, "
             f"{PROXYSTORE_RELAY}, are taken; for your own, set it to the client ID",
         )
     if arguments.client_secret_file is not None:
-        key, path = "auth.kwargs.client_secret_file", arguments.client_secret_file
+        key = "auth.kwargs.client_secret_file"
+        yield from _readable_by_all(key, arguments.client_secret_file)
     elif arguments.client_secret is not None and loaded.file is not None:
-        key, path = "auth.kwargs.client_secret", Path(loaded.file)
-    else:
-        key, path = "", Path()
-    if key and _is_public(path):
-        yield _readable(key, path)
+        yield from _readable_by_all("auth.kwargs.client_secret", Path(loaded.file))
 
 
-def _is_public(path: Path) -> bool:
-    """Tell whether the mode of a file lets everybody read it."""
-    try:
-        return bool(path.stat().st_mode & stat.S_IROTH)
-    except OSError:
-        return False
+def _readable_by_all(key: str, path: Path) -> Iterator[Problem]:
+    """Yield a warning if the mode of a file lets everybody read it."""
+    with suppress(OSError):
+        if path.stat().st_mode & stat.S_IROTH:
+            advice = f"everybody on this machine can read {path}: chmod o-r it"
+            yield Problem(key, advice)
 
 
 def open_to_all(auth: Auth) -> list[Problem]:
@@ -236,33 +201,22 @@ def open_to_all(auth: Auth) -> list[Problem]:
         return []
     if auth.kwargs == AuthArguments():
         return [Problem("auth", 'lacks method = "globus": everybody would be let in')]
-    return [
-        Problem(
-            "auth.kwargs",
-            'has no effect without method = "globus" in [auth]: everybody would be '
-            "let in",
-        )
-    ]
+    wrong = 'has no effect without method = "globus" in [auth]: everybody would be let '
+    return [Problem("auth.kwargs", f"{wrong}in")]
 
 
 def _log_problems(logging: Logging) -> Iterator[Problem]:
     """Yield why the logs cannot be written."""
-    folder, audited = logging.log_dir, logging.audit_log
-    file = None if folder is None else folder / FILE_NAME
-    if file is not None:
-        wrong = _unwritable(file)
-        if wrong is not None:
-            yield Problem("logging.log_dir", wrong)
-    if audited is not None:
-        wrong = _unwritable(audited)
-        if file is not None and os.path.realpath(audited) == os.path.realpath(file):
-            wrong = f"{audited} is the log itself"
-        if wrong is not None:
-            yield Problem(audit.SETTING, wrong)
-    if logging.privacy and logging.privacy_key_file is not None:
-        wrong = privacy.problem(logging.privacy_key_file)
-        if wrong is not None:
-            yield Problem(privacy.SETTING, wrong)
+    file = None if logging.log_dir is None else logging.log_dir / FILE_NAME
+    audited, key_file = logging.audit_log, logging.privacy_key_file
+    wrong = {
+        "logging.log_dir": file and _unwritable(file),
+        audit.SETTING: audited and _unwritable(audited),
+        privacy.SETTING: logging.privacy and key_file and privacy.problem(key_file),
+    }
+    if file and audited and os.path.realpath(audited) == os.path.realpath(file):
+        wrong[audit.SETTING] = f"{audited} is the log itself"
+    return (Problem(key, str(text)) for key, text in wrong.items() if text)
 
 
 def _unwritable(file: Path) -> str | None:
@@ -273,11 +227,9 @@ def _unwritable(file: Path) -> str | None:
         return f"{file} is an open file of a process: it could not be put aside"
     if os.path.exists(file) and not (os.path.isfile(file) and os.access(file, os.W_OK)):
         return f"{file} is no regular file that can be written"
-    for place in (folder, *folder.parents):
-        if os.path.exists(place):
-            if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
-                return f"{folder} is no folder that can be written or made"
-            break
+    nearest = next(filter(os.path.exists, (folder, *folder.parents)))
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
+        return f"{folder} is no folder that can be written or made"
     return None
 
 

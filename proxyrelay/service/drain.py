@@ -1,7 +1,8 @@
 """A draining relay waits for its last client, up to a deadline.
 
-It accepts no new clients. It serves the others until they leave by themselves: an
-endpoint that the relay closes is deaf until its process restarts.
+It accepts no new clients: `RelayFactory` in ``websocket/`` asks them to come back while
+its state is `RelayState.DRAINING`. It serves the others until they leave by themselves:
+an endpoint that the relay closes is deaf until its process restarts.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from collections.abc import Callable
 from math import ceil
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from proxyrelay.net.repeat import Repeat
 from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
@@ -23,11 +23,9 @@ CLOSING_SECONDS = 60
 
 
 class Drain:
-    """Ends a relay when its last client has left.
+    """Turns new clients away, and ends a relay when its last client has left.
 
     Args:
-        factory: Has the clients, and no listening socket.
-        clock: Runs the deadline.
         longest: Seconds until the remaining clients are closed.
         ended: Called when no client is left.
     """
@@ -36,18 +34,17 @@ class Drain:
 
     def __init__(
         self,
-        factory: RelayFactory[RelayProtocol],
+        factory: RelayFactory,
         clock: IReactorTime,
         longest: float,
         ended: Callable[[], None],
     ) -> None:
         self._factory = factory
-        self._closing = LoopingCall(self._close_some)
-        self._closing.clock = clock
+        self._closing = Repeat(self._close_some, clock, "closing connections failed")
         self._remaining: list[RelayProtocol] = []
         self._share = 0
         self._ended = ended
-        self._deadline: IDelayedCall | None = clock.callLater(longest, self._close)
+        self._deadline: IDelayedCall = clock.callLater(longest, self._close)
         factory.drain()
         self._log.info(
             "draining: clients that are connected are served until they leave, for at "
@@ -56,18 +53,17 @@ class Drain:
             seconds=longest,
             count=len(factory.connections),
         )
-        factory.all_gone().addCallback(self._end).addErrback(self._failed)
+        factory.all_gone().addCallback(self._end).addErrback(
+            lambda failure: self._log.failure("the drain cannot end", failure)
+        )
 
     def stop(self) -> None:
         """Stop waiting."""
-        if self._deadline is not None:
+        if self._deadline.active():
             self._deadline.cancel()
-            self._deadline = None
-        if self._closing.running:
-            self._closing.stop()
+        self._closing.every(0)
 
     def _close(self) -> None:
-        self._deadline = None
         self._remaining = list(self._factory.connections)
         self._share = ceil(len(self._remaining) / CLOSING_SECONDS)
         self._log.warn(
@@ -75,15 +71,12 @@ class Drain:
             event="drain_overdue",
             count=len(self._remaining),
         )
-        self._closing.start(1).addErrback(self._failed)
+        self._closing.every(1, now=True)
 
     def _close_some(self) -> None:
         for connection in self._remaining[: self._share]:
             connection.close_going_away()
         del self._remaining[: self._share]
-
-    def _failed(self, failure: Failure) -> None:
-        self._log.failure("closing connections failed", failure)
 
     def _end(self, _: None) -> None:
         self.stop()

@@ -43,11 +43,7 @@ class Options(UsageOptions):
         sys.exit(0)
 
     def parseArgs(self, *arguments: str) -> None:
-        """Refuse arguments without an option.
-
-        Raises:
-            UsageError: There is one.
-        """
+        """Refuse arguments without an option."""
         if arguments:
             raise UsageError(f"unexpected argument {arguments[0]!r}")
 

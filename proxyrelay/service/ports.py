@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from socket import socket
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.tcp import Port
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from proxyrelay.net import epoll, listening
 from proxyrelay.net.epoll import EpollMultiplexer
@@ -15,41 +17,38 @@ from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.net.tls_transport import TlsTransport
 from proxyrelay.net.transport import DirectWriteTransport
 from proxyrelay.websocket.factory import RelayFactory
-from proxyrelay.websocket.protocol import RelayProtocol
 
 
 class ClientPorts:
     """Listens for clients, and builds the transports of their connections.
 
     Args:
-        factory: Builds the protocols.
         sockets: Bound and listening. The reactor adopts them in `listen`.
         shared: Whether another process accepts from the very same sockets.
-        contexts: The TLS contexts; None to serve without TLS.
-        reactor: Watches the ports.
+        contexts: None to serve without TLS.
 
     Attributes:
-        number: The TCP port.
-        multiplexer: Watches the connections; None for the reactor.
         sockets: Those that the reactor has not adopted yet.
+        multiplexer: Watches the connections; None for the reactor.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
-        factory: RelayFactory[RelayProtocol],
+        factory: RelayFactory,
         sockets: Iterable[socket],
         shared: bool,
         contexts: TlsContexts | None,
         reactor: Any,
     ) -> None:
         self._factory = factory
-        self._served = factory.behind_proxies()
+        self._served = factory.behind_proxies
         self._shared = shared
         self._contexts = contexts
         self._reactor = reactor
         self._ports: list[Any] = []
         self.sockets = list(sockets)
-        self.number: int = self.sockets[0].getsockname()[1]
         self.multiplexer: EpollMultiplexer | None = None
         if epoll.AVAILABLE:
             self.multiplexer = EpollMultiplexer(reactor, factory.outbox)
@@ -60,7 +59,7 @@ class ClientPorts:
         return [port.getHost() for port in self._ports]
 
     def listen(self) -> None:
-        """Accept connections, if that has not begun yet."""
+        """Accept connections."""
         for bound in self.sockets:
             port = self._reactor.adoptStreamPort(
                 bound.fileno(), bound.family, self._served
@@ -72,24 +71,34 @@ class ClientPorts:
             bound.close()  # the reactor has its own descriptor of it
         self.sockets = []
 
-    def close(self) -> list[Deferred[Any]]:
+    def close(self) -> Deferred[Any]:
         """Stop accepting. Connections that wait to be accepted are not reset.
 
         Returns:
-            Fire when the ports are closed.
+            Fires when the ports are closed. A failure of it is logged.
         """
         for bound in self.sockets:
             bound.close()
-        self.sockets = []
         self._factory.gate.accept_backlog()
-        closing = []
-        for port in self._ports:
-            if isinstance(port, Port):
-                listening.retire(port, self._shared)
-            else:
-                closing.append(maybeDeferred(port.stopListening))
-        self._ports = []
-        return closing
+        closing = [
+            maybeDeferred(self._close, port).addErrback(self._failed)
+            for port in self._ports
+        ]
+        self.sockets, self._ports = [], []
+        return DeferredList(closing)
+
+    def _close(self, port: Any) -> Any:
+        if not isinstance(port, Port):
+            return port.stopListening()
+        return listening.retire(port, self._shared)
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure("a port is not closed", failure)
+
+    def stop(self) -> None:
+        """Watch no connection any more: none is left."""
+        if self.multiplexer is not None:
+            self.multiplexer.stop()
 
     def _transport(self, *arguments: Any) -> DirectWriteTransport:
         """Build the transport of a connection, as Twisted's ports do."""

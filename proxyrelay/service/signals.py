@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -12,7 +13,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 from proxyrelay.admin.control import Reloadable
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 from proxyrelay.websocket.state import RelayState
 
 log = Logger(namespace="proxyrelay")
@@ -36,16 +37,12 @@ def ignore_early_signals(is_rotating: bool) -> None:
 class Signals(Service):
     """Acts on signals.
 
-    SIGINT and SIGTERM stop the relay in order, with exit status 0. SIGHUP reloads the
-    settings. SIGUSR1 reopens the log files. SIGUSR2 drains the relay.
+    SIGINT and SIGTERM stop the relay in order, with exit status 0. A second one aborts
+    its connections. SIGHUP reloads the settings. SIGUSR1 reopens the log files. SIGUSR2
+    drains the relay.
 
     Twisted's own handlers stop the reactor, too, but twistd then ends by the signal,
     and a supervisor takes that for a crash.
-
-    Args:
-        relay: A second signal to stop aborts its connections.
-        reload: Reads the settings.
-        reactor: Runs the relay.
     """
 
     def __init__(self, relay: RelayService, reload: Reloadable, reactor: Any) -> None:
@@ -66,12 +63,12 @@ class Signals(Service):
 
     def _install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._caught)
+            signal.signal(number, self._stop_caught)
         self._twistd_rotates = signal.getsignal(signal.SIGUSR1)
         for number in self._calls:
-            signal.signal(number, self._called)
+            signal.signal(number, self._caught)
 
-    def _called(self, number: int, _frame: FrameType | None) -> None:
+    def _caught(self, number: int, _frame: FrameType | None) -> None:
         # A storm of one signal is one call.
         if number not in self._pending:
             self._pending.add(number)
@@ -86,16 +83,10 @@ class Signals(Service):
             self._twistd_rotates(signal.SIGUSR1, None)
         self._relay.reopen()
 
-    def _caught(self, number: int, _frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        self._reactor.callFromThread(self.stop, name)
+    def _stop_caught(self, number: int, _frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._stop, signal.Signals(number).name)
 
-    def stop(self, name: str) -> None:
-        """Stop the reactor on the first call, abort the connections on the next.
-
-        Args:
-            name: Name of the signal, for the log.
-        """
+    def _stop(self, name: str) -> None:
         factory = self._relay.factory
         if factory.state is RelayState.STOPPING:
             factory.abort_all()
@@ -106,7 +97,5 @@ class Signals(Service):
             signal=name,
             count=len(factory.connections),
         )
-        try:
+        with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
             self._reactor.stop()
-        except ReactorNotRunning:
-            log.info("the reactor has stopped already", event="stopping")

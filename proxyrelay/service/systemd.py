@@ -7,17 +7,14 @@ This module is loaded only if the environment asks for notifications.
 from __future__ import annotations
 
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from proxyrelay.admin.control import Reloadable, Reloaded, ReloadOutcome
+from proxyrelay.net.repeat import Repeat
 
 STATUS_SECONDS = 5.0
 """Longest interval between two looks at the status."""
@@ -34,9 +31,6 @@ class NotifySocket:
             abstract name.
         watchdog_seconds: Seconds without a sign of life after which systemd restarts
             the process; None for never.
-
-    Attributes:
-        watchdog_seconds: The same.
     """
 
     def __init__(self, address: str, watchdog_seconds: float | None = None) -> None:
@@ -45,12 +39,9 @@ class NotifySocket:
         self._queue: deque[bytes] = deque(maxlen=MAX_QUEUED_NOTIFICATIONS)
 
     def send(self, *assignments: str) -> None:
-        """Send a notification. It never blocks or raises.
+        """Send assignments such as ``READY=1``. It never blocks or raises.
 
         While systemd's queue is full, notifications wait for the next call.
-
-        Args:
-            *assignments: Such as ``READY=1``.
         """
         self._queue.append("\n".join(assignments).encode())
         try:
@@ -69,28 +60,18 @@ class NotifySocket:
 def notify_socket(
     environment: MutableMapping[str, str], pid: int
 ) -> NotifySocket | None:
-    """Find systemd's socket.
+    """Find systemd's socket; None if there is none.
 
-    Args:
-        environment: Of the process. The variables are removed, so that no child
-            process sends notifications.
-        pid: The ID of the process.
-
-    Returns:
-        None if there is none.
+    The variables are removed, so that no child process sends notifications.
     """
     address = environment.pop("NOTIFY_SOCKET", "")
     microseconds = environment.pop("WATCHDOG_USEC", "")
-    watched_pid = environment.pop("WATCHDOG_PID", str(pid))
+    is_watched = environment.pop("WATCHDOG_PID", str(pid)) == str(pid)
     if not address.startswith(("/", "@")):
         return None
-    if (
-        watched_pid != str(pid)
-        or not microseconds.isdecimal()
-        or int(microseconds) == 0
-    ):
+    if not is_watched or not microseconds.isdecimal():
         return NotifySocket(address)
-    return NotifySocket(address, int(microseconds) / 1e6)
+    return NotifySocket(address, int(microseconds) / 1e6 or None)
 
 
 class Notifier(Service):
@@ -100,14 +81,9 @@ class Notifier(Service):
     restarts the process.
 
     Args:
-        notify_socket: Sends the notifications.
         status: Returns the status in a few words, without a line break.
-        reload: Reads the settings.
-        reactor: Runs the relay.
-        monotonic: Nanoseconds of systemd's clock (CLOCK_MONOTONIC).
+        reactor: Runs the relay on systemd's clock (CLOCK_MONOTONIC).
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -115,17 +91,15 @@ class Notifier(Service):
         status: Callable[[], str],
         reload: Reloadable,
         reactor: Any,
-        monotonic: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._socket = notify_socket
         self._status = status
         self._reload = reload
         self._reactor = reactor
-        self._monotonic = monotonic
         self._is_reload_refused = False
         self._last_status = ""
-        self._beat = LoopingCall(self._send)
-        self._beat.clock = reactor
+        text = "the supervisor is no longer told anything"
+        self._beat = Repeat(self._send, reactor, text)
 
     def startService(self) -> None:
         """Say that the relay is ready, as soon as the reactor runs."""
@@ -136,14 +110,11 @@ class Notifier(Service):
         if not self.running:
             return
         self._socket.send("READY=1")
-        watchdog = self._socket.watchdog_seconds
-        interval = STATUS_SECONDS
-        if watchdog is not None:
-            interval = min(interval, watchdog / 2)
-        self._beat.start(interval).addErrback(self._failed)
+        half = (self._socket.watchdog_seconds or STATUS_SECONDS * 2) / 2
+        self._beat.every(min(STATUS_SECONDS, half), now=True)
 
     def _send(self) -> None:
-        life = [] if self._socket.watchdog_seconds is None else ["WATCHDOG=1"]
+        life = ["WATCHDOG=1"] if self._socket.watchdog_seconds else []
         assignments = [*life, *self._changed_status()]
         if assignments:
             self._socket.send(*assignments)
@@ -158,12 +129,10 @@ class Notifier(Service):
         self._last_status = status
         return [f"STATUS={status}"]
 
-    def _failed(self, failure: Failure) -> None:
-        self._log.failure("the supervisor is no longer told anything", failure)
-
     def reload(self) -> Reloaded:
         """Reload the settings between two notifications."""
-        self._socket.send("RELOADING=1", f"MONOTONIC_USEC={self._monotonic() // 1000}")
+        microseconds = int(self._reactor.seconds() * 1e6)
+        self._socket.send("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
         try:
             done = self._reload.reload()
             self._is_reload_refused = done.outcome is ReloadOutcome.REFUSED
@@ -174,6 +143,5 @@ class Notifier(Service):
     def stopService(self) -> None:
         """Say that the relay stops. systemd then awaits no more signs of life."""
         super().stopService()
-        if self._beat.running:
-            self._beat.stop()
+        self._beat.every(0)
         self._socket.send("STOPPING=1", "STATUS=closing the connections")

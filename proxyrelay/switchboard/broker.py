@@ -8,12 +8,11 @@ from typing import Protocol
 from proxyrelay.config import Offers
 from proxyrelay.errors import Deaf, Forbidden, PeerBusy, PeerGone, Refusal
 from proxyrelay.switchboard import events, messages
-from proxyrelay.switchboard.delivery import Undelivered, about, request_of
-from proxyrelay.switchboard.event import ForwardObserver, Observer
-from proxyrelay.switchboard.events import BounceReason
+from proxyrelay.switchboard.delivery import Sent, Undelivered, about
+from proxyrelay.switchboard.events import BounceReason, ForwardObserver, Observer
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer
-from proxyrelay.switchboard.peer import Peer, Registration, Sender, share_of
+from proxyrelay.switchboard.peer import Peer, share_of
 from proxyrelay.switchboard.registry import Registry
 from proxyrelay.switchboard.user import ANONYMOUS
 
@@ -31,16 +30,8 @@ class Waiting(Protocol):
 class Broker:
     """Decides on offers and answers, and hands them over.
 
-    Args:
-        registry: The peers by their UUIDs.
-        undelivered: Returns messages, or drops them.
-        observer: Hears of each event.
-        on_forward: Hears of each forwarded message.
-        clock: Time in seconds.
-        waiting: Times the offers that may be crossed.
-        settings: The settings for offers and answers. They may change.
-        leave: Forgets a peer that turns out to be gone.
-        refuse: Closes a peer.
+    Peers that turn out to be gone leave, and deaf ones are refused. The settings may
+    change.
     """
 
     def __init__(
@@ -86,12 +77,11 @@ class Broker:
         """Empty the table without the shield: every answer is passed on from now on."""
         for offer in self.table.unanswered(self._clock(), 0.0):
             self.pass_on(offer)
-            source = self._find(offer.source)
             if offer.waits:
                 self._undelivered.bounce(offer, BounceReason.UNKNOWN)
-            elif self.table.close(offer) and source is not None:
+            elif self.table.close(offer):
                 why = "the shield was turned off before it was answered"
-                self._undelivered.report(events.Forwarded, offer, source, why)
+                self._undelivered.report(events.Forwarded, offer, why)
 
     # -- forwarding
 
@@ -106,29 +96,25 @@ class Broker:
             raise Forbidden(
                 "Client has not registered and authenticated with the relay server."
             )
+        sent, undelivered = Sent(peer, registration, message, text), self._undelivered
         if message.source_uuid != registration.uuid:
-            self._undelivered.send_back(peer, message, BounceReason.SOURCE)
+            undelivered.send_back(sent, BounceReason.SOURCE)
         elif not self.settings.shield:
-            why = self._deliver(peer, message, text)
+            why = self._deliver(sent)
             if why is not None:
-                self._undelivered.send_back(peer, message, why)
+                undelivered.send_back(sent, why)
         elif message.error is not None:
-            self._undelivered.drop(peer, registration, message, DropReason.ERROR)
+            undelivered.drop(sent, DropReason.ERROR)
         elif not messages.is_described(message):
-            self._forward_undescribed(peer, registration, message)
+            self._forward_undescribed(sent)
         elif message.description_type == "answer":
-            self._forward_answer(peer, registration, message, text)
+            self._forward_answer(sent)
         else:
-            self._forward_offer(peer, registration, message, text)
+            self._forward_offer(sent)
 
-    def _deliver(
-        self,
-        peer: Sender,
-        message: PeerConnection,
-        text: bytes,
-        offer: Offer | None = None,
-    ) -> BounceReason | None:
-        """Hand a text to its receiver, or say why that cannot be."""
+    def _deliver(self, sent: Sent, offer: Offer | None = None) -> BounceReason | None:
+        """Hand a message to its receiver, or say why that cannot be."""
+        peer, message = sent.peer, sent.message
         target = self._find(message.peer_uuid)
         if target is None:
             return BounceReason.UNKNOWN
@@ -136,154 +122,127 @@ class Broker:
         if target.user is not peer.user and target.user != peer.user:
             return BounceReason.FOREIGN
         try:
-            target.deliver(text)
+            target.deliver(sent.text)
         except PeerBusy:
             return BounceReason.BUSY
         except PeerGone:
             self._leave(target, "gone while it was sent a message")
             return BounceReason.UNKNOWN
-        sender = peer.registration
-        if sender is not None:
-            sender.sent += 1
-            if offer is not None and message.description_type == "offer":
-                sender.last_offer = offer.since
-                offer.target_address = target.address
+        sent.registration.sent += 1
+        if offer is not None and message.description_type == "offer":
+            sent.registration.last_offer = offer.since
+            offer.target_address = target.address
         if target.registration is not None:
             target.registration.received += 1
         if self._on_forward is not None:
             self._on_forward(peer, target, message, offer)
         return None
 
-    def _forward_undescribed(
-        self, peer: Peer, registration: Registration, message: PeerConnection
-    ) -> None:
+    def _forward_undescribed(self, sent: Sent) -> None:
         """Drop a message on whose description its receiver would end.
 
         The sender is no stock client. An offer to an unknown peer comes back all the
         same, so that a client can ask whether the peer is there.
         """
-        is_offer = message.description_type == "offer"
-        if is_offer and self._find(message.peer_uuid) is None:
-            self._undelivered.send_back(peer, message, BounceReason.UNKNOWN)
+        is_offer = sent.message.description_type == "offer"
+        if is_offer and self._find(sent.message.peer_uuid) is None:
+            self._undelivered.send_back(sent, BounceReason.UNKNOWN)
         else:
-            self._undelivered.drop(peer, registration, message, DropReason.DESCRIPTION)
+            self._undelivered.drop(sent, DropReason.DESCRIPTION)
 
-    def _forward_answer(
-        self,
-        peer: Peer,
-        registration: Registration,
-        message: PeerConnection,
-        text: bytes,
-    ) -> None:
-        undelivered = self._undelivered
+    def _forward_answer(self, sent: Sent) -> None:
+        undelivered, registration = self._undelivered, sent.registration
         registration.unanswered = 0
         registration.unheard = frozenset()
         registration.deaf = False
-        offer = self.table.find(message.peer_uuid, message.source_uuid)
+        offer = self.table.find(sent.message.peer_uuid, sent.message.source_uuid)
         if offer is None:
-            undelivered.drop(peer, registration, message, DropReason.UNASKED)
+            undelivered.drop(sent, DropReason.UNASKED)
             return
         self.table.close(offer)
         if undelivered.is_late(offer):
-            undelivered.drop(peer, registration, message, DropReason.LATE, offer)
+            undelivered.drop(sent, DropReason.LATE, offer)
             return
         if offer.origin is None:
-            why = self._deliver(peer, message, text, offer)
+            why = self._deliver(sent, offer)
         else:
-            why = self._answer_elsewhere(peer, message, offer, text)
+            why = self._answer_elsewhere(sent, offer)
         if why is not None:
-            # The error makes the sender drop its half of the connection. The next
+            # The error makes the sender end its half of the connection. The next
             # offer of its peer would fail on that half.
-            undelivered.send_back(peer, message, why, offer)
+            undelivered.send_back(sent, why, offer)
         elif self.settings.crossing:
             self.table.mark_connected(offer.source, offer.target, self._clock())
 
-    def _forward_offer(
-        self,
-        peer: Peer,
-        registration: Registration,
-        message: PeerConnection,
-        text: bytes,
-    ) -> None:
-        source, target = message.source_uuid, message.peer_uuid
+    def _forward_offer(self, sent: Sent) -> None:
+        source, target = sent.message.source_uuid, sent.message.peer_uuid
         undelivered, other = self._undelivered, self.table.find(target, source)
         if source == target:
             # A stock client ends on an offer that it has just made itself.
-            undelivered.send_back(peer, message, BounceReason.SELF)
+            undelivered.send_back(sent, BounceReason.SELF)
         elif self.table.find(source, target) is not None:
             # An error would end the connection of the two clients, although
             # another offer may succeed.
-            undelivered.drop(peer, registration, message, DropReason.DUPLICATE)
+            undelivered.drop(sent, DropReason.DUPLICATE)
         elif other is not None and other.waits:
             # The client must give up its own offer before it gets the other one,
             # which waits anew.
             self._waiting.yield_time(other)
-            undelivered.send_back(peer, message, BounceReason.CROSSED)
+            undelivered.send_back(sent, BounceReason.CROSSED)
         elif other is not None:
-            undelivered.drop(peer, registration, message, DropReason.CROSSING)
+            undelivered.drop(sent, DropReason.CROSSING)
         else:
-            anonymous = peer.user.sub == ANONYMOUS.sub
-            offer = Offer(
-                source,
-                target,
-                message.source_name,
-                self._clock(),
-                user=peer.user.sub,
-                place=peer.source,
-                holder=share_of(peer),
-                capped=peer.limited or not anonymous,
-            )
-            self._forward_new(peer, message, text, offer)
+            self._forward_new(sent)
 
-    def _forward_new(
-        self,
-        peer: Peer,
-        message: PeerConnection,
-        text: bytes,
-        offer: Offer,
-    ) -> None:
-        """Pass on an offer that nothing forbids, now or later."""
+    def _forward_new(self, sent: Sent) -> None:
+        """Pass on an offer that no other one forbids, now or later."""
+        peer, message = sent.peer, sent.message
+        offer = Offer(
+            *(message.source_uuid, message.peer_uuid, message.source_name),
+            self._clock(),
+            user=peer.user.sub,
+            place=peer.source,
+            holder=share_of(peer),
+            capped=peer.limited or peer.user.sub != ANONYMOUS.sub,
+        )
         if not self._make_room(offer):
-            self._undelivered.send_back(peer, message, BounceReason.FULL)
+            self._undelivered.send_back(sent, BounceReason.FULL)
             return
-        if self.settings.crossing and self._delay(peer, offer, text):
+        if self.settings.crossing and self._delay(sent, offer):
             return
-        why = self._deliver(peer, message, text, offer)
-        if why is BounceReason.UNKNOWN and self._undelivered.directory is not None:
-            why = self._undelivered.directory.forward(offer, text)
+        why = self._deliver(sent, offer)
+        directory = self._undelivered.directory
+        if why is BounceReason.UNKNOWN and directory is not None:
+            why = directory.forward(offer, sent.text)
         if why is None:
             self.table.add(offer)
-        elif why is BounceReason.UNKNOWN and self._hold(peer, offer, text):
-            self._observer(about(events.Held, peer, message))
+        elif why is BounceReason.UNKNOWN and self._hold(sent, offer):
+            self._observer(about(events.Held, sent))
         else:
-            self._undelivered.send_back(peer, message, why)
-
-    def _answer_elsewhere(
-        self, peer: Peer, message: PeerConnection, offer: Offer, text: bytes
-    ) -> BounceReason | None:
-        # The sender of the offer may have come here since. It waits for no answer on
-        # its new connection.
-        directory = self._undelivered.directory
-        if directory is None:
-            return BounceReason.UNKNOWN
-        return directory.answer(peer, message, offer, text)
+            self._undelivered.send_back(sent, why)
 
     def _make_room(self, offer: Offer) -> bool:
         """Make room for an offer if there is none, by the return of another one."""
         if not self.table.allows(offer):
             return False
-        while self.table.is_full(offer):
-            other = self.table.displaced(offer)
+        while (full := self.table.full(offer)) is not None:
+            other = full.displaced(offer.holder)
             if other is None:
                 return False
             self._undelivered.bounce(other, BounceReason.FULL)
         return True
 
-    # -- messages of clients elsewhere
+    # -- messages from and to clients of other relays
 
-    def receive_offer(
-        self, origin: Sender, offer: Offer, text: bytes
-    ) -> BounceReason | None:
+    def _answer_elsewhere(self, sent: Sent, offer: Offer) -> BounceReason | None:
+        # The sender of the offer may have come here since. It waits for no answer on
+        # its new connection.
+        directory = self._undelivered.directory
+        if directory is None:
+            return BounceReason.UNKNOWN
+        return directory.answer(sent, offer)
+
+    def receive_offer(self, sent: Sent, offer: Offer) -> BounceReason | None:
         """Act on an offer of a client elsewhere, or say why that cannot be.
 
         Of two offers that cross on their way, both relays keep that of the lower UUID.
@@ -299,66 +258,60 @@ class Broker:
             self._undelivered.bounce(own, BounceReason.CROSSED)
         if not self._make_room(offer):
             return BounceReason.FULL
-        if self.settings.crossing and self._delay(origin, offer, text, own is not None):
+        if self.settings.crossing and self._delay(sent, offer, own is not None):
             return None
-        why = self._deliver(origin, request_of(offer), text, offer)
+        why = self._deliver(sent, offer)
         if why is None:
             self.table.add(offer)
         return why
 
-    def receive_answer(
-        self, origin: Sender, message: PeerConnection, offer: Offer, text: bytes
-    ) -> BounceReason | None:
+    def receive_answer(self, sent: Sent, offer: Offer) -> BounceReason | None:
         """Hand over the answer of a client elsewhere, or say why that cannot be."""
         self.table.close(offer)
         if self._undelivered.is_late(offer):
             return None
-        why = self._deliver(origin, message, text, offer)
+        why = self._deliver(sent, offer)
         if why is None and self.settings.crossing:
             self.table.mark_connected(offer.source, offer.target, self._clock())
         return why
 
     def await_arrival(self, offer: Offer, text: bytes) -> None:
         """Let an offer wait that was under way to a client that is away."""
-        source = self._find(offer.source)
-        if source is None or not self.table.close(offer):
+        sent = self._undelivered.sent(offer)
+        if sent is None or not self.table.close(offer):
             return
-        if self.settings.hold and self._keep(offer, text):
-            self._observer(about(events.Held, source, request_of(offer)))
+        sent.text = text
+        if self.settings.hold and self._keep(sent, offer):
+            self._observer(about(events.Held, sent))
         else:
-            self._undelivered.send_back(
-                source, request_of(offer), BounceReason.UNKNOWN, offer
-            )
+            self._undelivered.send_back(sent, BounceReason.UNKNOWN, offer)
 
     # -- offers that wait for their peers
 
-    def _hold(self, peer: Peer, offer: Offer, text: bytes) -> bool:
+    def _hold(self, sent: Sent, offer: Offer) -> bool:
         """Let an offer wait, if its receiver is likely to come back."""
         since = self._clock() - self.settings.recent
         owner = self._left(offer.target, since)
-        likely = self._began > since if owner is None else owner == peer.user
+        likely = self._began > since if owner is None else owner == sent.peer.user
         directory = self._undelivered.directory
         if directory is not None:
             # Other relays know better whether it has just left.
             likely = directory.is_blind
-        return self.settings.hold != 0 and likely and self._keep(offer, text)
+        return self.settings.hold != 0 and likely and self._keep(sent, offer)
 
-    def _delay(
-        self, peer: Sender, offer: Offer, text: bytes, crosses: bool = False
-    ) -> bool:
+    def _delay(self, sent: Sent, offer: Offer, crosses: bool = False) -> bool:
         """Let an offer wait, if another one may cross it.
 
         No offer crosses it if the receiver is away, or if the two clients have
         connected since both registered.
         """
         target = self._find(offer.target)
-        if target is None or target.registration is None or target.user != peer.user:
+        other = None if target is None else target.registration
+        if target is None or other is None or target.user != sent.peer.user:
             return False
         found = self.table.last_connected(offer.source, offer.target, offer.since)
-        registered_at = target.registration.registered_at
-        if peer.registration is not None:
-            registered_at = max(registered_at, peer.registration.registered_at)
-        if (found > registered_at and not crosses) or not self._keep(offer, text):
+        registered_at = max(sent.registration.registered_at, other.registered_at)
+        if (found > registered_at and not crosses) or not self._keep(sent, offer):
             return False
         if crosses:
             # The receiver needs the time to give up its own offer.
@@ -367,10 +320,10 @@ class Broker:
             self._waiting.begin(offer, target)
         return True
 
-    def _keep(self, offer: Offer, text: bytes) -> bool:
+    def _keep(self, sent: Sent, offer: Offer) -> bool:
         """Add an offer that waits, perhaps in the place of another one."""
-        offer.text = text
-        other = self.table.displaced_held(offer, self.settings)
+        offer.text = sent.text
+        other = self.table.displaced(offer, self.settings)
         if other is not None:
             self.pass_on(other)
             if other.waits:
@@ -381,11 +334,11 @@ class Broker:
 
     def pass_on(self, offer: Offer) -> None:
         """Hand over an offer that still waits, if its receiver is there."""
-        source, text = offer.origin or self._find(offer.source), offer.text
-        if not offer.waits or text is None or source is None:
+        sent = self._undelivered.sent(offer)
+        if not offer.waits or sent is None:
             return
         offer.waited = self._clock() - offer.since
-        why = self._deliver(source, request_of(offer), text, offer)
+        why = self._deliver(sent, offer)
         if why is None:
             self.table.pass_on(offer)
         elif why is not BounceReason.UNKNOWN:

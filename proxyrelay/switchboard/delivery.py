@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
+
+import msgspec
 
 from proxyrelay.errors import PeerGone
 from proxyrelay.switchboard import events, messages
 from proxyrelay.switchboard.directory import Directory
-from proxyrelay.switchboard.event import Observer
-from proxyrelay.switchboard.events import BounceReason, MessageEvent
+from proxyrelay.switchboard.events import BounceReason, MessageEvent, Observer
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer, OfferTable
 from proxyrelay.switchboard.peer import Peer, Registration, Sender
@@ -67,14 +68,17 @@ TEXTS: Mapping[BounceReason, str] = {
 of `BounceReason.UNKNOWN` may change."""
 
 
+class Sent(msgspec.Struct, gc=False):
+    """A message of a registered peer, with its text as it came."""
+
+    peer: Sender
+    registration: Registration
+    message: PeerConnection
+    text: bytes = b""
+
+
 class Undelivered:
     """Returns messages to their senders, or drops them.
-
-    Args:
-        registry: The peers by their UUIDs.
-        observer: Hears of each event.
-        clock: Time in seconds.
-        leave: Forgets a peer that turns out to be gone.
 
     Attributes:
         table: The outstanding offers.
@@ -99,46 +103,34 @@ class Undelivered:
         self._orphans: deque[Offer] = deque()
         self._returning = False
 
-    def drop(
-        self,
-        peer: Peer,
-        registration: Registration,
-        message: PeerConnection,
-        why: DropReason,
-        offer: Offer | None = None,
-    ) -> None:
+    def drop(self, sent: Sent, why: DropReason, offer: Offer | None = None) -> None:
         """Drop a message that would end its receiver, or its sender if it came back.
 
         An offer that was outstanding may end with it.
         """
-        registration.dropped += 1
+        sent.registration.dropped += 1
         self._observer(
             about(
                 events.Shielded,
-                peer,
-                message,
+                sent,
                 reason=why.value,
                 seconds=self._age(offer),
                 why=why,
-                count=registration.dropped,
+                is_repeat=sent.registration.dropped > 1,
+                is_audited=sent.registration.dropped == 1 or offer is not None,
             )
         )
 
     def send_back(
-        self,
-        peer: Peer,
-        message: PeerConnection,
-        why: BounceReason,
-        offer: Offer | None = None,
+        self, sent: Sent, why: BounceReason, offer: Offer | None = None
     ) -> None:
-        """Send a message back to its sender, a peer, with an error.
+        """Send a message back to its sender with an error.
 
         An offer that was outstanding may end with it.
         """
-        registration = peer.registration
+        message = sent.message
         error = TEXTS.get(why, self.unknown_text).format(
-            *(message.peer_uuid, message.source_uuid),
-            None if registration is None else registration.uuid,
+            message.peer_uuid, message.source_uuid, sent.registration.uuid
         )
         target_address = None
         if offer is not None and message.description_type == "offer":
@@ -146,15 +138,15 @@ class Undelivered:
         self._observer(
             about(
                 events.Returned,
-                peer,
-                message,
+                sent,
                 reason=error,
                 target_address=target_address,
                 seconds=self._age(offer),
                 why=why,
             )
         )
-        self.answer(peer, messages.echo(message, error))
+        # Only messages of this relay's own clients come here.
+        self.answer(cast(Peer, sent.peer), messages.echo(message, error))
 
     def answer(self, peer: Peer, text: bytes) -> None:
         """Send a peer the relay's own answer."""
@@ -165,19 +157,25 @@ class Undelivered:
 
     def bounce(self, offer: Offer, why: BounceReason) -> None:
         """Return an offer to its sender, unless it is closed or comes too late."""
-        source, text = self._registry.get(offer.source), offer.text
-        if not self.table.close(offer):
+        sent, text = self.sent(offer), offer.text
+        if not self.table.close(offer) or sent is None:
             return
-        if offer.origin is not None and self.directory is not None:
-            self.directory.give_back(offer, why, text)
+        if offer.origin is not None:
+            if self.directory is not None:
+                self.directory.give_back(offer, why, text)
             return
-        if source is None:
-            return
-        registration, request = source.registration, request_of(offer)
-        if registration is not None and self.is_late(offer):
-            self.drop(source, registration, request, DropReason.LATE, offer)
+        if self.is_late(offer):
+            self.drop(sent, DropReason.LATE, offer)
         else:
-            self.send_back(source, request, why, offer)
+            self.send_back(sent, why, offer)
+
+    def sent(self, offer: Offer) -> Sent | None:
+        """The message of an offer without the description; None if its sender left."""
+        peer = offer.origin or self._registry.get(offer.source)
+        if peer is None or peer.registration is None:
+            return None
+        message = PeerConnection(offer.source, offer.name, offer.target, "offer", "")
+        return Sent(peer, peer.registration, message, offer.text or b"")
 
     def is_late(self, offer: Offer) -> bool:
         """Whether the sender waits no longer, since the process stood still."""
@@ -189,32 +187,33 @@ class Undelivered:
     # -- offers without an answer
 
     def report(
-        self, kind: Callable[..., MessageEvent], offer: Offer, peer: Peer, reason: str
+        self, kind: Callable[..., MessageEvent], offer: Offer, reason: str
     ) -> None:
-        """Tell observers of an offer that a peer has made and does not get back."""
-        self._observer(
-            about(
-                kind,
-                peer,
-                request_of(offer),
-                target_address=offer.target_address,
-                seconds=self._age(offer),
-                reason=reason,
+        """Report an offer that ends without a text for its sender, unless that left."""
+        sent = self.sent(offer)
+        if sent is not None:
+            self._observer(
+                about(
+                    kind,
+                    sent,
+                    target_address=offer.target_address,
+                    seconds=self._age(offer),
+                    reason=reason,
+                )
             )
-        )
 
-    def report_abandoned(self, peer: Peer, uuid: str) -> None:
-        """Report the outstanding offers of a client that leaves."""
+    def report_abandoned(self, uuid: str) -> None:
+        """Report the outstanding offers of a client that is about to leave."""
         for offer in self.table.of(uuid):
             if offer.source == uuid and offer.origin is None:
                 why = "its sender left before it was answered"
-                self.report(events.Abandoned, offer, peer, why)
+                self.report(events.Abandoned, offer, why)
 
     def abandon(self, uuid: str) -> None:
         """Return the offers that a client can no longer answer, since it left.
 
         Its own offers vanish while they wait. Others stay in the table, so that the
-        answer goes back to the peer. The peer then drops its half of the connection,
+        answer goes back to the peer. The peer then ends its half of the connection,
         on which the next offer of the client would fail.
         """
         for offer in self.table.of(uuid):
@@ -265,27 +264,30 @@ class Undelivered:
         return target if is_proven else None
 
 
-def request_of(offer: Offer) -> PeerConnection:
-    """The message of an offer, without the description."""
-    return PeerConnection(offer.source, offer.name, offer.target, "offer", "")
-
-
 E = TypeVar("E", bound=MessageEvent)
 
 
-def about(
-    kind: Callable[..., E], peer: Sender, message: PeerConnection, **more: object
-) -> E:
+def about(kind: Callable[..., E], sent: Sent, **more: object) -> E:
     """An event about a message of a peer, whatever UUID the message claims."""
-    registration = peer.registration
-    uuid = message.source_uuid if registration is None else registration.uuid
     return kind(
-        **{
-            "kind": message.description_type,
-            "source": uuid,
-            "target": message.peer_uuid,
-            "user": peer.user.sub,
-            "address": peer.address,
-            **more,
-        }
+        kind=sent.message.description_type,
+        source=sent.registration.uuid,
+        target=sent.message.peer_uuid,
+        user=sent.peer.user.sub,
+        address=sent.peer.address,
+        **more,
+    )
+
+
+def forwarded(
+    source: Sender, target: Peer, message: PeerConnection
+) -> events.Forwarded:
+    """The event of a message that has reached its receiver."""
+    return events.Forwarded(
+        kind=message.description_type,
+        source=message.source_uuid,
+        target=message.peer_uuid,
+        user=source.user.sub,
+        address=source.address,
+        target_address=target.address,
     )

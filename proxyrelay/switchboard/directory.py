@@ -6,12 +6,15 @@ between clients of one relay depend on nothing else. Without a cluster there is 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from proxyrelay.switchboard.events import BounceReason
-from proxyrelay.switchboard.messages import PeerConnection, RegistrationRequest
+from proxyrelay.switchboard.messages import RegistrationRequest
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
+
+if TYPE_CHECKING:
+    from proxyrelay.switchboard.delivery import Sent
 
 
 class Directory(Protocol):
@@ -28,9 +31,7 @@ class Directory(Protocol):
             None if it is under way. What becomes of it shows later.
         """
 
-    def answer(
-        self, peer: Peer, message: PeerConnection, offer: Offer, text: bytes
-    ) -> BounceReason | None:
+    def answer(self, sent: Sent, offer: Offer) -> BounceReason | None:
         """Pass on the answer of a peer to an offer that came from elsewhere."""
 
     def give_back(self, offer: Offer, why: BounceReason, text: bytes | None) -> None:

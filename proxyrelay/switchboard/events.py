@@ -1,8 +1,8 @@
 """The table of events: one class a row. Pure.
 
-The log, the audit log, the counters and the live page read names, texts and fields
-from it. A new event needs a class here, the call that reports it, and its words in
-``docs/_ext/events.py``.
+Log, audit log, counters and live page read names, texts and fields here. A new event
+needs a class here, the call that reports it, and its words in ``docs/_ext/events.py``.
+`proxyrelay.observe.log` has only the sinks and formats of the log.
 
 A format is a constant. What a client chose stands in it with ``!a``, so that it can
 neither forge a line nor control a terminal.
@@ -10,16 +10,77 @@ neither forge a line nor control a terminal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import ClassVar
 
-from proxyrelay.switchboard.event import Event, Level
-from proxyrelay.switchboard.offers import DropReason
-from proxyrelay.switchboard.peer import LeaveReason
+import msgspec
+
+from proxyrelay.switchboard.messages import PeerConnection
+from proxyrelay.switchboard.offers import DropReason, Offer
+from proxyrelay.switchboard.peer import LeaveReason, Peer, Sender
 
 FIGHT_TAKEOVERS = 3
 """Takeovers of a UUID in a row, from which on it counts as a fight."""
+
+
+class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Something that happened.
+
+    The fields of a subclass are what is known of the event. A field ``user`` holds the
+    user's own ID: both logs show its pseudonym, and no text of the page names it. A
+    field ``address`` is already what may be shown.
+
+    Attributes:
+        event: Name in the logs and on the page.
+        level: Level in the log, by the name of a logger's method.
+        format: Text in the log; empty for an event without a line.
+        fields: Fields in the log.
+        optional: Texts for fields that may be empty. The format names the text of the
+            field ``a`` as ``{_a}``; it is empty if the field is.
+        burst: Log lines about one client at once, before there is one a second; None
+            for no limit. Such lines have the field ``untold``.
+        limited_by: Field that tells the clients of `burst` apart; empty if the limit
+            is one for all.
+        audited: Fields in the audit log; empty for an event without a line.
+        page: Text on the page; empty for an event without one.
+        is_routine: Whether strangers can cause it as often as they like.
+        label: Field that tells apart what is counted; empty to count all as one.
+        is_repeat: Whether log and page leave it out, as an earlier event said as much.
+        is_audited: Whether the audit log takes it, if it has a line for such events.
+    """
+
+    event: ClassVar[str] = ""
+    level: ClassVar[str] = "info"
+    format: ClassVar[str] = ""
+    fields: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[Mapping[str, str]] = {}
+    burst: ClassVar[int | None] = None
+    limited_by: ClassVar[str] = ""
+    audited: ClassVar[tuple[str, ...]] = ()
+    page: ClassVar[str] = ""
+    is_routine: ClassVar[bool] = False
+    label: ClassVar[str] = ""
+
+    is_repeat: bool = False
+    is_audited: bool = True
+
+    def optional_texts(self) -> dict[str, str]:
+        """The texts of `optional`, each by its name in the format."""
+        return {
+            f"_{name}": text.format(value) if (value := getattr(self, name)) else ""
+            for name, text in self.optional.items()
+        }
+
+
+Observer = Callable[[Event], None]
+"""Hears of each event. It writes nothing back into the rules."""
+
+ForwardObserver = Callable[[Sender, Peer, PeerConnection, Offer | None], None]
+"""Hears of each message that reached its receiver: sender, receiver, message, offer.
+
+The offer is the message itself, or the one that an answer answers; None without the
+shield. This is a plain call, since a message must not cost a struct."""
 
 
 class BounceReason(Enum):
@@ -40,31 +101,23 @@ class BounceReason(Enum):
 # -- clients
 
 
-class Registered(Event, frozen=True):
-    """A client holds a UUID from now on, or has registered it once more."""
+class ClientEvent(Event, frozen=True):
+    """What happened to a client with a UUID."""
 
-    event = "registered"
-    format = "registered {uuid} name={name!a} user={user!a} from {address}"
-    fields = ("uuid", "name", "user", "address")
-    audited = ("uuid", "name", "user", "address")
+    fields: ClassVar[tuple[str, ...]] = ("uuid", "name", "user", "address")
 
     uuid: str
     name: str
     user: str
     address: str
-    takeovers: int = 0
-    is_new: bool = True
-    """Whether the audit log lacks this UUID or name."""
 
-    @property
-    def is_repeat(self) -> bool:
-        """Whether it is a round of a fight."""
-        return self.takeovers > FIGHT_TAKEOVERS
 
-    @property
-    def is_audited(self) -> bool:
-        """Whether the client says something new."""
-        return self.is_new
+class Registered(ClientEvent, frozen=True):
+    """A client holds a UUID from now on, or has registered it once more."""
+
+    event = "registered"
+    format = "registered {uuid} name={name!a} user={user!a} from {address}"
+    audited = ClientEvent.fields
 
 
 class Replaced(Event, frozen=True):
@@ -81,12 +134,6 @@ class Replaced(Event, frozen=True):
     uuid: str
     address: str
     old_address: str
-    takeovers: int = 1
-
-    @property
-    def is_repeat(self) -> bool:
-        """Whether it is a round of a fight."""
-        return self.takeovers > FIGHT_TAKEOVERS
 
 
 class Fight(Replaced, frozen=True):
@@ -108,7 +155,7 @@ class Fight(Replaced, frozen=True):
     )
 
 
-class Left(Event, frozen=True):
+class Left(ClientEvent, frozen=True):
     """A client no longer holds its UUID."""
 
     event = "left"
@@ -116,39 +163,26 @@ class Left(Event, frozen=True):
         "left {uuid} name={name!a} from {address} after {seconds:.1f} s "
         "(messages: {sent} sent, {received} received): {reason}"
     )
-    fields = (
-        *("uuid", "name", "user", "address"),
-        *("seconds", "sent", "received", "reason"),
-    )
+    fields = (*ClientEvent.fields, "seconds", "sent", "received", "reason")
     audited = (
-        *("uuid", "name", "user", "address"),
+        *ClientEvent.fields,
         *("seconds", "sent", "received", "shielded", "reason"),
     )
     label = "cause"
 
-    uuid: str
-    name: str
-    user: str
-    address: str
     seconds: float
     sent: int
     received: int
     shielded: int
     reason: str
     cause: LeaveReason
-    takeovers: int = 0
-
-    @property
-    def is_repeat(self) -> bool:
-        """Whether it is a round of a fight."""
-        return self.cause is LeaveReason.REPLACED and self.takeovers >= FIGHT_TAKEOVERS
 
 
 class Refused(Event, frozen=True):
     """A client is closed for what it did or is."""
 
     event = "refused"
-    level: ClassVar[Level] = "warn"
+    level: ClassVar[str] = "warn"
     format = "refused {address} with {code}: {reason}{_detail}"
     fields = ("address", "code", "reason", "detail")
     optional: ClassVar[Mapping[str, str]] = {"detail": " ({})"}
@@ -171,7 +205,7 @@ class RefusedForNow(Refused, frozen=True):
     level = "info"
 
 
-class Deafness(Event, frozen=True):
+class Deafness(ClientEvent, frozen=True):
     """A client came back, and answers no offers since."""
 
     event = "deaf"
@@ -180,26 +214,10 @@ class Deafness(Event, frozen=True):
         "deaf {uuid} name={name!a} user={user!a} from {address}: it came back "
         "{seconds:.0f} s ago and answers no offers since; restart this endpoint"
     )
-    fields = ("uuid", "name", "user", "address", "seconds")
+    fields = (*ClientEvent.fields, "seconds")
     page = "{uuid} at {address} answers no offers since it came back: restart it"
 
-    uuid: str
-    name: str
-    user: str
-    address: str
     seconds: float
-
-
-class Skipped(Event, frozen=True):
-    """A message of an old client was ignored, as old clients expect."""
-
-    event = "skipped"
-    level = "debug"
-    format = "skipped a message of {address}: {detail}"
-    fields = ("address", "detail")
-
-    address: str
-    detail: str
 
 
 # -- messages
@@ -212,9 +230,6 @@ class MessageEvent(Event, frozen=True, kw_only=True):
         outcome: Word for it in the audit log.
         kind: ``offer`` or ``answer``.
         source: UUID of the sender, whatever the message claims.
-        target: UUID that the message is for.
-        user: User of the sender.
-        address: Where the sender is.
         target_address: Where the offer went; None if it went nowhere yet.
         seconds: Age of the offer; None if it was never outstanding.
         reason: Why, in words; None if the outcome says all.
@@ -234,11 +249,6 @@ class MessageEvent(Event, frozen=True, kw_only=True):
     target_address: str | None = None
     seconds: float | None = None
     reason: str | None = None
-
-    @property
-    def audit_event(self) -> str:
-        """The type of the message."""
-        return self.kind
 
 
 class Forwarded(MessageEvent, frozen=True):
@@ -306,92 +316,94 @@ class Shielded(MessageEvent, frozen=True, kw_only=True):
     outcome = "dropped"
 
     why: DropReason
-    count: int
-    """Messages of the client that were dropped, with this one."""
-
-    @property
-    def is_repeat(self) -> bool:
-        """Whether another one of the client had a line."""
-        return self.count > 1
-
-    @property
-    def is_audited(self) -> bool:
-        """Whether it is the first of the client, or ends an outstanding offer."""
-        return self.count == 1 or self.seconds is not None
 
 
-# -- connections below the rules
+# -- connections, also those without a client
 
 
-class Rejected(Event, frozen=True):
+class ConnectionEvent(Event, frozen=True):
+    """What happened to a connection, or to one of its messages."""
+
+    fields: ClassVar[tuple[str, ...]] = ("address",)
+
+    address: str
+
+
+class Skipped(ConnectionEvent, frozen=True):
+    """A message of an old client was ignored, as old clients expect."""
+
+    event = "skipped"
+    level = "debug"
+    format = "skipped a message of {address}: {detail}"
+    fields = ("address", "detail")
+
+    detail: str
+
+
+class Rejected(ConnectionEvent, frozen=True):
     """A request was answered with an HTTP error."""
 
     event = "rejected"
     format = "rejected {address} with HTTP {status}: {detail!a}"
-    fields = ("address", "status", "detail")
-    audited = ("address", "status", "detail")
+    fields = audited = ("address", "status", "detail")
     page = "{address} with HTTP {status}: {detail!a}"
     is_routine = True
     label = "status"
 
-    address: str
     status: int
     detail: str
 
 
-class Failed(Event, frozen=True):
+class Failed(ConnectionEvent, frozen=True):
     """A client broke the WebSocket protocol and is closed with a code."""
 
     event = "failed"
     level = "warn"
     format = "failed {address} with {code}: {detail!a}"
-    fields = ("address", "code", "detail")
-    audited = ("address", "code", "detail")
+    fields = audited = ("address", "code", "detail")
     page = "{address} with {code}: {detail!a}"
     is_routine = True
     label = "code"
 
-    address: str
     code: int
     detail: str
 
 
-class Dropped(Event, frozen=True):
+class Dropped(ConnectionEvent, frozen=True):
     """A connection that holds no UUID ended without a close handshake."""
 
     event = "dropped"
     format = "dropped {address}: {reason!a}"
     fields = ("address", "reason")
 
-    address: str
     reason: str
 
 
-class Probed(Event, frozen=True):
+class Probed(ConnectionEvent, frozen=True):
     """A connection ended that had sent nothing: a load balancer's probe."""
 
     event = "probed"
     level = "debug"
     format = "probed by {address}: it has sent nothing"
-    fields = ("address",)
-
-    address: str
 
 
-class Slowed(Event, frozen=True):
+class Slowed(ConnectionEvent, frozen=True):
     """A client sends faster than it may, and is read from more slowly."""
 
     event = "slowed"
     level = "warn"
     format = "slowed {address}: it sends more than [limits] allows"
-    fields = ("address",)
     page = "{address} sends more than [limits] allows"
     is_routine = True
 
-    address: str
 
+class WrongAdminToken(ConnectionEvent, frozen=True):
+    """A caller of the private listener has brought a wrong token."""
 
-# -- the private listener
+    event = "admin_unauthorized"
+    level = "warn"
+    format = "a wrong token for the private listener came from {address}{_untold}"
+    burst = 0
 
 
 class Operator(Event, frozen=True):
@@ -413,15 +425,3 @@ class Operator(Event, frozen=True):
     action: str
     address: str
     uuid: str | None = None
-
-
-class WrongAdminToken(Event, frozen=True):
-    """A caller of the private listener has brought a wrong token."""
-
-    event = "admin_unauthorized"
-    level = "warn"
-    format = "a wrong token for the private listener came from {address}{_untold}"
-    fields = ("address",)
-    burst = 0
-
-    address: str

@@ -29,7 +29,7 @@ MESSAGE_CEILING = 1024 * 1024
 """Bytes of the longest message that stock clients accept: the default
 ``max_size`` of the websockets library."""
 
-_CANONICAL = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_is_canonical = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 def canonical_uuid(text: str) -> str:
@@ -38,9 +38,7 @@ def canonical_uuid(text: str) -> str:
     Raises:
         ValueError: The text is no UUID.
     """
-    if _CANONICAL.fullmatch(text):
-        return text
-    return str(UUID(text))
+    return text if _is_canonical(text) else str(UUID(text))
 
 
 class RegistrationRequest(
@@ -94,8 +92,9 @@ class PeerConnection(
     error: str | None = None
 
     def __post_init__(self) -> None:
-        self.source_uuid = canonical_uuid(self.source_uuid)
-        self.peer_uuid = canonical_uuid(self.peer_uuid)
+        if not (_is_canonical(self.source_uuid) and _is_canonical(self.peer_uuid)):
+            self.source_uuid = canonical_uuid(self.source_uuid)
+            self.peer_uuid = canonical_uuid(self.peer_uuid)
 
 
 class Description(msgspec.Struct, forbid_unknown_fields=True, gc=False):

@@ -15,7 +15,6 @@ takes room from its largest holder.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from enum import Enum
 from itertools import takewhile
@@ -26,13 +25,13 @@ from proxyrelay.config import Offers
 from proxyrelay.switchboard.peer import Sender
 from proxyrelay.switchboard.shares import Shares
 
-OUTSTANDING_OF_ONE = 1024
+MAX_OFFERS_OF_CLIENT = 1024
 """Outstanding offers to and from one client."""
 
-OUTSTANDING = 65_536
+MAX_OFFERS = 65_536
 """Outstanding offers of all clients, at some 0.4 kB each."""
 
-OUTSTANDING_OF_USER = OUTSTANDING // 8
+MAX_OFFERS_OF_HOLDER = MAX_OFFERS // 8
 """Outstanding offers of one user, or of one address without authentication."""
 
 MAX_HELD_BYTES = 16 * 1024
@@ -43,7 +42,7 @@ CONNECTED_SECONDS = 10.0
 wait 30 s for the connection to open, and make no further offer meanwhile. An offer
 that comes all the same crosses nothing."""
 
-CONNECTED_PAIRS = 16 * 1024
+MAX_CONNECTED_PAIRS = 16 * 1024
 """Remembered pairs of connected clients, at some 0.4 kB each."""
 
 
@@ -109,6 +108,8 @@ class OfferTable:
         self._with: dict[str, dict[Pair, Offer]] = {}
         self._shares: Shares[Offer] = Shares()
         self._held_shares: Shares[Offer] = Shares()
+        # The shares in the offers of one client, kept only while it has many.
+        self._crowds: dict[str, Shares[Offer]] = {}
         # When, the oldest first; the same for both directions.
         self._answered: dict[Pair, float] = {}
 
@@ -126,42 +127,36 @@ class OfferTable:
 
     def allows(self, offer: Offer) -> bool:
         """Whether its holder may have one more outstanding offer."""
-        return not offer.capped or self._shares.size(offer.holder) < OUTSTANDING_OF_USER
+        return not offer.capped or (
+            self._shares.size(offer.holder) < MAX_OFFERS_OF_HOLDER
+        )
 
-    def is_full(self, offer: Offer) -> bool:
-        """Whether there is no room for one more offer, in all or of its clients."""
-        return len(self._open) >= OUTSTANDING or self._full_client(offer) is not None
-
-    def _full_client(self, offer: Offer) -> Iterable[Offer] | None:
+    def full(self, offer: Offer) -> Shares[Offer] | None:
+        """The shares in a table without room for one more offer, or None."""
+        if len(self._open) >= MAX_OFFERS:
+            return self._shares
         for uuid in (offer.source, offer.target):
-            offers = self._with.get(uuid, {})
-            if len(offers) >= OUTSTANDING_OF_ONE:
-                return offers.values()
+            if len(self._with.get(uuid, ())) >= MAX_OFFERS_OF_CLIENT:
+                return self._crowd(uuid)
         return None
 
-    def displaced(self, offer: Offer) -> Offer | None:
-        """The offer that must make room for another one.
-
-        Returns:
-            The oldest offer of the largest holder; None if no holder has more than that
-            of the other one.
-        """
-        offers = self._full_client(offer)
-        if offers is None or len(self._open) >= OUTSTANDING:
-            return self._shares.displaced(offer.holder)
-        sizes = Counter(each.holder for each in offers)
-        largest = max(sizes, key=sizes.__getitem__)
-        if sizes[offer.holder] >= sizes[largest]:
-            return None
-        return next(each for each in offers if each.holder == largest)
+    def _crowd(self, uuid: str) -> Shares[Offer]:
+        crowd = self._crowds.get(uuid)
+        if crowd is None:
+            crowd = self._crowds[uuid] = Shares()
+            for offer in self._with[uuid].values():
+                crowd.add(offer.holder, offer)
+        return crowd
 
     def add(self, offer: Offer) -> None:
         """Add an offer that was passed on; the table has none of this pair yet."""
         pair = offer.source, offer.target
         self._open[pair] = offer
         self._shares.add(offer.holder, offer)
-        for uuid in pair:
+        for uuid in set(pair):
             self._with.setdefault(uuid, {})[pair] = offer
+            if uuid in self._crowds:
+                self._crowds[uuid].add(offer.holder, offer)
 
     def hold(self, offer: Offer, settings: Offers) -> bool:
         """Add an offer that waits, with its text, if there is room.
@@ -179,7 +174,7 @@ class OfferTable:
         self._held_shares.add(offer.holder, offer)
         return True
 
-    def displaced_held(self, offer: Offer, settings: Offers) -> Offer | None:
+    def displaced(self, offer: Offer, settings: Offers) -> Offer | None:
         """The waiting offer that must make room for another one, with its text.
 
         Returns:
@@ -216,13 +211,15 @@ class OfferTable:
         self._shares.remove(offer.holder, offer)
         if offer.waits:
             self.pass_on(offer)
-        for uuid in pair:
-            # Both may be the same.
-            offers = self._with.get(uuid)
-            if offers is not None:
-                offers.pop(pair, None)
-                if not offers:
-                    del self._with[uuid]
+        for uuid in set(pair):
+            offers = self._with[uuid]
+            del offers[pair]
+            if len(offers) < MAX_OFFERS_OF_CLIENT // 2:
+                self._crowds.pop(uuid, None)
+            elif uuid in self._crowds:
+                self._crowds[uuid].remove(offer.holder, offer)
+            if not offers:
+                del self._with[uuid]
         return True
 
     def of(self, uuid: str) -> list[Offer]:
@@ -241,7 +238,7 @@ class OfferTable:
         """Note that an answer has passed between two clients."""
         pair = _pair(one, other)
         self._answered.pop(pair, None)
-        if len(self._answered) < CONNECTED_PAIRS:
+        if len(self._answered) < MAX_CONNECTED_PAIRS:
             self._answered[pair] = now
 
     def last_connected(self, one: str, other: str, now: float) -> float:

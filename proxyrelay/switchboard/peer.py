@@ -13,7 +13,7 @@ import msgspec
 
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
-NAME_LENGTH = 128
+NAME_CHARACTERS = 128
 """Characters of a client's name that the relay keeps. The name is only shown."""
 
 REPLACED = "replaced by a newer connection"
@@ -44,7 +44,7 @@ class Registration(msgspec.Struct, gc=False):
 
     Attributes:
         uuid: The UUID, canonical.
-        name: The client's name for itself, cut to `NAME_LENGTH`; not trusted.
+        name: The client's name for itself, cut to `NAME_CHARACTERS`; not trusted.
         legacy: Whether the client speaks the dialect of ProxyStore 0.4 and 0.5.
         registered_at: Time of the acceptance, in seconds of the relay's clock.
         sent: Messages of this client that reached their peer.
@@ -80,12 +80,20 @@ class Sender(Protocol):
     Attributes:
         user: The user of the connection.
         address: The client's address, as it may be shown.
-        registration: The hold on a UUID, or None; always None of one elsewhere.
+        registration: The hold on a UUID, or None.
     """
 
     user: User
     address: str
     registration: Registration | None
+
+    @property
+    def source(self) -> str:
+        """The address, as limits count it: with IPv6 its network of 64 bits."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether the limits of one address apply to it."""
 
 
 class Peer(Sender, Protocol):
@@ -96,14 +104,6 @@ class Peer(Sender, Protocol):
     """
 
     arrival: int
-
-    @property
-    def source(self) -> str:
-        """The address, as limits count it: with IPv6 its network of 64 bits."""
-
-    @property
-    def limited(self) -> bool:
-        """Whether the limits of one address apply to it."""
 
     def registers(self) -> None:
         """Count a registration of this peer.
@@ -135,13 +135,9 @@ class Peer(Sender, Protocol):
         """
 
     def ping(self, answered: Callable[[], None]) -> bool:
-        """Ping the client, in the place of the ping before.
+        """Ping the client, unless it reads nothing, in the place of the ping before.
 
-        Args:
-            answered: Called at the pong, after all messages before it.
-
-        Returns:
-            Whether the ping was sent. A client that reads nothing gets none.
+        The pong calls ``answered``, after all messages before it.
         """
 
     def await_claim(self, awaits: bool) -> None:
@@ -151,7 +147,7 @@ class Peer(Sender, Protocol):
         """Close the connection through the close handshake, if it is open."""
 
 
-def share_of(peer: Peer) -> str:
+def share_of(peer: Sender) -> str:
     """Name the share of a table that a peer takes.
 
     Without authentication all peers are one user, so each address has its share.

@@ -8,7 +8,7 @@ from proxyrelay.switchboard.peer import Peer, share_of
 from proxyrelay.switchboard.shares import Shares
 from proxyrelay.switchboard.user import User
 
-REMEMBERED = 65_536
+MAX_REMEMBERED_DEPARTURES = 65_536
 """Clients that are remembered for a while after they left."""
 
 
@@ -35,18 +35,15 @@ class Registry:
             self._forget(uuid)
 
     def remove(self, uuid: str, peer: Peer, now: float | None) -> None:
-        """Take a UUID from a peer; nothing happens if another peer holds it.
+        """Take a UUID from a peer that leaves, unless another peer holds it.
 
-        Args:
-            uuid: The UUID.
-            peer: The peer that leaves.
-            now: The time in seconds; None to remember nothing.
+        The departure is remembered at the time in seconds, if that is given.
         """
         if self._peers.get(uuid) is not peer:
             return
         del self._peers[uuid]
         if now is not None:
-            if len(self._left) >= REMEMBERED:
+            if len(self._left) >= MAX_REMEMBERED_DEPARTURES:
                 self._forget(self._shares.oldest())
             share = share_of(peer)
             self._left[uuid] = (now, peer.user, share)

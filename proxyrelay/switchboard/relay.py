@@ -20,15 +20,14 @@ from proxyrelay.errors import (
 from proxyrelay.switchboard import events, messages
 from proxyrelay.switchboard.broker import Broker, Waiting
 from proxyrelay.switchboard.delivery import Undelivered
-from proxyrelay.switchboard.event import ForwardObserver, Observer
-from proxyrelay.switchboard.events import FIGHT_TAKEOVERS
+from proxyrelay.switchboard.events import FIGHT_TAKEOVERS, ForwardObserver, Observer
 from proxyrelay.switchboard.messages import (
     LegacyRegistrationRequest,
     PeerConnection,
     RegistrationRequest,
 )
 from proxyrelay.switchboard.peer import (
-    NAME_LENGTH,
+    NAME_CHARACTERS,
     REPLACED,
     LeaveReason,
     Peer,
@@ -41,20 +40,7 @@ ROUND_SECONDS = 60.0
 
 
 class Relay:
-    """The switchboard.
-
-    Args:
-        observer: Hears of each event.
-        clock: Gives the time in seconds.
-        waiting: Times the offers that may be crossed.
-        settings: The settings for offers and answers.
-        on_forward: Hears of each forwarded message.
-
-    Attributes:
-        registry: The peers, by the UUIDs that they hold.
-        undelivered: Returns messages, or drops them.
-        broker: Decides on offers and answers.
-    """
+    """The switchboard. Its clock gives the time in seconds."""
 
     def __init__(
         self,
@@ -77,13 +63,7 @@ class Relay:
         self._clock = clock
 
     def receive(self, peer: Peer, payload: bytes, *, binary: bool = False) -> None:
-        """Act on one message of a peer.
-
-        Args:
-            peer: The sender.
-            payload: The message as it came.
-            binary: Whether it came in a binary frame.
-        """
+        """Act on one message of a peer, as it came in a text or binary frame."""
         try:
             message = messages.decode(payload, binary=binary)
             if isinstance(message, PeerConnection):
@@ -120,12 +100,9 @@ class Relay:
     def leave(
         self, peer: Peer, why: str, cause: LeaveReason = LeaveReason.LOST
     ) -> None:
-        """Forget a peer.
+        """Forget a peer whose connection ends.
 
-        Args:
-            peer: The peer; its connection is closing, closed or lost.
-            why: The cause, in the relay's own words.
-            cause: The cause in one word.
+        The cause is given in the relay's own words, and in one word.
         """
         registration = peer.registration
         directory = self.undelivered.directory
@@ -133,11 +110,11 @@ class Relay:
             directory.release(peer, None if registration is None else registration.uuid)
         if registration is None:
             return
-        peer.registration = None
         moved = cause is LeaveReason.MOVED
         now, uuid = self._clock(), registration.uuid
+        self.undelivered.report_abandoned(uuid)
+        peer.registration = None
         self.registry.remove(uuid, peer, None if moved else now)
-        self.undelivered.report_abandoned(peer, uuid)
         self._observer(
             events.Left(
                 *(uuid, registration.name, peer.user.sub, peer.address),
@@ -147,7 +124,8 @@ class Relay:
                 shielded=registration.dropped,
                 reason=why,
                 cause=cause,
-                takeovers=registration.takeovers,
+                is_repeat=cause is LeaveReason.REPLACED
+                and registration.takeovers >= FIGHT_TAKEOVERS,
             )
         )
         if moved:
@@ -198,7 +176,7 @@ class Relay:
             takeovers = self._take_over(holder, peer, request.uuid, now)
             is_reconnect = True
 
-        name = request.name[:NAME_LENGTH]
+        name = request.name[:NAME_CHARACTERS]
         legacy = isinstance(request, LegacyRegistrationRequest)
         registration = peer.registration
         if registration is not None and registration.uuid == request.uuid:
@@ -219,8 +197,8 @@ class Relay:
         self._observer(
             events.Registered(
                 *(registration.uuid, name, peer.user.sub, peer.address),
-                takeovers=registration.takeovers,
-                is_new=is_new,
+                is_repeat=registration.takeovers > FIGHT_TAKEOVERS,
+                is_audited=is_new,
             )
         )
         accepted = messages.LEGACY_ACCEPTED if legacy else messages.ACCEPTED
@@ -238,11 +216,7 @@ class Relay:
             raise Superseded
 
     def _take_over(self, holder: Peer, peer: Peer, uuid: str, now: float) -> int:
-        """Give the UUID of a peer to another one.
-
-        Returns:
-            Number of takeovers of the UUID in a row.
-        """
+        """Give the UUID of a peer to another one, and count takeovers in a row."""
         self._check_takeover(holder, peer, uuid)
         superseded = Superseded()
         held = holder.registration
@@ -250,7 +224,8 @@ class Relay:
         if held is not None and now - held.registered_at < ROUND_SECONDS:
             takeovers += held.takeovers
         kind = events.Fight if takeovers == FIGHT_TAKEOVERS else events.Replaced
-        self._observer(kind(uuid, peer.address, holder.address, takeovers))
+        is_repeat = takeovers > FIGHT_TAKEOVERS
+        self._observer(kind(uuid, peer.address, holder.address, is_repeat=is_repeat))
         self.leave(holder, REPLACED, LeaveReason.REPLACED)
         holder.close(superseded.code, superseded.reason)
         # A stock client looks at its old socket to see whether it was replaced. So

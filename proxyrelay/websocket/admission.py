@@ -1,14 +1,17 @@
-"""Limits of addresses and users. Pure: time is an argument.
+"""Limits of addresses and users. Pure: time is an argument, in seconds.
 
 A closed connection may disable the endpoint behind it for good. So a client over a
 limit is asked to come back before its registration (1013), and is read more slowly
 after it. Clients without room wait in the accept queue. Only a connection without a
 complete handshake may end before its timeout.
+
+A *debt* is the time at which past events are within their rate; see `Rate`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from proxyrelay import config
@@ -23,7 +26,7 @@ RESERVED_DESCRIPTORS = 64
 ROOM_SHARE = 16
 """A full relay accepts again when one connection in so many has left."""
 
-PATIENCE_SECONDS = 3.0
+EVICTION_GRACE_SECONDS = 3.0
 """Time for an honest client's request, while the relay has no backlog."""
 
 MESSAGES_PER_ANSWER = 10
@@ -35,40 +38,29 @@ MAX_REMEMBERED_ADDRESSES = 10_000
 T = TypeVar("T")
 
 
+@dataclass(slots=True, eq=False)
 class Origin(Generic[T]):
     """An address, or a network that counts as one address.
 
     Attributes:
-        name: The address.
         limited: Whether the limits of one address apply.
         open: Number of admitted connections.
         unregistered: Connections without a UUID, the oldest first, with their times of
             arrival.
         ending: Number of other connections without a UUID, which were evicted.
-        registration_debt: Time at which its registrations are within the rate.
-        message_debt: Time at which its messages are within the rate.
     """
 
-    __slots__ = (
-        *("ending", "limited", "name", "open"),
-        *("message_debt", "registration_debt", "unregistered"),
-    )
-
-    def __init__(self, name: str, limited: bool) -> None:
-        self.name = name
-        self.limited = limited
-        self.open = 0
-        self.unregistered: dict[T, float] = {}
-        self.ending = 0
-        self.registration_debt = 0.0
-        self.message_debt = 0.0
+    name: str
+    limited: bool
+    open: int = 0
+    unregistered: dict[T, float] = field(default_factory=dict)
+    ending: int = 0
+    registration_debt: float = 0.0
+    message_debt: float = 0.0
 
 
 class Limits(Generic[T]):
     """Counts of connections and rates of messages, compared with their limits.
-
-    Args:
-        settings: The limits.
 
     Attributes:
         proxies: Trusted proxies, which name a client's address.
@@ -80,9 +72,8 @@ class Limits(Generic[T]):
         self.unregistered = 0
         self._origins: dict[str, Origin[T]] = {}
         self._ending: set[T] = set()
-        # Addresses by their number of unregistered connections; the largest number.
+        # Addresses by their number of unregistered connections.
         self._crowds: defaultdict[int, dict[Origin[T], None]] = defaultdict(dict)
-        self._most = 0
         self._owing: OrderedDict[str, Origin[T]] = OrderedDict()
         self._users: dict[User, int] = {}
         self._full = False
@@ -101,10 +92,6 @@ class Limits(Generic[T]):
         self._speaks = Rate(settings.messages_per_client, burst)
         self._registers = Rate(settings.registrations_per_client, burst)
 
-    def __len__(self) -> int:
-        """Number of known addresses."""
-        return len(self._origins) + len(self._owing)
-
     @property
     def users(self) -> int:
         """Number of users with a connection, if clients authenticate."""
@@ -117,35 +104,24 @@ class Limits(Generic[T]):
     # -- counts
 
     def room(self, sockets: int, descriptors: int) -> bool:
-        """Whether one more connection may be accepted now.
+        """Whether one more connection fits, beside so many, with so many files."""
 
-        Args:
-            sockets: Number of connections in any state.
-            descriptors: Number of files that the process may open.
-        """
+        def has_room(count: int, ceiling: int) -> bool:
+            # A full relay stays full until there is room for several.
+            return count < ceiling - (ceiling // ROOM_SHARE if self._full else 0)
+
         settings = self._settings
         ceiling = max(1, descriptors - RESERVED_DESCRIPTORS)
-        ceiling = min(settings.connections or ceiling, ceiling)
-        # A full relay stays full until there is room for several.
-        share = ROOM_SHARE if self._full else ceiling + settings.unregistered
-        self._full = (
-            sockets > ceiling - 1 - ceiling // share
-            or self.unregistered
-            > settings.unregistered - 1 - settings.unregistered // share
+        self._full = not (
+            has_room(sockets, min(settings.connections or ceiling, ceiling))
+            and has_room(self.unregistered, settings.unregistered)
         )
         return not self._full
 
     def arrive(
         self, connection: T, name: str, limited: bool = True, now: float = 0.0
     ) -> Origin[T]:
-        """Count a connection that was accepted.
-
-        Args:
-            connection: Counted until `leave`.
-            name: Address or network.
-            limited: Whether the limits of one address apply.
-            now: The time in seconds.
-        """
+        """Count a connection of an address or network, until `leave`."""
         origin = self._origins.get(name)
         if origin is None:
             origin = self._owing.pop(name, None) or Origin(name, limited)
@@ -160,8 +136,7 @@ class Limits(Generic[T]):
         """Connection to evict, if an address has too many without a UUID.
 
         It is the oldest one, unless that is young: clients that come back after a fault
-        need `PATIENCE_SECONDS`. Each connection is returned once; its end may take
-        several steps.
+        need `EVICTION_GRACE_SECONDS`. Each connection is returned once.
         """
         ceiling = self._settings.unregistered_per_address
         if len(origin.unregistered) <= ceiling or not origin.limited:
@@ -175,17 +150,15 @@ class Limits(Generic[T]):
         limits. So a client with few addresses cannot keep all others out. None while
         enough evicted connections are ending.
         """
-        settings = self._settings
+        ceiling = self._settings.unregistered
         waiting = self.unregistered - len(self._ending)
-        if waiting < settings.unregistered - settings.unregistered // ROOM_SHARE or (
-            not self._most
-        ):
+        if waiting < ceiling - ceiling // ROOM_SHARE or not self._crowds:
             return None
-        return self._oldest(next(iter(self._crowds[self._most])), now)
+        return self._oldest(next(iter(self._crowds[max(self._crowds)])), now)
 
     def _oldest(self, origin: Origin[T], now: float) -> T | None:
         oldest, since = next(iter(origin.unregistered.items()))
-        if not now - since > PATIENCE_SECONDS:
+        if not now - since > EVICTION_GRACE_SECONDS:
             return None
         del origin.unregistered[oldest]
         self._recount(origin, -1)
@@ -194,18 +167,17 @@ class Limits(Generic[T]):
         return oldest
 
     def _recount(self, origin: Origin[T], change: int) -> None:
-        """Keep the address with the most unregistered connections at hand."""
+        """Move an address among the crowds."""
         count = len(origin.unregistered)
-        self._crowds[count - change].pop(origin, None)
+        before = count - change
+        self._crowds[before].pop(origin, None)
+        if not self._crowds[before]:
+            del self._crowds[before]
         if count:
             self._crowds[count][origin] = None
-        if count > self._most or not self._crowds[self._most]:
-            self._most = count
 
     def admit(self, origin: Origin[T], user: User) -> None:
-        """Admit a connection after its authentication.
-
-        The limit of one user does not apply without authentication.
+        """Admit a connection after its authentication, if there is one.
 
         Raises:
             TryAgainLater: Too many of its address, or of its user.
@@ -235,20 +207,12 @@ class Limits(Generic[T]):
     def leave(
         self, connection: T, origin: Origin[T], now: float, user: User | None = None
     ) -> None:
-        """Forget a connection, and its address unless that has a debt.
-
-        Args:
-            connection: As for `arrive`.
-            origin: Its address.
-            now: The time in seconds.
-            user: Its user if it was admitted, else None.
-        """
+        """Forget a connection, of a user once admitted. A debt of its address stays."""
         self.settle(connection, origin)
         if user is not None:
             origin.open -= 1
-        if user is not None and user != ANONYMOUS:
-            count = self._users.pop(user) - 1
-            if count:
+            count = self._users.pop(user, 0) - 1
+            if count > 0:
                 self._users[user] = count
         if origin.open or origin.unregistered or origin.ending:
             return
@@ -266,23 +230,14 @@ class Limits(Generic[T]):
         Raises:
             TryAgainLater: Too many from this address.
         """
-        if not origin.limited:
-            return
-        if self._address_registers.over(origin.registration_debt, now):
-            raise TryAgainLater("Too many registrations from this address.")
-        origin.registration_debt = self._address_registers.spend(
-            origin.registration_debt, now
-        )
+        if origin.limited:
+            debt, rate = origin.registration_debt, self._address_registers
+            if rate.over(debt, now):
+                raise TryAgainLater("Too many registrations from this address.")
+            origin.registration_debt = rate.spend(debt, now)
 
     def register_again(self, debt: float, now: float) -> float:
-        """Charge a further registration to a client.
-
-        Args:
-            debt: Time at which its registrations are within the rate.
-            now: The time in seconds.
-
-        Returns:
-            The new debt.
+        """New registration debt of a client after a further registration.
 
         Raises:
             TryAgainLater: Too many of this client.
@@ -292,31 +247,13 @@ class Limits(Generic[T]):
         return self._registers.spend(debt, now)
 
     def charge_answer(self, debt: float, now: float) -> float:
-        """Charge an answer to a client: to a registration, or to a failed offer.
-
-        Args:
-            debt: Time at which the client's messages are within the rate.
-            now: The time in seconds.
-
-        Returns:
-            The new debt.
-        """
+        """New message debt of a client after an answer to it."""
         return self._speaks.spend(debt, now, MESSAGES_PER_ANSWER)
 
     def charge_messages(
         self, origin: Origin[T], debt: float, now: float, count: int
     ) -> float:
-        """Charge messages to a client and its address.
-
-        Args:
-            origin: Its address.
-            debt: Time at which the client's messages are within the rate.
-            now: The time in seconds.
-            count: Number of messages.
-
-        Returns:
-            The new debt.
-        """
+        """New message debt of a client after messages. Its address is charged too."""
         # As `Rate.spend`, without two calls for each read. max() takes thrice as long.
         ceiling = now + self._ceiling
         if origin.limited:
@@ -331,14 +268,8 @@ class Limits(Generic[T]):
     ) -> bool:
         """Whether a client is over its rate and is not read now.
 
-        For other clients of its address it waits `MAX_WAIT_SECONDS` at most. Otherwise
-        these could make it wait for ever.
-
-        Args:
-            origin: Its address.
-            debt: Time at which the client's messages are within the rate.
-            now: The time in seconds.
-            since: Begin of the pause in reading, or None.
+        For other clients of its address it waits `MAX_WAIT_SECONDS` at most, from the
+        begin of the pause (``since``). Otherwise these could make it wait for ever.
         """
         if self._speaks.over(debt, now):
             return True

@@ -1,4 +1,7 @@
-"""The result of an authentication: a user, or a refusal. It never fails."""
+"""The result of an authentication: a user, or a refusal. It never fails.
+
+`proxyrelay.auth.policy` reads the bearer token; an `Authenticator` decides about it.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,10 @@ def authenticate(
     address: str,
     decided: Callable[[User | Refusal], None],
 ) -> Deferred[Any]:
-    """Find the user of a request.
+    """Find the user of a request, and call ``decided``, also after a cancellation.
 
-    Args:
-        authenticator: Asked about the request.
-        headers: Header fields, with names in lower case.
-        source: Address or network for the limits.
-        address: Address for the log.
-        decided: Called with the result, also after a cancellation.
-
-    Returns:
-        May be cancelled.
+    The names of ``headers`` are in lower case. Limits know the ``source``, an address
+    or a network. The log has the ``address``.
     """
 
     def refuse(failure: Failure) -> Refusal:

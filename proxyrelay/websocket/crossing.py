@@ -17,30 +17,30 @@ from proxyrelay.net.timers import TimeoutQueue
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
 
-PING_GAP = 0.001
+PING_GAP_SECONDS = 0.001
 """Seconds from a pong to the next ping. Making an offer takes a client longer."""
 
-RETRY = 0.016
+RETRY_SECONDS = 0.016
 """Seconds until a ping that could not be sent is tried again."""
 
-PINGS = Rate(per_second=1000, burst=0.5)
+PING_RATE = Rate(per_second=1000, burst=0.5)
 """Pings for the offers of one holder: a user, or an address without authentication.
 Beyond it, offers of the holder wait for as long as they may."""
 
-HOLDERS = 1000
+MAX_HOLDERS = 1000
 """Holders whose rates are remembered beside those that have some to pay for."""
 
-LATE_PONG = 0.003
+LATE_PONG_SECONDS = 0.003
 """Seconds by which the time of a pong may differ from the fastest one of a client."""
 
-JITTER = 0.25
+JITTER_SHARE = 0.25
 """The same, as a share of the fastest one: distant networks are less regular."""
 
-GATHERING = 0.01
+GATHERING_SECONDS = 0.01
 """Seconds without a late pong after which a client makes no offer. It may have begun to
 gather its addresses just before the first ping, and answers pings meanwhile."""
 
-GATHERING_BY_STUN = 0.1
+GATHERING_BY_STUN_SECONDS = 0.1
 """The same for clients that ask a STUN or TURN server for addresses."""
 
 
@@ -67,7 +67,7 @@ class _Probe:
         """Note the pong to the last ping."""
         took = now - self.asked
         fastest, self.fastest = self.fastest, min(self.fastest, took)
-        if abs(took - fastest) > max(LATE_PONG, JITTER * self.fastest):
+        if abs(took - fastest) > max(LATE_PONG_SECONDS, JITTER_SHARE * self.fastest):
             self.idle = now
 
     def ready(self, now: float) -> list[Offer]:
@@ -80,12 +80,9 @@ class _Probe:
 
 
 class Crossing:
-    """Offers that wait for those that may cross them.
+    """Passes offers on when they have waited for those that may cross them.
 
-    Args:
-        clock: Time in seconds, and timers.
-        seconds: Longest wait of an offer.
-        pass_on: Called with each offer when it has waited.
+    They wait for so many seconds at most.
     """
 
     def __init__(
@@ -114,7 +111,7 @@ class Crossing:
             self._ask(probe)
 
     def yield_time(self, offer: Offer) -> None:
-        """Let an offer wait for as long as it may. Its receiver drops its own one."""
+        """Let an offer wait as long as it may: its receiver gives up its own one."""
         self._end(offer)
         self._deadlines.begin(offer)
 
@@ -148,14 +145,14 @@ class Crossing:
         now = probe.asked = self._clock.seconds()
         offer = next(iter(probe.offers))
         debt = self._ping_debts.get(offer.holder, 0.0)
-        allowed = not offer.capped or not PINGS.over(debt, now)
+        allowed = not offer.capped or not PING_RATE.over(debt, now)
         if allowed and probe.peer.ping(lambda: self._answered(probe)):
             debts = self._ping_debts
-            debts[offer.holder] = PINGS.spend(debt, now)
-            if len(debts) > HOLDERS:
+            debts[offer.holder] = PING_RATE.spend(debt, now)
+            if len(debts) > MAX_HOLDERS:
                 self._ping_debts = {name: d for name, d in debts.items() if d > now}
         else:
-            probe.timer = self._clock.callLater(RETRY, self._ask, probe)
+            probe.timer = self._clock.callLater(RETRY_SECONDS, self._ask, probe)
 
     def _answered(self, probe: _Probe) -> None:
         if not probe.offers:
@@ -165,11 +162,11 @@ class Crossing:
         for offer in probe.ready(now):
             self._expired(offer)
         if probe.offers:
-            probe.timer = self._clock.callLater(PING_GAP, self._ask, probe)
+            probe.timer = self._clock.callLater(PING_GAP_SECONDS, self._ask, probe)
 
 
 def _gathering(offer: Offer) -> float:
     """How long the receiver of an offer gathers addresses, to judge by its sender."""
     text = offer.text or b""
     by_server = b" typ srflx" in text or b" typ relay" in text
-    return GATHERING_BY_STUN if by_server else GATHERING
+    return GATHERING_BY_STUN_SECONDS if by_server else GATHERING_SECONDS

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, cast
 
-from autobahn.twisted.websocket import WebSocketServerFactory
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
 
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config
@@ -16,21 +16,16 @@ from proxyrelay.net.accept import AcceptGate
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.proxy_header import ProxyHeaderFactory
 from proxyrelay.net.write_batch import WriteBatch
-from proxyrelay.observe.pseudonyms import Clear
-from proxyrelay.switchboard.event import Observer
-from proxyrelay.switchboard.events import Dropped, Probed
+from proxyrelay.observe.privacy import Pseudonyms
+from proxyrelay.switchboard.events import Dropped, Observer, Probed
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
-from proxyrelay.switchboard.registry import Registry
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.admission import Limits
 from proxyrelay.websocket.flow import FlowQueues
 from proxyrelay.websocket.handshake import origin_matcher
 from proxyrelay.websocket.lifecycle import Lifecycle, Phase
+from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
-from proxyrelay.websocket.upstream import served_class
-
-if TYPE_CHECKING:
-    from proxyrelay.websocket.protocol import RelayProtocol
 
 HANDSHAKES_PER_TURN = 16
 """Requests processed per reactor turn, at about 0.2 ms each."""
@@ -38,33 +33,23 @@ HANDSHAKES_PER_TURN = 16
 TLS_HANDSHAKES_PER_TURN = 8
 """TLS handshakes begun per reactor turn, at about 0.5 ms each."""
 
+OWN_ATTRIBUTES = frozenset({"data", "is_closed", "is_open", "state", "utf8validator"})
+"""Autobahn's attributes that differ between connections. ``is_closed`` and ``is_open``
+are used only in methods that `proxyrelay.websocket.upstream` overrides."""
 
-C = TypeVar("C", bound="RelayProtocol")
 
-
-class RelayFactory(WebSocketServerFactory, Generic[C]):
+class RelayFactory(WebSocketServerFactory):
     """Builds the connections of a relay, and owns all that they share.
 
-    Args:
-        relay: The rules, with their registry.
-        authenticator: Finds the user of a connection.
-        journal: Told of the events of connections.
-        clock: Gives the time in seconds, and runs every timer.
-        config: The settings.
-        pseudonyms: Spells addresses for the log.
-        kind: Class of the connections: a `RelayProtocol` or a subclass of it.
-
     Attributes:
+        registry: The registered connection of each UUID.
         connections: All connections, registered or not.
-        state: State of the relay.
-        lifecycle: Timeouts of all connections.
-        flows: Flow control of all connections.
-        limits: Counts and rates of all addresses and users.
         outbox: Collects what is sent while a read is processed.
         gate: Stops accepting while there is no room.
         pace: Spreads opening handshakes over turns of the reactor.
         tls_pace: Spreads TLS handshakes over turns of the reactor.
-        origin_allowed: Whether a browser's ``Origin`` is allowed.
+        behind_proxies: Builds the same connections, with PROXY headers of trusted
+            proxies.
         held_up: Whether the process stood still, and has unread bytes. May be set.
     """
 
@@ -74,35 +59,40 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
         self,
         relay: Relay,
         authenticator: Authenticator,
-        journal: Observer,
+        observer: Observer,
         clock: IReactorTime,
         config: Config,
-        pseudonyms: Clear = Clear(),  # noqa: B008 - has no state
-        *,
-        kind: type[C],
+        pseudonyms: Pseudonyms = Pseudonyms(),  # noqa: B008 - has no state
+        kind: type[RelayProtocol] = RelayProtocol,
     ) -> None:
         super().__init__(server="proxyrelay", reactor=clock)
         self.relay = relay
+        self.registry = relay.registry
         self.authenticator = authenticator
-        self.journal = journal
+        self.observer = observer
         self.clock = clock
         self.config = config
         self.pseudonyms = pseudonyms
-        self.connections: set[C] = set()
+        self.connections: set[RelayProtocol] = set()
         self.state = RelayState.STARTING
         self.outbox = WriteBatch()
-        self.limits: Limits[C] = Limits(config.limits)
+        self.limits: Limits[RelayProtocol] = Limits(config.limits)
         self.flows = FlowQueues(clock, config, self.limits, self.outbox)
         self.lifecycle = Lifecycle(
-            clock, config.timeouts, self._is_backlogged, self._has_unread
+            clock, config.timeouts, lambda: self.backlogged, self._has_unread
         )
         self.gate = AcceptGate(self._room, clock)
         self.pace = TurnBudget(clock, HANDSHAKES_PER_TURN)
         self.tls_pace = TurnBudget(clock, TLS_HANDSHAKES_PER_TURN)
+        self.behind_proxies = ProxyHeaderFactory(
+            *(self, self.limits.announced, self._dropped, clock),
+            config.timeouts.opening_handshake,
+        )
+        self.behind_proxies.lost = self._tell_if_all_gone
+        self.behind_proxies.probed = self._probed
         self.origin_allowed = origin_matcher(config.allowed_origins)
         self.held_up: Callable[[], bool] = lambda: False
         self._kind = kind
-        self._proxies: ProxyHeaderFactory | None = None
         self._arrivals = count()
         self._awaiting_end: list[Deferred[None]] = []
         self.setProtocolOptions(
@@ -113,12 +103,7 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
             closeHandshakeTimeout=0,
             autoPingInterval=0,
         )
-        self.protocol = served_class(self, self._kind)
-
-    @property
-    def registry(self) -> Registry:
-        """The connection of each UUID."""
-        return self.relay.registry
+        self.protocol = served_class(self, kind)
 
     def apply(self, config: Config) -> None:
         """Serve with other settings from now on, and close no connection.
@@ -131,19 +116,24 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
         self.limits.apply(config.limits)
         self.flows.apply(config)
         self.lifecycle.apply(config.timeouts)
-        if self._proxies is not None:
-            self._proxies.waiting.change(config.timeouts.opening_handshake, 0.0)
+        self.behind_proxies.waiting.change(config.timeouts.opening_handshake, 0.0)
         self.origin_allowed = origin_matcher(config.allowed_origins)
         if self.maxMessagePayloadSize != _max_message_bytes(config):
             self.setProtocolOptions(maxMessagePayloadSize=_max_message_bytes(config))
             self.protocol = served_class(self, self._kind)
 
-    def buildProtocol(self, addr: IAddress) -> C:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress) -> RelayProtocol:  # type: ignore[override]
         """Build a connection, numbered in the order of arrival."""
-        protocol = cast(C, super().buildProtocol(addr))
+        protocol = cast(RelayProtocol, super().buildProtocol(addr))
         protocol.come_from(addr)
         protocol.arrival = next(self._arrivals)
         return protocol
+
+    def _dropped(self, address: str, why: str) -> None:
+        self.observer(Dropped(self.pseudonyms.address(address), why))
+
+    def _probed(self, address: str) -> None:
+        self.observer(Probed(self.pseudonyms.address(address)))
 
     # -- backlog and room
 
@@ -158,60 +148,26 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
             self.pace.backlogged or self.tls_pace.backlogged or self.outbox.backlogged
         )
 
-    def _is_backlogged(self) -> bool:
-        return self.backlogged
-
     def _has_unread(self, phase: Phase) -> bool:
         """Whether the awaited bytes of a phase may be unread."""
         late_tls = phase is Phase.TLS_HANDSHAKE and self.tls_pace.backlogged
         return late_tls or self.outbox.backlogged
 
     def _room(self, descriptors: int) -> bool:
-        self._make_room()
-        return self.limits.room(len(self.connections) + self._waiting, descriptors)
-
-    def _make_room(self) -> None:
-        """End connections over the total cap, unless the relay itself is late."""
+        """Whether there is room, after evictions unless the relay itself is late."""
         now = self.clock.seconds()
-        while not self.backlogged:
-            over_total_cap = self.limits.over_total_cap(now)
-            if over_total_cap is None:
-                break
-            self.lifecycle.expire_early(over_total_cap)
-
-    # -- trusted proxies
-
-    @property
-    def _waiting(self) -> int:
-        """Connections of trusted proxies without a whole PROXY header."""
-        return 0 if self._proxies is None else len(self._proxies.waiting)
-
-    def behind_proxies(self) -> ProxyHeaderFactory:
-        """Factory of the same connections, with PROXY headers of trusted proxies."""
-        seconds = self.config.timeouts.opening_handshake
-        self._proxies = ProxyHeaderFactory(
-            self, self.limits.announced, self._dropped, self.clock, seconds
-        )
-        self._proxies.lost = self._tell_if_all_gone
-        self._proxies.probed = self._probed
-        return self._proxies
-
-    def _dropped(self, address: str, why: str) -> None:
-        self.journal(Dropped(self.pseudonyms.address(address), why))
-
-    def _probed(self, address: str) -> None:
-        self.journal(Probed(self.pseudonyms.address(address)))
+        while not self.backlogged and (evicted := self.limits.over_total_cap(now)):
+            self.lifecycle.expire_early(evicted)
+        sockets = len(self.connections) + len(self.behind_proxies.waiting)
+        return self.limits.room(sockets, descriptors)
 
     # -- the end
 
     def stop(self, seconds: float) -> Deferred[None]:
-        """Close every connection with 1001, and abort the rest in the end.
+        """Close every connection with 1001.
 
-        Args:
-            seconds: Longest wait for the close handshakes.
-
-        Returns:
-            Fires when no connection is left.
+        The result fires when no connection is left. After the given seconds, the rest
+        is aborted.
         """
         if self.state is RelayState.STOPPING:
             return self.all_gone()
@@ -219,7 +175,12 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
         deadline = self.clock.callLater(seconds, self.abort_all)
         for connection in list(self.connections):
             connection.close_going_away()
-        return self.all_gone().addBoth(_cancelled(deadline))
+
+        def cancel(_: object) -> None:
+            if deadline.active():
+                deadline.cancel()
+
+        return self.all_gone().addBoth(cancel)
 
     def drain(self) -> None:
         """Ask all unregistered clients to come back: another relay takes over."""
@@ -239,34 +200,40 @@ class RelayFactory(WebSocketServerFactory, Generic[C]):
         for connection in list(self.connections):
             connection.abort()
 
-    def connection_lost(self, connection: C) -> None:
+    def connection_lost(self, connection: RelayProtocol) -> None:
         """Forget a connection."""
         self.connections.discard(connection)
         self._tell_if_all_gone()
 
     def _tell_if_all_gone(self) -> None:
-        if self.connections or (
-            self._waiting and self.state is not RelayState.STOPPING
-        ):
+        is_stopping = self.state is RelayState.STOPPING
+        headers = self.behind_proxies.waiting
+        if self.connections or (len(headers) and not is_stopping):
             return
-        if self.state is RelayState.STOPPING:
-            self.lifecycle.stop()
-            self.flows.stop()
-            self.gate.stop()
-            if self._proxies is not None:
-                self._proxies.waiting.stop()
-        waiting, self._awaiting_end = self._awaiting_end, []
-        for awaiting in waiting:
-            awaiting.callback(None)
+        if is_stopping:
+            for part in (self.lifecycle, self.flows, self.gate, headers):
+                part.stop()
+        awaiting, self._awaiting_end = self._awaiting_end, []
+        for each in awaiting:
+            each.callback(None)
 
 
 def _max_message_bytes(config: Config) -> int:
     return min(config.max_message_bytes or MESSAGE_CEILING, MESSAGE_CEILING)
 
 
-def _cancelled(call: IDelayedCall) -> Callable[[Any], None]:
-    def cancel(_: object) -> None:
-        if call.active():
-            call.cancel()
+def served_class(factory: WebSocketServerFactory, kind: type) -> Any:
+    """Subclass of a protocol with all attributes that connections share.
 
-    return cancel
+    Autobahn copies 36 options of the factory into each connection, and sets about forty
+    attributes that stay as they are. Here both are attributes of the class.
+    """
+    plain = WebSocketServerProtocol()
+    plain.factory = factory
+    plain._connectionMade()
+    factory.countConnections -= 1
+    shared = {n: v for n, v in vars(plain).items() if n not in OWN_ATTRIBUTES}
+    # A function would become a method.
+    accept = staticmethod(factory.perMessageCompressionAccept)
+    shared |= {"CONFIG_ATTRS": (), "perMessageCompressionAccept": accept}
+    return type("ServedProtocol", (kind,), shared)

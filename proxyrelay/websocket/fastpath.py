@@ -49,7 +49,7 @@ sends one after the other. A crowd of 64 hostile clients delays others by 0.1 s.
 NOTHING = (0, 0)
 """Result of `small_frame` for any other frame."""
 
-_SHORT = 32
+_SHORT_BYTES = 32
 """Longest payload in bytes for which a call of C costs more than it saves."""
 
 
@@ -59,8 +59,8 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
     Uses Autobahn's own routine, without the five objects around it.
     """
     length = len(payload)
-    if length <= _SHORT:
-        keys = (mask * (_SHORT // 4))[:length]
+    if length <= _SHORT_BYTES:
+        keys = (mask * (_SHORT_BYTES // 4))[:length]
         plain = int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")
         return plain.to_bytes(length, "big")
     if lib is None:
@@ -121,11 +121,8 @@ _CLOSED = WebSocketServerProtocol.STATE_CLOSED
 def frames(data: bytes, parser: RelayProtocol) -> Iterator[tuple[int, bytes]]:
     """Split a read into payloads and pieces for Autobahn.
 
-    The caller processes each item before it asks for the next one.
-
-    Args:
-        data: One read, with any first bytes of a header before it.
-        parser: The connection, which is only read from.
+    The caller processes each item before it asks for the next one. The read may begin
+    with first bytes of a header from the one before.
 
     Yields:
         `TEXT`, `PING` or `PONG` with a payload; `PIECE` with bytes for Autobahn; at

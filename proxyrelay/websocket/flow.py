@@ -86,7 +86,8 @@ class FlowQueues:
 class FlowControl:
     """Flow control of one connection, until `close`.
 
-    It is the push producer of the transport, so that it learns of a full buffer.
+    It is the push producer of the transport, so that it learns of a full buffer. To
+    drop a client means to end its connection without a close handshake.
 
     Attributes:
         heard: Whether bytes came since the phase of the connection began.
@@ -96,12 +97,13 @@ class FlowControl:
         message_debt: Time in seconds of the clock, not an amount: from then on the
             client's frames are within its rate.
         out_of_turn: Frames before the registration, or after a close frame.
+        awaited_pongs: Pongs of this read that the relay has asked for. They are free.
     """
 
     __slots__ = (
-        *("_awaited_pongs", "_connection", "_follower", "_held"),
-        *("_queues", "_rest", "_slow_since", "_transport"),
-        *("heard", "is_following", "message_debt", "out_of_turn", "paused", "unread"),
+        *("_connection", "_follower", "_held", "_queues", "_rest", "_slow_since"),
+        *("_transport", "awaited_pongs", "heard", "is_following", "message_debt"),
+        *("out_of_turn", "paused", "unread"),
     )
 
     def __init__(self, connection: RelayProtocol, queues: FlowQueues) -> None:
@@ -112,7 +114,7 @@ class FlowControl:
         self._follower: FlowControl | None = None
         self._slow_since: float | None = None
         self._rest = b""
-        self._awaited_pongs = 0
+        self.awaited_pongs = 0
         self.heard = False
         self.is_following = False
         self.message_debt = 0.0
@@ -247,10 +249,6 @@ class FlowControl:
         """Whether the client has sent more than its rate allows."""
         return self.message_debt > self._queues.clock.seconds()
 
-    def received_awaited_pong(self) -> None:
-        """Leave a pong uncounted that the relay has asked for."""
-        self._awaited_pongs += 1
-
     def received_early(self) -> None:
         """Count a control frame before the registration."""
         self.out_of_turn += 1
@@ -271,8 +269,8 @@ class FlowControl:
     def received(self, count: int) -> None:
         """Count the frames of one read, and pause a client over its rate."""
         connection = self._connection
-        count -= self._awaited_pongs
-        self._awaited_pongs = 0
+        count -= self.awaited_pongs
+        self.awaited_pongs = 0
         if connection.state != connection.STATE_OPEN:
             self.out_of_turn += count
             if self.out_of_turn > MAX_FRAMES_AFTER_CLOSE:

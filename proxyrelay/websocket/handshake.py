@@ -15,7 +15,6 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable
 from hashlib import sha1
 from http import HTTPStatus
-from typing import NamedTuple
 
 from proxyrelay.errors import BadRequest
 
@@ -25,104 +24,81 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADER_LINES = 128
 """Most header lines of a request head."""
 
-_END = b"\r\n\r\n"
-
-_TLS_RECORD = b"\x16\x03"
-
 SHOWN_NAME_BYTES = 40
 """Bytes of a refused header's name in the log."""
 
-_ILLEGAL = re.compile(rb"[^\t\r\n -~\x80-\xff]")
+_END = b"\r\n\r\n"
+_TLS_RECORD = b"\x16\x03"
+_MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 _REQUEST_LINE = rb"[!-~]+ [!-~]+ HTTP/[0-9]\.[0-9]"
-
 # RFC 9110, section 5.5: a value may hold obs-text, the bytes from 0x80 on.
 _FIELD_LINE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*"
-
 _HEAD = re.compile(rb"%b\r\n(?:%b\r\n)*\r\n" % (_REQUEST_LINE, _FIELD_LINE))
-
-_WELL_FORMED = (re.compile(_REQUEST_LINE), re.compile(_FIELD_LINE))
+_ILLEGAL = re.compile(rb"[^\t\r\n -~\x80-\xff]")
 
 _AUTHORIZATION = re.compile(rb"\r\nauthorization:", re.IGNORECASE)
-
 _ORIGIN = re.compile(rb"\r\n(?:sec-websocket-)?origin:([^\r]*)", re.IGNORECASE)
-
 _BODY = re.compile(
     rb"\r\n(transfer-encoding|content-length(?!:[\t ]*0[\t ]*\r)):", re.IGNORECASE
 )
 
 _CHECKED = frozenset(
-    {
-        b"connection",
-        b"host",
-        b"sec-websocket-key",
-        b"sec-websocket-version",
-        b"upgrade",
-    }
+    b"connection host sec-websocket-key sec-websocket-version upgrade".split()
 )
 """Headers that Autobahn checks."""
 
 _EMPTY_PORT = re.compile(rb":[\t ]*\Z")
-
 _UNQUOTABLE = re.compile(rb"[^\t\r\n !#-~]")
 
-_GET = re.compile(r"GET [!-~]+ HTTP/1\.1")
-
+# A plain request.
+_GET = re.compile(rb"GET [!-~]+ HTTP/1\.1\r\n")
 _HOST = re.compile(r"(?:[0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-
 _KEY = re.compile(r"[0-9A-Za-z+/]{22}==")
-
-_MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 def head_complete(data: bytes, seen: int = 0) -> bool:
-    """Check all that a client has sent so far.
+    """Whether the data is one whole, well-formed request head. Else, more may come.
 
     Args:
         data: Bytes from the start of the connection.
-        seen: Number of bytes that were checked before. So a head in single bytes is
-            not read from the start each time.
-
-    Returns:
-        Whether the data is one whole, well-formed request head; if not, more may come.
+        seen: Number of bytes that were checked before.
 
     Raises:
         BadRequest: The data cannot become such a head.
     """
     if data.startswith(_TLS_RECORD):
-        raise BadRequest(
-            HTTPStatus.BAD_REQUEST, "a TLS handshake (wss) on a port without TLS"
-        )
+        raise _bad("a TLS handshake (wss) on a port without TLS")
     illegal = _ILLEGAL.search(data, seen, MAX_HEAD_BYTES)
     if illegal:
         before, _, start = data[: illegal.start()].rpartition(b"\r\n")
         line = start + data[illegal.start() : MAX_HEAD_BYTES].partition(b"\r\n")[0]
         place = _place(line, is_first=not before)
-        raise BadRequest(HTTPStatus.BAD_REQUEST, f"{place}: byte 0x{illegal[0][0]:02x}")
+        raise _bad(f"{place}: byte 0x{illegal[0][0]:02x}")
     end = data.find(_END, max(0, seen - len(_END)), MAX_HEAD_BYTES)
     if end < 0:
         if len(data) >= MAX_HEAD_BYTES:
-            raise BadRequest(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "a head that is too long"
-            )
+            raise _bad("a head that is too long", is_large=True)
         return False
     end += len(_END)
     if data.count(b"\r\n", 0, end) - 2 > MAX_HEADER_LINES:
-        raise BadRequest(
-            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header lines"
-        )
+        raise _bad("too many header lines", is_large=True)
     if not _HEAD.fullmatch(data, 0, end):
-        raise BadRequest(HTTPStatus.BAD_REQUEST, _malformed(data[: end - len(_END)]))
+        raise _bad(_malformed(data[: end - len(_END)]))
     body = _BODY.search(data, 0, end)
     if body:
-        name = body[1].decode("ascii")
-        raise BadRequest(HTTPStatus.BAD_REQUEST, f"header {name}: no body is taken")
+        raise _bad(f"header {body[1].decode('ascii')}: no body is taken")
     if len(_AUTHORIZATION.findall(data, 0, end)) > 1:
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "more than one Authorization header")
+        raise _bad("more than one Authorization header")
     # RFC 6455, section 4.1: a client waits for the answer before it sends more.
     if len(data) > end:
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "data behind the request head")
+        raise _bad("data behind the request head")
     return True
+
+
+def _bad(detail: str, is_large: bool = False) -> BadRequest:
+    large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    return BadRequest(large if is_large else HTTPStatus.BAD_REQUEST, detail)
 
 
 def _place(line: bytes, is_first: bool) -> str:
@@ -140,30 +116,24 @@ def _place(line: bytes, is_first: bool) -> str:
 
 def _malformed(head: bytes) -> str:
     """First wrong line of a malformed head, for the log."""
-    for number, line in enumerate(head.split(b"\r\n")):
-        if not _WELL_FORMED[number > 0].fullmatch(line):
-            return f"{_place(line, number == 0)}: malformed"
+    rule = _REQUEST_LINE
+    for line in head.split(b"\r\n"):
+        if not re.fullmatch(rule, line):
+            return f"{_place(line, rule is _REQUEST_LINE)}: malformed"
+        rule = _FIELD_LINE
     return "a malformed head"
 
 
 def origins(head: bytes) -> list[str]:
-    """Values of the ``Origin`` headers, which browsers send.
-
-    Args:
-        head: A whole request head.
-    """
+    """Values of the ``Origin`` headers, which browsers send, of a whole head."""
     return [value.strip().decode("latin-1") for value in _ORIGIN.findall(head)]
 
 
 def header_fields(head: bytes) -> dict[str, str]:
-    """Header fields of a head. Only CR LF ends a line.
+    """Header fields of a whole, well-formed head, by names in lower case.
 
-    Args:
-        head: A whole, well-formed request head.
-
-    Returns:
-        Values by names in lower case. Values of one name are joined with commas. A byte
-        from 0x80 on is the character of that number.
+    Only CR LF ends a line. Values of one name are joined with commas. A byte from 0x80
+    on is the character of that number.
     """
     fields: dict[str, str] = {}
     for line in head[: -len(_END)].decode("latin-1").split("\r\n")[1:]:
@@ -174,15 +144,12 @@ def header_fields(head: bytes) -> dict[str, str]:
 
 
 def autobahn_head(head: bytes) -> bytes:
-    """Copy of a request head for Autobahn.
+    """Copy of a whole, well-formed head for Autobahn.
 
-    Autobahn fails for requests of stock clients and proxies with a fragment, an empty
-    port, a strange origin or extension. The copy holds a plain target, the checked
-    headers, and ASCII only. It has no double quotes: a quote in Autobahn's errors marks
-    a part of the request.
-
-    Args:
-        head: A whole, well-formed request head.
+    Autobahn fails for a fragment, an empty port, a strange origin or extension. Stock
+    clients and proxies send these. The copy holds a plain target, the checked headers,
+    and ASCII without double quotes: these mark parts of the request in Autobahn's
+    errors.
     """
     first, *lines = head[: -len(_END)].split(b"\r\n")
     method, _, version = first.split(b" ")
@@ -197,50 +164,27 @@ def autobahn_head(head: bytes) -> bytes:
     return _UNQUOTABLE.sub(b"?", b"\r\n".join(copied)) + _END
 
 
-class Upgrade(NamedTuple):
-    """A plain request for an upgrade.
+def plain_upgrade(head: bytes) -> dict[str, str] | None:
+    """Header fields of a plain request for an upgrade, as stock clients send it.
 
-    Attributes:
-        headers: Header fields, with names in lower case.
-        key: ``Sec-WebSocket-Key``.
+    Names are in lower case. The result is None for any other whole, well-formed head:
+    Autobahn reads it, and finds its errors.
     """
-
-    headers: dict[str, str]
-    key: str
-
-
-def plain_upgrade(head: bytes) -> Upgrade | None:
-    """Read a plain request, as stock clients send it.
-
-    Args:
-        head: A whole, well-formed request head.
-
-    Returns:
-        None for any other request: Autobahn reads it, and finds its errors.
-    """
-    line, *lines = head[: -len(_END)].decode("latin-1").split("\r\n")
-    fields = dict(field.split(":", 1) for field in lines)
-    headers = {name.lower(): value.strip(" \t") for name, value in fields.items()}
-    if (
-        len(headers) == len(lines)
-        and _GET.fullmatch(line)
+    headers = header_fields(head)
+    is_plain = (
+        len(headers) == head.count(b"\r\n") - 2
+        and _GET.match(head)
         and _HOST.fullmatch(headers.get("host", ""))
         and headers.get("upgrade", "").lower() == "websocket"
         and headers.get("connection", "").lower() == "upgrade"
         and headers.get("sec-websocket-version") == "13"
         and _KEY.fullmatch(headers.get("sec-websocket-key", ""))
-    ):
-        return Upgrade(headers, headers["sec-websocket-key"])
-    return None
+    )
+    return headers if is_plain else None
 
 
 def acceptance(server: str, key: str) -> bytes:
-    """Response that completes the upgrade (RFC 6455, section 4.2.2).
-
-    Args:
-        server: Value of the ``Server`` header.
-        key: ``Sec-WebSocket-Key`` of the request.
-    """
+    """Response to a ``Sec-WebSocket-Key`` (RFC 6455, section 4.2.2)."""
     digest = sha1((key + _MAGIC).encode(), usedforsecurity=False).digest()
     return (
         "HTTP/1.1 101 Switching Protocols\r\n"
@@ -255,10 +199,8 @@ def acceptance(server: str, key: str) -> bytes:
 def origin_matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     """Function that tells whether a browser's ``Origin`` is allowed.
 
-    Args:
-        patterns: Origins as RFC 6454, section 6.2, writes them
-            (``https://www.example.org:8443``), with ``*`` for any text without a
-            slash. A lone ``*`` matches everything, ``null`` included.
+    Patterns are origins (RFC 6454, section 6.2) with ``*`` for any text without a
+    slash. A lone ``*`` matches everything, ``null`` included.
     """
     spelt = [pattern.lower() for pattern in patterns]
     if "*" in spelt:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 from secrets import token_bytes
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import Deferred, succeed
@@ -26,13 +26,15 @@ from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.admission import Origin
 from proxyrelay.websocket.authentication import authenticate
-from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.fastpath import PIECE, PING, PONG, TEXT, frames
 from proxyrelay.websocket.flow import FlowControl, header
 from proxyrelay.websocket.handshake import origins
 from proxyrelay.websocket.lifecycle import NO_PONG, PHASES, Phase, lost_reason
 from proxyrelay.websocket.state import RelayState
 from proxyrelay.websocket.upstream import GOING_AWAY, UpstreamProtocol
+
+if TYPE_CHECKING:
+    from proxyrelay.websocket.factory import RelayFactory
 
 DRAIN_REASON = "Another relay takes over here."
 """Close reason for new clients of a draining relay."""
@@ -43,12 +45,14 @@ class RelayProtocol(UpstreamProtocol):
     """A client: the `proxyrelay.switchboard.peer.Peer` of the rules.
 
     Attributes:
+        flow_class: Class of its flow control; a subclass may count.
         phase: Set by `Lifecycle.enter` alone.
         origin: All that is known of the client's address.
         slowed: Whether the client was ever over its rate.
     """
 
-    factory: RelayFactory[RelayProtocol]
+    factory: RelayFactory
+    flow_class = FlowControl
     user: User = ANONYMOUS
     registration: Registration | None = None
     awaits_claim = False
@@ -157,7 +161,7 @@ class RelayProtocol(UpstreamProtocol):
     def connectionMade(self) -> None:
         """Begin: count the connection, and wait for the request."""
         super().connectionMade()
-        self.flow = FlowControl(self, self.factory.flows)
+        self.flow = self.flow_class(self, self.factory.flows)
         self.factory.connections.add(self)
         self.transport.registerProducer(self.flow, True)
         secure = ISSLTransport.providedBy(self.transport)
@@ -183,7 +187,7 @@ class RelayProtocol(UpstreamProtocol):
         super().connectionLost(reason)
         try:
             if vanished and sent_nothing:
-                self.factory.journal(Probed(self.address))
+                self.factory.observer(Probed(self.address))
             elif vanished:
                 self._release(lost_reason(self.phase, reason))
         finally:
@@ -210,7 +214,7 @@ class RelayProtocol(UpstreamProtocol):
             cause = LeaveReason.IDLE if reason == NO_PONG else LeaveReason.LOST
             self.factory.relay.leave(self, reason, cause)
         elif PHASES[self.phase].stage:
-            self.factory.journal(Dropped(self.address, reason))
+            self.factory.observer(Dropped(self.address, reason))
         self.cancel_authentication()
 
     # -- timeouts, for the table of phases
@@ -312,7 +316,7 @@ class RelayProtocol(UpstreamProtocol):
 
     def request_rejected(self, status: HTTPStatus, detail: str) -> None:
         """Log an HTTP error, in the place of a dropped connection."""
-        self.factory.journal(Rejected(self.address, status.value, detail))
+        self.factory.observer(Rejected(self.address, status.value, detail))
         self._enter(Phase.DROPPING)
 
     def onOpen(self) -> None:
@@ -401,7 +405,7 @@ class RelayProtocol(UpstreamProtocol):
             self._enter(Phase.READY)
         elif self._probe is not None and payload == self._probe[0]:
             (_, answered), self._probe = self._probe, None
-            self.flow.received_awaited_pong()
+            self.flow.awaited_pongs += 1
             try:
                 answered()
             except Exception:
@@ -413,7 +417,7 @@ class RelayProtocol(UpstreamProtocol):
         """Log the first pause of a client over its rate."""
         if not self.slowed:
             self.slowed = True
-            self.factory.journal(Slowed(self.address))
+            self.factory.observer(Slowed(self.address))
 
     def message_too_long(self) -> None:
         """Close with 4003."""
@@ -421,7 +425,7 @@ class RelayProtocol(UpstreamProtocol):
 
     def protocol_violated(self, code: int, reason: str) -> None:
         """Log a violation of WebSocket."""
-        self.factory.journal(Failed(self.address, code, reason))
+        self.factory.observer(Failed(self.address, code, reason))
 
     def close_frame_due(self, code: int | None, is_reply: bool) -> None:
         """Unregister the client before the close frame."""

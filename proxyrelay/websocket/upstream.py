@@ -1,8 +1,11 @@
 """Every override of Autobahn's behaviour. Checked against Autobahn 26.10.2.
 
 `UpstreamProtocol` offers plain hooks in their place, so that `RelayProtocol` reads
-without knowledge of Autobahn. Each override says what it changes. A new Autobahn is
-checked by the tests named ``AutobahnTests`` and by ``test_served_class``.
+without knowledge of Autobahn. ``tests/upstream`` checks a new Autobahn.
+
+`proxyrelay.errors` has the close codes of refusals. Three codes have no refusal: 1001
+(the relay stops), 1002 (Autobahn found a violation), and 1009 (a message is longer than
+any relay takes).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.util import encode_truncate
 from autobahn.websocket.types import ConnectionRequest
 from autobahn.websocket.utf8validator import Utf8Validator
@@ -23,14 +26,8 @@ from twisted.python.failure import Failure
 
 from proxyrelay.errors import BadRequest, PolicyViolation, Refusal
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
+from proxyrelay.websocket import handshake
 from proxyrelay.websocket.flow import FlowControl
-from proxyrelay.websocket.handshake import (
-    acceptance,
-    autobahn_head,
-    head_complete,
-    header_fields,
-    plain_upgrade,
-)
 
 MAX_FRAMES_PER_MESSAGE = 1024
 """Frames of the most fragmented message. Stock clients send one."""
@@ -41,44 +38,17 @@ MAX_REASON_BYTES = 123
 MAX_CONTROL_BYTES = 125
 """Longest payload of a control frame (RFC 6455, section 5.5)."""
 
-FIRST_CONTROL_OPCODE = 8
-"""Lowest opcode of control frames (RFC 6455, section 5.5)."""
+CONTINUATION, FIRST_CONTROL_OPCODE = 0, 8
+"""Opcodes of frames (RFC 6455, section 5.2)."""
 
 GOING_AWAY = 1001
+"""Close code of a relay that stops (RFC 6455, section 7.4.1)."""
 
-OWN_ATTRIBUTES = frozenset(
-    {"data", "factory", "is_closed", "is_open", "state", "utf8validator"}
+REQUEST_PREFIXES = (
+    *("_is_requested", "_perMessageCompress", "_seen", "_wskey", "request_is_whole"),
+    *("http_", "websocket_"),
 )
-"""Autobahn's attributes that differ between connections. ``is_closed`` is used only in
-methods that are overridden here."""
-
-UNUSED_ATTRIBUTES = frozenset(
-    {"_results", "_transport_details", "_valid_events", "send_queue", "trafficStats"}
-)
-"""Mutable attributes that connections share, since the relay does not use them."""
-
-REQUEST_ATTRIBUTES = frozenset(
-    {
-        "_is_requested",
-        "_perMessageCompress",
-        "_seen",
-        "_wskey",
-        "http_headers",
-        "http_request_data",
-        "http_request_host",
-        "http_request_params",
-        "http_request_path",
-        "http_request_uri",
-        "http_response_data",
-        "http_status_line",
-        "websocket_extensions",
-        "websocket_extensions_in_use",
-        "websocket_origin",
-        "websocket_protocol_in_use",
-        "websocket_protocols",
-    }
-)
-"""Attributes that hold parts of the request. They are of no use after the upgrade."""
+"""Beginnings of the names of attributes without a use after the upgrade."""
 
 
 class UpstreamProtocol(WebSocketServerProtocol):
@@ -88,8 +58,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
     """
 
     flow: FlowControl
-
-    # Most clients speak this version. Autobahn reads it until the end.
+    request_is_whole = False
     websocket_version = 13
 
     # Autobahn's attributes, which have no types of their own.
@@ -100,7 +69,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
     current_frame_masker: Any
     frame_data: list[bytearray]
     inside_message: bool
-    maxMessagePayloadSize: int  # noqa: N815
+    maxMessagePayloadSize: int
 
     _headers: dict[str, str]
     _seen = 0
@@ -108,10 +77,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
     _frame_count = 0
 
     def __init__(self) -> None:
-        """Leave all attributes to the class (`served_class`).
-
-        Autobahn's version makes six objects without a use here.
-        """
+        """Leave all attributes to the class; see `factory.served_class`."""
 
     # -- hooks
 
@@ -145,65 +111,36 @@ class UpstreamProtocol(WebSocketServerProtocol):
 
     # -- state of a connection
 
-    @property
-    def is_open(self) -> Deferred[None]:
-        """A Deferred that Autobahn fires after the upgrade. Nothing waits for it."""
-        return Deferred()
-
     @cached_property
     def utf8validator(self) -> Utf8Validator:  # type: ignore[override]
         """Autobahn's validator of fragmented texts, created on demand."""
         return Utf8Validator()
 
     def connectionMade(self) -> None:
-        """Begin.
-
-        Autobahn's version describes the transport, and sets TCP_NODELAY. The listening
-        socket has set that already.
-        """
-        self._connectionMade()
-
-    def _connectionMade(self) -> None:
-        """Set the attributes that differ between connections (`served_class`)."""
+        """Begin. Autobahn's version also sets TCP_NODELAY, as the listener has done."""
         self.state = self.STATE_CONNECTING
         self.data = b""
         self.factory.countConnections += 1
 
-    def connectionLost(
-        self,
-        reason: Failure = connectionDone,  # noqa: ARG002 - Twisted's signature
-    ) -> None:
-        """End.
-
-        Autobahn's version stops timers, calls ``onClose``, and writes log lines. One of
-        them uses OpenSSL's words as a format string.
-        """
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End. Autobahn's version logs OpenSSL's words as a format string."""
         self.state = self.STATE_CLOSED
         self.factory.countConnections -= 1
 
     def forget_request(self, *names: str) -> None:
-        """Delete all that is left of the request: it may be long, or hold a token.
+        """Delete what is left of the request: it may be long, or hold a token.
 
-        The other attributes move into a dictionary of their size, without those that
-        are as in the class.
-
-        Args:
-            names: Further attributes to delete.
+        Attributes of other names go with it, and values that are as in the class. A
+        dictionary of the right size takes the rest.
         """
-        served = type(self)
-        gone = REQUEST_ATTRIBUTES.union(names)
+        served, gone = type(self), (*REQUEST_PREFIXES, *names)
         self.__dict__ = {
             name: value
             for name, value in vars(self).items()
-            if name not in gone and getattr(served, name, served) is not value
+            if not name.startswith(gone) and getattr(served, name, served) is not value
         }
 
     # -- the opening handshake
-
-    @property
-    def request_is_whole(self) -> bool:
-        """Whether a well-formed request head was read."""
-        return head_complete(self.data, self._seen)
 
     def processHandshake(self) -> None:
         """Look at the request before Autobahn does; see `handshake.head_complete`."""
@@ -211,27 +148,27 @@ class UpstreamProtocol(WebSocketServerProtocol):
             self.failHandshake("data before the handshake was answered")
             return
         try:
-            whole = head_complete(self.data, self._seen)
+            self.request_is_whole = handshake.head_complete(self.data, self._seen)
         except BadRequest as error:
-            self.reject(str(error), error.status)
+            self.failHandshake(str(error), error.status)
             return
         self._seen = len(self.data)
-        if whole:
+        if self.request_is_whole:
             self.request_complete()
 
     def process_request(self) -> None:
         """Read a whole request: a plain one here, any other one in Autobahn."""
         self._is_requested = True
         head, self.data = self.data, b""
-        upgrade = plain_upgrade(head)
-        if upgrade is None:
-            self._headers = header_fields(head)
-            self.data = autobahn_head(head)
+        headers = handshake.plain_upgrade(head)
+        if headers is None:
+            self._headers = handshake.header_fields(head)
+            self.data = handshake.autobahn_head(head)
             super().processHandshake()
             return
-        self._headers, self._wskey = upgrade
+        self._headers, self._wskey = headers, headers["sec-websocket-key"]
         request = ConnectionRequest(
-            *(self.peer, self._headers, self._headers["host"], "/", {}),
+            *(self.peer, headers, headers["host"], "/", {}),
             *(self.websocket_version, None, [], []),
         )
         decided: Deferred[None] = maybeDeferred(self.onConnect, request)
@@ -240,25 +177,15 @@ class UpstreamProtocol(WebSocketServerProtocol):
     def onConnect(  # type: ignore[override]  # Autobahn waits for it
         self, request: ConnectionRequest
     ) -> Deferred[None]:
-        """Take a valid request. This is the only way to an upgrade.
-
-        Autobahn's request holds the headers of the copy that it has read.
-        """
+        """Take a valid request, with its own headers. No upgrade goes another way."""
         request.headers = self._headers
         del self._headers
         return self.upgrade_requested(request)
 
-    def succeedHandshake(
-        self,
-        res: object,  # noqa: ARG002 - Autobahn's signature
-    ) -> None:
-        """Complete the upgrade, if the client is still there.
-
-        Autobahn's version revives a lost connection. It also looks for extensions,
-        subprotocols and timers; the relay has none.
-        """
+    def succeedHandshake(self, res: object) -> None:
+        """Complete the upgrade. Autobahn's version revives a lost connection."""
         if self.state == self.STATE_CONNECTING:
-            self.sendData(acceptance(self.factory.server, self._wskey))
+            self.sendData(handshake.acceptance(self.factory.server, self._wskey))
             self.state = self.STATE_OPEN
             self.inside_message = False
             self.current_frame = None
@@ -268,30 +195,13 @@ class UpstreamProtocol(WebSocketServerProtocol):
         self,
         reason: str,
         code: int = HTTPStatus.BAD_REQUEST,
-        responseHeaders: list[tuple[str, str]] | None = None,
+        responseHeaders: Iterable[tuple[str, str]] | None = None,
     ) -> None:
-        """Answer with an HTTP error.
-
-        Autobahn's version writes the reason into the status line, with parts of the
-        request or of an exception.
-
-        Args:
-            reason: For the log only.
-            code: The HTTP status.
-            responseHeaders: Header fields of the status.
-        """
+        """Answer with an HTTP error. Autobahn's version shows the reason, too."""
         # Autobahn quotes the request in its reasons. A quote may hold a secret.
         detail = re.sub('"[^"]*"', "...", reason)
-        self.reject(detail, HTTPStatus(code), responseHeaders or ())
-
-    def reject(
-        self,
-        detail: str,
-        status: HTTPStatus,
-        status_headers: Iterable[tuple[str, str]] = (),
-    ) -> None:
-        """Answer with an HTTP error, and log the detail."""
-        headers = [*status_headers, ("Content-Length", "0")]
+        status = HTTPStatus(code)
+        headers = [*(responseHeaders or ()), ("Content-Length", "0")]
         if status is HTTPStatus.UPGRADE_REQUIRED:
             headers += [("Upgrade", "websocket"), ("Connection", "upgrade, close")]
         else:
@@ -304,22 +214,15 @@ class UpstreamProtocol(WebSocketServerProtocol):
     # -- messages and frames
 
     def sendData(
-        self,
-        data: bytes,
-        sync: bool = False,  # noqa: ARG002 - Autobahn's signature
-        chopsize: int | None = None,  # noqa: ARG002
+        self, data: bytes, sync: bool = False, chopsize: int | None = None
     ) -> None:
         """Write through the flow control, without Autobahn's pieces and log lines."""
         self.flow.send(data)
 
-    def onMessageBegin(self, isBinary: bool) -> None:
-        """Start to count the frames of a message."""
-        self._frame_count = 0
-        super().onMessageBegin(isBinary)
-
     def onMessageFrameBegin(self, length: int) -> None:
         """Bound the frames of a message: empty frames add nothing to its length."""
-        self._frame_count += 1
+        is_first = self.current_frame.opcode != CONTINUATION
+        self._frame_count = 1 if is_first else self._frame_count + 1
         if self._frame_count == MAX_FRAMES_PER_MESSAGE + 1:
             self.violate(PolicyViolation("Too many frames in one message."))
         super().onMessageFrameBegin(length)
@@ -334,10 +237,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
             self.frame_data.append(bytearray(payload))
 
     def onFrameData(self, payload: bytes) -> bool | None:
-        """Ignore the payload of a control frame that is too long.
-
-        Autobahn's version reads it to its end after the violation, and keeps it all.
-        """
+        """Ignore a control frame that is too long. Autobahn's version keeps it all."""
         frame = self.current_frame
         if frame.opcode >= FIRST_CONTROL_OPCODE and frame.length > MAX_CONTROL_BYTES:
             return None
@@ -346,12 +246,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
     # -- the end
 
     def close(self, code: int, reason: str) -> None:
-        """Start the close handshake, unless the connection is past it.
-
-        Args:
-            code: Any close code. ``sendClose`` refuses 1001 and 1013.
-            reason: Cut to 123 bytes of UTF-8.
-        """
+        """Start the close handshake. ``sendClose`` would refuse 1001 and 1013."""
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code, encode_truncate(reason, MAX_REASON_BYTES))
 
@@ -366,10 +261,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
         self._fail_connection(refusal.code, refusal.reason)
 
     def _max_message_size_exceeded(
-        self,
-        msg_size: int,
-        max_msg_size: int,  # noqa: ARG002 - Autobahn's signature
-        reason: str,
+        self, msg_size: int, max_msg_size: int, reason: str
     ) -> None:
         """Close with 4003 over the setting, with 1009 over every relay's ceiling."""
         if msg_size > MESSAGE_CEILING:
@@ -382,11 +274,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
     def _fail_connection(
         self, code: int = GOING_AWAY, reason: str = "going away"
     ) -> None:
-        """Close after a violation of the protocol.
-
-        As Autobahn's version with ``failByDrop=False``, but without its log line: that
-        one names no client.
-        """
+        """Close after a violation. Autobahn's log line would name no client."""
         if self.state == self.STATE_OPEN:
             self.failedByMe = True
             self.protocol_violated(code, reason)
@@ -408,21 +296,12 @@ class UpstreamProtocol(WebSocketServerProtocol):
             self.close_frame_sent()
 
     def dropConnection(self, abort: bool = False) -> None:
-        """End the connection below WebSocket.
-
-        As Autobahn's version, without its log line at WARNING.
-        """
+        """Close the transport. Autobahn's version resets it after a clean close."""
         self.unregisterProducer()
-        if self.state != self.STATE_CLOSED:
-            self.droppedByMe = True
-            self.state = self.STATE_CLOSED
-            self._closeConnection(abort)
-
-    def _closeConnection(self, abort: bool = False) -> None:  # noqa: N802
-        """Close the transport.
-
-        Autobahn's version also resets the connection after a clean close handshake.
-        """
+        if self.state == self.STATE_CLOSED:
+            return
+        self.droppedByMe = True
+        self.state = self.STATE_CLOSED
         self.flow.stop_following()
         self.flow.send_held()
         self.transport_closing(self.wasNotCleanReason or "closed")
@@ -430,34 +309,3 @@ class UpstreamProtocol(WebSocketServerProtocol):
             self.transport.abortConnection()
         else:
             self.transport.loseConnection()
-
-
-def served_class(factory: WebSocketServerFactory, kind: type) -> Any:
-    """Subclass of a protocol with all attributes that connections share.
-
-    Autobahn copies 36 options of the factory into each connection, and sets about forty
-    attributes that stay as they are. Here both are attributes of the class.
-    """
-    options: dict[str, object] = {
-        name: getattr(factory, name) for name in WebSocketServerProtocol.CONFIG_ATTRS
-    }
-    # A function would become a method.
-    accept = factory.perMessageCompressionAccept
-    options["perMessageCompressionAccept"] = staticmethod(accept)
-    state = {
-        name: value
-        for name, value in first_state(factory).items()
-        if name not in OWN_ATTRIBUTES
-    }
-    shared = {**options, **state, "CONFIG_ATTRS": (), "factory": factory}
-    return type("ServedProtocol", (kind,), shared)
-
-
-def first_state(factory: WebSocketServerFactory) -> dict[str, object]:
-    """Attributes of a new connection of Autobahn's, without its options."""
-    plain = WebSocketServerProtocol()
-    plain.factory = factory
-    plain._connectionMade()
-    factory.countConnections -= 1
-    found = vars(plain)
-    return {name: found[name] for name in found if name not in plain.CONFIG_ATTRS}

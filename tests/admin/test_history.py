@@ -1,12 +1,10 @@
-"""The last hour in samples, and how late the event loop is."""
+"""The last hour in samples."""
 
 from __future__ import annotations
 
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.admin.history import FIELDS, KEPT, History
-from proxyrelay.admin.lag import INTERVAL, Lag
+from proxyrelay.admin.history import FIELDS, KEPT_SAMPLES, History
 from proxyrelay.net.timing import FAST, Timing
 from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.switchboard.events import Refused, Registered
@@ -33,7 +31,7 @@ class HistoryTests(SynchronousTestCase):
     def take(self, now: float, clients: int) -> None:
         self.history.take(now, AHEAD + now, clients)
 
-    def test_rates_are_per_second(self) -> None:
+    def test_sample_has_rates_per_second(self) -> None:
         self.register(4)
         self.counts.offers += 1
         self.counts.answers += 2
@@ -47,6 +45,18 @@ class HistoryTests(SynchronousTestCase):
         self.take(104.0, 7)
         self.assertEqual(self.last()["messages"], 0)
 
+    def test_sample_has_durations_of_its_interval(self) -> None:
+        self.lag.took(0.5)
+        self.counts.answering.took(1.0)
+        self.counts.answering.took(3.0)
+        self.counts.handshakes.took(0.25)
+        self.take(102.0, 0)
+        durations = [self.last()[name] for name in FIELDS[5:]]
+        self.assertEqual(durations, [0.5, 3, 3, 0.25])
+        self.take(104.0, 0)
+        for name in FIELDS[5:]:
+            self.assertIsNone(self.last()[name], name)
+
     def test_history_after_wall_clock_is_set_back_keeps_order(self) -> None:
         for number in range(5):
             self.take(100.0 + number, number)
@@ -58,53 +68,9 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual([sample[0] for sample in samples], times)
         self.assertEqual(self.history.since(AHEAD + 102.5), [])
 
-    def test_times_are_those_of_the_interval(self) -> None:
-        self.lag.took(0.5)
-        self.counts.answering.took(1.0)
-        self.counts.answering.took(3.0)
-        self.counts.handshakes.took(0.25)
-        self.take(102.0, 0)
-        found = self.last()
-        self.assertEqual(found["lag_p99"], 0.5)
-        self.assertEqual(found["offer_to_answer_median"], 3)
-        self.assertEqual(found["offer_to_answer_p99"], 3)
-        self.assertEqual(found["handshake_p99"], 0.25)
-        self.take(104.0, 0)
-        for name in FIELDS[5:]:
-            self.assertIsNone(self.last()[name], name)
-
-    def test_has_an_hour(self) -> None:
-        for number in range(KEPT + 10):
+    def test_history_after_an_hour_forgets_the_oldest(self) -> None:
+        for number in range(KEPT_SAMPLES + 10):
             self.take(102.0 + 2 * number, number)
         samples = self.history.since(0.0)
-        self.assertEqual((len(samples), samples[0][1]), (KEPT, 10))
-        self.assertEqual(samples[-1][0], AHEAD + 102.0 + 2 * (KEPT + 9))
-
-
-class LateClock(Clock):
-    """Calls later than it was asked to."""
-
-    late = 0.0
-
-    def jump(self, seconds: float) -> None:
-        """Let time pass at once."""
-        self.rightNow += seconds
-        self.advance(0)
-
-
-class LagTests(SynchronousTestCase):
-    """How late the event loop is."""
-
-    def test_is_what_comes_on_top(self) -> None:
-        clock = LateClock()
-        lag = Lag(clock)
-        lag.start()
-        clock.jump(INTERVAL)
-        clock.jump(INTERVAL + 0.5)
-        self.assertEqual(lag.timing.last(), [0.0, 0.5])
-        clock.jump(INTERVAL)
-        self.assertEqual(lag.timing.count, 3)
-        self.assertAlmostEqual(lag.timing.total, 0.5)
-        lag.stop()
-        lag.stop()
-        self.assertEqual(clock.getDelayedCalls(), [])
+        self.assertEqual((len(samples), samples[0][1]), (KEPT_SAMPLES, 10))
+        self.assertEqual(samples[-1][0], AHEAD + 102.0 + 2 * (KEPT_SAMPLES + 9))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogLevel, eventAsText
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.cache import TokenCache
+from proxyrelay.auth.globus_error import GlobusError
 from proxyrelay.auth.introspector import Introspector
 from proxyrelay.auth.policy import Introspection, Policy
 from proxyrelay.errors import TryAgainLater
@@ -51,9 +52,31 @@ class GlobusTestCase(SynchronousTestCase):
                 self.assertNotIn(secret, text)
 
     def ask(
-        self, token: str = TOKEN, source: str = "192.0.2.1"
+        self, token: str = TOKEN, source: str = "192.0.2.1", was_active: bool = False
     ) -> Deferred[Introspection]:
-        return self.introspector.introspect(token, source)
+        return Deferred.fromCoroutine(
+            self.introspector.introspect(token, source, was_active=was_active)
+        )
+
+    def ask_many(
+        self, count: int, source: str = "192.0.2.1"
+    ) -> list[Deferred[Introspection]]:
+        """Ask about so many tokens, named by their numbers."""
+        return [self.ask(str(number), source) for number in range(count)]
+
+    def works(self) -> None:
+        """Introspect one token at once."""
+        asked = self.ask("well")
+        self.agent.last.reply(active())
+        self.assertEqual(self.successResultOf(asked).sub, JO)
+        self.nothing_is_left()
+
+    def failed(self, asked: Deferred[Introspection]) -> str:
+        return str(self.failureResultOf(asked, GlobusError).value)
+
+    def give_up(self, waiting: Deferred[Any]) -> None:
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
 
     def errors(self) -> list[str]:
         return self.captured.lines(LogLevel.error)
@@ -84,10 +107,19 @@ class AuthenticatorTestCase(GlobusTestCase):
     def come(self, token: str = TOKEN) -> Deferred[User]:
         return self.auth.authenticate({"authorization": f"Bearer {token}"}, "192.0.2.1")
 
+    def come_to(
+        self, value: object, code: int = 200, token: str = TOKEN
+    ) -> Deferred[User]:
+        """A client comes, and Globus answers the newest request."""
+        coming = self.come(token)
+        self.agent.last.reply(value, code)
+        return coming
+
     def enter(self, **fields: Any) -> None:
         """Admit a client with the usual token."""
-        coming = self.come()
-        self.agent.last.reply(active(**fields))
+        self.let_in(self.come_to(active(**fields)))
+
+    def let_in(self, coming: Deferred[User]) -> None:
         self.assertEqual(self.successResultOf(coming), User(JO))
 
     def sent_away(self, coming: Deferred[User]) -> None:

@@ -23,6 +23,7 @@ from proxyrelay.auth.cache import (
 from proxyrelay.auth.policy import Introspection
 
 KEY = fingerprint("token")
+INACTIVE = Introspection(active=False)
 
 
 def active(exp: float | None = None) -> Introspection:
@@ -30,43 +31,36 @@ def active(exp: float | None = None) -> Introspection:
     return Introspection(active=True, sub="jo", exp=exp)
 
 
-INACTIVE = Introspection(active=False)
+def size(cache: TokenCache) -> int:
+    """Entries in both tables."""
+    return len(cache._active) + len(cache._inactive)
 
 
 class CacheTests(SynchronousTestCase):
     """Times and sizes; `CacheMachine` has any sequence."""
 
-    def test_an_active_answer_is_fresh_and_then_stale(self) -> None:
-        cache = TokenCache(3, 60, 300)
-        cache.put(KEY, active(), 100)
-        self.assertEqual(cache.fresh(KEY, 159.9, 159.9), active())
-        self.assertIsNone(cache.fresh(KEY, 160, 160))
-        self.assertEqual(cache.stale(KEY, 459.9, 459.9), active())
-        self.assertIsNone(cache.stale(KEY, 460, 460))
-
-    def test_never_past_the_end_of_the_token(self) -> None:
-        cache = TokenCache(3, 60, 300)
-        cache.put(KEY, active(130), 100)
-        self.assertIsNotNone(cache.fresh(KEY, 129.9, 129.9))
-        self.assertIsNone(cache.fresh(KEY, 130, 130))
-        self.assertIsNone(cache.stale(KEY, 130, 130))
-        cache.put(KEY, active(200), 100)
-        self.assertIsNotNone(cache.stale(KEY, 199.9, 199.9))
-        self.assertIsNone(cache.stale(KEY, 200, 200))
-        cache.put(KEY, active(50), 100)
-        self.assertIsNone(cache.fresh(KEY, 100, 100))
-        self.assertIsNone(cache.stale(KEY, 100, 100))
-
-    def test_staleness_can_be_turned_off(self) -> None:
-        cache = TokenCache(3, 60, 0)
-        cache.put(KEY, active(), 100)
-        self.assertIsNone(cache.stale(KEY, 160, 160))
-
-    def test_freshness_can_be_turned_off(self) -> None:
-        cache = TokenCache(3, 0, 300)
-        cache.put(KEY, active(), 100)
-        self.assertIsNone(cache.fresh(KEY, 100, 100))
-        self.assertIsNotNone(cache.stale(KEY, 399, 399))
+    def test_answer_is_fresh_then_stale_then_gone(self) -> None:
+        for ttl, stale_if_error, answer, fresh_until, stale_until in (
+            (60, 300, active(), 160, 460),
+            (60, 0, active(), 160, 160),
+            (0, 300, active(), 100, 400),
+            (60, 300, active(exp=130), 130, 130),
+            (60, 300, active(exp=200), 160, 200),
+            (60, 300, active(exp=50), 100, 100),
+            (60, 300, INACTIVE, 100 + INACTIVE_TTL_SECONDS, 100),
+            (2, 300, INACTIVE, 102, 100),
+        ):
+            with self.subTest(answer=answer, ttl=ttl):
+                cache = TokenCache(3, ttl, stale_if_error)
+                cache.put(KEY, answer, 100)
+                for look_up, end in (
+                    (cache.fresh, fresh_until),
+                    (cache.stale, stale_until),
+                ):
+                    if end > 100:
+                        self.assertEqual(look_up(KEY, end - 0.1, end - 0.1), answer)
+                    self.assertIsNone(look_up(KEY, end, end))
+        self.assertLessEqual(INACTIVE_TTL_SECONDS, 10)
 
     def test_inactive_answers_displace_no_active_one(self) -> None:
         cache = TokenCache(3, 60, 300)
@@ -74,48 +68,21 @@ class CacheTests(SynchronousTestCase):
         for number in range(2 * MAX_INACTIVE_ENTRIES):
             cache.put(fingerprint(str(number)), INACTIVE, 100)
         self.assertEqual(cache.fresh(KEY, 101, 101), active())
-        self.assertEqual(len(cache), MAX_INACTIVE_ENTRIES + 1)
+        self.assertEqual(size(cache), MAX_INACTIVE_ENTRIES + 1)
 
-    def test_the_newest_answer_is_the_one(self) -> None:
-        cache = TokenCache(3, 60, 300)
-        for answer in (active(), INACTIVE, active()):
-            cache.put(KEY, answer, 100)
-            self.assertEqual(cache.fresh(KEY, 101, 101), answer)
-            self.assertEqual(len(cache), 1)
-        cache.put(KEY, INACTIVE, 100)
-        self.assertIsNone(cache.stale(KEY, 101, 101))
-
-    def test_knows_what_was_once_active(self) -> None:
+    def test_was_active_follows_the_last_answer(self) -> None:
         cache = TokenCache(3, 60, 300)
         self.assertFalse(cache.was_active(KEY, 0))
-        cache.put(KEY, active(), 0)
-        self.assertTrue(cache.was_active(KEY, 1e6))
-        cache.put(KEY, active(2000), 0)
-        self.assertFalse(cache.was_active(KEY, 2000))
-        cache.put(KEY, INACTIVE, 0)
-        self.assertFalse(cache.was_active(KEY, 1))
+        for answer, wall, was_active in (
+            (active(), 1e6, True),
+            (active(2000), 1999, True),
+            (active(2000), 2000, False),
+            (INACTIVE, 1, False),
+        ):
+            cache.put(KEY, answer, 0)
+            self.assertEqual(cache.was_active(KEY, wall), was_active)
 
-    def test_inactive_answers_are_soon_forgotten(self) -> None:
-        cache = TokenCache(3, 60, 300)
-        cache.put(KEY, INACTIVE, 100)
-        self.assertEqual(
-            cache.fresh(
-                KEY, 100 + INACTIVE_TTL_SECONDS - 0.1, 100 + INACTIVE_TTL_SECONDS - 0.1
-            ),
-            INACTIVE,
-        )
-        self.assertIsNone(
-            cache.fresh(KEY, 100 + INACTIVE_TTL_SECONDS, 100 + INACTIVE_TTL_SECONDS)
-        )
-        self.assertIsNone(
-            cache.stale(KEY, 100 + INACTIVE_TTL_SECONDS, 100 + INACTIVE_TTL_SECONDS)
-        )
-        self.assertLessEqual(INACTIVE_TTL_SECONDS, 10)
-        cache = TokenCache(3, 2, 300)
-        cache.put(KEY, INACTIVE, 100)
-        self.assertIsNone(cache.fresh(KEY, 102, 102))
-
-    def test_keeps_no_token(self) -> None:
+    def test_cache_keeps_no_token(self) -> None:
         cache = TokenCache(3, 60, 300)
         cache.put(fingerprint("sesame"), active(), 0)
         self.assertNotIn("sesame", repr(vars(cache)))
@@ -160,36 +127,30 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(key=KEYS)
     def look(self, key: bytes) -> None:
         # Only the end of a token is wall time.
-        fresh = self.cache.fresh(key, self.now, self.now + AHEAD)
-        stale = self.cache.stale(key, self.now, self.now + AHEAD)
+        wall = self.now + AHEAD
+        fresh = self.cache.fresh(key, self.now, wall)
+        stale = self.cache.stale(key, self.now, wall)
         answer, since = self.model.get(key, (None, 0.0))
         if answer is None:
             assert fresh is stale is None
             return
-        expired = answer.exp is not None and self.now + AHEAD >= answer.exp
+        is_unexpired = answer.exp is None or wall < answer.exp
         ttl = TTL if answer.active else INACTIVE_TTL_SECONDS
-        assert (fresh is answer) == (not expired and self.now < since + ttl)
-        if stale is not None:
-            assert stale is answer
-            assert not expired
-            assert self.now < since + ttl + STALE
+        is_usable = is_unexpired and answer.active
+        assert (fresh is answer) == (is_unexpired and self.now < since + ttl)
+        assert (stale is answer) == (is_usable and self.now < since + ttl + STALE)
         if fresh is not None:
             self.model.move_to_end(key)
-            assert stale is (fresh if fresh.active else None)
-        elif answer.active and not expired and answer.exp is None:
-            assert (stale is answer) == (self.now < since + TTL + STALE)
-        elif not answer.active:
-            assert stale is None
 
     @invariant()
     def it_is_bounded(self) -> None:
-        assert len(self.cache) == len(self.model)
+        assert size(self.cache) == len(self.model)
 
 
 class CacheMachineTests(SynchronousTestCase):
     """Runs the machine."""
 
-    def test_any_sequence(self) -> None:
+    def test_cache_any_sequence_follows_the_model(self) -> None:
         run_state_machine_as_test(
             CacheMachine, settings=settings(max_examples=60, stateful_step_count=40)
         )

@@ -22,59 +22,54 @@ from proxyrelay.auth.circuit_breaker import (
 )
 
 
-def never() -> float:
-    """Jitter of 0."""
-    return 0.0
-
-
 class BreakerTests(SynchronousTestCase):
     """Pauses and stragglers; `BreakerMachine` has the rest."""
 
     def opened(self, now: float = 0.0, pause: float = 0.0) -> CircuitBreaker:
-        breaker = CircuitBreaker(never)
+        breaker = CircuitBreaker(lambda: 0.0)
         for attempt in [breaker.attempt() for _ in range(FAILURE_THRESHOLD)]:
             self.assertFalse(breaker.blocks(now))
             breaker.failed(attempt, now, pause)
         self.assertFalse(breaker.closed)
         return breaker
 
-    def test_opens_after_failures_in_a_row(self) -> None:
-        breaker = self.opened(now=5)
-        self.assertTrue(breaker.blocks(5))
-        self.assertTrue(breaker.blocks(5 + MIN_PAUSE_SECONDS - 0.1))
-        self.assertFalse(breaker.blocks(5 + MIN_PAUSE_SECONDS))
+    def blocks_until(self, breaker: CircuitBreaker, now: float, end: float) -> None:
+        self.assertTrue(breaker.blocks(now))
+        self.assertTrue(breaker.blocks(end - 0.01))
+        self.assertFalse(breaker.blocks(end))
 
-    def test_one_probe_at_a_time(self) -> None:
+    def test_breaker_failures_in_a_row_open_it(self) -> None:
+        self.blocks_until(self.opened(now=5), 5, 5 + MIN_PAUSE_SECONDS)
+
+    def test_breaker_failed_probe_opens_it_again(self) -> None:
         breaker = self.opened()
         probe = breaker.attempt()
         self.assertTrue(breaker.blocks(1000))
         breaker.failed(probe, 1000)
-        self.assertTrue(breaker.blocks(1000))
-        self.assertFalse(breaker.blocks(1000 + MIN_PAUSE_SECONDS))
+        self.blocks_until(breaker, 1000, 1000 + MIN_PAUSE_SECONDS)
 
-    def test_each_pause_is_longer_by_chance(self) -> None:
-        numbers = [0.0, 0.5, 1.0, 0.25]
-        asked = [0.0, 0.5, 3.0, 100.0]
-        pauses = [1.0, 1.5, 4.0, MAX_PAUSE_SECONDS + 0.25]
-        breaker, now = CircuitBreaker(iter([0.0, *numbers]).__next__), 0.0
+    def test_breaker_retry_after_sets_the_pause_within_bounds(self) -> None:
+        self.blocks_until(self.opened(pause=3), 0, 3)
+        self.blocks_until(self.opened(pause=float("inf")), 0, MAX_PAUSE_SECONDS)
+
+    def test_breaker_pause_is_longer_by_chance(self) -> None:
+        chance = 0.0
+        breaker, now = CircuitBreaker(lambda: chance), 0.0
         for attempt in [breaker.attempt() for _ in range(FAILURE_THRESHOLD)]:
             breaker.failed(attempt, now)
-        for ask, pause in zip(asked, pauses, strict=True):
+        for asked, chance, pause in (  # noqa: B007 - the breaker reads it
+            (0.0, 0.0, 1.0),
+            (0.5, 0.5, 1.5),
+            (3.0, 1.0, 4.0),
+            (100.0, 0.25, MAX_PAUSE_SECONDS + 0.25),
+        ):
             now += 100
-            breaker.failed(breaker.attempt(), now, ask)
-            self.assertTrue(breaker.blocks(now + pause - 0.01))
-            self.assertFalse(breaker.blocks(now + pause))
+            breaker.failed(breaker.attempt(), now, asked)
+            self.blocks_until(breaker, now, now + pause)
 
-    def test_does_what_the_service_asks_for_within_reason(self) -> None:
-        breaker = self.opened(pause=3)
-        self.assertTrue(breaker.blocks(2.9))
-        self.assertFalse(breaker.blocks(3))
-        breaker = self.opened(pause=float("inf"))
-        self.assertFalse(breaker.blocks(MAX_PAUSE_SECONDS))
-
-    def test_what_began_before_says_nothing_about_the_probe(self) -> None:
+    def test_breaker_straggler_says_nothing_about_the_probe(self) -> None:
         for end in ("failed", "abandoned"):
-            breaker = CircuitBreaker(never)
+            breaker = CircuitBreaker(lambda: 0.0)
             straggler = breaker.attempt()
             for _ in range(FAILURE_THRESHOLD):
                 breaker.failed(breaker.attempt(), 0)
@@ -121,7 +116,6 @@ class BreakerMachine(RuleBasedStateMachine):
         self.row = 0
         # The success of any attempt ends the probe.
         self.probes.clear()
-        assert self.breaker.closed
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), pause=st.floats(0, 1000), chance=st.floats(0, 1))
@@ -162,7 +156,7 @@ class BreakerMachine(RuleBasedStateMachine):
 class BreakerMachineTests(SynchronousTestCase):
     """Runs the machine."""
 
-    def test_any_sequence(self) -> None:
+    def test_breaker_any_sequence_follows_the_model(self) -> None:
         run_state_machine_as_test(
             BreakerMachine, settings=settings(max_examples=80, stateful_step_count=50)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -23,15 +24,21 @@ OTHER_ID = "0b0f8a9e-5d3a-4a5e-9a58-0c7d4e1f2a3b"
 
 ENVIRONMENT = {ID_VARIABLE: OTHER_ID, SECRET_VARIABLE: "its-secret"}
 
-KEYS = ("auth.kwargs.client_id", "auth.kwargs.client_secret")
+ID_KEY, SECRET_KEY = "auth.kwargs.client_id", "auth.kwargs.client_secret"
 
 
-class FindTests(SynchronousTestCase):
-    """Settings, files, the environment, systemd."""
+def settings(secret: str, client_id: str = CLIENT_ID) -> AuthArguments:
+    """Settings with both credentials."""
+    return AuthArguments(client_id=client_id, client_secret=Secret(secret))
+
+
+class CredentialsTestCase(SynchronousTestCase):
+    """A folder with files of secrets."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
+        self.systemd = {"CREDENTIALS_DIRECTORY": str(self.folder)}
 
     def written(self, data: bytes, name: str = "secret") -> Path:
         path = self.folder / name
@@ -39,79 +46,103 @@ class FindTests(SynchronousTestCase):
         return path
 
     def problems(
-        self, arguments: AuthArguments, environment: dict[str, str]
+        self, arguments: AuthArguments, environment: Mapping[str, str]
     ) -> dict[str, str]:
         with self.assertRaises(ConfigError) as caught:
             find(arguments, environment)
         return {problem.key: problem.message for problem in caught.exception.problems}
 
-    def test_the_settings_win(self) -> None:
-        found = find(
-            AuthArguments(client_id=CLIENT_ID, client_secret=Secret("b")), ENVIRONMENT
-        )
-        self.assertEqual(found, Credentials(CLIENT_ID, Secret("b")))
 
-    def test_the_environment_stands_in(self) -> None:
-        found = find(AuthArguments(), ENVIRONMENT)
-        self.assertEqual(found, Credentials(OTHER_ID, Secret("its-secret")))
+class FoundTests(CredentialsTestCase):
+    """Settings, files, the environment, systemd."""
 
-    def test_a_file_holds_the_secret(self) -> None:
-        path = self.written(b"\xef\xbb\xbf  from-the-file\r\n")
-        found = find(AuthArguments(client_secret_file=path), ENVIRONMENT)
-        self.assertEqual(found.secret, Secret("from-the-file"))
-
-    def test_systemd_hands_the_secret_over(self) -> None:
+    def test_find_each_place_in_order(self) -> None:
+        systemd = self.systemd | {ID_VARIABLE: CLIENT_ID}
         self.written(b"from-systemd\n", CREDENTIAL)
-        environment = {
-            ID_VARIABLE: CLIENT_ID,
-            "CREDENTIALS_DIRECTORY": str(self.folder),
-        }
-        found = find(AuthArguments(), environment)
-        self.assertEqual(found, Credentials(CLIENT_ID, Secret("from-systemd")))
-        found = find(AuthArguments(), environment | ENVIRONMENT)
-        self.assertEqual(found.secret, Secret("its-secret"))
+        path = self.written(b"\xef\xbb\xbf  from-the-file\r\n")
+        file = AuthArguments(client_id=CLIENT_ID, client_secret_file=path)
+        for arguments, environment, client_id, secret in (
+            (settings("b"), systemd | ENVIRONMENT, CLIENT_ID, "b"),
+            (file, systemd | ENVIRONMENT, CLIENT_ID, "from-the-file"),
+            (AuthArguments(), systemd | ENVIRONMENT, OTHER_ID, "its-secret"),
+            (AuthArguments(), systemd, CLIENT_ID, "from-systemd"),
+        ):
+            found = find(arguments, environment)
+            self.assertEqual(found, Credentials(client_id, Secret(secret)))
 
-    def test_names_all_that_is_missing(self) -> None:
+    def test_find_names_the_places(self) -> None:
+        path = self.written(b"b", CREDENTIAL)
+        option = {ID_KEY: "--client-id"}
+        for arguments, environment, names, id_place, secret_place in (
+            (settings("b"), {}, None, ID_KEY, SECRET_KEY),
+            (settings("b"), ENVIRONMENT, option, "--client-id", SECRET_KEY),
+            (
+                AuthArguments(client_secret_file=path),
+                *(ENVIRONMENT, option, ID_VARIABLE, str(path)),
+            ),
+            (AuthArguments(), ENVIRONMENT, option, ID_VARIABLE, SECRET_VARIABLE),
+            (
+                AuthArguments(client_id=CLIENT_ID),
+                *(self.systemd, option, "--client-id", f"systemd's credential {path}"),
+            ),
+        ):
+            origin = find(arguments, environment, names).origin
+            expected = f"client ID from {id_place}, secret from {secret_place}"
+            self.assertEqual(origin, expected)
+
+    def test_find_white_space_is_removed(self) -> None:
+        spaced = {ID_VARIABLE: f" {CLIENT_ID}\r\n", SECRET_VARIABLE: "\tb\n"}
+        for arguments, environment in (
+            (AuthArguments(), spaced),
+            (settings(" b\n", f" {CLIENT_ID} "), {}),
+        ):
+            found = find(arguments, environment)
+            self.assertEqual(found, Credentials(CLIENT_ID, Secret("b")))
+
+    def test_find_client_id_becomes_lower_case(self) -> None:
+        for arguments, environment in (
+            (AuthArguments(client_id=CLIENT_ID.upper()), ENVIRONMENT),
+            (AuthArguments(), ENVIRONMENT | {ID_VARIABLE: CLIENT_ID.upper()}),
+        ):
+            self.assertEqual(find(arguments, environment).client_id, CLIENT_ID)
+
+    def test_credentials_show_no_secret(self) -> None:
+        found = find(settings("hunter2"), {})
+        self.assertNotIn("hunter2", f"{found!r} {found}")
+
+
+class ProblemTests(CredentialsTestCase):
+    """Missing, malformed and unreadable credentials; no secret is quoted."""
+
+    def test_find_nothing_names_every_place(self) -> None:
+        blank = {ID_VARIABLE: " ", SECRET_VARIABLE: "\n"}
         for environment in (
-            {},
-            {ID_VARIABLE: "", SECRET_VARIABLE: "", "CREDENTIALS_DIRECTORY": ""},
-            {"CREDENTIALS_DIRECTORY": str(self.folder)},
+            *({}, blank, self.systemd, {"CREDENTIALS_DIRECTORY": ""}),
             {"CREDENTIALS_DIRECTORY": str(self.folder / "missing")},
         ):
             found = self.problems(AuthArguments(), environment)
-            self.assertEqual(
-                list(found), ["auth.kwargs.client_id", "auth.kwargs.client_secret"]
-            )
-            self.assertIn(ID_VARIABLE, found["auth.kwargs.client_id"])
-            for way in (SECRET_VARIABLE, CREDENTIAL, "client_secret_file"):
-                self.assertIn(way, found["auth.kwargs.client_secret"])
+            self.assertEqual(list(found), [ID_KEY, SECRET_KEY])
+            self.assertIn(ID_VARIABLE, found[ID_KEY])
+            for place in (SECRET_VARIABLE, CREDENTIAL, "client_secret_file"):
+                self.assertIn(place, found[SECRET_KEY])
 
-    def test_one_may_be_missing(self) -> None:
-        self.assertEqual(
-            list(self.problems(AuthArguments(), {SECRET_VARIABLE: "b"})),
-            ["auth.kwargs.client_id"],
-        )
-        self.assertEqual(
-            list(self.problems(AuthArguments(client_id=CLIENT_ID), {})),
-            ["auth.kwargs.client_secret"],
-        )
+    def test_find_one_missing_names_it(self) -> None:
+        id_alone = self.problems(AuthArguments(client_id=CLIENT_ID), {})
+        self.assertEqual(list(id_alone), [SECRET_KEY])
+        secret_alone = self.problems(AuthArguments(), {SECRET_VARIABLE: "b"})
+        self.assertEqual(list(secret_alone), [ID_KEY])
 
-    def test_a_secret_stands_once(self) -> None:
+    def test_find_secret_and_file_is_a_problem(self) -> None:
         arguments = AuthArguments(
             client_id=CLIENT_ID,
             client_secret=Secret("hunter2"),
             client_secret_file=self.written(b"hunter3"),
         )
-        found = self.problems(arguments, {})
-        self.assertEqual(
-            found,
-            {
-                "auth.kwargs.client_secret_file": "set only one of client_secret and "
-                "client_secret_file"
-            },
-        )
+        text = "set only one of client_secret and client_secret_file"
+        key = "auth.kwargs.client_secret_file"
+        self.assertEqual(self.problems(arguments, {}), {key: text})
 
-    def test_a_file_that_cannot_be_used(self) -> None:
+    def test_find_unusable_file_is_a_problem(self) -> None:
         (self.folder / "folder").mkdir()
         fifo = self.folder / "fifo"
         os.mkfifo(fifo)  # a read would block
@@ -132,104 +163,41 @@ class FindTests(SynchronousTestCase):
             self.assertIn(word, message)
             self.assertNotIn("hunter", message)
 
-    def test_a_credential_that_is_empty(self) -> None:
+    def test_find_empty_secret_is_a_problem(self) -> None:
         self.written(b"", CREDENTIAL)
-        environment = {"CREDENTIALS_DIRECTORY": str(self.folder)}
-        found = self.problems(AuthArguments(client_id=CLIENT_ID), environment)
-        self.assertIn("is empty", found["auth.kwargs.client_secret"])
+        for arguments, environment in (
+            (AuthArguments(client_id=CLIENT_ID), self.systemd),
+            (settings(" "), {}),
+        ):
+            found = self.problems(arguments, environment)
+            self.assertIn("is empty", found[SECRET_KEY])
 
-    def test_a_folder_of_credentials_that_cannot_be_entered(self) -> None:
+    def test_find_closed_folder_of_systemd_is_a_problem(self) -> None:
         self.written(b"x", CREDENTIAL)
         self.folder.chmod(0)
         self.addCleanup(self.folder.chmod, 0o700)
         if os.access(self.folder, os.X_OK):
             self.skipTest("this user may enter everywhere")
-        environment = {"CREDENTIALS_DIRECTORY": str(self.folder)}
-        found = self.problems(AuthArguments(client_id=CLIENT_ID), environment)
-        self.assertEqual(list(found), ["auth.kwargs.client_secret"])
+        found = self.problems(AuthArguments(client_id=CLIENT_ID), self.systemd)
+        self.assertEqual(list(found), [SECRET_KEY])
 
-    def test_a_secret_shows_nowhere(self) -> None:
-        found = find(
-            AuthArguments(client_id=CLIENT_ID, client_secret=Secret("hunter2")), {}
-        )
-        self.assertNotIn("hunter2", f"{found!r} {found}")
-
-    def test_white_space_around_them_is_not_part_of_them(self) -> None:
-        spaced = {ID_VARIABLE: f" {CLIENT_ID}\r\n", SECRET_VARIABLE: "\tb\n"}
-        self.assertEqual(
-            find(AuthArguments(), spaced), Credentials(CLIENT_ID, Secret("b"))
-        )
-        arguments = AuthArguments(
-            client_id=f" {CLIENT_ID} ", client_secret=Secret(" b\n")
-        )
-        self.assertEqual(find(arguments, {}), Credentials(CLIENT_ID, Secret("b")))
-        blank = {ID_VARIABLE: " ", SECRET_VARIABLE: "\n"}
-        self.assertEqual(len(self.problems(AuthArguments(), blank)), 2)
-        arguments = AuthArguments(client_id=CLIENT_ID, client_secret=Secret(" "))
-        self.assertIn("is empty", *self.problems(arguments, {}).values())
-
-    def test_refuses_what_neither_can_be(self) -> None:
-        for wrong in (
-            "hunter 2",
-            "hunter\n2",
-            "hunter\x1b2",
-            "hunter\u200b2",
-            "huntér2",
-        ):
-            environment = {ID_VARIABLE: wrong, SECRET_VARIABLE: wrong}
-            arguments = AuthArguments(client_id=wrong, client_secret=Secret(wrong))
+    def test_find_malformed_credentials_name_their_places(self) -> None:
+        for text in ("hunter 2", "hunter\n2", "hunter\x1b2", "hunter\u200b2", "huntér"):
+            environment = {ID_VARIABLE: text, SECRET_VARIABLE: text}
             for found, places in (
                 (self.problems(AuthArguments(), environment), list(environment)),
-                (self.problems(arguments, {}), list(KEYS)),
+                (self.problems(settings(text, text), {}), [ID_KEY, SECRET_KEY]),
             ):
-                self.assertEqual(list(found), list(KEYS))
-                for message, words, place in zip(
-                    found.values(),
-                    ("expected an ID such as", "has spaces or other characters"),
-                    places,
-                    strict=True,
-                ):
-                    self.assertIn(words, message)
+                self.assertEqual(list(found), [ID_KEY, SECRET_KEY])
+                self.assertIn("expected an ID such as", found[ID_KEY])
+                self.assertIn("has spaces or other characters", found[SECRET_KEY])
+                for message, place in zip(found.values(), places, strict=True):
                     self.assertIn(f"(it is from {place})", message)
                     self.assertNotIn("hunt", message)
-        for wrong in (
-            "a",
-            "a:b",
-            "../a",
-            CLIENT_ID[:-1],
-            f"{CLIENT_ID}0",
-            f"{{{CLIENT_ID}}}",
-        ):
-            found = self.problems(AuthArguments(), ENVIRONMENT | {ID_VARIABLE: wrong})
-            self.assertEqual(list(found), [KEYS[0]])
 
-    def test_says_where_they_come_from(self) -> None:
-        folder = {"CREDENTIALS_DIRECTORY": str(self.folder)}
-        path = self.written(b"b", CREDENTIAL)
-        settings = AuthArguments(client_id=CLIENT_ID, client_secret=Secret("b"))
-        file = AuthArguments(client_secret_file=path)
-        names = {KEYS[0]: "--client-id"}
-        for arguments, environment, origins in (
-            (settings, ENVIRONMENT, ("--client-id", KEYS[1])),
-            (file, ENVIRONMENT, (ID_VARIABLE, str(path))),
-            (AuthArguments(), ENVIRONMENT, (ID_VARIABLE, SECRET_VARIABLE)),
-            (
-                AuthArguments(client_id=CLIENT_ID),
-                folder,
-                ("--client-id", f"systemd's credential {path}"),
-            ),
+    def test_find_client_id_without_uuid_is_a_problem(self) -> None:
+        for text in (
+            *("a", "a:b", "../a", CLIENT_ID[:-1], f"{CLIENT_ID}0", f"{{{CLIENT_ID}}}"),
         ):
-            found = find(arguments, environment, names)
-            self.assertEqual((found.id_origin, found.secret_origin), origins)
-        self.assertEqual(
-            find(settings, {}).origin,
-            f"client ID from {KEYS[0]}, secret from {KEYS[1]}",
-        )
-
-    def test_the_case_of_a_uuid_does_not_matter(self) -> None:
-        client_id = "8D7FDD4C-5F2C-4F43-9D7A-3C1F0A7F2F52"
-        for arguments, environment in (
-            (AuthArguments(client_id=client_id), ENVIRONMENT),
-            (AuthArguments(), ENVIRONMENT | {ID_VARIABLE: client_id}),
-        ):
-            self.assertEqual(find(arguments, environment).client_id, client_id.lower())
+            found = self.problems(AuthArguments(), ENVIRONMENT | {ID_VARIABLE: text})
+            self.assertEqual(list(found), [ID_KEY])

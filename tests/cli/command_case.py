@@ -31,6 +31,7 @@ method = 'globus'
 client_id = '{CLIENT_ID}'
 client_secret = 'hunter2'
 """
+
 OUR_CLIENT = (
     {
         "client": {"id": CLIENT_ID, "name": "ours"},
@@ -61,6 +62,19 @@ class CommandTestCase(SynchronousTestCase):
         self.path.chmod(0o600)
         return self.run_command("check", "-c", str(self.path), *options)
 
+    def checked(self, text: str, *options: str) -> list[str]:
+        """Lines about a file without a problem."""
+        status, lines = self.check(text, *options)
+        self.assertEqual(status, 0, lines)
+        return lines
+
+    def problem(self, text: str, *options: str) -> str:
+        """The only problem of a file."""
+        status, lines = self.check(text, *options)
+        found = [line for line in lines if line.startswith("problem: ")]
+        self.assertEqual((status, len(found)), (1, 1), lines)
+        return found[0]
+
     def certificates(self, days: int = 90, whole: bool = True) -> str:
         """Write certificate and key; return their settings."""
         authority = trustme.CA()
@@ -86,7 +100,7 @@ class GlobusCommandTestCase(CommandTestCase):
         super().setUp()
         self.agent = PendingAgent()
         self.answer: tuple[object, int] = ({}, 500)
-        self.ran: list[tuple[Credentials, globus.Command]] = []
+        self.ran: list[Credentials] = []
         for variable in (ID_VARIABLE, SECRET_VARIABLE, "CREDENTIALS_DIRECTORY"):
             if variable in os.environ:
                 value = os.environ.pop(variable)
@@ -95,9 +109,9 @@ class GlobusCommandTestCase(CommandTestCase):
         self.patch(globus, "run", self.run_globus)
 
     def run_globus(
-        self, settings: object, found: Credentials, command: globus.Command
+        self, settings: object, found: Credentials, command: globus.GlobusTask
     ) -> int:
-        self.ran.append((found, command))
+        self.ran.append(found)
         done = ensureDeferred(command(service_of(self.agent, Clock(), found)))
         while self.agent.pending:
             self.agent.last.reply(*self.answer)

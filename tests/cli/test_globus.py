@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -50,9 +49,7 @@ class GlobusTestCase(SynchronousTestCase):
         self.globus = support.globus(self.agent, self.clock)
         self.output = io.StringIO()
 
-    def start(
-        self, command: Callable[[Globus], Coroutine[Any, Any, int]]
-    ) -> Deferred[int]:
+    def start(self, command: globus.GlobusTask) -> Deferred[int]:
         with redirect_stdout(self.output):
             return Deferred.fromCoroutine(command(self.globus))
 
@@ -64,6 +61,13 @@ class GlobusTestCase(SynchronousTestCase):
             asked.reply(value, code)
         return asked
 
+    def application(self, *scopes: str) -> None:
+        self.reply(
+            "GET",
+            f"/v2/api/clients/{CLIENT_ID}",
+            {"client": APPLICATION | {"scopes": scopes}},
+        )
+
     def lines(self) -> list[str]:
         text = self.output.getvalue()
         for secret in (SECRET, TOKEN):
@@ -71,15 +75,8 @@ class GlobusTestCase(SynchronousTestCase):
         return text.splitlines()
 
 
-class SetupTests(GlobusTestCase):
+class EnsureScopeTests(GlobusTestCase):
     """The scope for clients."""
-
-    def application(self, *scopes: str) -> None:
-        self.reply(
-            "GET",
-            f"/v2/api/clients/{CLIENT_ID}",
-            {"client": APPLICATION | {"scopes": scopes}},
-        )
 
     def scope(self, scope_id: str, string: str) -> None:
         self.reply(
@@ -88,7 +85,7 @@ class SetupTests(GlobusTestCase):
             {"scope": {"id": scope_id, "scope_string": string}},
         )
 
-    def test_creates_the_scope(self) -> None:
+    def test_scope_that_misses_is_created(self) -> None:
         done = self.start(globus.ensure_scope)
         self.application()
         asked = self.reply(
@@ -98,19 +95,21 @@ class SetupTests(GlobusTestCase):
             201,
         )
         self.assertEqual(self.successResultOf(done), 0)
-        (sent,) = msgspec.json.decode(asked.body).items()
-        name, scope = sent
-        self.assertEqual(name, "scope")
+        sent = msgspec.json.decode(asked.body)
+        scope = sent.pop("scope")
         texts = {scope.pop("name"), scope.pop("description")}
         self.assertTrue(all("ProxyStore" in text for text in texts))
         self.assertEqual(
-            scope,
-            {
-                "scope_suffix": "relay_all",
-                "dependent_scopes": [],
-                "advertised": True,
-                "allows_refresh_token": True,
-            },
+            (scope, sent),
+            (
+                {
+                    "scope_suffix": "relay_all",
+                    "dependent_scopes": [],
+                    "advertised": True,
+                    "allows_refresh_token": True,
+                },
+                {},
+            ),
         )
         lines = self.lines()
         self.assertEqual(
@@ -123,7 +122,7 @@ class SetupTests(GlobusTestCase):
         self.assertIn(f'    audience = "{CLIENT_ID}"', lines)
         self.assertEqual(lines[-1].strip() or lines[-2].strip(), WANTED)
 
-    def test_leaves_the_scope_that_is_there(self) -> None:
+    def test_scope_that_exists_is_left_alone(self) -> None:
         done = self.start(globus.ensure_scope)
         self.application("other", "ours", "never asked about")
         self.scope("other", f"https://auth.globus.org/scopes/{CLIENT_ID}/other")
@@ -132,7 +131,7 @@ class SetupTests(GlobusTestCase):
         self.assertEqual(len(self.agent.requests), 3)
         self.assertEqual(self.lines()[1], f"scope: {WANTED} is there")
 
-    def test_creates_it_beside_others(self) -> None:
+    def test_scope_that_is_forbidden_is_an_error(self) -> None:
         done = self.start(globus.ensure_scope)
         self.application("other")
         self.scope("other", f"{WANTED}_too")
@@ -142,7 +141,7 @@ class SetupTests(GlobusTestCase):
         failure = self.failureResultOf(done, GlobusError)
         self.assertEqual(str(failure.value), "answered 403 (FORBIDDEN)")
 
-    def test_what_it_prints_is_a_configuration(self) -> None:
+    def test_scope_as_printed_is_a_configuration(self) -> None:
         done = self.start(globus.ensure_scope)
         self.application("ours")
         self.scope("ours", WANTED)
@@ -156,48 +155,53 @@ class SetupTests(GlobusTestCase):
         kwargs = printed.config.auth.kwargs
         self.assertEqual((kwargs.client_id, kwargs.audience), (CLIENT_ID, CLIENT_ID))
 
-    def test_does_not_wait_for_ever(self) -> None:
+    def test_scope_without_answer_times_out(self) -> None:
         done = self.start(globus.ensure_scope)
         self.clock.advance(globus.ANSWER_TIMEOUT_SECONDS)
         self.failureResultOf(done, GlobusError)
 
 
-class CheckTests(GlobusTestCase):
+class TrialTests(GlobusTestCase):
     """Trial of the credentials and of a token."""
 
-    def check(
-        self, token: str | None, answer: object = None, arguments: AuthArguments = OURS
+    def trial(
+        self,
+        token: str | None,
+        answer: object = None,
+        arguments: AuthArguments = OURS,
     ) -> int:
-        done = self.start(globus.trial(arguments, token))
-        self.reply("GET", f"/v2/api/clients/{CLIENT_ID}", {"client": APPLICATION})
+        self.output = io.StringIO()
+        done = self.start(lambda service: globus.trial(service, arguments, token))
+        self.application()
         if answer is not None:
             asked = self.reply("POST", "/v2/oauth2/token/introspect", answer)
-            self.assertEqual(asked.token, token)
+            self.assertEqual(asked.token, TOKEN)
         return self.successResultOf(done)
 
-    def test_credentials_alone(self) -> None:
-        self.assertEqual(self.check(None), 0)
-        self.assertEqual(
-            self.lines(),
-            ["credentials: work, for the application 'Our \\x1b[2Jrelay'"],
-        )
+    def test_trial_without_token_tries_credentials(self) -> None:
+        self.assertEqual(self.trial(None), 0)
+        works = "credentials: work, for the application 'Our \\x1b[2Jrelay'"
+        self.assertEqual(self.lines(), [works])
 
-    def test_a_token_that_is_accepted(self) -> None:
-        self.assertEqual(self.check(TOKEN, active(exp=4102444800)), 0)
-        self.assertEqual(
-            self.lines()[1:],
-            [
-                f"token: belongs to 'jo@example.org', identity '{JO}'",
-                f"token: is meant for '{CLIENT_ID}'",
-                f"token: has the scopes '{WANTED} openid'",
-                "token: expires on 2100-01-01T00:00:00+00:00",
-                "token: accepted by this relay",
-            ],
-        )
+    def test_trial_of_good_token_describes_it(self) -> None:
+        for scheme in ("", "Bearer ", "bearer  ", "BEARER\t"):
+            self.assertEqual(self.trial(scheme + TOKEN, active(exp=4102444800)), 0)
+            self.assertEqual(
+                self.lines()[1:],
+                [
+                    f"token: belongs to 'jo@example.org', identity '{JO}'",
+                    f"token: is meant for '{CLIENT_ID}'",
+                    f"token: has the scopes '{WANTED} openid'",
+                    "token: expires on 2100-01-01T00:00:00+00:00",
+                    "token: accepted by this relay",
+                ],
+            )
+        self.assertEqual(self.trial(TOKEN, active(exp=1e18)), 0)
+        far = "token: expires on a day beyond the calendar (1e+18)"
+        self.assertIn(far, self.lines())
 
-    def test_a_token_that_says_little(self) -> None:
-        answer = {"active": True, "sub": JO}
-        self.assertEqual(self.check(TOKEN, answer), 1)
+    def test_trial_of_token_without_details_refuses_it(self) -> None:
+        self.assertEqual(self.trial(TOKEN, {"active": True, "sub": JO}), 1)
         self.assertEqual(
             self.lines()[1:],
             [
@@ -209,7 +213,7 @@ class CheckTests(GlobusTestCase):
             ],
         )
 
-    def test_tokens_that_are_refused(self) -> None:
+    def test_trial_of_wrong_token_tells_why(self) -> None:
         denied = AuthArguments(audience=CLIENT_ID, denied_users=(JO,))
         for answer, arguments, words in (
             ({"active": False}, OURS, "expired or has been revoked"),
@@ -218,15 +222,14 @@ class CheckTests(GlobusTestCase):
             (active(), AuthArguments(), "is not meant for ebd5bbed"),
             (active(), denied, "may not use this relay"),
         ):
-            self.assertEqual(self.check(TOKEN, answer, arguments), 1)
+            self.assertEqual(self.trial(TOKEN, answer, arguments), 1)
             *_, asked, line = self.lines()
             self.assertIn(words, line)
-            self.assertEqual(
-                "Globus does not know it" in asked, answer == {"active": False}
-            )
+            is_unknown = "Globus does not know it" in asked
+            self.assertEqual(is_unknown, answer == {"active": False})
 
-    def test_a_malformed_token_is_not_asked_about(self) -> None:
-        self.assertEqual(self.check("a b"), 1)
+    def test_trial_of_malformed_token_asks_nobody(self) -> None:
+        self.assertEqual(self.trial("a b"), 1)
         self.assertEqual(
             self.lines()[1:],
             [
@@ -236,20 +239,6 @@ class CheckTests(GlobusTestCase):
             ],
         )
         self.assertEqual(len(self.agent.requests), 1)
-
-    def test_a_token_as_it_stands_in_a_header(self) -> None:
-        for scheme in ("Bearer ", "bearer  ", "BEARER\t"):
-            done = self.start(globus.trial(OURS, scheme + TOKEN))
-            self.reply("GET", f"/v2/api/clients/{CLIENT_ID}", {"client": APPLICATION})
-            asked = self.reply("POST", "/v2/oauth2/token/introspect", active())
-            self.assertEqual(asked.token, TOKEN)
-            self.assertEqual(self.successResultOf(done), 0)
-
-    def test_a_day_beyond_the_calendar(self) -> None:
-        self.assertEqual(self.check(TOKEN, active(exp=1e18)), 0)
-        self.assertIn(
-            "token: expires on a day beyond the calendar (1e+18)", self.lines()
-        )
 
 
 class CommandTests(GlobusCommandTestCase):
@@ -264,37 +253,24 @@ class CommandTests(GlobusCommandTestCase):
         self.path.write_text(text)
         return self.run_command("globus", action, "-c", str(self.path), *options)
 
-    def secret(self) -> Path:
-        path = self.folder / "other"
-        path.write_text("hunter3\n")
-        return path
-
-    def test_check_tries_the_credentials_of_the_options(self) -> None:
-        secret = str(self.secret())
+    def test_check_with_options_tries_their_credentials(self) -> None:
+        secret = self.folder / "other"
+        secret.write_text("hunter3\n")
         self.stdin(None)
         self.answer = ({"client": {"id": JO, "name": "theirs"}}, 200)
+        options = ("--client-id", JO, "--client-secret-file", str(secret))
         for text in (GLOBUS, None):
             self.assertEqual(
-                self.run_action(
-                    *(text, "check", "--client-id", JO),
-                    *("--client-secret-file", secret),
-                ),
+                self.run_action(text, "check", *options),
                 (0, ["credentials: work, for the application 'theirs'"]),
             )
-            found, _ = self.ran[-1]
+            found = self.ran[-1]
             self.assertEqual(found, Credentials(JO, Secret("hunter3")))
             self.assertEqual(
                 found.origin, f"client ID from --client-id, secret from {secret}"
             )
 
-    def test_check_tries_a_token_from_a_pipe(self) -> None:
-        self.answer = OUR_CLIENT
-        self.stdin("not a token\n")
-        status, lines = self.run_action(GLOBUS, "check")
-        self.assertEqual(status, 1)
-        self.assertIn("refused with 4001", lines[-1])
-
-    def test_wrong_options_have_their_names(self) -> None:
+    def test_check_with_wrong_option_names_it(self) -> None:
         self.stdin(None)
         missing = str(self.folder / "missing")
         for options, start in (
@@ -305,31 +281,31 @@ class CommandTests(GlobusCommandTestCase):
             self.assertEqual((status, len(lines)), (1, 1), lines)
             self.assertTrue(lines[0].startswith(start), lines)
 
-    def test_check_reports_an_empty_token(self) -> None:
+    def test_check_with_token_on_stdin_tries_it(self) -> None:
+        self.answer = OUR_CLIENT
+        self.stdin("not a token\n")
+        status, lines = self.run_action(GLOBUS, "check")
+        self.assertEqual(status, 1)
+        self.assertIn("refused with 4001", lines[-1])
+
+    def test_check_with_empty_stdin_asks_nobody(self) -> None:
         self.stdin("\n")
-        self.assertEqual(
-            self.run_action(GLOBUS, "check"),
-            (
-                1,
-                [
-                    "problem: standard input: is empty: expected a token; to try only "
-                    "the credentials, add </dev/null"
-                ],
-            ),
+        line = (
+            "problem: standard input: is empty: expected a token; to try only the "
+            "credentials, add </dev/null"
         )
+        self.assertEqual(self.run_action(GLOBUS, "check"), (1, [line]))
         self.assertEqual(self.agent.requests, [])
 
-    def test_check_needs_no_standard_input(self) -> None:
+    def test_check_without_stdin_tries_credentials(self) -> None:
         self.answer = OUR_CLIENT
         self.patch(sys, "stdin", None)
-        self.assertEqual(
-            self.run_action(GLOBUS, "check"),
-            (0, ["credentials: work, for the application 'ours'"]),
-        )
+        works = "credentials: work, for the application 'ours'"
+        self.assertEqual(self.run_action(GLOBUS, "check"), (0, [works]))
         status, lines = self.run_action("[auth]\nmethod = 'globus'\n", "check")
         self.assertEqual((status, len(lines)), (1, 2), lines)
 
-    def test_check_refuses_a_file_without_authentication(self) -> None:
+    def test_check_of_open_relay_is_refused(self) -> None:
         self.stdin("token\n")
         for text, place in (
             ("", ": auth: lacks method"),
@@ -345,13 +321,13 @@ class CommandTests(GlobusCommandTestCase):
             self.assertIn("everybody would be let in", lines[0])
         self.assertEqual(self.agent.requests, [])
 
-    def test_setup_ensures_the_scope(self) -> None:
+    def test_setup_with_credentials_ensures_the_scope(self) -> None:
         self.answer = OUR_CLIENT
         status, lines = self.run_action(GLOBUS, "setup")
         self.assertEqual(status, 0)
         self.assertIn("scope: urn:a has been created", lines)
 
-    def test_setup_needs_credentials_and_sound_settings(self) -> None:
+    def test_setup_with_problem_runs_nothing(self) -> None:
         self.stdin("")
         for text, words in (
             ("", "auth.kwargs.client_id: is missing"),
@@ -385,25 +361,22 @@ class RunTests(SynchronousTestCase):
             status = globus.run(AuthArguments(), support.CREDENTIALS, command)
         return status, output.getvalue()
 
-    def test_hands_the_status_on(self) -> None:
+    def test_run_of_command_returns_its_status(self) -> None:
         for status in (0, 1):
             self.assertEqual(self.run_command(status), (status, ""))
 
-    def test_blames_the_credentials_for_401_only(self) -> None:
-        for code, blame in (
-            (403, ""),
-            (
-                401,
-                ": the client ID or the secret is wrong (client ID from here, secret "
-                "from there)",
-            ),
-        ):
+    def test_run_with_401_blames_the_credentials(self) -> None:
+        blame = (
+            ": the client ID or the secret is wrong (client ID from here, secret from "
+            "there)"
+        )
+        for code, words in ((403, ""), (401, blame)):
             self.assertEqual(
                 self.run_command(GlobusError(f"answered {code}", code)),
-                (1, f"problem: Globus Auth answered {code}{blame}\n"),
+                (1, f"problem: Globus Auth answered {code}{words}\n"),
             )
 
-    def test_is_interrupted_by_a_signal(self) -> None:
+    def test_run_after_signal_is_interrupted(self) -> None:
         def react(main: Callable[[object], Deferred[None]]) -> None:
             """Twisted's own; a signal stops the reactor."""
             reactor = MemoryReactorClock()
@@ -421,7 +394,7 @@ class RunTests(SynchronousTestCase):
         with self.assertRaises(KeyboardInterrupt):
             globus.run(AuthArguments(), support.CREDENTIALS, command)
 
-    def test_ends_when_twisted_gives_up(self) -> None:
+    def test_run_after_failure_of_reactor_exits(self) -> None:
         with self.assertRaises(SystemExit) as caught:
             self.run_command(0, ended=1)
         self.assertEqual(caught.exception.code, 1)

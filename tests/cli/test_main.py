@@ -18,6 +18,8 @@ from proxyrelay.cli import main as cli
 from tests.cli.command_case import GLOBUS, CommandTestCase
 from tests.support.processes import PATIENCE, ProcessTestCase, environment
 
+COMMAND = (sys.executable, "-m", "proxyrelay.cli.main")
+
 
 class CommandLineTests(CommandTestCase):
     """Options, help and exit statuses."""
@@ -33,53 +35,40 @@ class CommandLineTests(CommandTestCase):
             cli.main(arguments)
         return caught.exception.code, output.getvalue(), errors.getvalue()
 
-    def test_tells_its_version(self) -> None:
+    def test_version_option_prints_version(self) -> None:
         self.assertEqual(self.ended("--version"), (0, f"{__version__}\n", ""))
 
-    def test_wants_a_command(self) -> None:
-        status, output, errors = self.ended()
-        self.assertEqual((status, output), (2, ""))
-        self.assertIn("COMMAND", errors)
-
-    def test_refuses_other_commands(self) -> None:
-        status, _, errors = self.ended("serve")
-        self.assertEqual(status, 2)
-        self.assertIn("check", errors)
-
-    def test_refuses_other_options(self) -> None:
-        status, _, errors = self.ended("check", "--bogus")
-        self.assertEqual(status, 2)
-        self.assertIn("--bogus", errors)
-
-    def test_helps(self) -> None:
-        status, output, _ = self.ended("--help")
-        self.assertEqual(status, 0)
-        self.assertIn("twistd -n proxyrelay", output)
-        status, output, _ = self.ended("check", "--help")
-        self.assertEqual(status, 0)
-        for option in (
-            *("--config", "--host", "--port", "--log-dir", "--log-level"),
-            "--offline",
+    def test_command_line_that_is_wrong_exits_with_2(self) -> None:
+        for arguments, word in (
+            ((), "COMMAND"),
+            (("serve",), "check"),
+            (("check", "--bogus"), "--bogus"),
+            (("globus",), "ACTION"),
+            (("status", "--interval=0"), "invalid interval value: '0'"),
         ):
-            self.assertIn(option, output)
-        for action in ("setup", "check"):
-            status, output, _ = self.ended("globus", action, "--help")
+            status, output, errors = self.ended(*arguments)
+            self.assertEqual((status, output), (2, ""))
+            self.assertIn(word, errors)
+
+    def test_help_option_lists_the_options(self) -> None:
+        globus_options = ("--config", "--client-id", "--client-secret-file")
+        for arguments, words in (
+            ((), ("twistd -n proxyrelay", "check a configuration\n")),
+            (("check",), ("--config", "--host", "--port", "--log-dir", "--log-level")),
+            (("check",), ("--offline", "Loads a configuration, opens")),
+            (("globus", "setup"), globus_options),
+            (("globus", "check"), globus_options),
+        ):
+            status, output, _ = self.ended(*arguments, "--help")
             self.assertEqual(status, 0)
-            for option in ("--config", "--client-id", "--client-secret-file"):
-                self.assertIn(option, output)
-        self.assertEqual(self.ended("globus")[0], 2)
+            for word in words:
+                self.assertIn(word, output)
 
-    def test_is_a_process_with_its_exit_status(self) -> None:
+    def test_process_ends_with_the_exit_status(self) -> None:
         self.path.write_text("port = 'x'\n")
-        for options, status in (
-            ([], 1),
-            (["--port=0", "--host=127.0.0.1"], 0),
-        ):
+        for options, status in (([], 1), (["--port=0", "--host=127.0.0.1"], 0)):
             done = subprocess.run(
-                [
-                    *(sys.executable, "-m", "proxyrelay.cli.main", "check"),
-                    *("-c", str(self.path), *options),
-                ],
+                [*COMMAND, "check", "-c", str(self.path), *options],
                 capture_output=True,
                 text=True,
                 timeout=60,
@@ -87,11 +76,11 @@ class CommandLineTests(CommandTestCase):
             )
             self.assertEqual((done.returncode, done.stderr), (status, ""), done.stdout)
 
-    def test_nobody_reads_its_output(self) -> None:
+    def test_process_without_reader_ends_with_141(self) -> None:
         receiving, sending = os.pipe()
         os.close(receiving)
         done = subprocess.run(
-            [sys.executable, "-m", "proxyrelay.cli.main", "check"],
+            [*COMMAND, "check"],
             stdout=sending,
             stderr=subprocess.PIPE,
             text=True,
@@ -102,12 +91,11 @@ class CommandLineTests(CommandTestCase):
         self.assertEqual((done.returncode, done.stderr), (141, ""))
 
 
-class InterruptedTests(ProcessTestCase):
+class InterruptTests(ProcessTestCase):
     """Ctrl-C ends a command without a traceback."""
 
-    def test_while_somebody_is_asked(self) -> None:
-        terminal = mock.Mock(isatty=lambda: True)
-        self.patch(sys, "stdin", terminal)
+    def test_interrupt_at_prompt_ends_with_130(self) -> None:
+        self.patch(sys, "stdin", mock.Mock(isatty=lambda: True))
         errors = io.StringIO()
         with (
             mock.patch.dict(os.environ),
@@ -120,7 +108,7 @@ class InterruptedTests(ProcessTestCase):
             status = cli.main(["globus", "setup"])
         self.assertEqual((status, errors.getvalue()), (130, "interrupted\n"))
 
-    def test_while_globus_is_asked(self) -> None:
+    def test_interrupt_while_globus_is_asked_ends_with_130(self) -> None:
         silent = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(silent.close)
         silent.settimeout(PATIENCE)
@@ -129,8 +117,7 @@ class InterruptedTests(ProcessTestCase):
         path.write_text(GLOBUS + f"service_url = 'https://127.0.0.1:{port}'\n")
         for command in (["globus", "check"], ["check", "--port=0"]):
             process = self.start(
-                *(sys.executable, "-m", "proxyrelay.cli.main", *command),
-                *("-c", path),
+                *(*COMMAND, *command, "-c", str(path)),
                 env=environment(PYTHONPATH=str(Path(cli.__file__).parents[2])),
             )
             asked, _ = silent.accept()

@@ -17,119 +17,95 @@ from proxyrelay.auth.policy import bearer_token
 from proxyrelay.cli import prompts
 from proxyrelay.config import AuthArguments, Secret
 from proxyrelay.errors import ConfigError, Unauthorized
-from tests.support.globus import (
-    CLIENT_ID,
-    JO,
-    TOKEN,
-)
+from tests.support.globus import CLIENT_ID, JO, TOKEN
 
 
 class Terminal(io.StringIO):
-    """Standard input with a person."""
+    """Standard input or output on a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-class CredentialsTests(SynchronousTestCase):
+class FindCredentialsTests(SynchronousTestCase):
     """Prompts for credentials, only on a terminal."""
 
     def setUp(self) -> None:
         self.asked: list[str] = []
+        self.output = io.StringIO()
 
-    def ask(
-        self, environment: dict[str, str], terminal: io.StringIO, *answers: str
+    def find(
+        self, environment: dict[str, str], stdin: TextIO | None, *answers: str
     ) -> Credentials:
         left = list(answers)
 
         def answer(prompt: str) -> str:
-            self.asked.append(prompt)
+            self.asked.append(prompt.partition(" (")[0].rstrip(": "))
             if not left:
                 raise EOFError
             return left.pop(0)
 
         # Python's own read from a terminal.
-        self.output = io.StringIO()
         with (
             redirect_stdout(self.output),
             mock.patch("builtins.input", answer),
             mock.patch.object(getpass, "getpass", answer),
         ):
-            return prompts.find_credentials(AuthArguments(), environment, terminal)
+            return prompts.find_credentials(AuthArguments(), environment, stdin, {})
 
-    def test_not_if_they_are_found(self) -> None:
-        found = self.ask({ID_VARIABLE: CLIENT_ID, SECRET_VARIABLE: "b"}, Terminal())
+    def test_credentials_that_are_found_need_no_prompt(self) -> None:
+        found = self.find({ID_VARIABLE: CLIENT_ID, SECRET_VARIABLE: "b"}, Terminal())
         self.assertEqual((found, self.asked), (Credentials(CLIENT_ID, Secret("b")), []))
 
-    def test_not_without_a_terminal(self) -> None:
-        with self.assertRaises(ConfigError):
-            self.ask({}, io.StringIO())
-        self.assertEqual(self.asked, [])
-
-    def test_for_what_is_missing(self) -> None:
+    def test_credentials_that_miss_are_asked_for(self) -> None:
+        for environment, answers, expected, asked in (
+            ({}, (f" {CLIENT_ID} ", " b "), (CLIENT_ID, "b"), ["ID", "secret"]),
+            ({}, ("", " ", JO, "", "c"), (JO, "c"), [*["ID"] * 3, *["secret"] * 2]),
+            ({ID_VARIABLE: JO}, ("d",), (JO, "d"), ["secret"]),
+            ({SECRET_VARIABLE: "e"}, (JO,), (JO, "e"), ["ID"]),
+        ):
+            self.asked.clear()
+            found = self.find(environment, Terminal(), *answers)
+            self.assertEqual(found, Credentials(expected[0], Secret(expected[1])))
+            self.assertEqual(self.asked, [f"Client {word}" for word in asked])
         self.assertEqual(
-            self.ask({}, Terminal(), f" {CLIENT_ID} ", " b "),
-            Credentials(CLIENT_ID, Secret("b")),
-        )
-        self.assertEqual(
-            self.ask({ID_VARIABLE: JO}, Terminal(), "d"),
-            Credentials(JO, Secret("d")),
-        )
-        self.assertEqual(
-            self.ask({SECRET_VARIABLE: "e"}, Terminal(), JO),
-            Credentials(JO, Secret("e")),
-        )
-        self.assertEqual(
-            [prompt.partition(" (")[0].rstrip(": ") for prompt in self.asked],
-            ["Client ID", "Client secret", "Client secret", "Client ID"],
+            found.origin, f"client ID from the terminal, secret from {SECRET_VARIABLE}"
         )
 
-    def test_nothing_is_no_answer(self) -> None:
+    def test_credentials_without_answer_are_a_problem(self) -> None:
         for answers in (("a",), (), ("", " ", "", "a"), ("a", "", "", "", "b")):
             self.asked.clear()
             with self.assertRaises(ConfigError):
-                self.ask({}, Terminal(), *answers)
+                self.find({}, Terminal(), *answers)
             self.assertLessEqual(len(self.asked), 1 + prompts.MAX_PROMPTS)
 
-    def test_a_line_ends_where_input_does(self) -> None:
+    def test_prompt_at_end_of_input_ends_its_line(self) -> None:
         for answers in ((), (CLIENT_ID,)):
+            self.output = io.StringIO()
             with self.assertRaises(ConfigError):
-                self.ask({}, Terminal(), *answers)
+                self.find({}, Terminal(), *answers)
             self.assertEqual(self.output.getvalue(), "\n")
 
-    def test_names_the_options_that_would_do(self) -> None:
-        for terminal in (io.StringIO(), Terminal()):
+    def test_credentials_that_miss_name_the_options(self) -> None:
+        for stdin in (None, io.StringIO(), Terminal()):
             with self.assertRaises(ConfigError) as caught:
-                self.ask({}, terminal)
+                self.find({}, stdin)
             for problem, option in zip(
                 caught.exception.problems,
                 ("--client-id", "--client-secret-file"),
                 strict=True,
             ):
                 self.assertTrue(problem.message.endswith(f"; or give {option}"))
+        self.assertEqual(self.asked, ["Client ID"])
 
-    def test_again_after_nothing(self) -> None:
-        found = self.ask({}, Terminal(), "", " ", CLIENT_ID, "", "b")
-        self.assertEqual(found, Credentials(CLIENT_ID, Secret("b")))
-
-    def test_what_was_typed_came_from_the_terminal(self) -> None:
-        found = self.ask({SECRET_VARIABLE: "b"}, Terminal(), CLIENT_ID)
-        self.assertEqual(
-            found.origin, f"client ID from the terminal, secret from {SECRET_VARIABLE}"
-        )
-
-    def test_not_for_what_is_wrong(self) -> None:
+    def test_credentials_that_are_wrong_are_not_asked_for(self) -> None:
         with self.assertRaises(ConfigError) as caught:
-            self.ask({SECRET_VARIABLE: "b b"}, Terminal(), "a")
+            self.find({SECRET_VARIABLE: "b b"}, Terminal(), "a")
         self.assertEqual(len(caught.exception.problems), 2)
         self.assertEqual(self.asked, [])
 
-    def test_not_without_standard_input(self) -> None:
-        with self.assertRaises(ConfigError):
-            prompts.find_credentials(AuthArguments(), {}, None)
 
-
-class TokenTests(SynchronousTestCase):
+class StdinTokenTests(SynchronousTestCase):
     """A token on standard input."""
 
     def pipe(self, *pieces: bytes, end: bool = True) -> TextIO:
@@ -143,6 +119,11 @@ class TokenTests(SynchronousTestCase):
             self.addCleanup(os.close, sending)
         return self.opened(receiving)
 
+    def file(self, text: str) -> TextIO:
+        path = self.mktemp()
+        Path(path).write_text(text)
+        return self.opened(path)
+
     def opened(self, file: int | str) -> TextIO:
         stream = open(file, encoding="utf-8")  # noqa: PTH123, SIM115
         self.addCleanup(stream.close)
@@ -150,40 +131,38 @@ class TokenTests(SynchronousTestCase):
 
     def refused(self, stream: TextIO, **options: Any) -> str:
         with self.assertRaises(ConfigError) as caught:
-            prompts.read_token(stream, **options)
+            prompts.stdin_token(stream, **options)
         (problem,) = caught.exception.problems
         self.assertEqual(problem.key, "standard input")
         self.assertIn("</dev/null", problem.message)
         return str(problem.message)
 
-    def test_from_a_pipe(self) -> None:
+    def test_token_from_pipe_or_file_is_stripped(self) -> None:
         text = f"  {TOKEN}\n".encode()
-        self.assertEqual(prompts.read_token(self.pipe(text)), TOKEN)
-        self.assertEqual(prompts.read_token(self.pipe(text[:9], text[9:])), TOKEN)
+        for stream in (
+            self.pipe(text),
+            self.pipe(text[:9], text[9:]),
+            self.file(f"{TOKEN}\r\n"),
+            self.pipe(b"\xef\xbb\xbf" + text),
+        ):
+            self.assertEqual(prompts.stdin_token(stream), TOKEN)
 
-    def test_from_a_file(self) -> None:
-        path = self.mktemp()
-        Path(path).write_text(f"{TOKEN}\r\n")
-        self.assertEqual(prompts.read_token(self.opened(path)), TOKEN)
-
-    def test_none_is_meant_to_come(self) -> None:
+    def test_token_from_terminal_is_none(self) -> None:
         primary, terminal = os.openpty()
         self.addCleanup(os.close, primary)
         for stream in (None, self.opened(os.devnull), self.opened(terminal)):
-            self.assertIsNone(prompts.read_token(stream, timeout=0))
+            self.assertIsNone(prompts.stdin_token(stream, timeout=0))
 
-    def test_an_empty_one_is_a_problem(self) -> None:
-        path = self.mktemp()
-        Path(path).write_text(" \n")
-        for stream in (self.pipe(), self.pipe(b"\n"), self.opened(path)):
+    def test_token_that_is_empty_is_a_problem(self) -> None:
+        for stream in (self.pipe(), self.pipe(b"\n"), self.file(" \n")):
             self.assertIn("is empty", self.refused(stream))
 
-    def test_a_pipe_that_stays_open_is_a_problem(self) -> None:
+    def test_token_without_end_is_a_problem(self) -> None:
         for pieces in ((), (TOKEN.encode(),)):
             stream = self.pipe(*pieces, end=False)
             self.assertIn("does not end within 0 s", self.refused(stream, timeout=0))
 
-    def test_a_pipe_that_drips_is_a_problem(self) -> None:
+    def test_token_that_drips_is_a_problem(self) -> None:
         receiving, sending = os.pipe()
         self.addCleanup(os.close, sending)
         times = iter(range(100))
@@ -197,14 +176,11 @@ class TokenTests(SynchronousTestCase):
         stream = self.opened(receiving)
         self.assertIn("does not end", self.refused(stream, now=now))
 
-    def test_a_flood_is_a_problem(self) -> None:
-        path = self.mktemp()
-        Path(path).write_text("a" * (prompts.MAX_STDIN_BYTES + 1))
-        self.assertIn("has over 65536 bytes", self.refused(self.opened(path)))
+    def test_token_that_is_too_long_is_a_problem(self) -> None:
+        stream = self.file("a" * (prompts.MAX_STDIN_BYTES + 1))
+        self.assertIn("has over 65536 bytes", self.refused(stream))
 
-    def test_other_bytes_are_a_malformed_token(self) -> None:
-        self.assertEqual(prompts.read_token(self.pipe(b"\xef\xbb\xbfab\r\n")), "ab")
-        token = prompts.read_token(self.pipe(b"\xff"))
-        assert token is not None
+    def test_token_of_other_bytes_is_malformed(self) -> None:
+        token = prompts.stdin_token(self.pipe(b"\xff"))
         with self.assertRaises(Unauthorized):
             bearer_token({"authorization": f"Bearer {token}"})

@@ -8,19 +8,19 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, cast
 
 import msgspec
+from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.admin.report import (
-    Answering,
     Certificate,
     Client,
     Clients,
-    Forwarded,
     GlobusAuth,
     Lateness,
+    MessageCounts,
+    Quantiles,
     Silence,
     Status,
-    Waiting,
 )
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.cli.status import (
@@ -34,6 +34,7 @@ from proxyrelay.cli.status import (
     watch,
 )
 from proxyrelay.errors import Unanswered
+from tests.cli.test_prompts import Terminal
 from tests.support.recording import A, B
 
 NOW = 1_800_000_000.0
@@ -55,7 +56,7 @@ STATUS = Status(
     connections=3,
     users=1,
     registrations=4,
-    forwarded=Forwarded(5, 4),
+    forwarded=MessageCounts(5, 4),
     returned={"unknown": 2, "busy": 1},
     dropped={},
     held=6,
@@ -64,18 +65,20 @@ STATUS = Status(
     rejected={},
     certificate=Certificate(NOW, NOW),
     lag=Lateness(0.0005, 0.001, 0.25),
-    offer_to_answer=Answering(None, None),
-    offer_wait=Waiting(0.01, 0.25),
+    offer_to_answer=Quantiles(None, None),
+    offer_wait=Quantiles(0.01, 0.25),
     globus=GlobusAuth("closed"),
 )
 
+CLIENT = Client(A, "a", "jo", "192.0.2.1:1", NOW - 61, None, 1, 2, 0, [])
 
-class WordsTests(SynchronousTestCase):
+
+class LinesTests(SynchronousTestCase):
     """Lines for people."""
 
-    def test_status(self) -> None:
+    def test_status_lines_of_ready_relay_tell_all(self) -> None:
         self.assertEqual(
-            list(status_lines(STATUS)),
+            status_lines(STATUS),
             [
                 "proxyrelay 1.2.3, process 4711, up for 1 d 2 h",
                 "serves: wss://192.0.2.1:8700",
@@ -98,58 +101,38 @@ class WordsTests(SynchronousTestCase):
                 "globus: answers",
             ],
         )
-
-    def test_what_is_in_the_way(self) -> None:
-        status = msgspec.structs.replace(
-            STATUS,
-            ready=False,
-            reasons=["draining", "globus: a"],
-            globus=GlobusAuth("open"),
-            certificate=None,
-        )
-        lines = list(status_lines(status))
-        self.assertIn("state: not ready (draining; globus: a)", lines)
-        self.assertEqual(lines[-1], "globus: does not answer")
-        self.assertIn("not ready", status_line(status))
-
-    def test_in_one_line(self) -> None:
         self.assertEqual(
             status_line(STATUS),
             "2027-01-15 08:00:00Z ready, clients 2, connections 3, registrations 4, "
             "offers 5, answers 4, late by 1.0 ms",
         )
 
-    def client(self, **fields: Any) -> Client:
-        usual: dict[str, Any] = {
-            "uuid": A,
-            "name": "a",
-            "user": "jo",
-            "address": "192.0.2.1:1",
-            "since": NOW - 61,
-            "last_offer": None,
-            "sent": 1,
-            "received": 2,
-            "unanswered": 0,
-            "marks": [],
-        }
-        return Client(**usual | fields)
+    def test_status_lines_of_unready_relay_tell_why(self) -> None:
+        status = replace(
+            STATUS,
+            ready=False,
+            reasons=["draining", "globus: a"],
+            globus=GlobusAuth("open"),
+            certificate=None,
+        )
+        lines = status_lines(status)
+        self.assertIn("state: not ready (draining; globus: a)", lines)
+        self.assertEqual(lines[-1], "globus: does not answer")
+        self.assertIn("not ready", status_line(status))
+        bare = status_lines(replace(status, globus=None))
+        self.assertEqual(bare, lines[:-1])
 
-    def test_clients(self) -> None:
-        listed = Clients(
-            2,
-            [
-                self.client(),
-                self.client(
-                    uuid=B,
-                    since=NOW - 3600,
-                    last_offer=NOW,
-                    unanswered=2,
-                    marks=["deaf", "legacy"],
-                ),
-            ],
+    def test_client_lines_begin_with_the_oldest(self) -> None:
+        other = replace(
+            CLIENT,
+            uuid=B,
+            since=NOW - 3600,
+            last_offer=NOW,
+            unanswered=2,
+            marks=["deaf", "legacy"],
         )
         self.assertEqual(
-            list(client_lines(listed, NOW)),
+            list(client_lines(Clients(2, [CLIENT, other]), NOW)),
             [
                 "clients: 2",
                 f"{B} name='a' user='jo' from 192.0.2.1:1 for 1 h 0 min (messages: "
@@ -159,10 +142,11 @@ class WordsTests(SynchronousTestCase):
             ],
         )
 
-    def test_nobody_controls_a_terminal(self) -> None:
-        evil = self.client(uuid=EVIL, name=EVIL, user=EVIL, address=EVIL, marks=[EVIL])
-        lines = [*client_lines(Clients(1, [evil]), NOW)]
-        status = msgspec.structs.replace(
+    def test_lines_of_evil_texts_control_no_terminal(self) -> None:
+        evil = replace(
+            CLIENT, uuid=EVIL, name=EVIL, user=EVIL, address=EVIL, marks=[EVIL]
+        )
+        status = replace(
             STATUS,
             version=EVIL,
             authentication=EVIL,
@@ -171,38 +155,33 @@ class WordsTests(SynchronousTestCase):
             reasons=[EVIL],
             returned={EVIL: 1},
         )
-        lines += [*status_lines(status), status_line(status)]
-        lines += plain_json(msgspec.json.encode(evil)).splitlines()
-        for line in lines:
+        for line in (
+            *client_lines(Clients(1, [evil]), NOW),
+            *status_lines(status),
+            status_line(status),
+            *plain_json(msgspec.json.encode(evil)).splitlines(),
+        ):
             self.assertTrue(line.isascii() and line.isprintable(), ascii(line))
 
-    def test_json_stays_the_same(self) -> None:
-        body = msgspec.json.encode(self.client(name=EVIL))
+    def test_plain_json_keeps_the_values(self) -> None:
+        body = msgspec.json.encode(replace(CLIENT, name=EVIL))
         self.assertEqual(json.loads(plain_json(body)), json.loads(body))
         self.assertNotIn("\n", plain_json(body, indent=None))
         with self.assertRaises(Unanswered):
             plain_json(b"<html>")
 
 
-class Restarting:
-    """A relay with one restart between two answers."""
+class Answers:
+    """A relay with some answers; then Ctrl-C."""
 
-    def __init__(self) -> None:
-        self._answers = iter((STATUS, Unanswered("refused"), STATUS))
+    def __init__(self, *answers: Status | Unanswered) -> None:
+        self._answers = iter(answers)
 
     def status(self) -> Status:
-        """State, error, state; then Ctrl-C."""
-        answer = next(self._answers, KeyboardInterrupt())
+        answer: Any = next(self._answers, KeyboardInterrupt())
         if isinstance(answer, BaseException):
             raise answer
-        return answer
-
-
-class Terminal(io.StringIO):
-    """Standard output on a terminal."""
-
-    def isatty(self) -> bool:
-        return True
+        return cast(Status, answer)
 
 
 class WatchTests(SynchronousTestCase):
@@ -211,30 +190,29 @@ class WatchTests(SynchronousTestCase):
     def watch(self, output: io.StringIO, as_json: bool = False) -> tuple[str, str]:
         """Watch it; return standard output and standard error."""
         errors = io.StringIO()
+        relay: Any = Answers(STATUS, Unanswered("refused"), STATUS)
         with redirect_stdout(output), redirect_stderr(errors):
-            asked = cast(AdminClient, Restarting())
-            self.assertRaises(KeyboardInterrupt, watch, asked, 0.0, as_json)
+            self.assertRaises(KeyboardInterrupt, watch, relay, 0.0, as_json)
         return output.getvalue(), errors.getvalue()
 
-    def test_goes_on_in_lines(self) -> None:
+    def test_watch_into_file_prints_lines(self) -> None:
         line = status_line(STATUS)
         shown = self.watch(io.StringIO())
         self.assertEqual(shown, (f"{line}\nno answer: refused\n{line}\n", ""))
 
-    def test_goes_on_in_place(self) -> None:
+    def test_watch_on_terminal_prints_in_place(self) -> None:
         output, errors = self.watch(Terminal())
         frames = output.split(CURSOR_HOME)[1:]
         self.assertEqual((len(frames), errors), (3, ""))
         self.assertEqual(frames[1], f"no answer: refused{ERASE_LINE}{ERASE_BELOW}")
         self.assertEqual(frames[0], frames[2])
 
-    def test_goes_on_in_json(self) -> None:
+    def test_watch_with_json_prints_errors_apart(self) -> None:
         output, errors = self.watch(io.StringIO(), as_json=True)
         lines = output.splitlines()
         self.assertEqual([json.loads(line)["pid"] for line in lines], [4711, 4711])
         self.assertEqual(errors, "no answer: refused\n")
 
-    def test_the_first_look_must_be_answered(self) -> None:
-        asked = Restarting()
-        asked.status()
-        self.assertRaises(Unanswered, watch, cast(AdminClient, asked), 0.0, False)
+    def test_watch_without_first_answer_fails(self) -> None:
+        relay = cast(AdminClient, Answers(Unanswered("refused")))
+        self.assertRaises(Unanswered, watch, relay, 0.0, False)

@@ -14,93 +14,57 @@ from tests.config.case import ConfigTestCase
 class LineTests(ConfigTestCase):
     """The line of a setting, however the document is laid out."""
 
-    def test_out_of_order_tables(self) -> None:
-        found = self.found(
-            "[auth]\nmethod = 1\n\n[logging]\nlog_dir = 2\n\n[auth.kwargs]\n"
-            "# a comment\nclient_id = 3\n[timeouts]\nstop = 'x'\n"
-        )
-        self.assertEqual(
-            sorted(found),
-            [
-                ("auth.kwargs.client_id", 9),
-                ("auth.method", 2),
-                ("logging.log_dir", 5),
-                ("timeouts.stop", 11),
-            ],
-        )
-
-    def test_a_table_after_its_inner_table(self) -> None:
-        found = self.found(
-            "[auth.kwargs]\nclient_id = 1\n[logging]\nlog_dir = 1\n[auth]\nmethod = 1\n"
-        )
-        self.assertEqual(
-            sorted(found),
-            [
-                ("auth.kwargs.client_id", 2),
-                ("auth.method", 6),
-                ("logging.log_dir", 4),
-            ],
-        )
-
-    def test_dotted_keys(self) -> None:
-        found = self.found(
-            "logging.log_dir = 1\nauth.kwargs.client_id = 1\nport = 'x'\n"
-            "auth.method = 1\nlogging.default_level = 1\nauth.kwargs.audience = 1\n"
-        )
-        self.assertEqual(
-            sorted(found),
-            [
-                ("auth.kwargs.audience", 6),
-                ("auth.kwargs.client_id", 2),
-                ("auth.method", 4),
-                ("logging.default_level", 5),
-                ("logging.log_dir", 1),
-                ("port", 3),
-            ],
-        )
-
-    def test_dotted_and_quoted_keys_in_a_table(self) -> None:
-        self.assertEqual(
-            self.found("[auth]\n'method' = 1\nkwargs . \"client_id\" = 1\n"),
-            [("auth.method", 2), ("auth.kwargs.client_id", 3)],
-        )
-
-    def test_inline_tables(self) -> None:
-        self.assertEqual(
-            self.found(
+    def test_line_of_each_setting_is_found(self) -> None:
+        for text, expected in (
+            (  # tables out of order
+                "[auth]\nmethod = 1\n\n[logging]\nlog_dir = 2\n\n[auth.kwargs]\n"
+                "# a comment\nclient_id = 3\n[timeouts]\nstop = 'x'\n",
+                {
+                    "auth.method": 2,
+                    "logging.log_dir": 5,
+                    "auth.kwargs.client_id": 9,
+                    "timeouts.stop": 11,
+                },
+            ),
+            (  # a table after its inner table
+                "[auth.kwargs]\nclient_id = 1\n[logging]\nlog_dir = 1\n[auth]\n"
+                "method = 1\n",
+                {"auth.kwargs.client_id": 2, "logging.log_dir": 4, "auth.method": 6},
+            ),
+            (  # dotted keys
+                "logging.log_dir = 1\nauth.kwargs.client_id = 1\nport = 'x'\n"
+                "auth.method = 1\nlogging.default_level = 1\n",
+                {
+                    "logging.log_dir": 1,
+                    "auth.kwargs.client_id": 2,
+                    "port": 3,
+                    "auth.method": 4,
+                    "logging.default_level": 5,
+                },
+            ),
+            (  # dotted and quoted keys in a table
+                "[auth]\n'method' = 1\nkwargs . \"client_id\" = 1\n",
+                {"auth.method": 2, "auth.kwargs.client_id": 3},
+            ),
+            (  # inline tables
                 "port = 1\nauth = {method = 1, kwargs = {client_id = 1}}\n"
-                "logging = {log_dir = 1} # a comment\n"
+                "logging = {log_dir = 1} # a comment\n",
+                {"auth.method": 2, "auth.kwargs.client_id": 2, "logging.log_dir": 3},
             ),
-            [
-                ("auth.method", 2),
-                ("auth.kwargs.client_id", 2),
-                ("logging.log_dir", 3),
-            ],
-        )
-
-    def test_multi_line_values(self) -> None:
-        self.assertEqual(
-            self.found(
+            (  # values of several lines
                 'host = """\na\nb"""\nport = """\nx\n"""\n'
-                "allowed_origins = [\n  1,\n  2,\n]\nmax_message_bytes = ''\n"
+                "allowed_origins = [\n  1,\n  2,\n]\nmax_message_bytes = ''\n",
+                {"port": 4, "allowed_origins": 7, "max_message_bytes": 11},
             ),
-            [("port", 4), ("allowed_origins", 7), ("max_message_bytes", 11)],
-        )
-
-    def test_settings_after_comments(self) -> None:
-        self.assertEqual(self.found("# port = 1\n\n  port = 'x' # y\n"), [("port", 3)])
-        self.assertEqual(
-            self.found("#\n[logging] # port\n\n# a\nx=1"), [("logging.x", 5)]
-        )
-
-    def test_line_ends_of_windows(self) -> None:
-        self.assertEqual(
-            self.found("# a\r\nport = 'x'\r\n\r\n[logging]\r\nlog_dir = 1\r\n"),
-            [("port", 2), ("logging.log_dir", 5)],
-        )
-
-    def test_what_has_no_last_line_end(self) -> None:
-        self.assertEqual(self.found("\nport = 'x'"), [("port", 2)])
+            ("# port = 1\n\n  port = 'x' # y\n", {"port": 3}),
+            ("#\n[logging] # port\n\n# a\nx=1", {"logging.x": 5}),
+            (
+                "# a\r\nport = 'x'\r\n\r\n[logging]\r\nlog_dir = 1\r\n",
+                {"port": 2, "logging.log_dir": 5},
+            ),
+            ("\nport = 'x'", {"port": 2}),
+        ):
+            self.assertEqual(dict(self.found(text)), expected, text)
 
     WRONG_VALUES: Mapping[str, Mapping[str, str]] = {
         "": {
@@ -166,8 +130,6 @@ class LineTests(ConfigTestCase):
 
     @given_settings(max_examples=60, deadline=None, database=None)
     @given(st.data())
-    def test_wherever_a_wrong_value_stands(self, data: st.DataObject) -> None:
+    def test_line_of_setting_in_any_layout_is_found(self, data: st.DataObject) -> None:
         text, expected = data.draw(LineTests.documents())
-        loaded = self.load(text)
-        found = {problem.key: problem.line for problem in loaded.problems}
-        self.assertEqual(found, expected, text)
+        self.assertEqual(dict(self.found(text)), expected, text)

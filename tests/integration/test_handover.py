@@ -7,7 +7,7 @@ import socket
 from typing import Any
 from uuid import uuid4
 
-from proxystore.connectors.endpoint import EndpointConnector
+from proxystore.connectors.endpoint import EndpointConnector, EndpointKey
 from proxystore.p2p.relay.client import RelayClient
 from proxystore.store import Store
 
@@ -19,8 +19,6 @@ from tests.support.processes import PATIENCE, SCRIPTS, RelayProcess
 from tests.support.recording import A, B, C, answer, offer, registration
 from tests.support.served import upgrade
 
-PROXYRELAY = SCRIPTS / "proxyrelay"
-
 CROWD = 50
 """Clients that come while one relay takes over from the other."""
 
@@ -29,20 +27,19 @@ class HandOverMixin:
     """What holds however the second relay comes by the address."""
 
     def first(self: Any, text: str = "") -> RelayProcess:
-        """The relay that is replaced."""
         raise NotImplementedError
 
     def second(self: Any, text: str = "") -> RelayProcess:
-        """The relay that takes over."""
         raise NotImplementedError
 
     def drain(self: Any, relay: RelayProcess) -> None:
-        """Have a relay leave new clients to the other."""
-        process = self.start(PROXYRELAY, "drain", "--pid", str(relay.pid))
-        self.assertEqual(process.wait(), 0, process.said)
+        status, lines = self.command("drain", "--pid", str(relay.pid))
+        self.assertEqual(status, 0, lines)
         relay.wait_for("draining: clients that are connected are served until they ")
 
-    def test_serves_who_is_there_and_ends_with_the_last(self: Any) -> None:
+    def test_draining_relay_serves_its_clients_until_the_last(
+        self: Any,
+    ) -> None:
         old = self.first("[offers]\nhold = 0\n")
         one, other = self.registered(old.url), self.registered(old.url, uuid=B)
         new = self.second("[offers]\nhold = 0\n")
@@ -70,40 +67,7 @@ class HandOverMixin:
         self.assertNotIn("Traceback", old.said + new.said)
         third.ping()
 
-    def test_ends_at_once_without_clients(self: Any) -> None:
-        old = self.first()
-        self.second()
-        self.drain(old)
-        self.assertEqual(old.wait(), 0)
-        self.registered(old.url)
-
-    def test_closes_a_client_that_stays_for_too_long(self: Any) -> None:
-        """A stock client comes back, to the relay that has taken over."""
-        old = self.first("drain_max = 0.1\n")
-        uuid = uuid4()
-
-        async def scenario() -> None:
-            async with RelayClient(old.url, client_uuid=uuid) as client:
-                first = client.websocket
-                new = self.second()
-                old.send(signal.SIGUSR2)
-                await first.wait_closed()
-                self.assertEqual(first.close_code, 1001)
-                await client.connect()
-                new.wait_for(f"registered {uuid} ")
-
-        self.play(scenario())
-        old.wait_for("draining has taken too long, connections to close: 1")
-        self.assertEqual(old.wait(), 0)
-
-    def test_can_be_stopped_meanwhile(self: Any) -> None:
-        old = self.first()
-        client = self.registered(old.url)
-        self.drain(old)
-        self.assertEqual(old.stop(), 0)
-        self.assert_closed(client, 1001)
-
-    def test_resets_nobody_who_waits_to_be_accepted(self: Any) -> None:
+    def test_client_that_waits_to_be_accepted_is_not_reset(self: Any) -> None:
         old = self.first()
         old.send(signal.SIGSTOP)
         crowd = [self.waiting(old.port) for _ in range(CROWD)]
@@ -154,7 +118,32 @@ class ReusePortTests(HandOverMixin, TwistdTestCase):
         path = self.write_config(f"reuse_port = true\n{text}")
         return self.relay("--config", path, port=self.port)
 
-    def test_does_not_listen_with_one_that_does_not_want_to(self) -> None:
+    def test_client_that_stays_for_too_long_comes_back_to_the_other(self) -> None:
+        old = self.first("drain_max = 0.1\n")
+        uuid = uuid4()
+
+        async def scenario() -> None:
+            async with RelayClient(old.url, client_uuid=uuid) as client:
+                first = client.websocket
+                new = self.second()
+                old.send(signal.SIGUSR2)
+                await first.wait_closed()
+                self.assertEqual(first.close_code, 1001)
+                await client.connect()
+                new.wait_for(f"registered {uuid} ")
+
+        self.play(scenario())
+        old.wait_for("draining has taken too long, connections to close: 1")
+        self.assertEqual(old.wait(), 0)
+
+    def test_draining_relay_can_be_stopped(self) -> None:
+        old = self.first()
+        client = self.registered(old.url)
+        self.drain(old)
+        self.assertEqual(old.stop(), 0)
+        self.assert_closed(client, 1001)
+
+    def test_relay_beside_one_without_reuse_port_does_not_listen(self) -> None:
         self.first()
         failed = self.start(
             SCRIPTS / "twistd",
@@ -182,7 +171,7 @@ class InheritedTests(HandOverMixin, TwistdTestCase):
         self.assertEqual(relay.port, self.listener.getsockname()[1])
         return relay
 
-    def test_leaves_who_waits_to_the_other(self) -> None:
+    def test_client_of_a_stopped_relay_is_served_by_the_other(self) -> None:
         old = self.first()
         old.send(signal.SIGSTOP)
         new = self.second()
@@ -190,41 +179,43 @@ class InheritedTests(HandOverMixin, TwistdTestCase):
         new.wait_for(f"registered {A} ")
         old.send(signal.SIGCONT)
 
-    def test_refuses_what_is_no_listening_socket(self) -> None:
+    def test_descriptor_that_does_not_listen_is_refused(self) -> None:
         with socket.socket() as plain, self.assertRaises(AssertionError) as caught:
             self.relay(listener=plain)
         self.assertIn("descriptor 3 of LISTEN_FDS: no listening", str(caught.exception))
 
 
 class EndpointTests(EndpointTestCase):
-    """``proxystore-endpoint`` while relays change."""
-
-    def serve_relay(self, text: str, port: int = 0) -> RelayProcess:
-        path = self.folder / "relay.toml"
-        path.write_text(f"reuse_port = true\n{text}")
-        return self.relay("--config", path, "--log-level", "DEBUG", port=port)
-
-    def test_endpoints_notice_neither_a_reload_nor_a_hand_over(self) -> None:
+    def test_endpoints_read_of_each_other_during_reload_and_handover(self) -> None:
         need_addresses()
-        old = self.serve_relay("")
+        path = self.write_config("reuse_port = true\n")
+        options = ("--config", path, "--log-level", "DEBUG")
+        old = self.relay(*options)
         one, home_of_one, process_of_one = self.endpoint("one", old)
         two, home_of_two, process_of_two = self.endpoint("two", old)
-        (self.folder / "relay.toml").write_text(
-            "reuse_port = true\nmax_message_bytes = 100000\n"
-        )
+        self.write_config("reuse_port = true\nmax_message_bytes = 100000\n")
         old.send(signal.SIGHUP)
         old.wait_for("reloaded, changed: max_message_bytes$")
-        self.serve_relay("", old.port)
+        self.relay(*options, port=old.port)
         old.send(signal.SIGUSR2)
         old.wait_for("draining: ")
         with (
             EndpointConnector([one], str(home_of_one)) as near,
             EndpointConnector([two], str(home_of_two)) as far,
         ):
-            key = Store("near", near).put("value")
-            self.assertEqual(Store("far", far).get(key), "value")
+            self.assertEqual((near.endpoint_uuid, far.endpoint_uuid), (one, two))
+            value = {"numbers": list(range(10_000))}
+            key = Store("near", near).put(value)
+            assert isinstance(key, EndpointKey)
+            self.assertEqual(key.endpoint_id, str(one))
+            reader = Store("far", far)
+            self.assertTrue(reader.exists(key))
+            self.assertEqual(reader.get(key), value)
+        old.wait_for(f"forwarded offer of {two} .* to {one} ")
         old.wait_for(f"forwarded answer of {one} .* to {two} ")
-        for process in (process_of_one, process_of_two):
+        for process, uuid in ((process_of_one, one), (process_of_two, two)):
             self.assertEqual(process.stop(), 0, process.said)
+            self.assertNotIn("Traceback", process.said)
+            old.wait_for(f"left {uuid} ")
         self.assertEqual(old.wait(), 0)
         self.assertNotIn("Traceback", old.said)

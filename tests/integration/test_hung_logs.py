@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pty
 import re
@@ -14,18 +13,16 @@ import socket
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 from resource import RLIMIT_FSIZE, prlimit
-from typing import Any
 
 from tests.integration.test_twistd import TwistdTestCase
-from tests.support.processes import PATIENCE, PAUSE, SCRIPTS, SERVES
+from tests.support.processes import PATIENCE, SCRIPTS, SERVES
 from tests.support.recording import B
 
 RUN = """
 import sys, time
-from proxyrelay.observe import writer
+from proxyrelay.observe import sinks, writer
 exec(sys.argv.pop(1))
 from twisted.scripts.twistd import run
 run()
@@ -36,27 +33,17 @@ run()
 class Relay:
     """A relay whose standard output is read only when a test reads it.
 
-    Args:
-        folder: Its working directory.
-        bounds: Python statements that run before it.
-        stdout: Its standard output.
-        reader: The other end of that; None if there is none.
-        options: The options of ``proxyrelay``.
+    The statements in ``bounds`` run before it.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        bounds: str,
-        stdout: int,
-        reader: int | None,
-        *options: str | Path,
+        self, folder: Path, config: Path, bounds: str, stdout: int, reader: int | None
     ) -> None:
         self.said = ""
         self._reader = reader
         command = [sys.executable, "-c", RUN, bounds, "-n", "--pidfile=", "proxyrelay"]
         self.child = subprocess.Popen(
-            [*command, *map(str, options)],
+            [*command, "--config", str(config)],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
@@ -67,47 +54,40 @@ class Relay:
     def read_to(self, pattern: str) -> re.Match[str]:
         """Read standard output until a pattern is found in it, and no further."""
         while not (found := re.search(pattern, self.said)):
-            self._read()
+            assert self._reader is not None
+            if not select.select([self._reader], [], [], PATIENCE)[0]:
+                raise AssertionError(f"nothing more comes:\n{self.said}")
+            data = os.read(self._reader, 65536)
+            self.said += data.decode().replace("\r", "")
         return found
 
-    def _read(self) -> None:
-        assert self._reader is not None
-        if not select.select([self._reader], [], [], PATIENCE)[0]:
-            raise AssertionError(f"nothing more comes:\n{self.said}")
-        data = os.read(self._reader, 65536)
-        self.said += data.decode().replace("\r", "")
-
-    def stop(self) -> int:
-        """Send a SIGTERM and wait for the end."""
-        self.child.send_signal(signal.SIGTERM)
-        return self.child.wait(PATIENCE)
-
-    def end(self) -> str:
-        """Kill whatever is left; returns what is on standard error."""
-        self.child.kill()
-        return self.child.communicate(timeout=PATIENCE)[1]
+    def end(self, number: int = signal.SIGKILL) -> tuple[int, str]:
+        """Send a signal; returns the exit status, and what is on standard error."""
+        self.child.send_signal(number)
+        errors = self.child.communicate(timeout=PATIENCE)[1]
+        return self.child.returncode, errors
 
 
 class HungTestCase(TwistdTestCase):
-    """Starts relays, and has them write lines."""
-
-    bounds = ""
-
     def pipe(self) -> tuple[int, int]:
         """The ends of a pipe with little room, for a reader and a writer."""
         ends = os.pipe()
+        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
+        return self.closing(ends)
+
+    def terminal(self) -> tuple[int, int]:
+        return self.closing(pty.openpty())
+
+    def closing(self, ends: tuple[int, int]) -> tuple[int, int]:
         for end in ends:
             self.addCleanup(os.close, end)
-        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
         return ends
 
     def serve(
         self, text: str, stdout: int, reader: int | None, bounds: str = ""
     ) -> Relay:
-        """Run a relay on the loopback interface."""
-        where = "host = '127.0.0.1'\nport = 0\n"
-        path = self.write_config(where + text)
-        relay = Relay(self.folder, bounds, stdout, reader, "--config", path)
+        path = self.write_config(f"host = '127.0.0.1'\nport = 0\n{text}")
+        relay = Relay(self.folder, path, bounds, stdout, reader)
         self.addCleanup(relay.end)
         return relay
 
@@ -119,6 +99,9 @@ class HungTestCase(TwistdTestCase):
                 client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                 self.assertIn(b" 426 ", client.recv(4096))
 
+    def assert_ends(self, relay: Relay) -> None:
+        self.assertEqual(relay.end(signal.SIGTERM), (0, ""))
+
     def assert_serves(self, url: str) -> None:
         """New clients come in, and pings are answered."""
         client = self.registered(url, uuid=B)
@@ -126,7 +109,6 @@ class HungTestCase(TwistdTestCase):
         client.close()
 
     def lines(self, name: str = "logs/proxyrelay.log") -> list[str]:
-        """The lines of a file in the test's folder."""
         return (self.folder / name).read_text().splitlines()
 
 
@@ -135,22 +117,22 @@ LOGS = "[logging]\nlog_dir = 'logs'\n"
 FEW = "writer.QUEUED_LINES, writer.STOP_SECONDS = 200, 1"
 
 HANG = """
-write = writer.File.write
+write = sinks.File.write
 def write_or_hang(self, data):
     while self.name.endswith(NAME):
         time.sleep(1)
     return write(self, data)
-writer.File.write = write_or_hang
+sinks.File.write = write_or_hang
 """
 """Statements that have the write to a file never return."""
+
+HELD = "the log to standard output cannot be"
 
 MANY = 500
 """More lines than there is room for in a pipe and in the queue."""
 
 
 class StandardOutputTests(HungTestCase):
-    """Standard output that nobody reads."""
-
     def held(self, stdout: int, reader: int, text: str = LOGS) -> tuple[Relay, str]:
         relay = self.serve(text, stdout, reader, FEW)
         return relay, relay.read_to(SERVES)[1]
@@ -158,52 +140,32 @@ class StandardOutputTests(HungTestCase):
     def assert_tells_once(self) -> None:
         """The file has a line about standard output, and no traceback."""
         text = "\n".join(self.lines())
-        self.assertEqual(text.count("the log to standard output cannot be"), 1)
+        self.assertEqual(text.count(HELD), 1)
         self.assertNotIn("Traceback", text)
 
-    def test_a_pipe_that_is_not_read(self) -> None:
+    def test_output_that_is_not_read_does_not_hold_the_relay(self) -> None:
+        for text, terminal in (("", False), (LOGS, False), (LOGS, True)):
+            reader, stdout = self.terminal() if terminal else self.pipe()
+            relay, url = self.held(stdout, reader, text)
+            if terminal:
+                termios.tcflow(stdout, termios.TCOOFF)  # as Ctrl-S does
+            self.request(url, MANY)
+            self.assert_serves(url)
+            if text:
+                self.wait_for_text("logs/proxyrelay.log", HELD)
+            self.assert_ends(relay)
+            if text:
+                self.assert_tells_once()
+                lines = self.lines()
+                self.assertEqual(sum(" rejected " in line for line in lines), MANY)
+                self.assertRegex(lines[-1], " stopped$")
+                shutil.rmtree(self.folder / "logs")
+
+    def test_pipe_that_is_read_again_gets_the_count_of_missing_lines(self) -> None:
         reader, stdout = self.pipe()
         relay, url = self.held(stdout, reader)
         self.request(url, MANY)
-        self.assert_serves(url)
-        self.assertEqual(relay.stop(), 0)
-        self.assertEqual(relay.end(), "")
-        self.assert_tells_once()
-        lines = self.lines()
-        self.assertEqual(sum(" rejected " in line for line in lines), MANY)
-        self.assertRegex(lines[-1], " stopped$")
-
-    def test_a_pipe_that_is_not_read_and_nothing_else(self) -> None:
-        reader, stdout = self.pipe()
-        relay, url = self.held(stdout, reader, "")
-        self.request(url, MANY)
-        self.assert_serves(url)
-        self.assertEqual(relay.stop(), 0)
-        self.assertEqual(relay.end(), "")
-
-    def test_a_terminal_that_is_held(self) -> None:
-        master, terminal = pty.openpty()
-        for end in (master, terminal):
-            self.addCleanup(os.close, end)
-        relay, url = self.held(terminal, master)
-        termios.tcflow(terminal, termios.TCOOFF)  # as Ctrl-S does
-        self.request(url, MANY)
-        self.assert_serves(url)
-        self.wait_for_text(
-            "logs/proxyrelay.log", "the log to standard output cannot be"
-        )
-        self.assertEqual(relay.stop(), 0)
-        self.assertEqual(relay.end(), "")
-        self.assert_tells_once()
-        self.assertRegex(self.lines()[-1], " stopped$")
-
-    def test_says_what_is_missing_when_it_is_read_again(self) -> None:
-        reader, stdout = self.pipe()
-        relay, url = self.held(stdout, reader)
-        self.request(url, MANY)
-        self.wait_for_text(
-            "logs/proxyrelay.log", "the log to standard output cannot be"
-        )
+        self.wait_for_text("logs/proxyrelay.log", HELD)
         relay.read_to("lines are missing here")
         missing = int(
             self.wait_for_text(
@@ -212,19 +174,19 @@ class StandardOutputTests(HungTestCase):
             )[1]
         )
         self.request(url, 1)
-        self.assertEqual(relay.stop(), 0)
+        relay.child.terminate()
         relay.read_to(" stopped\n")
+        self.assertEqual(relay.child.wait(PATIENCE), 0)
         lines = relay.said.splitlines()
-        gaps = [line for line in lines if "lines are missing here" in line]
-        self.assertEqual(len(gaps), 1, gaps)
-        self.assertRegex(gaps[0], f" WARNING .*: {missing}$")
+        (gap,) = (line for line in lines if "lines are missing here" in line)
+        self.assertRegex(gap, f" WARNING .*: {missing}$")
         # All others are in both places, in the same order.
-        lines.remove(gaps[0])
+        lines.remove(gap)
         file = [line for line in self.lines() if "the log to standard" not in line]
         self.assertEqual(len(lines) + missing, len(file))
         self.assertEqual([line for line in file if line in lines], lines)
 
-    def test_one_that_nobody_can_read_any_more(self) -> None:
+    def test_broken_pipe_is_told_in_the_file(self) -> None:
         reader, stdout = os.pipe()
         self.addCleanup(os.close, stdout)
         relay = self.serve(LOGS, stdout, reader)
@@ -233,39 +195,32 @@ class StandardOutputTests(HungTestCase):
         os.close(reader)
         self.request(url, 50)
         self.wait_for_text("logs/proxyrelay.log", "cannot be written: Broken pipe; ")
-        self.assertEqual(relay.stop(), 0)
-        self.assertEqual(relay.end(), "")
+        self.assert_ends(relay)
         self.assert_tells_once()
 
-    def test_a_full_disk(self) -> None:
+    def test_full_disk_behind_standard_output_is_told_in_the_file(self) -> None:
         full = os.open("/dev/full", os.O_WRONLY)
         self.addCleanup(os.close, full)
         relay = self.serve(LOGS, full, None)
         url = self.wait_for_text("logs/proxyrelay.log", SERVES)[1]
         self.request(url, MANY)
-        self.assertEqual(relay.stop(), 0)
-        self.assertEqual(relay.end(), "")
+        self.assert_ends(relay)
         self.assert_tells_once()
         self.wait_for_text("logs/proxyrelay.log", "written: No space left on device; ")
 
 
 class FileTests(HungTestCase):
-    """Files that cannot be written, or have other names."""
-
     def begin(self, text: str, bounds: str = "") -> tuple[Relay, str]:
-        """Run a relay whose standard output goes to a file."""
         with (self.folder / "stdout").open("w") as stdout:
             relay = self.serve(text, stdout.fileno(), None, bounds)
         return relay, self.wait_for_text("stdout", SERVES)[1]
 
     def assert_ends(self, relay: Relay) -> None:
-        """It ends in order, and there is no traceback."""
-        self.assertEqual(relay.stop(), 0)
-        self.assertEqual(relay.end(), "")
+        super().assert_ends(relay)
         self.assertNotIn("Traceback", (self.folder / "stdout").read_text())
         self.wait_for_text("stdout", r" stopped$")
 
-    def test_a_full_disk(self) -> None:
+    def test_full_disk_behind_the_file_is_told_and_counted(self) -> None:
         relay = self.relay("--config", self.write_config(LOGS))
         self.wait_for_text("logs/proxyrelay.log", SERVES)
         size = (self.folder / "logs/proxyrelay.log").stat().st_size
@@ -282,17 +237,16 @@ class FileTests(HungTestCase):
         missing = int(found[1])
         self.assertEqual(relay.stop(), 0)
         lines = self.lines()
-        gaps = [line for line in lines if "lines are missing here" in line]
-        self.assertEqual(len(gaps), 1)
-        self.assertRegex(gaps[0], f": {missing}$")
+        (gap,) = (line for line in lines if "lines are missing here" in line)
+        self.assertRegex(gap, f": {missing}$")
         self.assertEqual(len(lines[1]), 10)  # cut where the disk was full
         # Standard output has all but the gap, and tells of the trouble.
         self.assertEqual(len(relay.output) - 2, len(lines) - 2 + missing)
         self.assertNotIn("Traceback", relay.said)
 
-    def test_a_folder_that_was_removed(self) -> None:
+    def test_folder_that_was_removed_is_made_again(self) -> None:
         relay, url = self.begin(
-            f"{LOGS}audit_log = 'audit/audit.log'\n", "writer.LOOK_SECONDS = 0"
+            f"{LOGS}audit_log = 'audit/audit.log'\n", "sinks.LOOK_SECONDS = 0"
         )
         self.wait_for_text("logs/proxyrelay.log", SERVES)
         self.wait_for_text("audit/audit.log", "started")
@@ -326,8 +280,7 @@ class FileTests(HungTestCase):
             self.assertIn(end, lines[-1])
             self.assertEqual(len(self.lines(f"{name}-old")), 1)
 
-    def test_a_file_system_that_hangs(self) -> None:
-        """A file whose write does not return stands for it."""
+    def test_file_system_that_hangs_does_not_hold_the_relay(self) -> None:
         for name, kept in (
             ("/proxyrelay.log", "stdout"),
             ("/audit.log", "logs/proxyrelay.log"),
@@ -343,42 +296,14 @@ class FileTests(HungTestCase):
             self.assert_ends(relay)
             shutil.rmtree(self.folder / "logs")
 
-    def test_an_audit_log_that_is_no_file_keeps_it_from_starting(self) -> None:
+    def test_audit_log_that_is_no_file_is_an_error_at_the_start(self) -> None:
         os.mkfifo(self.folder / "fifo")  # nobody reads it
+        path = self.write_config("port = 0\n[logging]\naudit_log = 'fifo'\n")
+        process = self.start(SCRIPTS / "twistd", "-n", "proxyrelay", "--config", path)
+        self.assertEqual(process.wait(), 1)
+        self.assertIn(f"{path}:3: logging.audit_log: ", process.said)
         for name in ("fifo", "/dev/stdout"):
-            path = self.write_config(f"port = 0\n[logging]\naudit_log = '{name}'\n")
-            for command in (
-                ("twistd", "-n", "--pidfile=", "proxyrelay", "--config", path),
-                ("proxyrelay", "check", "--config", path),
-            ):
-                process = self.start(SCRIPTS / command[0], *command[1:])
-                self.assertEqual(process.wait(), 1)
-                self.assertIn(f"{path}:3: logging.audit_log: ", process.said)
-
-    def test_a_daemon_writes_its_files_from_start_to_stop(self) -> None:
-        path = self.write_config(
-            f"host = '127.0.0.1'\nport = 0\n{LOGS}audit_log = 'audit.log'\n"
-        )
-        started = self.start(SCRIPTS / "twistd", "proxyrelay", "--config", path)
-        self.assertEqual(started.wait(), 0, started.said)
-        pid = int((self.folder / "twistd.pid").read_text())
-        try:
-            url = self.wait_for_text("logs/proxyrelay.log", SERVES)[1]
-            self.assert_serves(url)
-        finally:
-            os.kill(pid, signal.SIGTERM)
-        self.wait_for_text("logs/proxyrelay.log", r" stopped$")
-        events = [json.loads(line)["event"] for line in self.lines("audit.log")]
-        self.assertEqual(events, ["started", "registered", "left", "stopped"])
-        self.wait_until_gone(pid)
-
-    def wait_until_gone(self, pid: int) -> None:
-        """Wait for a process that is nobody's child here."""
-        deadline = time.monotonic() + PATIENCE
-        while Path(f"/proc/{pid}/stat").exists():
-            state: Any = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
-            if state.split()[0] == "Z":
-                return
-            if time.monotonic() > deadline:
-                raise AssertionError("it does not end")
-            PAUSE.wait(0.01)
+            self.write_config(f"port = 0\n[logging]\naudit_log = '{name}'\n")
+            status, lines = self.command("check", "--config", path)
+            self.assertEqual(status, 1)
+            self.assertIn(f"{path}:3: logging.audit_log: ", "".join(lines))

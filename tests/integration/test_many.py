@@ -19,8 +19,6 @@ DOOR = 100
 
 
 class ManyClientsTests(ProcessTestCase):
-    """Each of many clients is served."""
-
     def setUp(self) -> None:
         super().setUp()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -30,7 +28,7 @@ class ManyClientsTests(ProcessTestCase):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, CLIENTS + 200), hard))
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
 
-    def test_each_gets_a_message_and_a_goodbye(self) -> None:
+    def test_each_of_many_clients_gets_a_message_and_a_goodbye(self) -> None:
         relay = self.relay()
         uuids = [str(UUID(int=number + 1)) for number in range(CLIENTS)]
         door = asyncio.Semaphore(DOOR)

@@ -14,7 +14,6 @@ from unittest import SkipTest
 from uuid import UUID, uuid4
 
 from aioice.ice import get_host_addresses
-from proxystore.connectors.endpoint import EndpointConnector, EndpointKey
 from proxystore.endpoint.config import (
     EndpointConfig,
     EndpointRelayConfig,
@@ -25,9 +24,8 @@ from proxystore.p2p.manager import PeerManager
 from proxystore.p2p.relay.client import RelayClient
 from proxystore.p2p.relay.exceptions import RelayRegistrationError
 from proxystore.p2p.relay.messages import PeerConnectionRequest
-from proxystore.store import Store
 
-from tests.support.certificates import Authority
+from tests.support.certificates import SETTINGS, Authority
 from tests.support.processes import Process, ProcessTestCase, RelayProcess, environment
 
 ENDPOINT = """
@@ -39,9 +37,7 @@ async def nothing():
 proxystore.endpoint.serve.check_nat_and_log = nothing
 proxystore.endpoint.cli.cli()
 """
-"""``proxystore-endpoint``, but for a check that only writes to its log and asks
-public STUN servers."""
-
+"""``proxystore-endpoint`` without its check that asks public STUN servers."""
 
 CALLER = """
 import asyncio, pathlib, sys, uuid
@@ -49,28 +45,32 @@ from proxystore.p2p.exceptions import PeerConnectionError
 from proxystore.p2p.manager import PeerManager
 from proxystore.p2p.relay.client import RelayClient
 
-async def main(url, mine, other, go, delay):
+async def call(url, go, mine, other, delay):
     client = RelayClient(url, client_uuid=uuid.UUID(mine))
     async with PeerManager(client, ice_servers=[]) as manager:
-        print("registered", flush=True)
+        print(mine, "registered", flush=True)
         while not pathlib.Path(go).exists():
             await asyncio.sleep(0.001)
         await asyncio.sleep(float(delay))
         try:
             await manager.send(uuid.UUID(other), "hello")
         except PeerConnectionError:
-            print("returned", flush=True)
+            print(mine, "returned", flush=True)
         else:
-            print("sent", flush=True)
+            print(mine, "sent", flush=True)
         # The other one has got through, or does so now.
         source, message = await manager.recv()
         await manager.send(source, "goodbye")
-        print("received", message, flush=True)
+        print(mine, "received", message, flush=True)
         await asyncio.Event().wait()
+
+async def main(url, go, *calls):
+    threes = zip(*[iter(calls)] * 3)
+    await asyncio.gather(*(call(url, go, *three) for three in threes))
 
 asyncio.run(main(*sys.argv[1:]))
 """
-"""A client that calls another one when there is a file."""
+"""Clients, each of which calls another one when there is a file."""
 
 
 def request(
@@ -111,8 +111,6 @@ class RealTestCase(ProcessTestCase):
 
 
 class RelayClientTests(RealTestCase):
-    """``RelayClient``: registration, messages, and coming back."""
-
     async def exchange(self, one: RelayClient, two: RelayClient) -> None:
         """An offer goes one way, and an answer the other."""
         for source, target, kind in ((one, two, "offer"), (two, one, "answer")):
@@ -120,48 +118,29 @@ class RelayClientTests(RealTestCase):
             await source.send(sent)
             self.assertEqual(await target.recv(), sent)
 
-    def test_exchanges_an_offer_and_an_answer(self) -> None:
-        relay = self.relay()
-
-        async def scenario() -> None:
-            async with RelayClient(relay.url) as one, RelayClient(relay.url) as two:
-                await self.exchange(one, two)
-
-        self.play(scenario())
-
-    def test_exchanges_an_offer_and_an_answer_over_tls(self) -> None:
+    def secure_relay(self) -> tuple[RelayProcess, ssl.SSLContext]:
         authority = Authority()
-        relay = self.secure_relay(authority)
-        context = authority.client_context()
+        authority.write(self.folder)
+        relay = self.relay("--config", self.write_config(SETTINGS))
+        self.assertTrue(relay.url.startswith("wss://"))
+        return relay, authority.client_context()
+
+    def test_client_over_tls_verifies_and_exchanges_messages(self) -> None:
+        relay, context = self.secure_relay()
 
         async def scenario() -> None:
+            with self.assertRaises(ssl.SSLCertVerificationError):
+                await RelayClient(relay.url).connect(retry=False)
             async with (
                 RelayClient(relay.url, ssl_context=context) as one,
                 RelayClient(relay.url, ssl_context=context) as two,
             ):
                 await self.exchange(one, two)
+            await self.replace_each_time(relay.url, context)
 
         self.play(scenario())
 
-    def test_verifies_the_certificate(self) -> None:
-        relay = self.secure_relay(Authority())
-
-        async def scenario() -> None:
-            client = RelayClient(relay.url)
-            with self.assertRaises(ssl.SSLCertVerificationError):
-                await client.connect(retry=False)
-
-        self.play(scenario())
-
-    def secure_relay(self, authority: Authority) -> RelayProcess:
-        authority.write(self.folder)
-        config = self.folder / "relay.toml"
-        config.write_text('certfile = "cert.pem"\nkeyfile = "privkey.pem"\n')
-        relay = self.relay("--config", config)
-        self.assertTrue(relay.url.startswith("wss://"))
-        return relay
-
-    def test_is_replaced_for_good(self) -> None:
+    def test_client_with_a_uuid_in_use_replaces_the_other_for_good(self) -> None:
         relay = self.relay()
         uuid = uuid4()
 
@@ -178,23 +157,17 @@ class RelayClientTests(RealTestCase):
                         await old.connect()
                     self.assertEqual(str(final.exception), lost.close_reason)
                     await self.exchange(other, new)
+            await self.replace_each_time(relay.url)
 
         self.play(scenario())
         self.assertEqual(relay.stop(), 0)
         self.assertEqual(relay.said.count(f" registered {uuid} "), 2)
         self.assertEqual(relay.said.count(f" replaced {uuid}: "), 1)
 
-    def test_client_with_a_uuid_in_use_replaces_the_other_each_time(self) -> None:
-        """As with ``proxystore-relay``, the other one learns of it, and ends."""
-        authority = Authority()
-        for relay, context in (
-            (self.relay(), None),
-            (self.secure_relay(authority), authority.client_context()),
-        ):
-            self.play(self.replace_each_time(relay.url, context))
-            self.assertEqual(relay.stop(), 0)
-
-    async def replace_each_time(self, url: str, tls: ssl.SSLContext | None) -> None:
+    async def replace_each_time(
+        self, url: str, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """As with ``proxystore-relay``, the older one learns of it, and ends."""
         for _ in range(20):
             old, new = (
                 RelayClient(
@@ -209,7 +182,7 @@ class RelayClientTests(RealTestCase):
             self.assertEqual(new.websocket.state.name, "OPEN")
             await new.close()
 
-    def test_comes_back_by_itself_to_a_restarted_relay(self) -> None:
+    def test_client_of_a_restarted_relay_comes_back_by_itself(self) -> None:
         port = self.reserve()
 
         async def scenario() -> None:
@@ -226,7 +199,7 @@ class RelayClientTests(RealTestCase):
 
         self.play(scenario())
 
-    def test_comes_back_to_a_relay_that_was_killed(self) -> None:
+    def test_client_of_a_killed_relay_comes_back(self) -> None:
         port = self.reserve()
 
         async def scenario() -> None:
@@ -248,52 +221,42 @@ class RelayClientTests(RealTestCase):
 
 
 class PeerManagerTests(RealTestCase):
-    """``PeerManager``: connections between peers."""
-
-    def test_learns_that_a_peer_is_unknown(self) -> None:
-        relay = self.relay()
-        stranger = uuid4()
+    def test_offer_to_a_stranger_or_itself_comes_back(self) -> None:
+        relay = self.relay("--config", self.write_config("[offers]\nhold = 0.1\n"))
         # The package leaves a socket of a failed connection to the collector.
         self.addCleanup(gc.collect)
 
         async def scenario() -> None:
-            manager = PeerManager(RelayClient(relay.url), ice_servers=[])
-            async with manager:
-                with self.assertRaises(PeerConnectionError) as caught:
-                    await manager.send(stranger, "hello")
-                self.assertNotIsInstance(caught.exception, PeerConnectionTimeoutError)
-                self.assertIn(
-                    f"Cannot forward peer connection message to peer {stranger}",
-                    str(caught.exception),
-                )
-
-        self.play(scenario())
-
-    def test_lives_on_after_an_offer_to_itself(self) -> None:
-        relay = self.relay()
-        self.addCleanup(gc.collect)
-
-        async def scenario() -> None:
             client = RelayClient(relay.url)
+            stranger = uuid4()
             async with PeerManager(client, ice_servers=[]) as manager:
-                for _ in range(2):
+                for peer, words in (
+                    (
+                        stranger,
+                        f"Cannot forward peer connection message to peer {stranger}",
+                    ),
+                    (client.uuid, "is the client itself"),
+                    (client.uuid, "is the client itself"),
+                ):
                     with self.assertRaises(PeerConnectionError) as caught:
-                        await manager.send(client.uuid, "hello")
-                    self.assertIn("is the client itself", str(caught.exception))
+                        await manager.send(peer, "hello")
+                    self.assertNotIsInstance(
+                        caught.exception, PeerConnectionTimeoutError
+                    )
+                    self.assertIn(words, str(caught.exception))
 
         self.play(scenario())
 
-    def test_connects_two_peers(self) -> None:
+    def test_peers_are_connected_once_in_both_directions(self) -> None:
         need_addresses()
         relay = self.relay("--log-level", "DEBUG")
-        sizes = (5, 100_000)
 
         async def scenario() -> None:
             async with (
                 PeerManager(RelayClient(relay.url), ice_servers=[]) as one,
                 PeerManager(RelayClient(relay.url), ice_servers=[]) as two,
             ):
-                for size in sizes:
+                for size in (5, 100_000):
                     for source, target in ((one, two), (two, one)):
                         message = source.name.encode() * size
                         await source.send(target.uuid, message)
@@ -309,45 +272,45 @@ class PeerManagerTests(RealTestCase):
         # The messages took another way.
         self.assertEqual(relay.said.count(" forwarded "), 2)
 
-    def test_two_that_call_each_other_live_on(self) -> None:
+    def test_peers_that_call_each_other_live_on(self) -> None:
         need_addresses()
         relay = self.relay()
-        for delay in (0.0, 0.02, 0.1):
-            go = self.folder / f"go-{delay}"
-            uuids = [str(uuid4()), str(uuid4())]
-            callers = [
-                self.start(
-                    *(sys.executable, "-c", CALLER, relay.url, mine, other, go, wait)
-                )
-                for mine, other, wait in (
-                    (*uuids, "0"),
-                    (*reversed(uuids), str(delay)),
-                )
+        go = self.folder / "go"
+        pairs = [(str(uuid4()), str(uuid4())) for _ in range(3)]
+        calls: tuple[list[str], list[str]] = ([], [])
+        for (one, two), delay in zip(pairs, ("0", "0.02", "0.1"), strict=True):
+            calls[0].extend((one, two, "0"))
+            calls[1].extend((two, one, delay))
+        callers = [
+            self.start(sys.executable, "-c", CALLER, relay.url, go, *each)
+            for each in calls
+        ]
+
+        def wait_for(said: str) -> list[set[str]]:
+            return [
+                {
+                    caller.wait_for(f"{uuid} ({said})")[1]
+                    for caller, uuid in zip(callers, pair, strict=True)
+                }
+                for pair in pairs
             ]
-            for caller in callers:
-                caller.wait_for("registered")
-            go.touch()
-            # If either has ended, the message of the other does not come.
-            outcomes = {caller.wait_for("sent|returned")[0] for caller in callers}
+
+        wait_for("registered")
+        go.touch()
+        # If either has ended, the message of the other does not come.
+        for outcomes in wait_for("sent|returned"):
             self.assertIn("sent", outcomes)
-            for caller in callers:
-                caller.wait_for("received (hello|goodbye)")
-            for caller in callers:
-                caller.end()
+        wait_for("received (?:hello|goodbye)")
 
 
 class EndpointTestCase(RealTestCase):
-    """Starts ``proxystore-endpoint``."""
-
     def endpoint(
         self, name: str, relay: RelayProcess, url: str | None = None
     ) -> tuple[UUID, Path, Process]:
-        """Start an endpoint in a home of its own; returns when it serves.
+        """Start an endpoint in a home of its own, which may find its relay by a detour.
 
-        Args:
-            name: Its name.
-            relay: Where it will be registered.
-            url: Where it finds that, unless it connects without a detour.
+        Returns:
+            UUID, home, and process.
         """
         home = self.folder / name
         config = EndpointConfig(
@@ -362,7 +325,6 @@ class EndpointTestCase(RealTestCase):
         return UUID(config.uuid), home, self.serve(name, home, relay)
 
     def serve(self, name: str, home: Path, relay: RelayProcess) -> Process:
-        """Start an endpoint that there is already."""
         process = self.start(
             *(sys.executable, "-c", ENDPOINT, "start", name, "--no-detach"),
             env=environment(PROXYSTORE_HOME=str(home)),
@@ -370,32 +332,3 @@ class EndpointTestCase(RealTestCase):
         process.wait_for("Uvicorn running on")
         relay.wait_for(f"registered .* name='{name}' ")
         return process
-
-
-class EndpointTests(EndpointTestCase):
-    """``proxystore-endpoint``: objects that are elsewhere."""
-
-    def test_an_object_is_read_through_another_endpoint(self) -> None:
-        need_addresses()
-        relay = self.relay("--log-level", "DEBUG")
-        one, home_of_one, process_of_one = self.endpoint("one", relay)
-        two, home_of_two, process_of_two = self.endpoint("two", relay)
-        value = {"numbers": list(range(10_000))}
-        with (
-            EndpointConnector([one], str(home_of_one)) as near,
-            EndpointConnector([two], str(home_of_two)) as far,
-        ):
-            self.assertEqual((near.endpoint_uuid, far.endpoint_uuid), (one, two))
-            key = Store("near", near).put(value)
-            assert isinstance(key, EndpointKey)
-            self.assertEqual(key.endpoint_id, str(one))
-            reader = Store("far", far)
-            self.assertTrue(reader.exists(key))
-            self.assertEqual(reader.get(key), value)
-        relay.wait_for(f"forwarded offer of {two} .* to {one} ")
-        relay.wait_for(f"forwarded answer of {one} .* to {two} ")
-        for process in (process_of_one, process_of_two):
-            self.assertEqual(process.stop(), 0, process.said)
-            self.assertNotIn("Traceback", process.said)
-        for uuid in (one, two):
-            relay.wait_for(f"left {uuid} ")

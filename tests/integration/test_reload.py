@@ -5,61 +5,66 @@ from __future__ import annotations
 import signal
 import ssl
 import threading
-from pathlib import Path
 from queue import Queue
 
 from tests.integration.test_twistd import TwistdTestCase
-from tests.support.certificates import Authority
-from tests.support.processes import SCRIPTS, RelayProcess
+from tests.support.certificates import SETTINGS, Authority
+from tests.support.processes import RelayProcess
 from tests.support.recording import A, B, offer, registration
 from tests.support.served import Client
 
-PROXYRELAY = SCRIPTS / "proxyrelay"
-
 
 class ReloadTestCase(TwistdTestCase):
-    """A relay with a file that changes."""
-
     def serve(self, text: str, *options: str) -> RelayProcess:
-        """Run a relay by a file."""
         return self.relay("--config", self.write_config(text), *options)
 
     def hang_up(self, relay: RelayProcess) -> None:
-        """Have the relay read its file."""
         relay.send(signal.SIGHUP)
 
     def assert_served(self, *clients: Client) -> None:
-        """Clients are connected as before."""
         for client in clients:
             client.send(registration(A).decode())
             self.assertIn('"success": true', client.recv())
 
 
 class SettingsTests(ReloadTestCase):
-    """What relay.toml says."""
-
-    def test_apply_to_who_comes_and_leave_who_is_there(self) -> None:
+    def test_reloaded_settings_apply_to_new_clients_if_they_can(self) -> None:
         relay = self.serve("max_message_bytes = 1000\n")
         before = self.registered(relay.url)
-        self.write_config(
-            "max_message_bytes = 500\n[logging]\ndefault_level = 'DEBUG'\n"
+        Authority().write(self.folder)
+        path = self.write_config(
+            f"max_message_bytes = 500\nreuse_port = true\n{SETTINGS}"
+            "[logging]\nlog_dir = 'logs'\ndefault_level = 'DEBUG'\n"
             "current_client_interval = 0.1\n[timeouts]\nping_interval = 0.1\n"
         )
-        self.hang_up(relay)
+        pid = str(relay.pid)
+        status, lines = self.command("reload", "--config", path, "--pid", pid)
+        self.assertEqual(status, 0, lines)
+        self.assertEqual(lines[-1], f"sent SIGHUP to process {pid}")
         relay.wait_for(
-            "reloaded, changed: max_message_bytes, logging.default_level, "
+            " INFO +reloaded, changed: max_message_bytes, logging.default_level, "
             "logging.current_client_interval, timeouts.ping_interval$"
         )
+        relay.wait_for(
+            "WARNING +changed as well, but only for a relay that is started anew: "
+            "certfile, keyfile, reuse_port, logging.log_dir$"
+        )
+        self.assertFalse((self.folder / "logs").exists())
         relay.wait_for("connected clients: 1")
+        self.assert_served(before)
         after = self.registered(relay.url)  # takes the place of the other one
         self.assert_closed(before, 4004)
         after.send("x" * 501)
         self.assert_closed(after, 4003)
 
-    def test_with_a_problem_change_nothing(self) -> None:
+    def test_file_with_a_problem_changes_nothing(self) -> None:
         relay = self.serve("max_message_bytes = 1000\n")
         client = self.registered(relay.url)
         path = self.write_config("max_message_bytes = 500\nprot = 1\nport = 'x'\n")
+        status, lines = self.command("reload", "-c", path, "--pid", str(relay.pid))
+        self.assertEqual(status, 1)
+        self.assertIn("relay.toml:2: prot: unknown setting", lines[0])
+        self.assertNotIn("reload", relay.said)
         self.hang_up(relay)
         relay.wait_for(f"ERROR +{path}:2: prot: unknown setting; did you mean port")
         relay.wait_for("ERROR +nothing is reloaded; problems: 1$")
@@ -70,29 +75,10 @@ class SettingsTests(ReloadTestCase):
         self.assertEqual(relay.stop(), 0)
         self.assertEqual(relay.errors, [])
 
-    def test_that_need_a_new_start_are_named(self) -> None:
-        relay = self.serve("")
-        client = self.registered(relay.url)
-        Authority().write(self.folder)
-        self.write_config(
-            "max_message_bytes = 500\nreuse_port = true\ncertfile = 'cert.pem'\n"
-            "keyfile = 'privkey.pem'\n[logging]\nlog_dir = 'logs'\n"
-        )
-        self.hang_up(relay)
-        relay.wait_for(" INFO +reloaded, changed: max_message_bytes$")
-        relay.wait_for(
-            "WARNING +changed as well, but only for a relay that is started anew: "
-            "certfile, keyfile, reuse_port, logging.log_dir$"
-        )
-        self.assertFalse((self.folder / "logs").exists())
-        self.assert_served(client)
-
-    def test_change_under_load_and_nobody_notices(self) -> None:
-        """Messages go to and fro while files, good and bad, are read."""
+    def test_files_good_and_bad_under_load_disturb_nobody(self) -> None:
         authority = Authority()
         authority.write(self.folder)
-        secure = "certfile = 'cert.pem'\nkeyfile = 'privkey.pem'\n"
-        relay = self.serve(secure + "[offers]\nshield = false\n")
+        relay = self.serve(SETTINGS + "[offers]\nshield = false\n")
         context = authority.client_context()
         one = self.registered(relay.url, context)
         other = self.registered(relay.url, context, uuid=B)
@@ -113,7 +99,7 @@ class SettingsTests(ReloadTestCase):
             for number in range(10):
                 bad = "prot = 1\n" if number % 2 else ""
                 self.write_config(
-                    f"{bad}{secure}max_message_bytes = {5000 + number}\n"
+                    f"{bad}{SETTINGS}max_message_bytes = {5000 + number}\n"
                     f"[timeouts]\nping_interval = {5 + number}\n"
                     "[offers]\nshield = false\n"
                 )
@@ -129,13 +115,14 @@ class SettingsTests(ReloadTestCase):
 
 
 class CertificateTests(ReloadTestCase):
-    """What is in the certificate files."""
-
     def setUp(self) -> None:
         super().setUp()
         self.old, self.new = Authority(), Authority()
         self.old.write(self.folder)
-        self.settings = "certfile = 'cert.pem'\nkeyfile = 'privkey.pem'\n"
+
+    def serve_old(self, interval: float) -> tuple[RelayProcess, Client]:
+        relay = self.serve(f"{SETTINGS}certificate_interval = {interval}\n")
+        return relay, self.registered(relay.url, self.old.client_context())
 
     def assert_renewed(self, relay: RelayProcess, client: Client) -> None:
         """New connections have the new certificate, and old ones stay."""
@@ -144,24 +131,15 @@ class CertificateTests(ReloadTestCase):
         self.registered(relay.url, self.new.client_context(), uuid=B)
         self.assert_served(client)
 
-    def test_is_served_after_a_signal(self) -> None:
-        relay = self.serve(self.settings + "certificate_interval = 0\n")
-        client = self.registered(relay.url, self.old.client_context())
+    def test_renewed_certificate_is_served_after_a_signal(self) -> None:
+        relay, client = self.serve_old(0)
         self.new.write(self.folder)
         self.hang_up(relay)
         relay.wait_for("reloaded, changed: certificate$")
         self.assert_renewed(relay, client)
 
-    def test_is_served_when_it_has_been_seen(self) -> None:
-        relay = self.serve(self.settings + "certificate_interval = 0.05\n")
-        client = self.registered(relay.url, self.old.client_context())
-        self.new.write(self.folder)
-        relay.wait_for("serving a renewed certificate, valid until ")
-        self.assert_renewed(relay, client)
-
-    def test_waits_for_its_key(self) -> None:
-        relay = self.serve(self.settings + "certificate_interval = 0.05\n")
-        client = self.registered(relay.url, self.old.client_context())
+    def test_renewed_certificate_that_is_seen_waits_for_its_key(self) -> None:
+        relay, client = self.serve_old(0.05)
         elsewhere = self.folder / "new"
         elsewhere.mkdir()
         certfile, keyfile = self.new.write(elsewhere)
@@ -170,31 +148,6 @@ class CertificateTests(ReloadTestCase):
         relay.wait_for("ERROR +the certificate that was read before is served on")
         self.registered(relay.url, self.old.client_context(), uuid=B)
         keyfile.replace(self.folder / keyfile.name)
-        relay.wait_for("serving a renewed certificate")
+        relay.wait_for("serving a renewed certificate, valid until ")
         self.assert_renewed(relay, client)
         self.assertEqual(relay.said.count("is not that of the certificate"), 1)
-
-
-class CommandTests(ReloadTestCase):
-    """``proxyrelay reload``."""
-
-    def reload(self, *options: str | Path) -> tuple[int, list[str]]:
-        process = self.start(PROXYRELAY, "reload", *options)
-        return process.wait(), process.output
-
-    def test_has_the_relay_read_its_file(self) -> None:
-        relay = self.serve("")
-        path = self.write_config("max_message_bytes = 500\n")
-        status, output = self.reload("--config", path, "--pid", str(relay.pid))
-        self.assertEqual(status, 0, output)
-        self.assertEqual(output[-1], f"sent SIGHUP to process {relay.pid}")
-        relay.wait_for("reloaded, changed: max_message_bytes$")
-
-    def test_finds_problems_first(self) -> None:
-        relay = self.serve("")
-        path = self.write_config("prot = 500\n")
-        status, output = self.reload("-c", path, "--pid", str(relay.pid))
-        self.assertEqual(status, 1)
-        self.assertIn("relay.toml:1: prot: unknown setting", output[0])
-        self.assertEqual(relay.stop(), 0)
-        self.assertNotIn("reload", relay.said)

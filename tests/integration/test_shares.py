@@ -26,13 +26,9 @@ STRANGERS, OFFERS, ROUNDS = 64, 110, 2
 
 
 class SharesTests(ProcessTestCase):
-    """A relay without authentication, behind a proxy."""
-
     def setUp(self) -> None:
         super().setUp()
-        config = self.folder / "relay.toml"
-        config.write_text(SETTINGS)
-        self.server = self.relay("--config", config)
+        self.server = self.relay("--config", self.write_config(SETTINGS))
 
     async def client(self, address: str) -> ClientConnection:
         """A client whose address a proxy tells."""
@@ -52,10 +48,7 @@ class SharesTests(ProcessTestCase):
         return message
 
     async def flood(self, strangers: list[ClientConnection]) -> None:
-        """Ask for peers that are not there, each time under another name.
-
-        It returns when the relay has read all of that.
-        """
+        """Ask for absent peers, each time under another name, until all is read."""
         for stranger in strangers:
             uuid = str(uuid4())
             await stranger.send(registration(uuid).decode())
@@ -63,7 +56,7 @@ class SharesTests(ProcessTestCase):
                 await stranger.send(offer(uuid, str(uuid4())).decode())
         await asyncio.gather(*[await stranger.ping() for stranger in strangers])
 
-    def test_keeps_nobody_from_exchanging_offers(self) -> None:
+    def test_address_that_fills_the_tables_keeps_nobody_from_offers(self) -> None:
         one, other = str(uuid4()), str(uuid4())
 
         async def ignore(stranger: ClientConnection) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -18,7 +19,7 @@ from proxystore.connectors.endpoint import (
     EndpointKey,
 )
 from twisted.trial.unittest import SynchronousTestCase
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
@@ -38,9 +39,7 @@ def ask(connector: EndpointConnector, endpoint: UUID) -> None:
 
 
 class DescriptionTests(SynchronousTestCase):
-    """What the library of stock clients makes of descriptions."""
-
-    def test_reads_none_that_the_relay_drops(self) -> None:
+    def test_stock_library_reads_no_description_that_the_relay_drops(self) -> None:
         for kind in ("offer", "answer"):
             for text in wrong_descriptions(kind):
                 found: object = None
@@ -54,14 +53,14 @@ class DescriptionTests(SynchronousTestCase):
 
 
 class ShieldTests(EndpointTestCase):
-    """Two endpoints, and what happens to them."""
-
     def setUp(self) -> None:
         super().setUp()
         need_addresses()
-        self.server = self.relay("--log-level", "DEBUG")
         self.threads = ThreadPoolExecutor()
         self.addCleanup(self.threads.shutdown)
+
+    def begin(self, *options: str | Path) -> None:
+        self.server = self.relay("--log-level", "DEBUG", *options)
 
     def connector(self, uuid: UUID, home: Path) -> EndpointConnector:
         """Talks to an endpoint, as a program on its machine does."""
@@ -82,7 +81,8 @@ class ShieldTests(EndpointTestCase):
         self.assertEqual(self.server.stop(), 0)
         self.assertNotIn("Traceback", self.server.said)
 
-    def test_a_peer_that_is_killed_during_an_offer(self) -> None:
+    def test_endpoint_whose_peer_goes_during_an_offer_asks_again(self) -> None:
+        self.begin()
         one, home, process = self.endpoint("one", self.server)
         two, home_of_two, peer = self.endpoint("two", self.server)
         asking = self.connector(one, home)
@@ -93,103 +93,85 @@ class ShieldTests(EndpointTestCase):
         # Before its 30 s are over, after which it could never ask this peer again.
         self.assertIsInstance(asked.exception(), EndpointConnectorError)
         self.server.wait_for(f"returned offer for {two} .* left before it answered")
-        peer = self.serve("two", home_of_two, self.server)
-        self.exchange(self.connector(two, home_of_two), asking)
-        self.finish(process, peer)
 
-    def test_a_peer_that_is_started_anew_meanwhile(self) -> None:
-        one, home, process = self.endpoint("one", self.server)
-        two, home_of_two, peer = self.endpoint("two", self.server)
-        asking = self.connector(one, home)
-        self.assertEqual(peer.stop(), 0)
-        self.server.wait_for(f"left {two} ")
         asked = self.threads.submit(ask, asking, two)
         self.server.wait_for(f"held offer of {one} .* for {two}")
         peer = self.serve("two", home_of_two, self.server)
-        error = asked.exception()
-        if error is not None:
+        if asked.exception() is not None:
             # It took more than the 5 s: no harm is done.
             self.server.wait_for(f"returned offer for {two} .* is not registered")
         self.exchange(self.connector(two, home_of_two), asking)
         self.finish(process, peer)
 
-    def test_offers_that_cross_and_errors_that_are_made_up(self) -> None:
-        one, home, process = self.endpoint("one", self.server)
-        two, home_of_two, peer = self.endpoint("two", self.server)
-        asking = self.connector(one, home)
-        rogue = str(uuid4())
-
-        async def scenario() -> None:
-            async with connect(self.server.url, proxy=None) as client:
-                await client.send(registration(rogue).decode())
-                await client.recv()
-                asked = self.threads.submit(ask, asking, UUID(rogue))
-                description = json.loads(await client.recv())["description"]
-                for error in (None, "made up"):
-                    text = offer(rogue, str(one), description=description, error=error)
-                    await client.send(text.decode())
-                # It leaves when all of this has arrived.
-                await (await client.ping())
-            self.assertIsNotNone(await asyncio.to_thread(asked.exception))
-
-        self.play(scenario())
-        self.server.wait_for("shielded .* an offer the other way is not answered yet")
-        self.exchange(self.connector(two, home_of_two), asking)
-        self.exchange(asking, self.connector(two, home_of_two))
-        self.finish(process, peer)
-
-    def test_endpoints_that_ask_each_other_at_once(self) -> None:
+    def test_endpoints_among_wrong_and_crossing_messages_live_on(self) -> None:
+        self.begin()
         one, home, process = self.endpoint("one", self.server)
         two, home_of_two, peer = self.endpoint("two", self.server)
         near, far = self.connector(one, home), self.connector(two, home_of_two)
+
+        async def crossing() -> None:
+            """Offer while the endpoint offers, with errors that are made up."""
+            async with self.rogue(near) as (client, uuid, description):
+                for error in (None, "made up"):
+                    text = offer(uuid, str(one), description=description, error=error)
+                    await client.send(text.decode())
+
+        async def wrong() -> None:
+            """Send descriptions that are none."""
+            async with self.rogue(near) as (client, uuid, _):
+                for text in wrong_descriptions("answer"):
+                    made = answer(uuid, str(one), description=text)
+                    await client.send(made.decode())
+                for text in wrong_descriptions("offer"):
+                    await client.send(offer(uuid, str(two), description=text).decode())
+
+        self.play(crossing())
+        self.server.wait_for("shielded .* an offer the other way is not answered yet")
+        self.play(wrong())
+        self.server.wait_for("shielded .* is no session description of its type")
+
         asked = [
             self.threads.submit(ask, near, two),
             self.threads.submit(ask, far, one),
         ]
-        errors = [each.exception() for each in asked]
         # One of them may be told that the other one is asking, too.
-        self.assertIn(None, errors)
+        self.assertIn(None, [each.exception() for each in asked])
         self.server.wait_for("forwarded answer ")
         self.exchange(near, far)
         self.exchange(far, near)
         self.finish(process, peer)
 
-    def test_descriptions_that_are_none(self) -> None:
-        one, home, process = self.endpoint("one", self.server)
-        two, home_of_two, peer = self.endpoint("two", self.server)
-        asking = self.connector(one, home)
-        rogue = str(uuid4())
+    @contextlib.asynccontextmanager
+    async def rogue(
+        self, asking: EndpointConnector
+    ) -> AsyncIterator[tuple[ClientConnection, str, str]]:
+        """A client that an endpoint sends an offer to, and that leaves.
 
-        async def scenario() -> None:
-            async with connect(self.server.url, proxy=None) as client:
-                await client.send(registration(rogue).decode())
-                await client.recv()
-                asked = self.threads.submit(ask, asking, UUID(rogue))
-                await client.recv()
-                for text in wrong_descriptions("answer"):
-                    await client.send(
-                        answer(rogue, str(one), description=text).decode()
-                    )
-                for text in wrong_descriptions("offer"):
-                    made = offer(rogue, str(two), description=text)
-                    await client.send(made.decode())
-                # It leaves when all of this has arrived.
-                await (await client.ping())
-            self.assertIsNotNone(await asyncio.to_thread(asked.exception))
+        Yields:
+            The client, its UUID, and the description of the offer.
+        """
+        uuid = str(uuid4())
+        async with connect(self.server.url, proxy=None) as client:
+            await client.send(registration(uuid).decode())
+            await client.recv()
+            asked = self.threads.submit(ask, asking, UUID(uuid))
+            yield client, uuid, json.loads(await client.recv())["description"]
+            # It leaves when all that it has sent has arrived.
+            await (await client.ping())
+        self.assertIsNotNone(await asyncio.to_thread(asked.exception))
 
-        self.play(scenario())
-        self.server.wait_for("shielded .* is no session description of its type")
-        self.exchange(self.connector(two, home_of_two), asking)
-        self.finish(process, peer)
+    @contextlib.asynccontextmanager
+    async def detour(
+        self, times: int = 1
+    ) -> AsyncIterator[tuple[str, list[ServerConnection]]]:
+        """A way to the relay, on which messages for a peer are said some times.
 
-    def test_an_endpoint_that_comes_back_and_reads_nothing(self) -> None:
-        config = self.folder / "relay.toml"
-        config.write_text("[offers]\nanswer_timeout = 1\nclose_deaf = true\n")
-        self.server = self.relay("--log-level", "DEBUG", "--config", config)
+        Yields:
+            Its URL, and the connections of those who come in by it.
+        """
         clients: list[ServerConnection] = []
 
-        async def detour(client: ServerConnection) -> None:
-            """Pass on what is said, and how it ends."""
+        async def passing(client: ServerConnection) -> None:
             clients.append(client)
             async with connect(self.server.url, proxy=None) as relay:
 
@@ -202,8 +184,18 @@ class ShieldTests(EndpointTestCase):
                 returning = asyncio.create_task(back())
                 with contextlib.suppress(ConnectionClosed):
                     async for message in client:
-                        await relay.send(message)
+                        for _ in range(
+                            times if "peer_connection" in str(message) else 1
+                        ):
+                            await relay.send(message)
                 returning.cancel()
+
+        async with serve(passing, "127.0.0.1", 0) as server:
+            yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", clients
+
+    def test_endpoint_that_reads_nothing_is_closed_for_a_restart(self) -> None:
+        text = "[offers]\nanswer_timeout = 1\nclose_deaf = true\n"
+        self.begin("--config", self.write_config(text))
 
         async def ask_from(address: str, two: UUID) -> str | None:
             """What comes of an offer."""
@@ -217,9 +209,7 @@ class ShieldTests(EndpointTestCase):
                 return error
 
         async def scenario() -> None:
-            async with serve(detour, "127.0.0.1", 0) as server:
-                port = server.sockets[0].getsockname()[1]
-                url = f"ws://127.0.0.1:{port}"
+            async with self.detour() as (url, clients):
                 two, home, peer = await asyncio.to_thread(
                     self.endpoint, "two", self.server, url
                 )
@@ -240,28 +230,10 @@ class ShieldTests(EndpointTestCase):
 
         self.play(scenario())
 
-    def test_messages_that_come_twice(self) -> None:
+    def test_endpoints_whose_messages_come_twice_live_on(self) -> None:
+        self.begin()
         one, home, process = self.endpoint("one", self.server)
         three, home_of_three, other = self.endpoint("three", self.server)
-
-        async def detour(client: ServerConnection) -> None:
-            """Say everything twice that the endpoint says."""
-            async with connect(self.server.url, proxy=None) as relay:
-
-                async def back() -> None:
-                    async for message in relay:
-                        await client.send(message)
-
-                returning = asyncio.create_task(back())
-                async for message in client:
-                    for _ in range(2 if "peer_connection" in str(message) else 1):
-                        await relay.send(message)
-                returning.cancel()
-
-        async def scenario() -> None:
-            async with serve(detour, "127.0.0.1", 0) as server:
-                port = server.sockets[0].getsockname()[1]
-                await asyncio.to_thread(play, f"ws://127.0.0.1:{port}")
 
         def play(url: str) -> None:
             two, home_of_two, peer = self.endpoint("two", self.server, url)
@@ -271,6 +243,10 @@ class ShieldTests(EndpointTestCase):
             self.exchange(self.connector(three, home_of_three), near)
             self.assertEqual(peer.stop(), 0)
             self.assertNotIn("Traceback", peer.said)
+
+        async def scenario() -> None:
+            async with self.detour(times=2) as (url, _):
+                await asyncio.to_thread(play, url)
 
         self.play(scenario())
         self.server.wait_for("shielded .* it answers no offer, or one that was")

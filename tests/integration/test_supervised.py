@@ -8,30 +8,16 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from http.client import HTTPConnection
 from pathlib import Path
 from unittest import SkipTest
 
 from proxyrelay.net.listening import ADMIN
-from tests.integration.test_twistd import TWISTD, TwistdTestCase
+from tests.integration.test_twistd import TWISTD, TwistdTestCase, fetched
 from tests.support.processes import PATIENCE, Process, environment
 from tests.support.recording import A, B
 
 
-def fetched(place: str, method: str, path: str) -> tuple[int, str]:
-    """Ask the private listener; returns the status and the body."""
-    connection = HTTPConnection(place, timeout=PATIENCE)
-    try:
-        connection.request(method, path, headers={"X-Proxyrelay": "1"})
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    finally:
-        connection.close()
-
-
 class NotificationTests(TwistdTestCase):
-    """What it tells."""
-
     def setUp(self) -> None:
         super().setUp()
         name = f"proxyrelay.test.{os.getpid()}.{id(self)}"
@@ -44,13 +30,12 @@ class NotificationTests(TwistdTestCase):
 
     def wait_for(self, assignment: str) -> None:
         """Wait for a notification that has an assignment, and keep all until then."""
-        while True:
+        lines: list[str] = []
+        while assignment not in lines:
             lines = self.listener.recv(4096).decode().splitlines()
             self.heard += lines
-            if assignment in lines:
-                return
 
-    def test_from_start_to_end(self) -> None:
+    def test_relay_tells_start_reload_and_end(self) -> None:
         relay = self.relay(env=self.variables)
         self.wait_for("STATUS=serving, clients: 0")
         self.assertEqual(self.heard, ["READY=1", "STATUS=serving, clients: 0"])
@@ -67,45 +52,38 @@ class NotificationTests(TwistdTestCase):
         self.assertEqual(relay.wait(), 0)
         self.assertEqual(relay.errors, [])
 
-    def test_when_the_operator_has_it_reload(self) -> None:
+    def test_reload_by_the_operator_is_told(self) -> None:
         config = self.write_config("[admin]\nlisten = '127.0.0.1:0'\n")
         relay = self.relay("--config", config, env=self.variables)
         place = relay.wait_for(r"the private listener is http://(\S+)")[1]
         self.wait_for("STATUS=serving, clients: 0")
         config.write_text("wrong\n")
         self.heard.clear()
-        status, _ = fetched(place, "POST", "/reload")
+        status, _ = fetched(place, "/reload", "POST")
         self.assertEqual(status, 409)
         self.wait_for("READY=1")
         self.assertIn("RELOADING=1", self.heard)
         relay.send(signal.SIGTERM)
         self.assertEqual(relay.wait(), 0)
 
-    def test_that_it_lives(self) -> None:
-        """As systemd does it; the event loop has to turn for that."""
-        variables = {**self.variables, "WATCHDOG_USEC": "100000"}
-        relay = self.relay(env=variables)
+    def test_relay_with_watchdog_tells_that_it_lives_and_drains(self) -> None:
+        relay = self.relay(env={**self.variables, "WATCHDOG_USEC": "100000"})
         for _ in range(3):
             self.wait_for("WATCHDOG=1")
         relay.send(signal.SIGSTOP)
         relay.send(signal.SIGCONT)
         self.wait_for("WATCHDOG=1")
-        self.assertEqual(relay.stop(), 0)
-
-    def test_that_it_drains(self) -> None:
-        """It does not tell that it stops: systemd would not wait for the clients."""
-        variables = {**self.variables, "WATCHDOG_USEC": "100000"}
-        relay = self.relay(env=variables)
         client = self.registered(relay.url)
         relay.wait_for(f"registered {A} ")
         relay.send(signal.SIGUSR2)
         self.wait_for("STATUS=draining, clients: 1")
+        # If it told that it stops, systemd would not wait for the clients.
         self.assertNotIn("STOPPING=1", self.heard)
         client.close()
         self.wait_for("STOPPING=1")
         self.assertEqual(relay.wait(), 0)
 
-    def test_nothing_is_loaded_without_a_supervisor(self) -> None:
+    def test_relay_without_a_supervisor_loads_nothing_for_it(self) -> None:
         del self.variables["NOTIFY_SOCKET"]
         for variables, expected in (
             ({}, "False"),
@@ -129,8 +107,6 @@ print("proxyrelay.service.systemd" in sys.modules)
 
 
 class ActivationTests(TwistdTestCase):
-    """Sockets that systemd holds, and hands over with their names."""
-
     def activated(self, ports: Mapping[str, int], *options: str | Path) -> Process:
         """What systemd starts when somebody comes to one of its sockets."""
         activate = shutil.which("systemd-socket-activate")
@@ -146,7 +122,7 @@ class ActivationTests(TwistdTestCase):
         relay.wait_for(f"Listening on 127.0.0.1:{list(ports.values())[-1]} ")
         return relay
 
-    def test_clients_come_in_by_each_but_the_operators(self) -> None:
+    def test_clients_come_in_by_each_socket_but_the_operators(self) -> None:
         names = ("proxyrelay.socket", ADMIN, "another")
         ports = {name: self.reserve() for name in names}
         relay = self.activated(ports)
@@ -156,12 +132,12 @@ class ActivationTests(TwistdTestCase):
         relay.wait_for(f" serves {', '.join(urls)} ")
         self.assertEqual(relay.stop(), 0, relay.said)
 
-    def test_the_operator_comes_in_by_that_one(self) -> None:
+    def test_operator_comes_in_by_the_socket_of_that_name(self) -> None:
         ports = {name: self.reserve() for name in ("relay", ADMIN)}
         place = f"127.0.0.1:{ports[ADMIN]}"
         config = self.write_config(f"[admin]\nlisten = '{place}'\n")
         relay = self.activated(ports, "--config", config)
-        status, text = fetched(place, "GET", "/readyz")
+        status, text = fetched(place, "/readyz")
         self.assertEqual((status, text), (200, "ok\n"))
         relay.wait_for(f"the private listener is http://{place}$")
         self.assertEqual(relay.stop(), 0, relay.said)

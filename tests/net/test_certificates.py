@@ -1,4 +1,4 @@
-"""Certificates and keys: what is read, what is refused, and what is served."""
+"""Certificates and keys: read, refused, and warned of."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import crypto
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.errors import ConfigError
 from proxyrelay.net import certificates
 from proxyrelay.net.tls_context import server_context
 
@@ -68,16 +68,7 @@ def name(text: str) -> x509.Name:
 
 
 class Issued:
-    """A certificate and its key, that can issue others.
-
-    Args:
-        subject: Its common name.
-        issuer: Signs it; None for a self-signed one.
-        key: Its key; None for a new one.
-        start: When it begins to be valid.
-        end: When it ends.
-        hosts: Host names and addresses that it is for.
-    """
+    """A certificate and its key, self-signed unless it has an issuer."""
 
     def __init__(
         self,
@@ -148,47 +139,51 @@ class FilesTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
+        self.leaf = Issued("leaf")
+        self.certfile = self.write("cert.pem", self.leaf.pem)
+        self.keyfile = self.write("key.pem", self.leaf.key_pem())
 
     def write(self, file: str, *pieces: bytes) -> Path:
         path = self.folder / file
         path.write_bytes(b"".join(pieces))
         return path
 
-    def refusal(self, certfile: Path, keyfile: Path | None) -> Problem:
-        """The only problem with two files."""
+    def assert_refused(
+        self, certfile: Path, keyfile: Path | None, key: str, *parts: str
+    ) -> None:
+        """Two files have one problem, with parts of its text."""
         with self.assertRaises(ConfigError) as caught:
             certificates.load(certfile, keyfile)
-        problem: Problem
         (problem,) = caught.exception.problems
-        return problem
+        self.assertEqual(problem.key, key)
+        for part in parts:
+            self.assertIn(part, problem.message)
 
 
 class LoadTests(FilesTestCase):
-    """What can be read."""
+    """Files that can be read."""
 
-    def test_reads_an_ecdsa_pair(self) -> None:
-        for curve in (ec.SECP256R1(), ec.SECP384R1()):
-            leaf = Issued("leaf", key=ecdsa(curve))
-            pair = certificates.load(
-                self.write("cert.pem", leaf.pem), self.write("key.pem", leaf.key_pem())
-            )
-            self.assertEqual(pair.chain, (leaf.certificate,))
-            self.assertEqual(
-                pair.key.private_numbers(), leaf.pair().key.private_numbers()
-            )
-            server_context(pair)
+    def test_load_of_each_kind_of_key_returns_the_pair(self) -> None:
+        pkcs8, traditional = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
+        for key, form in (
+            (ecdsa(ec.SECP256R1()), pkcs8),
+            (ecdsa(ec.SECP384R1()), traditional),
+            (rsa_key(2048), pkcs8),
+            (rsa_key(2048), traditional),
+        ):
+            leaf = Issued("leaf", key=key)
+            for end in (b"\n", b"\r\n"):
+                pair = certificates.load(
+                    self.write("cert.pem", leaf.pem.replace(b"\n", end)),
+                    self.write("key.pem", leaf.key_pem(form).replace(b"\n", end)),
+                )
+                self.assertEqual(pair.chain, (leaf.certificate,))
+                self.assertEqual(
+                    pair.key.private_numbers(), leaf.pair().key.private_numbers()
+                )
+                server_context(pair)
 
-    def test_reads_an_rsa_pair(self) -> None:
-        leaf = Issued("leaf", key=rsa_key(2048))
-        for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
-            pair = certificates.load(
-                self.write("cert.pem", leaf.pem),
-                self.write("key.pem", leaf.key_pem(form)),
-            )
-            self.assertEqual(pair.chain, (leaf.certificate,))
-            server_context(pair)
-
-    def test_reads_the_chain_in_its_order(self) -> None:
+    def test_load_keeps_the_order_of_the_chain(self) -> None:
         root, middle = authorities()
         leaf = Issued("leaf", middle)
         pair = certificates.load(
@@ -199,105 +194,89 @@ class LoadTests(FilesTestCase):
             pair.chain, (leaf.certificate, middle.certificate, root.certificate)
         )
 
-    def test_reads_a_key_from_the_certfile(self) -> None:
+    def test_load_of_one_file_finds_the_key(self) -> None:
         _root, middle = authorities()
         leaf = Issued("leaf", middle)
+        traditional = leaf.key_pem(PrivateFormat.TraditionalOpenSSL)
         for pieces in (
             (leaf.pem, middle.pem, leaf.key_pem()),
             (leaf.key_pem(), leaf.pem, middle.pem),
-            (leaf.pem, leaf.key_pem(PrivateFormat.TraditionalOpenSSL), middle.pem),
+            (leaf.pem, traditional, middle.pem),
+            (leaf.pem, EC_PARAMETERS, traditional, middle.pem),
         ):
             pair = certificates.load(self.write("both.pem", *pieces), None)
             self.assertEqual(pair.chain, (leaf.certificate, middle.certificate))
 
-    def test_reads_a_key_behind_its_parameters(self) -> None:
-        leaf = Issued("leaf")
-        key = leaf.key_pem(PrivateFormat.TraditionalOpenSSL)
-        certfile = self.write("cert.pem", leaf.pem)
-        certificates.load(certfile, self.write("key.pem", EC_PARAMETERS, key))
-        certificates.load(self.write("both.pem", leaf.pem, EC_PARAMETERS, key), None)
-
-    def test_reads_line_ends_of_windows(self) -> None:
-        leaf = Issued("leaf")
-        certificates.load(
-            self.write("cert.pem", leaf.pem.replace(b"\n", b"\r\n")),
-            self.write("key.pem", leaf.key_pem().replace(b"\n", b"\r\n")),
-        )
-
-    def test_tells_the_names(self) -> None:
+    def test_names_are_hosts_and_addresses(self) -> None:
         hosts = ["relay.example", "*.example.org", "192.0.2.1", "2001:db8::1"]
         self.assertEqual(Issued("leaf", hosts=hosts).pair().names(), hosts)
         self.assertEqual(Issued("leaf").pair().names(), [])
 
 
 class RefusedTests(FilesTestCase):
-    """What cannot be read, or does not belong together."""
+    """Files that cannot be read, or do not match."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.leaf = Issued("leaf")
-        self.certfile = self.write("cert.pem", self.leaf.pem)
-        self.keyfile = self.write("key.pem", self.leaf.key_pem())
-
-    def test_waits_for_nobody_to_write_into_a_pipe(self) -> None:
+    def test_load_of_a_pipe_does_not_wait(self) -> None:
         pipe = self.folder / "pipe.pem"
         os.mkfifo(pipe)
-        for files in ((pipe, self.keyfile), (self.certfile, pipe), (pipe, None)):
-            problem = self.refusal(*files)
-            self.assertIn("pipe.pem is not a regular file", problem.message)
+        why = "pipe.pem is not a regular file"
+        self.assert_refused(pipe, self.keyfile, "certfile", why)
+        self.assert_refused(self.certfile, pipe, "keyfile", why)
+        self.assert_refused(pipe, None, "certfile", why)
         self.assertEqual(certificates.file_fingerprint(pipe), (None,))
 
-    def test_refuses_what_cannot_be_looked_at_later(self) -> None:
-        """Some parts of a certificate are read only when they are asked for."""
+    def test_load_of_a_broken_field_is_refused(self) -> None:
         der = self.leaf.certificate.public_bytes(Encoding.DER)
         mark = bytes.fromhex("06072a8648ce3d0201")  # an elliptic curve's key
         self.assertIn(mark, der)
         broken = der.replace(mark, mark[:-1] + b"\x7f")
         pem = x509.load_der_x509_certificate(broken).public_bytes(Encoding.PEM)
         chain = self.write("odd.pem", self.leaf.pem, pem)
-        problem = self.refusal(chain, self.keyfile)
-        self.assertEqual(problem.key, "certfile")
-        self.assertIn("certificate 2 in", problem.message)
+        self.assert_refused(chain, self.keyfile, "certfile", "certificate 2 in")
 
-    def test_refuses_encrypted_keys(self) -> None:
+    def test_load_of_an_encrypted_key_is_refused(self) -> None:
         encryption = BestAvailableEncryption(b"passphrase")
-        for form, mark in (
-            (PrivateFormat.PKCS8, b"BEGIN ENCRYPTED PRIVATE KEY"),
-            (PrivateFormat.TraditionalOpenSSL, b"Proc-Type: 4,ENCRYPTED"),
-        ):
+        for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
             pem = self.leaf.key_pem(form, encryption)
-            self.assertIn(mark, pem)
-            problem = self.refusal(self.certfile, self.write("key.pem", pem))
-            self.assertEqual(problem.key, "keyfile")
-            self.assertIn(f"{self.keyfile} is encrypted", problem.message)
-            self.assertIn(f"openssl pkey -in {self.keyfile}", problem.message)
-            problem = self.refusal(self.write("both.pem", self.leaf.pem, pem), None)
-            self.assertEqual(problem.key, "certfile")
-            self.assertIn(
-                f"openssl pkey -in {self.folder / 'both.pem'}", problem.message
+            self.assertIn(b"ENCRYPTED", pem)
+            keyfile, both = (
+                self.write("key.pem", pem),
+                self.write("both.pem", self.leaf.pem, pem),
             )
+            for certfile, key, setting, place in (
+                (self.certfile, keyfile, "keyfile", keyfile),
+                (both, None, "certfile", both),
+            ):
+                self.assert_refused(
+                    certfile,
+                    key,
+                    setting,
+                    f"{place} is encrypted",
+                    f"openssl pkey -in {place}",
+                )
 
-    def test_refuses_the_key_of_another_certificate(self) -> None:
+    def test_load_of_another_key_is_refused(self) -> None:
         for other in (Issued("other"), Issued("other", key=rsa_key(2048))):
-            problem = self.refusal(
-                self.certfile, self.write("other.pem", other.key_pem())
+            self.assert_refused(
+                self.certfile,
+                self.write("other.pem", other.key_pem()),
+                "keyfile",
+                "other.pem is not that of the certificate",
+                str(self.certfile),
             )
-            self.assertEqual(problem.key, "keyfile")
-            self.assertIn("other.pem is not that of the certificate", problem.message)
-            self.assertIn(str(self.certfile), problem.message)
 
-    def test_refuses_a_certfile_that_starts_with_the_issuer(self) -> None:
+    def test_load_of_a_wrong_order_is_refused(self) -> None:
         root, middle = authorities()
         leaf = Issued("leaf", middle)
-        problem = self.refusal(
+        self.assert_refused(
             self.write("cert.pem", middle.pem, leaf.pem, root.pem),
             self.write("key.pem", leaf.key_pem()),
+            "certfile",
+            "wrong order",
+            "must come first",
         )
-        self.assertEqual(problem.key, "certfile")
-        self.assertIn("wrong order", problem.message)
-        self.assertIn("must come first", problem.message)
 
-    def test_tells_of_both_files_at_once(self) -> None:
+    def test_load_names_the_problems_of_both_files(self) -> None:
         missing = self.folder / "missing.pem"
         with self.assertRaises(ConfigError) as caught:
             certificates.load(missing, self.write("key.pem", b"garbage"))
@@ -305,165 +284,106 @@ class RefusedTests(FilesTestCase):
             [problem.key for problem in caught.exception.problems],
             ["certfile", "keyfile"],
         )
+        self.assert_refused(missing, None, "certfile")
 
-    def test_tells_once_of_one_file(self) -> None:
-        self.refusal(self.folder / "missing.pem", None)
-
-    def test_refuses_short_rsa_keys(self) -> None:
-        leaf = Issued("leaf", key=rsa_key(1024))
-        problem = self.refusal(
-            self.write("cert.pem", leaf.pem), self.write("key.pem", leaf.key_pem())
-        )
-        self.assertEqual(problem.key, "keyfile")
-        self.assertIn("has 1024 bits", problem.message)
-        self.assertIn("at least 2048", problem.message)
-
-    def test_refuses_ed25519(self) -> None:
-        leaf = Issued("leaf", key=ed25519.Ed25519PrivateKey.generate())
-        problem = self.refusal(
-            self.write("cert.pem", leaf.pem), self.write("key.pem", leaf.key_pem())
-        )
-        self.assertEqual(problem.key, "keyfile")
-        self.assertIn("of the type Ed25519", problem.message)
-        self.assertIn("neither an ECDSA nor an RSA key", problem.message)
-
-    def test_refuses_rsa_pss(self) -> None:
-        """OpenSSL would only say that no certificate is assigned."""
-        leaf = Issued("leaf", key=rsa_key(2048))
-        pem = pss_pem(rsa_key(2048))
-        for certfile, keyfile in (
-            (self.write("cert.pem", leaf.pem), self.write("key.pem", pem)),
-            (self.write("both.pem", leaf.pem, pem), None),
+    def test_load_of_an_unfit_key_is_refused(self) -> None:
+        rsa_leaf = Issued("leaf", key=rsa_key(2048))
+        short = Issued("leaf", key=rsa_key(1024))
+        edwards = Issued("leaf", key=ed25519.Ed25519PrivateKey.generate())
+        curve = Issued("leaf", key=ecdsa(ec.SECP256K1()))
+        for leaf, key, parts in (
+            (short, short.key_pem(), ("has 1024 bits", "at least 2048")),
+            (
+                edwards,
+                edwards.key_pem(),
+                ("of the type Ed25519", "neither an ECDSA nor an RSA key"),
+            ),
+            # OpenSSL would only say that no certificate is assigned.
+            (rsa_leaf, pss_pem(rsa_key(2048)), ("of the type RSA-PSS",)),
+            (curve, curve.key_pem(), ("secp256k1", "secp256r1")),
         ):
-            problem = self.refusal(certfile, keyfile)
-            self.assertIn("of the type RSA-PSS", problem.message)
-
-    def test_names_the_labels_that_it_finds(self) -> None:
-        key = self.leaf.key_pem()
-        trusted = self.leaf.pem.replace(b" CERTIFICATE", b" TRUSTED CERTIFICATE")
-        for pem in (trusted, trusted + self.leaf.pem):
-            problem = self.refusal(
-                self.write("cert.pem", pem), self.write("key.pem", key)
+            self.assert_refused(
+                self.write("cert.pem", leaf.pem),
+                self.write("key.pem", key),
+                "keyfile",
+                *parts,
             )
-            self.assertEqual(problem.key, "certfile")
-            self.assertIn("found in it: TRUSTED CERTIFICATE", problem.message)
-        problem = self.refusal(
-            self.write("cert.pem", self.leaf.pem), self.write("key.pem", self.leaf.pem)
-        )
-        self.assertEqual(problem.key, "keyfile")
-        self.assertIn("found in it: CERTIFICATE", problem.message)
-        ssh = b"-----BEGIN OPENSSH PRIVATE KEY-----\nx\n" * 9
-        problem = self.refusal(
-            self.write("cert.pem", self.leaf.pem), self.write("key.pem", ssh)
-        )
-        self.assertTrue(
-            problem.message.endswith("found in it: OPENSSH PRIVATE KEY"), problem
-        )
+            both = self.write("both.pem", leaf.pem, key)
+            self.assert_refused(both, None, "certfile", *parts)
 
-    def test_refuses_curves_that_clients_do_not_take(self) -> None:
-        leaf = Issued("leaf", key=ecdsa(ec.SECP256K1()))
-        problem = self.refusal(self.write("both.pem", leaf.pem, leaf.key_pem()), None)
-        self.assertEqual(problem.key, "certfile")
-        self.assertIn("secp256k1", problem.message)
-        self.assertIn("secp256r1", problem.message)
-
-    def test_refuses_certfiles_without_a_certificate(self) -> None:
-        der = self.leaf.certificate.public_bytes(Encoding.DER)
+    def test_load_without_a_certificate_is_refused(self) -> None:
+        pem = self.leaf.pem
         for data in (
             b"",
-            b"garbage",
             b"\x00\xff" * 100,
-            der,
+            self.leaf.certificate.public_bytes(Encoding.DER),
             self.leaf.key_pem(),
-            self.leaf.pem[:200],
-            self.leaf.pem.decode().encode("utf-16"),
-            self.leaf.pem[:200] + b"####" + self.leaf.pem[204:],
+            pem[:200],
+            pem.decode().encode("utf-16"),
+            pem[:200] + b"####" + pem[204:],
+            pem + pem.replace(b" CERTIFICATE", b" TRUSTED CERTIFICATE"),
         ):
-            problem = self.refusal(self.write("cert.pem", data), self.keyfile)
-            self.assertEqual(problem.key, "certfile")
-            self.assertIn("-----BEGIN CERTIFICATE-----", problem.message)
-            self.assertIn(str(self.certfile), problem.message)
+            odd = self.write("odd.pem", data)
+            wanted = "-----BEGIN CERTIFICATE-----"
+            self.assert_refused(odd, self.keyfile, "certfile", wanted, str(odd))
 
-    def test_refuses_keyfiles_without_a_key(self) -> None:
-        for data in (
-            b"",
-            b"garbage",
-            b"\x00\xff" * 100,
-            self.leaf.pem,
-            EC_PARAMETERS,
-            self.leaf.key_pem()[:60],
-        ):
-            problem = self.refusal(self.certfile, self.write("key.pem", data))
-            self.assertEqual(problem.key, "keyfile")
-            self.assertIn("-----BEGIN PRIVATE KEY-----", problem.message)
-            self.assertIn(str(self.keyfile), problem.message)
+    def test_load_without_a_key_is_refused(self) -> None:
+        wanted = "-----BEGIN PRIVATE KEY-----"
+        key = self.leaf.key_pem()[:60]
+        for data in (b"", b"\x00\xff" * 100, self.leaf.pem, EC_PARAMETERS, key):
+            odd = self.write("odd.pem", data)
+            self.assert_refused(self.certfile, odd, "keyfile", wanted, str(odd))
+        self.assert_refused(self.certfile, None, "certfile", wanted)
 
-    def test_refuses_a_certfile_without_the_key(self) -> None:
-        problem = self.refusal(self.certfile, None)
-        self.assertEqual(problem.key, "certfile")
-        self.assertIn("-----BEGIN PRIVATE KEY-----", problem.message)
-
-    def test_refuses_what_cannot_be_opened(self) -> None:
+    def test_load_of_an_unreadable_file_is_refused(self) -> None:
         missing = self.folder / "missing.pem"
-        for certfile, keyfile, key, path, why in (
-            (missing, self.keyfile, "certfile", missing, "No such file"),
-            (self.certfile, missing, "keyfile", missing, "No such file"),
-            (self.folder, self.keyfile, "certfile", self.folder, "Is a directory"),
-            (self.certfile, self.folder, "keyfile", self.folder, "Is a directory"),
-        ):
-            problem = self.refusal(certfile, keyfile)
-            self.assertEqual(problem.key, key)
-            self.assertIn(f"{path} cannot be read: {why}", problem.message)
+        for path, why in ((missing, "No such file"), (self.folder, "Is a directory")):
+            text = f"{path} cannot be read: {why}"
+            self.assert_refused(path, self.keyfile, "certfile", text)
+            self.assert_refused(self.certfile, path, "keyfile", text)
 
-    def test_refuses_what_may_not_be_read(self) -> None:
+    def test_load_without_permission_is_refused(self) -> None:
         self.keyfile.chmod(0)
         if os.access(self.keyfile, os.R_OK):
             self.skipTest("this user may read everything")
-        problem = self.refusal(self.certfile, self.keyfile)
-        self.assertEqual(problem.key, "keyfile")
-        self.assertIn("Permission denied", problem.message)
+        self.assert_refused(self.certfile, self.keyfile, "keyfile", "Permission denied")
 
-    def test_refuses_what_openssl_refuses(self) -> None:
+    def test_context_of_a_weak_key_is_refused(self) -> None:
         weak = Issued("leaf", key=ecdsa(ec.SECP192R1()))
         with self.assertRaises(ConfigError) as caught:
             server_context(weak.pair())
         (problem,) = caught.exception.problems
         self.assertEqual(problem.key, "certfile")
         self.assertIn("ee key too small", problem.message)
+        self.assertNotIn("[(", problem.message)
 
-    def test_speaks_plainly_of_what_openssl_refuses(self) -> None:
-        weak = Issued("leaf", key=ecdsa(ec.SECP192R1()))
-        with self.assertRaises(ConfigError) as caught:
-            server_context(weak.pair())
-        self.assertNotIn("[(", str(caught.exception))
 
-    def test_refuses_a_malformed_extension(self) -> None:
-        key = ecdsa()
-        oid = x509.SubjectAlternativeName.oid
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name("leaf"))
-            .issuer_name(name("leaf"))
-            .public_key(key.public_key())
-            .serial_number(1)
-            .not_valid_before(NOW - DAY)
-            .not_valid_after(NOW + DAY)
-            .add_extension(x509.UnrecognizedExtension(oid, b"garbage"), False)
-            .sign(key, hashes.SHA256())
-        )
-        pair = certificates.KeyPair((certificate,), key)
-        self.assertIsInstance(list(pair.warnings(NOW)), list)
+def nameless(*extensions: x509.ExtensionType) -> certificates.KeyPair:
+    """An expired certificate without a name, and its key."""
+    key = ecdsa()
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - 2 * DAY)
+        .not_valid_after(NOW - DAY)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, False)
+    return certificates.KeyPair((builder.sign(key, hashes.SHA256()),), key)
 
 
 class ProblemsTests(SynchronousTestCase):
-    """Why clients that verify would refuse a certificate."""
+    """Reasons of verifying clients to refuse a certificate."""
 
     def problems(self, pair: certificates.KeyPair, now: datetime = NOW) -> list[str]:
         found = list(pair.problems(now))
         self.assertEqual({problem.key for problem in found} - {"certfile"}, set())
         return [problem.message for problem in found]
 
-    def test_a_valid_chain_has_none(self) -> None:
+    def test_problems_of_a_valid_chain_are_none(self) -> None:
         root, middle = authorities()
         leaf = Issued("leaf", middle)
         for pair in (
@@ -475,25 +395,28 @@ class ProblemsTests(SynchronousTestCase):
         ):
             self.assertEqual(self.problems(pair), [])
 
-    def test_an_expired_certificate(self) -> None:
-        pair = Issued("leaf", end=NOW - DAY).pair()
-        self.assertEqual(self.problems(pair), ["'CN=leaf' expired on 2026-05-31"])
-
-    def test_an_expired_intermediate(self) -> None:
+    def test_problems_name_certificates_out_of_their_time(self) -> None:
         root = Issued("root")
         middle = Issued("intermediate", root, end=NOW - DAY)
-        self.assertEqual(
-            self.problems(Issued("leaf", middle).pair(middle, root)),
-            ["'CN=intermediate' expired on 2026-05-31"],
-        )
+        for pair, problem in (
+            (Issued("leaf", end=NOW - DAY).pair(), "'CN=leaf' expired on 2026-05-31"),
+            (
+                Issued("leaf", middle).pair(middle, root),
+                "'CN=intermediate' expired on 2026-05-31",
+            ),
+            (
+                Issued("leaf", start=NOW + DAY).pair(),
+                "'CN=leaf' is not valid before 2026-06-02",
+            ),
+            (
+                Issued("a\x1b[31mé\nb", end=NOW - DAY).pair(),
+                r"'CN=a\x1b[31m\xe9\nb' expired on 2026-05-31",
+            ),
+            (nameless(), "a nameless certificate expired on 2026-05-31"),
+        ):
+            self.assertEqual(self.problems(pair), [problem])
 
-    def test_a_certificate_of_tomorrow(self) -> None:
-        pair = Issued("leaf", start=NOW + DAY).pair()
-        self.assertEqual(
-            self.problems(pair), ["'CN=leaf' is not valid before 2026-06-02"]
-        )
-
-    def test_the_ends_belong_to_the_time(self) -> None:
+    def test_problems_begin_after_the_ends_of_the_time(self) -> None:
         second = timedelta(seconds=1)
         pair = Issued("leaf", start=NOW, end=NOW + DAY).pair()
         self.assertEqual(self.problems(pair, NOW), [])
@@ -501,7 +424,7 @@ class ProblemsTests(SynchronousTestCase):
         self.assertIn("not valid before", self.problems(pair, NOW - second)[0])
         self.assertIn("expired", self.problems(pair, NOW + DAY + second)[0])
 
-    def test_a_chain_in_the_wrong_order(self) -> None:
+    def test_problems_of_a_wrong_order_name_each_pair(self) -> None:
         root, middle = authorities()
         leaf = Issued("leaf", middle)
         first, second = self.problems(leaf.pair(root, middle))
@@ -509,92 +432,79 @@ class ProblemsTests(SynchronousTestCase):
         self.assertIn("'CN=root' is followed by 'CN=intermediate'", second)
         self.assertIn("must be followed by its issuer's", first)
 
-    def test_a_chain_with_a_gap(self) -> None:
+    def test_problems_name_a_broken_chain(self) -> None:
         root, middle = authorities()
-        (problem,) = self.problems(Issued("leaf", middle).pair(root))
-        self.assertIn("the chain is broken", problem)
-
-    def test_a_chain_of_a_namesake(self) -> None:
-        (problem,) = self.problems(Issued("leaf", Issued("root")).pair(Issued("root")))
-        self.assertIn("the chain is broken", problem)
-
-    def test_a_chain_of_another_kind_of_key(self) -> None:
-        namesake = Issued("root", key=rsa_key(2048))
-        (problem,) = self.problems(Issued("leaf", Issued("root")).pair(namesake))
-        self.assertIn("the chain is broken", problem)
-
-    def test_a_name_cannot_control_a_terminal(self) -> None:
-        pair = Issued("a\x1b[31mé\nb", end=NOW - DAY).pair()
-        (problem,) = self.problems(pair)
-        self.assertTrue(problem.isprintable() and problem.isascii(), problem)
+        leaf = Issued("leaf", root)
+        for pair in (
+            Issued("leaf", middle).pair(root),
+            leaf.pair(Issued("root")),
+            leaf.pair(Issued("root", key=rsa_key(2048))),
+        ):
+            (problem,) = self.problems(pair)
+            self.assertIn("the chain is broken", problem)
 
 
 class WarningsTests(SynchronousTestCase):
-    """What the operator should know of a certificate."""
+    """Advice for the operator."""
 
     HOSTS = ("relay.example",)
 
     def setUp(self) -> None:
-        nowhere = Path(self.mktemp())
-        self.trust(SSL_CERT_FILE=nowhere / "none.pem", SSL_CERT_DIR=nowhere)
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.root, self.middle = authorities()
+        self.trust(self.folder / "missing.pem")
+
+    def trust(self, bundle: Path) -> None:
+        """Point OpenSSL to the authorities that this machine trusts."""
+        for variable, place in (("FILE", bundle), ("DIR", self.folder)):
+            self.patch(
+                os,
+                "environ",
+                {**os.environ, f"SSL_CERT_{variable}": str(place.absolute())},
+            )
 
     def warnings(self, pair: certificates.KeyPair, now: datetime = NOW) -> list[str]:
         found = list(pair.warnings(now))
         self.assertEqual({problem.key for problem in found} - {"certfile"}, set())
         return [problem.message for problem in found]
 
-    def test_a_whole_chain_has_none(self) -> None:
-        root, middle = authorities()
-        pair = Issued("leaf", middle, hosts=self.HOSTS).pair(middle, root)
-        self.assertEqual(self.warnings(pair), [])
+    def test_warnings_of_a_whole_chain_are_none(self) -> None:
+        leaf = Issued("leaf", self.middle, hosts=self.HOSTS)
+        self.assertEqual(self.warnings(leaf.pair(self.middle, self.root)), [])
 
-    def test_a_chain_to_a_trusted_authority_has_none(self) -> None:
-        root, middle = authorities()
-        pair = Issued("leaf", middle, hosts=self.HOSTS).pair(middle)
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        bundle = folder / "bundle.pem"
-        bundle.write_bytes(root.pem)
-        self.trust(SSL_CERT_FILE=bundle, SSL_CERT_DIR=folder)
-        self.assertEqual(self.warnings(pair), [])
+    def test_warnings_of_a_chain_to_a_trusted_authority_are_none(self) -> None:
+        pair = Issued("leaf", self.middle, hosts=self.HOSTS).pair(self.middle)
+        number = crypto.X509.from_cryptography(
+            self.root.certificate
+        ).subject_name_hash()
+        for file in ("bundle.pem", f"{number:08x}.0"):
+            self.assertEqual(len(self.warnings(pair)), 1)
+            path = self.folder / file
+            path.write_bytes(self.root.pem)
+            self.trust(self.folder / "bundle.pem")
+            self.assertEqual(self.warnings(pair), [])
+            path.unlink()
 
-    def test_authorities_are_also_trusted_in_a_folder(self) -> None:
-        root, middle = authorities()
-        pair = Issued("leaf", middle, hosts=self.HOSTS).pair(middle)
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        number = crypto.X509.from_cryptography(root.certificate).subject_name_hash()
-        (folder / f"{number:08x}.0").write_bytes(root.pem)
-        self.trust(SSL_CERT_FILE=folder / "missing.pem", SSL_CERT_DIR=folder)
-        self.assertEqual(self.warnings(pair), [])
+    def test_warnings_name_what_is_missing(self) -> None:
+        for pair, parts in (
+            (
+                Issued("leaf", self.middle, hosts=self.HOSTS).pair(),
+                ("'CN=intermediate'", "fullchain.pem"),
+            ),
+            (Issued("leaf", hosts=self.HOSTS).pair(), ("self-signed",)),
+            (Issued("leaf", self.root).pair(self.root), ("subjectAltName",)),
+        ):
+            (warning,) = self.warnings(pair)
+            for part in parts:
+                self.assertIn(part, warning)
 
-    def trust(self, **places: Path) -> None:
-        """Point OpenSSL to the authorities that this machine trusts."""
-        for variable, place in places.items():
-            before = os.environ.get(variable)
-            if before is None:
-                self.addCleanup(os.environ.pop, variable, None)
-            else:
-                self.addCleanup(os.environ.__setitem__, variable, before)
-            os.environ[variable] = str(place.absolute())
+    def test_warnings_of_a_malformed_extension_are_given(self) -> None:
+        oid = x509.SubjectAlternativeName.oid
+        pair = nameless(x509.UnrecognizedExtension(oid, b"garbage"))
+        self.assertIn("subjectAltName", self.warnings(pair)[0])
 
-    def test_a_leaf_without_its_intermediate(self) -> None:
-        _root, middle = authorities()
-        (warning,) = self.warnings(Issued("leaf", middle, hosts=self.HOSTS).pair())
-        self.assertIn("'CN=intermediate'", warning)
-        self.assertIn("fullchain.pem", warning)
-
-    def test_a_self_signed_certificate(self) -> None:
-        (warning,) = self.warnings(Issued("leaf", hosts=self.HOSTS).pair())
-        self.assertIn("self-signed", warning)
-
-    def test_a_certificate_without_hosts(self) -> None:
-        root = Issued("root")
-        (warning,) = self.warnings(Issued("leaf", root).pair(root))
-        self.assertIn("subjectAltName", warning)
-
-    def test_a_certificate_that_expires_soon(self) -> None:
-        root = Issued("root")
+    def test_warnings_name_a_certificate_that_expires_soon(self) -> None:
         for lifetime, left in (
             (90 * DAY, 30 * DAY),
             (10 * DAY, 10 * DAY / 3),
@@ -604,40 +514,21 @@ class WarningsTests(SynchronousTestCase):
         ):
             end = NOW + left
             pair = Issued(
-                "leaf", root, hosts=self.HOSTS, start=end - lifetime, end=end
-            ).pair(root)
+                "leaf", self.root, hosts=self.HOSTS, start=end - lifetime, end=end
+            ).pair(self.root)
             # Certificates count in seconds.
-            for now in (end - lifetime, NOW - timedelta(seconds=1)):
+            second = timedelta(seconds=1)
+            for now in (end - lifetime, NOW - second, end + second):
                 self.assertEqual(self.warnings(pair, now), [], lifetime)
-            for now in (NOW + timedelta(seconds=1), end - timedelta(seconds=1)):
+            for now in (NOW + second, end - second):
                 (warning,) = self.warnings(pair, now)
                 self.assertIn(f"expires soon, on {end.date()}: renew it", warning)
 
-    def test_what_has_expired_does_not_expire_soon(self) -> None:
-        root = Issued("root")
-        pair = Issued("leaf", root, hosts=self.HOSTS, end=NOW - DAY).pair(root)
-        self.assertEqual(self.warnings(pair), [])
 
-    def test_a_certificate_without_a_name(self) -> None:
-        key = ecdsa()
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
-            .issuer_name(x509.Name([]))
-            .public_key(key.public_key())
-            .serial_number(1)
-            .not_valid_before(NOW - 2 * DAY)
-            .not_valid_after(NOW - DAY)
-            .sign(key, hashes.SHA256())
-        )
-        (problem,) = certificates.KeyPair((certificate,), key).problems(NOW)
-        self.assertIn("a nameless certificate expired", problem.message)
+class FileFingerprintTests(SynchronousTestCase):
+    """Changes of files."""
 
-
-class FileFingerprintTests(FilesTestCase):
-    """Whether files are as they were."""
-
-    def test_changes_with_the_files(self) -> None:
+    def test_fingerprint_changes_with_the_files(self) -> None:
         path = Path(self.mktemp())
         seen = [certificates.file_fingerprint(path, None)]
         path.write_text("a")
@@ -657,5 +548,5 @@ class FileFingerprintTests(FilesTestCase):
 class NowTests(SynchronousTestCase):
     """The time."""
 
-    def test_knows_its_zone(self) -> None:
+    def test_now_knows_its_zone(self) -> None:
         self.assertEqual(certificates.now().utcoffset(), timedelta(0))

@@ -1,4 +1,4 @@
-"""A reactor that goes by a clock which nobody can set."""
+"""A reactor with a monotonic clock."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ class _Reactor(ReactorBase):
 
 
 class MonotonicTimeTests(SynchronousTestCase):
-    """After the wall clock was left."""
+    """The change from the wall clock."""
 
     def setUp(self) -> None:
         self.wall, self.steady = 1.7e9, 5.0
         self.reactor = _Reactor()
         self.reactor.seconds = lambda: self.wall
         self.called: list[str] = []
+        self.monotonic = lambda: self.steady
 
     def change(self) -> None:
         use_monotonic_time(self.reactor, self.monotonic)
 
-    def monotonic(self) -> float:
-        return self.steady
-
     def call(self, seconds: float, name: str) -> None:
         self.reactor.callLater(seconds, self.called.append, name)
 
-    def test_pending_calls_keep_their_distance_and_order(self) -> None:
+    def test_change_keeps_the_distance_and_order_of_calls(self) -> None:
         for seconds, name in ((3, "c"), (1, "a"), (2, "b")):
             self.call(seconds, name)
         self.reactor.callLater(0.5, self.called.append, "never").cancel()
@@ -47,7 +45,7 @@ class MonotonicTimeTests(SynchronousTestCase):
             self.reactor.runUntilCurrent()
         self.assertEqual(self.called, ["a", "between", "b", "new", "c"])
 
-    def test_pending_call_can_be_reset_and_delayed(self) -> None:
+    def test_call_before_the_change_can_be_reset(self) -> None:
         call = self.reactor.callLater(3, self.called.append, "a")
         self.change()
         call.reset(1)
@@ -57,7 +55,7 @@ class MonotonicTimeTests(SynchronousTestCase):
         self.reactor.runUntilCurrent()
         self.assertEqual((self.called, self.reactor.timeout()), ([], 1))
 
-    def test_looping_call_does_not_notice_steps_of_the_wall_clock(self) -> None:
+    def test_looping_call_ignores_steps_of_the_wall_clock(self) -> None:
         self.change()
         repeated = LoopingCall(self.called.append, "a")
         repeated.clock = self.reactor
@@ -69,7 +67,7 @@ class MonotonicTimeTests(SynchronousTestCase):
         self.assertEqual(self.called, 4 * ["a"])
         repeated.stop()
 
-    def test_second_change_to_the_same_clock_moves_nothing(self) -> None:
+    def test_change_to_the_same_clock_moves_nothing(self) -> None:
         self.change()
         self.call(1, "a")
         self.change()

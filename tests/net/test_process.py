@@ -39,7 +39,7 @@ print(before - resident())
 class LimitTests(SynchronousTestCase):
     """``RLIMIT_NOFILE``."""
 
-    def test_is_raised_to_the_hard_one(self) -> None:
+    def test_limit_is_raised_to_the_hard_one(self) -> None:
         done = subprocess.run(
             [sys.executable, "-c", RAISING],
             capture_output=True,
@@ -49,7 +49,7 @@ class LimitTests(SynchronousTestCase):
         )
         self.assertEqual(done.stdout.split(), ["100", "100", "100"])
 
-    def test_that_cannot_be_raised_stays(self) -> None:
+    def test_limit_that_cannot_be_raised_stays(self) -> None:
         def refuse(*_: object) -> None:
             raise ValueError("not allowed to raise maximum limit")
 
@@ -57,7 +57,7 @@ class LimitTests(SynchronousTestCase):
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.assertEqual(process.raise_limit(), soft)
 
-    def test_is_compared_with_what_is_needed(self) -> None:
+    def test_shortage_names_the_needed_files(self) -> None:
         self.assertIsNone(process.shortage(100, 90, 10))
         self.assertIsNone(process.shortage(resource.RLIM_INFINITY, 10**9, 10))
         text = process.shortage(100, 91, 10)
@@ -66,22 +66,19 @@ class LimitTests(SynchronousTestCase):
 
 
 class HeapTests(SynchronousTestCase):
-    """When it is looked for."""
+    """Trims after connections have left."""
 
     def setUp(self) -> None:
-        self.trims = 0
-        self.heap = Heap(self.trim)
-
-    def trim(self) -> None:
-        self.trims += 1
+        self.trims: list[None] = []
+        self.heap = Heap(lambda: self.trims.append(None))
 
     def looks(self, *counts: int, now: float = 0.0) -> int:
-        """How often memory was given back since the start."""
+        """Number of trims since the start, after some looks."""
         for count in counts:
             self.heap.look(count, now)
-        return self.trims
+        return len(self.trims)
 
-    def test_when_half_of_a_crowd_has_left(self) -> None:
+    def test_heap_trims_when_half_of_a_crowd_has_left(self) -> None:
         self.assertEqual(
             self.looks(0, CROWD_CONNECTIONS, CROWD_CONNECTIONS // 2 + 1), 0
         )
@@ -90,17 +87,14 @@ class HeapTests(SynchronousTestCase):
             self.looks(0, CROWD_CONNECTIONS - 1, 0, now=2 * TRIM_INTERVAL_SECONDS), 1
         )
 
-    def test_not_for_a_few(self) -> None:
-        self.assertEqual(self.looks(CROWD_CONNECTIONS - 1, 0), 0)
-
-    def test_again_when_half_of_the_others_have(self) -> None:
+    def test_heap_trims_again_at_half_of_the_rest(self) -> None:
         self.assertEqual(self.looks(4 * CROWD_CONNECTIONS, 2 * CROWD_CONNECTIONS), 1)
         self.assertEqual(
             self.looks(CROWD_CONNECTIONS + 1, now=TRIM_INTERVAL_SECONDS), 1
         )
         self.assertEqual(self.looks(CROWD_CONNECTIONS, now=TRIM_INTERVAL_SECONDS), 2)
 
-    def test_not_again_and_again(self) -> None:
+    def test_heap_trims_at_most_once_an_interval(self) -> None:
         self.assertEqual(
             self.looks(
                 CROWD_CONNECTIONS, 0, CROWD_CONNECTIONS, 0, CROWD_CONNECTIONS, 0
@@ -112,9 +106,9 @@ class HeapTests(SynchronousTestCase):
 
 
 class TrimTests(SynchronousTestCase):
-    """Whether it goes back."""
+    """Memory of a process."""
 
-    def test_memory_goes_back(self) -> None:
+    def test_trim_gives_memory_back(self) -> None:
         if platform.libc_ver()[0] != "glibc":
             raise SkipTest("only glibc is asked for it")
         done = subprocess.run(

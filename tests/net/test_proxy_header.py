@@ -45,7 +45,7 @@ def version_2(
 
 
 def told(host: str, port: int) -> bytes:
-    """What version 2 says of a client that has reached ``::2`` or ``192.0.2.2``."""
+    """Addresses of version 2, for a client of ``::2`` or ``192.0.2.2``."""
     to = b"\xc0\0\2\2" if ":" not in host else IPv6Address("::2").packed
     return ip_address(host).packed + to + struct.pack("!HH", port, 443)
 
@@ -68,7 +68,7 @@ HEADERS = {
     version_2(0x20, 0x77, b"anything"): (None, 0),
     version_2(family=0, body=bytes(MAX_V2_BYTES)): (None, 0),
 }
-"""What is taken, and where it says that the client is."""
+"""Valid headers, and the client in each."""
 
 MALFORMED = (
     b"GET / HTTP/1.1\r\n",
@@ -105,23 +105,20 @@ MALFORMED = (
 class ProxyHeaderTests(SynchronousTestCase):
     """The PROXY protocol."""
 
-    def test_takes_both_versions(self) -> None:
+    def test_header_of_both_versions_is_read(self) -> None:
         for data, (host, port) in HEADERS.items():
             expected = ProxyHeader(len(data), host, port)
             self.assertEqual(proxy_header(data), expected, data)
             self.assertEqual(proxy_header(data + b"\x16\x03PROXY"), expected, data)
-
-    def test_waits_for_the_rest(self) -> None:
-        for data in HEADERS:
             for end in range(len(data)):
                 self.assertIsNone(proxy_header(data[:end]), (data, end))
 
-    def test_refuses_what_is_malformed(self) -> None:
+    def test_header_malformed_is_refused(self) -> None:
         for data in MALFORMED:
             with self.assertRaises(ProxyHeaderError, msg=data):
                 proxy_header(data)
 
-    def test_the_longest_line(self) -> None:
+    def test_header_of_the_longest_line_is_read(self) -> None:
         line = b"PROXY UNKNOWN " + b"x" * (MAX_V1_BYTES - 16) + b"\r\n"
         self.assertEqual(proxy_header(line), ProxyHeader(MAX_V1_BYTES))
         self.assertIsNone(proxy_header(line[:-1]))
@@ -130,7 +127,9 @@ class ProxyHeaderTests(SynchronousTestCase):
         st.sampled_from((b"", b"PROXY ", b"PROXY TCP4 ", SIGNATURE, SIGNATURE + b"!")),
         st.binary(max_size=300),
     )
-    def test_raises_nothing_else(self, start: bytes, rest: bytes) -> None:
+    def test_header_of_any_bytes_is_read_or_refused(
+        self, start: bytes, rest: bytes
+    ) -> None:
         try:
             header = proxy_header(start + rest)
         except ProxyHeaderError:
@@ -141,8 +140,7 @@ class ProxyHeaderTests(SynchronousTestCase):
                 ip_address(header.host)
 
     @given(st.binary(max_size=120) | st.sampled_from(sorted(MALFORMED)))
-    def test_judges_no_beginning_otherwise_than_the_whole(self, data: bytes) -> None:
-        """Once refused, it stays so, and what is taken does not change."""
+    def test_header_once_judged_stays_so(self, data: bytes) -> None:
         settled: object = None
         for end in range(len(data) + 1):
             try:
@@ -159,7 +157,7 @@ class ProxyHeaderTests(SynchronousTestCase):
         st.integers(0, 65535),
         st.binary(max_size=9),
     )
-    def test_repeats_what_is_told(
+    def test_header_names_the_client(
         self,
         host: IPv4Address | IPv6Address,
         to: IPv4Address | IPv6Address,
@@ -183,6 +181,8 @@ V2 = (
     b"\xc0\0\x02\x07\xcb\0\x71\x01\x12\x67\x01\xbb\x04\0\0"
 )
 """The same client, and an empty note."""
+
+PROXY = "192.0.2.1"
 
 LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 
@@ -213,7 +213,7 @@ class ProxyHeaderReaderTests(SynchronousTestCase):
         served.buildProtocol = self.build
         self.factory = ProxyHeaderFactory(
             served,
-            lambda host: host == "192.0.2.1",
+            lambda host: host == PROXY,
             lambda *dropped: self.dropped.append(dropped),
             self.clock,
             10,
@@ -235,12 +235,12 @@ class ProxyHeaderReaderTests(SynchronousTestCase):
         near, self.far = socket.socketpair()
         self.addCleanup(near.close)
         self.addCleanup(self.far.close)
-        place: Any = address.IPv4Address("TCP", "192.0.2.1", 9)
+        place: Any = address.IPv4Address("TCP", PROXY, 9)
         protocol: Any = self.factory.buildProtocol(place)
         self.reactor = Descriptors()
         self.outbox = WriteBatch()
         pace = TurnBudget(EagerClock(), 10)
-        arguments: Any = (near, protocol, ("192.0.2.1", 9), None, 1, self.reactor)
+        arguments: Any = (near, protocol, (PROXY, 9), None, 1, self.reactor)
         self.transport = DirectWriteTransport(pace, self.outbox, *arguments)
         protocol.makeConnection(self.transport)
 
@@ -257,18 +257,9 @@ class ProxyHeaderReaderTests(SynchronousTestCase):
             over = self.transport.doRead()
         return over
 
-    def test_is_taken_and_nothing_else(self) -> None:
-        for header, host in (
-            (V1, "192.0.2.7"),
-            (V2, "192.0.2.7"),
-            (LOCAL, "192.0.2.1"),
-        ):
-            for backlogged in (
-                b"",
-                b"G",
-                b"GET / HTTP/1.1\r\n\r\n",
-                b"\x16\x03" + bytes(99),
-            ):
+    def test_reader_takes_the_header_only(self) -> None:
+        for header, host in ((V1, "192.0.2.7"), (V2, "192.0.2.7"), (LOCAL, PROXY)):
+            for backlogged in (b"", b"G", b"GET / HTTP/1.1\r\n\r\n"):
                 for cut in (0, 1, len(header) - 1, len(header)):
                     self.built.clear()
                     self.connect()
@@ -282,7 +273,7 @@ class ProxyHeaderReaderTests(SynchronousTestCase):
                     self.assertEqual(len(self.factory.waiting), 0)
         self.assertEqual((self.dropped, self.lost), ([], 0))
 
-    def test_comes_byte_by_byte(self) -> None:
+    def test_reader_takes_a_header_byte_by_byte(self) -> None:
         for header in (V1, V2, LOCAL):
             self.built.clear()
             self.connect()
@@ -291,30 +282,27 @@ class ProxyHeaderReaderTests(SynchronousTestCase):
                 self.send(bytes([byte]))
             self.assertEqual(self.built[0][1].pieces, [b"o", b"n", b"e"])
 
-    def test_what_is_behind_stays_in_the_socket(self) -> None:
-        self.connect()
-        self.far.sendall(V1 + b"one")
-        self.assertIsNone(self.transport.doRead())
-        self.assertEqual(self.built[0][1].heard, b"")
-        self.assertEqual(self.transport.socket.recv(9), b"one")
-
-    def test_a_wrong_one_is_dropped(self) -> None:
-        for sent in (b"GET / HTTP/1.1\r\n", b"PROXY TCP4 junk\r\n", b"\x16\x03\x01"):
+    def test_reader_drops_a_wrong_or_late_header(self) -> None:
+        self.factory.probed = self.fail
+        for count, (sent, seconds) in enumerate(
+            (
+                (b"GET / HTTP/1.1\r\n", 0),
+                (b"PROXY TCP4 junk\r\n", 0),
+                (b"\x16\x03\x01", 0),
+                (V1[:-1], 11),
+                (b"", 11),
+            ),
+            1,
+        ):
             self.connect()
             self.assertIsNone(self.send(sent))
+            self.clock.advance(seconds)
             self.reactor.advance(0)
             self.assertFalse(self.transport.connected)
-        self.assertEqual((len(self.dropped), self.lost, self.built), (3, 3, []))
-        self.assertEqual(len(self.factory.waiting), 0)
+            self.assertEqual((len(self.dropped), self.lost), (count, count))
+        self.assertEqual((self.built, len(self.factory.waiting)), ([], 0))
 
-    def test_one_that_never_ends_is_dropped(self) -> None:
-        self.connect()
-        self.send(V1[:-1])
-        self.clock.advance(11)
-        self.reactor.advance(0)
-        self.assertEqual((len(self.dropped), self.lost), (1, 1))
-
-    def test_ends_with_the_connection(self) -> None:
+    def test_reader_at_an_end_without_a_byte_tells_of_a_probe(self) -> None:
         probed: list[str] = []
         self.factory.probed = probed.append
         for sent in (b"", V1[:-1]):
@@ -328,20 +316,13 @@ class ProxyHeaderReaderTests(SynchronousTestCase):
         self.assertEqual((self.dropped, self.lost, self.built), ([], 2, []))
         self.assertEqual(probed, ["192.0.2.1:9"])
 
-    def test_a_silent_one_that_is_late_is_no_probe(self) -> None:
-        self.factory.probed = self.fail
-        self.connect()
-        self.clock.advance(11)
-        self.reactor.advance(0)
-        self.assertEqual((len(self.dropped), self.lost), (1, 1))
-
-    def test_nobody_may_be_there_to_serve_it(self) -> None:
+    def test_reader_without_a_served_protocol_aborts(self) -> None:
         self.refuses = True
         self.connect()
         self.assertIsNone(self.send(V1))
         self.reactor.advance(0)
         self.assertFalse(self.transport.connected)
 
-    def test_others_have_none(self) -> None:
+    def test_factory_of_another_address_builds_the_served_protocol(self) -> None:
         place: Any = address.IPv4Address("TCP", "192.0.2.2", 9)
         self.assertIsInstance(self.factory.buildProtocol(place), Served)

@@ -1,20 +1,22 @@
-"""Who was here, and who was connected to whom."""
+"""The audit log: who was here, and what became of each offer."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Logging, Offers
 from proxyrelay.errors import ConfigError, Forbidden, TryAgainLater
-from proxyrelay.observe.audit import AuditObserver, audit
-from proxyrelay.observe.pseudonyms import Clear, Pseudonyms
+from proxyrelay.observe.audit import AuditObserver, open_audit_log
+from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.switchboard.delivery import (
     BUSY,
     FOREIGN,
@@ -22,8 +24,8 @@ from proxyrelay.switchboard.delivery import (
     SENDER_WAIT_SECONDS,
     SILENT,
 )
-from proxyrelay.switchboard.event import Event
 from proxyrelay.switchboard.events import (
+    Event,
     Failed,
     Left,
     Operator,
@@ -35,6 +37,7 @@ from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import REPLACED, LeaveReason
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import User
+from tests.support.capture import Capture
 from tests.support.recording import (
     A,
     B,
@@ -48,46 +51,33 @@ from tests.support.recording import (
 
 ME = User("me")
 
+ONE, OTHER = "192.0.2.1:4711", "192.0.2.2:4711"
+
 BEGIN = 1700000000.0
 
-LATE = DropReason.LATE.value
 
+class RecordingAudit(AuditObserver):
+    """An audit log that keeps its text."""
 
-class Page:
-    """What the lines are written to."""
+    def __init__(self, clock: Clock, pseudonyms: Pseudonyms) -> None:
+        sink: Any = SimpleNamespace(name="nowhere")
+        super().__init__(sink, cast(Any, clock), pseudonyms, clock.seconds)
+        self.text = ""
 
-    lost = 3
-
-    def __init__(self) -> None:
-        self.text = b""
-        self.started = self.reopened = self.closed = False
-
-    def start(self) -> None:
-        self.started = True
-
-    def put(self, line: str) -> None:
-        self.text += line.encode()
-
-    def reopen(self) -> None:
-        self.reopened = True
-
-    def close(self) -> None:
-        self.closed = True
+    def put(self, line: str, about: object = None) -> None:
+        self.text += line
 
 
 class AuditTestCase(SynchronousTestCase):
-    """A switchboard whose journal is the audit log."""
+    """A switchboard that is observed by the audit log."""
 
     offers = Offers(crossing=0)
-    pseudonyms = Clear()
+    pseudonyms = Pseudonyms()
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(BEGIN)
-        self.page = Page()
-        self.audit = AuditObserver(
-            self.page, self.clock, self.pseudonyms, self.clock.seconds
-        )
+        self.audit = RecordingAudit(self.clock, self.pseudonyms)
         self.relay = Relay(
             *(self.audit, self.clock.seconds, RecordingWaiting(), self.offers),
             self.audit.forwarded,
@@ -102,109 +92,83 @@ class AuditTestCase(SynchronousTestCase):
         return peer
 
     def lines(self) -> list[dict[str, Any]]:
-        """What was written since the last look, less the times."""
-        self.clock.advance(0)
-        text, self.page.text = self.page.text.decode("ascii"), b""
+        """The lines since the last look, less the times."""
+        text, self.audit.text = self.audit.text, ""
         found = [json.loads(line) for line in text.splitlines()]
         for line in found:
             del line["time"]
         return found
 
-    def line(self) -> dict[str, Any]:
-        """The only such line."""
+    def assert_line(self, **fields: Any) -> None:
+        """There is one line, with these fields among others."""
         (line,) = self.lines()
-        return line
+        self.assertEqual(line, {**line, **fields})
 
 
 class PresenceTests(AuditTestCase):
-    """Who is here."""
+    """Lines about clients."""
 
-    def test_who_registers_has_a_line(self) -> None:
+    def test_registered_has_a_line(self) -> None:
         self.client(A, "\xe9")
         self.assertEqual(
-            self.line(),
+            json.loads(self.audit.text),
             {
+                "time": "2023-11-14T22:30:00.000Z",
                 "event": "registered",
                 "uuid": A,
                 "name": "\xe9",
                 "user": "me",
-                "address": "192.0.2.1:4711",
+                "address": ONE,
             },
         )
 
-    def test_has_the_time(self) -> None:
-        self.client(A)
-        self.clock.advance(0.0)
-        line = json.loads(self.page.text)
-        self.assertEqual(line["time"], "2023-11-14T22:30:00.000Z")
-
-    def test_who_says_so_again_has_none_but_with_another_name(self) -> None:
+    def test_registered_again_has_a_line_for_another_name_only(self) -> None:
         peer = self.client(A, "a")
         self.lines()
         for name, names in (("a", []), ("b", ["b"]), ("b", []), ("a", ["a"])):
             self.relay.receive(peer, registration(A, name))
             self.assertEqual([line["name"] for line in self.lines()], names)
 
-    def test_who_leaves_has_one_with_the_reason(self) -> None:
+    def test_left_has_a_line_with_the_reason(self) -> None:
         peer = self.client(A)
         self.lines()
         self.clock.advance(12.34)
         self.relay.leave(peer, "closed by the client")
-        self.assertEqual(
-            self.line(),
-            {
-                "event": "left",
-                "uuid": A,
-                "name": "a",
-                "user": "me",
-                "address": "192.0.2.1:4711",
-                "seconds": 12.34,
-                "sent": 0,
-                "received": 0,
-                "shielded": 0,
-                "reason": "closed by the client",
-            },
-        )
+        line: dict[str, Any]
+        line = {"event": "left", "uuid": A, "name": "a", "user": "me", "address": ONE}
+        line |= {"sent": 0, "received": 0, "shielded": 0}
+        line |= {"seconds": 12.34, "reason": "closed by the client"}
+        self.assertEqual(self.lines(), [line])
 
-    def test_a_newer_connection_has_one_after_that_of_the_old_one(self) -> None:
+    def test_replaced_has_the_line_of_the_old_connection_first(self) -> None:
         self.client(A)
         self.lines()
         self.client(A)
         left, came = self.lines()
         self.assertEqual(
-            (left["event"], left["address"], left["reason"]),
-            ("left", "192.0.2.1:4711", REPLACED),
+            (left["event"], left["address"], left["reason"]), ("left", ONE, REPLACED)
         )
-        self.assertEqual(
-            (came["event"], came["address"]), ("registered", "192.0.2.2:4711")
-        )
+        self.assertEqual((came["event"], came["address"]), ("registered", OTHER))
 
-    def test_who_is_refused_has_one_with_the_reason(self) -> None:
+    def test_refused_has_a_line_with_the_reason(self) -> None:
         self.client(A)
         self.lines()
         self.client(A, user=User("other"))
-        self.assertEqual(
-            self.line(),
-            {
-                "event": "refused",
-                "uuid": None,
-                "user": "other",
-                "address": "192.0.2.2:4711",
-                "code": 4002,
-                "reason": f"ForbiddenError: The client UUID {A} is already registered "
-                "to another user.",
-                "detail": "",
-            },
-        )
+        reason = f"ForbiddenError: The client UUID {A} is already registered to "
+        reason += "another user."
+        line: dict[str, Any]
+        line = {"event": "refused", "uuid": None, "user": "other", "address": OTHER}
+        line |= {"code": 4002, "reason": reason, "detail": ""}
+        self.assertEqual(self.lines(), [line])
 
-    def test_the_user_of_a_token_that_is_not_taken_is_known(self) -> None:
+    def test_refused_token_of_a_known_user_names_it(self) -> None:
         refusal = Forbidden("no")
         for sub, user in ((None, "anonymous"), ("me", "me")):
             refusal.sub = sub
             self.relay.refuse(RecordingPeer(), refusal)
-            self.assertEqual(self.line()["user"], user)
+            self.assert_line(user=user)
 
-    def test_who_is_refused_later_leaves(self) -> None:
+    def test_refused_after_registration_leaves(self) -> None:
         peer = self.client(A)
         self.lines()
         self.relay.receive(peer, b"{")
@@ -213,56 +177,31 @@ class PresenceTests(AuditTestCase):
         self.assertIn("JSON", refused["detail"])
         self.assertEqual(left["reason"], "refused with 4000")
 
-    def test_what_operators_do_has_a_line(self) -> None:
-        self.audit(Operator("disconnect", "192.0.2.1:1", A))
-        self.audit(Operator("drain", "local"))
-        one, other = self.lines()
-        self.assertEqual(
-            one,
-            {
-                "event": "operator",
-                "action": "disconnect",
-                "address": "192.0.2.1:1",
-                "uuid": A,
-            },
-        )
-        self.assertEqual((other["address"], other["uuid"]), ("local", None))
-
-    def test_what_is_no_client_has_a_line(self) -> None:
-        self.audit(Rejected("192.0.2.1:1", 403, "an origin"))
-        self.audit(Failed("192.0.2.1:1", 1002, "a frame"))
-        self.assertEqual(
-            self.lines(),
-            [
-                {
-                    "event": "rejected",
-                    "address": "192.0.2.1:1",
-                    "status": 403,
-                    "detail": "an origin",
-                },
-                {
-                    "event": "failed",
-                    "address": "192.0.2.1:1",
-                    "code": 1002,
-                    "detail": "a frame",
-                },
-            ],
-        )
-
-    def test_says_when_it_begins_and_ends(self) -> None:
-        self.audit.started()
-        self.audit.stopped()
-        text = self.page.text.decode()
-        self.assertEqual(
-            [json.loads(line)["event"] for line in text.splitlines()],
-            ["started", "stopped"],
-        )
-        self.assertTrue(self.page.started)
-        self.assertTrue(self.page.closed)
+    def test_event_without_a_client_has_its_fields(self) -> None:
+        for event, line in (
+            (
+                Operator("disconnect", ONE, A),
+                {"event": "operator", "action": "disconnect", "uuid": A},
+            ),
+            (
+                Operator("drain", ONE),
+                {"event": "operator", "action": "drain", "uuid": None},
+            ),
+            (
+                Rejected(ONE, 403, "an origin"),
+                {"event": "rejected", "status": 403, "detail": "an origin"},
+            ),
+            (
+                Failed(ONE, 1002, "a frame"),
+                {"event": "failed", "code": 1002, "detail": "a frame"},
+            ),
+        ):
+            self.audit(event)
+            self.assertEqual(self.lines(), [{**line, "address": ONE}])
 
 
 class OfferTests(AuditTestCase):
-    """Who was connected to whom."""
+    """Lines about offers with the shield."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -271,31 +210,24 @@ class OfferTests(AuditTestCase):
 
     def outcome(self, outcome: str, **fields: Any) -> dict[str, Any]:
         """The line of an offer of one to the other."""
-        return {
-            "event": "offer",
-            "outcome": outcome,
-            "reason": None,
-            "source": A,
-            "target": B,
-            "user": "me",
-            "address": "192.0.2.1:4711",
-            "target_address": "192.0.2.2:4711",
-            "seconds": None,
-            **fields,
-        }
+        line = {"event": "offer", "outcome": outcome, "reason": None, "source": A}
+        line |= {"target": B, "user": "me", "address": ONE, "target_address": OTHER}
+        return {**line, "seconds": None, **fields}
 
-    def test_an_answer_has_the_line_of_both(self) -> None:
+    def assert_leaves(self) -> None:
+        """Nothing is left of the offer: its sender leaves without a line of it."""
+        self.relay.leave(self.one, "closed")
+        self.assert_line(event="left")
+
+    def test_offer_answered_has_one_line(self) -> None:
         self.relay.receive(self.one, offer())
         self.assertEqual(self.lines(), [])
         self.clock.advance(0.25)
         self.relay.receive(self.other, answer())
-        self.assertEqual(self.line(), self.outcome("answered", seconds=0.25))
-        # Nothing is left of it.
-        self.relay.leave(self.one, "closed")
-        self.assertEqual(self.line()["event"], "left")
+        self.assertEqual(self.lines(), [self.outcome("answered", seconds=0.25)])
+        self.assert_leaves()
 
-    def test_it_has_waited_since_the_offer_came(self) -> None:
-        """Also while it waited for one that may cross it."""
+    def test_offer_waited_for_a_crossing_age_counts_from_arrival(self) -> None:
         self.relay.broker.settings = Offers(crossing=1)
         self.relay.receive(self.one, offer())
         self.clock.advance(1)
@@ -303,156 +235,123 @@ class OfferTests(AuditTestCase):
         self.relay.broker.pass_on(waiting)
         self.clock.advance(1)
         self.relay.receive(self.other, answer())
-        self.assertEqual(self.line(), self.outcome("answered", seconds=2.0))
+        self.assertEqual(self.lines(), [self.outcome("answered", seconds=2.0)])
 
-    def test_an_offer_to_nobody_is_returned(self) -> None:
-        self.relay.receive(self.one, offer(peer=C))
-        self.assertEqual(
-            self.line(),
-            self.outcome(
-                "returned",
-                target=C,
-                target_address=None,
-                reason=self.relay.undelivered.unknown_text.format(C),
-            ),
-        )
+    def test_offer_to_nobody_or_another_user_is_returned(self) -> None:
+        missing = self.relay.undelivered.unknown_text.format(C)
+        for reason in (missing, FOREIGN.format(C)):
+            self.relay.receive(self.one, offer(peer=C))
+            line = self.outcome("returned", target=C, target_address=None)
+            self.assertEqual(self.lines(), [{**line, "reason": reason}])
+            self.client(C, user=User("other"))
+            self.lines()
 
-    def test_an_offer_to_another_user_is_returned(self) -> None:
-        self.client(C, user=User("other"))
-        self.lines()
-        self.relay.receive(self.one, offer(peer=C))
-        line = self.line()
-        self.assertEqual(line["reason"], FOREIGN.format(C))
-        self.assertEqual(line["target_address"], None)
-
-    def test_an_offer_whose_receiver_leaves_is_returned(self) -> None:
+    def test_offer_receiver_leaves_is_returned(self) -> None:
         self.relay.receive(self.one, offer())
         self.clock.advance(2)
         self.relay.leave(self.other, "closed")
-        left, returned = self.lines()
+        left, line = self.lines()
         self.assertEqual((left["event"], left["uuid"]), ("left", B))
-        self.assertEqual(
-            returned, self.outcome("returned", reason=LEFT.format(B), seconds=2.0)
-        )
+        reason = LEFT.format(B)
+        self.assertEqual(line, self.outcome("returned", reason=reason, seconds=2.0))
 
-    def test_an_offer_that_is_not_answered_is_returned(self) -> None:
+    def test_offer_unanswered_is_returned(self) -> None:
         self.relay.receive(self.one, offer())
         self.clock.advance(self.offers.answer_timeout)
         self.relay.tick()
-        self.assertEqual(
-            self.line(), self.outcome("returned", reason=SILENT.format(B), seconds=20)
-        )
+        line = self.outcome("returned", reason=SILENT.format(B), seconds=20)
+        self.assertEqual(self.lines(), [line])
 
-    def test_an_offer_whose_sender_leaves_is_not_forgotten(self) -> None:
+    def test_offer_sender_leaves_has_a_line_and_answer_is_returned(self) -> None:
         self.relay.receive(self.one, offer())
         self.clock.advance(1)
         self.relay.leave(self.one, "closed")
-        asked, left = self.lines()
-        self.assertEqual(
-            asked,
-            self.outcome(
-                "left", reason="its sender left before it was answered", seconds=1
-            ),
-        )
+        line, left = self.lines()
+        reason = "its sender left before it was answered"
+        self.assertEqual(line, self.outcome("left", reason=reason, seconds=1))
         self.assertEqual(left["event"], "left")
-        # The answer goes back to its sender.
         self.relay.receive(self.other, answer())
-        self.assertEqual(
-            self.line(),
-            self.outcome(
-                "returned",
-                event="answer",
-                source=B,
-                target=A,
-                address="192.0.2.2:4711",
-                target_address=None,
-                seconds=1,
-                reason=self.relay.undelivered.unknown_text.format(A),
-            ),
+        line = self.outcome(
+            "returned",
+            source=B,
+            target=A,
+            address=OTHER,
+            target_address=None,
+            seconds=1,
+            reason=self.relay.undelivered.unknown_text.format(A),
         )
+        self.assertEqual(self.lines(), [{**line, "event": "answer"}])
 
-    def test_an_answer_that_cannot_be_passed_on_ends_the_offer(self) -> None:
+    def test_answer_cannot_be_delivered_ends_the_offer(self) -> None:
         self.relay.receive(self.one, offer())
         self.one.busy = True
         self.clock.advance(1)
         self.relay.receive(self.other, answer())
-        line = self.line()
-        self.assertEqual((line["event"], line["outcome"]), ("answer", "returned"))
-        self.assertEqual((line["reason"], line["seconds"]), (BUSY.format(A), 1))
-        self.relay.leave(self.one, "closed")
-        self.assertEqual(self.line()["event"], "left")
+        reason = BUSY.format(A)
+        self.assert_line(event="answer", outcome="returned", reason=reason, seconds=1)
+        self.assert_leaves()
 
-    def test_an_offer_that_waits_when_its_sender_leaves_has_a_line(self) -> None:
+    def test_offer_waits_sender_leaves_has_a_line(self) -> None:
         self.relay.broker.settings = Offers(crossing=1)
         self.relay.receive(self.one, offer())
         self.relay.leave(self.one, "closed")
-        asked, left = self.lines()
-        self.assertEqual((asked["outcome"], asked["target_address"]), ("left", None))
+        line, left = self.lines()
+        self.assertEqual((line["outcome"], line["target_address"]), ("left", None))
         self.assertEqual(left["event"], "left")
 
-    def test_an_offer_that_comes_too_late_has_a_line(self) -> None:
-        """Also where it is not the first message of the client that is dropped."""
+    def test_offer_late_after_another_drop_has_a_line(self) -> None:
         for _ in range(2):
             self.relay.receive(self.one, offer())
         self.lines()
         self.clock.advance(SENDER_WAIT_SECONDS + 1)
         self.relay.tick()
-        line = self.line()
-        self.assertEqual((line["outcome"], line["reason"]), ("dropped", LATE))
-        self.relay.leave(self.one, "closed")
-        self.assertEqual(self.line()["event"], "left")
+        self.assert_line(outcome="dropped", reason=DropReason.LATE.value)
+        self.assert_leaves()
 
-    def test_an_offer_that_waits_has_a_line_and_another_one(self) -> None:
+    def test_offer_held_has_a_line_and_that_of_its_outcome(self) -> None:
         self.relay.leave(self.other, "closed")
         self.lines()
         self.relay.receive(self.one, offer())
-        self.assertEqual(self.line(), self.outcome("held", target_address=None))
+        self.assertEqual(self.lines(), [self.outcome("held", target_address=None)])
         self.clock.advance(1)
         newer = self.client(B)
-        self.assertEqual(self.line()["event"], "registered")
+        self.assert_line(event="registered")
         self.relay.receive(newer, answer())
         self.assertEqual(
-            self.line(),
-            self.outcome("answered", target_address="192.0.2.3:4711", seconds=1),
+            self.lines(),
+            [self.outcome("answered", target_address="192.0.2.3:4711", seconds=1)],
         )
 
-    def test_an_offer_that_waits_in_vain_is_returned(self) -> None:
+    def test_offer_held_in_vain_is_returned(self) -> None:
         self.relay.leave(self.other, "closed")
         self.relay.receive(self.one, offer())
         self.lines()
         self.clock.advance(self.offers.hold)
         self.relay.tick()
-        line = self.line()
-        self.assertEqual((line["outcome"], line["seconds"]), ("returned", 5))
+        self.assert_line(outcome="returned", seconds=5)
 
-    def test_what_is_dropped_has_a_line_once_and_is_counted(self) -> None:
-        self.relay.receive(self.one, offer())
-        for _ in range(3):
+    def test_offer_dropped_has_a_line_once_and_is_counted(self) -> None:
+        for _ in range(4):
             self.relay.receive(self.one, offer())
-        self.assertEqual(
-            self.line(),
-            self.outcome(
-                "dropped", target_address=None, reason=DropReason.DUPLICATE.value
-            ),
-        )
+        reason = DropReason.DUPLICATE.value
+        line = self.outcome("dropped", target_address=None, reason=reason)
+        self.assertEqual(self.lines(), [line])
         self.relay.receive(self.other, answer())
-        self.assertEqual(self.line()["outcome"], "answered")
+        self.assert_line(outcome="answered")
         self.relay.leave(self.one, "closed")
-        self.assertEqual(self.line()["shielded"], 3)
+        self.assert_line(shielded=3)
 
-    def test_nobody_speaks_for_another_one(self) -> None:
-        """What a client only claims ends no offer, and is not its name."""
+    def test_offer_claims_another_source_is_of_its_sender(self) -> None:
         liar = self.client(C)
         self.lines()
         self.relay.receive(self.one, offer())
         for message in (offer(), answer(A, B), answer(B, A), offer(B, A)):
             self.relay.receive(liar, message)
-            line = self.line()
-            self.assertEqual((line["source"], line["outcome"]), (C, "returned"))
-            self.assertEqual(line["seconds"], None)
+            self.assert_line(source=C, outcome="returned", seconds=None)
+        # It has ended no offer.
         self.clock.advance(1)
         self.relay.receive(self.other, answer())
-        self.assertEqual(self.line(), self.outcome("answered", seconds=1))
+        self.assertEqual(self.lines(), [self.outcome("answered", seconds=1)])
 
 
 class UnshieldedTests(AuditTestCase):
@@ -460,40 +359,31 @@ class UnshieldedTests(AuditTestCase):
 
     offers = Offers(shield=False)
 
-    def test_an_offer_is_forwarded_and_not_followed(self) -> None:
+    def test_message_without_the_shield_has_a_line(self) -> None:
         one, other = self.client(A), self.client(B)
         self.lines()
+        known = {"source": A, "target": B, "seconds": None, "target_address": OTHER}
         self.relay.receive(one, offer())
-        line = self.line()
-        self.assertEqual((line["outcome"], line["seconds"]), ("forwarded", None))
-        self.assertEqual(line["target_address"], other.address)
-        self.relay.leave(one, "closed")
-        self.assertEqual(self.line()["event"], "left")
-
-    def test_an_answer_to_nothing_is_one(self) -> None:
-        self.client(A)
-        other = self.client(B)
-        self.lines()
+        self.assert_line(outcome="forwarded", **known)
         for _ in range(2):
             self.relay.receive(other, answer())
-            line = self.line()
-            self.assertEqual((line["outcome"], line["seconds"]), ("answered", None))
-            self.assertEqual((line["source"], line["target"]), (A, B))
+            self.assert_line(outcome="answered", **known)
+        self.relay.leave(one, "closed")
+        self.assert_line(event="left")
 
 
 class PrivacyTests(AuditTestCase):
-    """What is written where users are hidden."""
+    """Lines with pseudonyms."""
 
     pseudonyms = Pseudonyms(b"k" * 32)
 
-    def test_no_line_names_a_user(self) -> None:
+    def test_privacy_no_line_names_a_user(self) -> None:
         secret = User("11111111-8bf9-3888-9912-ace4e6543002")
         one, other = self.client(A, user=secret), self.client(B, user=secret)
         self.relay.receive(one, offer())
         self.relay.receive(other, answer())
-        self.relay.receive(one, offer())
-        self.relay.receive(one, offer())
-        self.relay.receive(one, offer(peer=C))
+        for text in (offer(), offer(), offer(peer=C)):
+            self.relay.receive(one, text)
         refusal = TryAgainLater("later")
         refusal.sub = secret.sub
         self.relay.refuse(RecordingPeer(), refusal)
@@ -505,51 +395,62 @@ class PrivacyTests(AuditTestCase):
             self.assertNotIn(secret.sub, json.dumps(line))
 
 
-class EvilTests(SynchronousTestCase):
-    """Whatever clients choose, a line is a line."""
+class FileTests(SynchronousTestCase):
+    """The file of the audit log."""
 
     TEXTS = st.text(st.characters(exclude_categories=()))
 
     @given(TEXTS, TEXTS, TEXTS)
-    def test_is_one_line_of_ascii(self, name: str, user: str, address: str) -> None:
-        page, clock = Page(), Clock()
-        audit = AuditObserver(page, clock, Clear())
-        calls: list[Event] = [
+    def test_event_any_text_of_a_client_is_one_line_of_ascii(
+        self, name: str, user: str, address: str
+    ) -> None:
+        log = RecordingAudit(Clock(), Pseudonyms())
+        events: tuple[Event, ...] = (
             Registered(A, name, user, address),
             Refused(None, user, address, 4002, name),
             Rejected(address, 400, name),
             Failed(address, 1002, name),
             Left(A, name, user, address, 1.0, 0, 0, 0, name, LeaveReason.LOST),
-        ]
-        for event in calls:
-            audit(event)
-        lines = page.text.split(b"\n")
-        self.assertEqual((len(lines), lines.pop()), (len(calls) + 1, b""))
+        )
+        for event in events:
+            log(event)
+        lines = log.text.split("\n")
+        self.assertEqual((len(lines), lines.pop()), (len(events) + 1, ""))
         for line in lines:
-            text = line.decode("ascii")
-            self.assertTrue(text.isprintable())
-            self.assertIsInstance(json.loads(text), dict)
+            self.assertTrue(line.isascii())
+            self.assertTrue(line.isprintable())
+            self.assertIsInstance(json.loads(line), dict)
 
+    def test_audit_without_a_file_is_none(self) -> None:
+        self.assertIsNone(open_audit_log(Logging(), Clock(), Pseudonyms()))
 
-class OpenTests(SynchronousTestCase):
-    """The file that the settings name."""
-
-    def test_without_one_there_is_no_audit(self) -> None:
-        self.assertIsNone(audit(Logging(), Clock(), Clear()))
-
-    def test_writes_to_it(self) -> None:
+    def test_audit_file_has_begin_end_and_gaps(self) -> None:
         path = Path(self.mktemp()).absolute() / "audit.log"
-        journal = audit(Logging(audit_log=path), Clock(), Clear())
-        assert journal is not None
-        journal.started()
-        journal.stopped()
-        self.assertEqual(len(path.read_text().splitlines()), 2)
+        log = open_audit_log(Logging(audit_log=path), Clock(), Pseudonyms())
+        assert log is not None
+        log.started()
+        log.put(log.gap(3))
+        log.stopped()
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        self.assertEqual([x["event"] for x in lines], ["started", "gap", "stopped"])
+        self.assertEqual((lines[1]["count"], log.lost), (3, 0))
 
-    def test_one_that_cannot_be_written_is_a_problem(self) -> None:
+    def test_audit_file_fails_the_log_tells(self) -> None:
+        log, capture = RecordingAudit(Clock(), Pseudonyms()), Capture(self)
+        (writer,) = log.writers
+        log.fails(writer, "No space left on device")
+        log.resumes(writer, 7)
+        first, second = map(formatEvent, capture.events)
+        self.assertIn("audit log cannot be written: No space left", first)
+        self.assertIn("is written again; lines that it lacks: 7", second)
+
+    def test_audit_file_cannot_be_opened_is_a_problem(self) -> None:
         path = Path(self.mktemp()).absolute()
         path.mkdir()
-        with self.assertRaises(ConfigError) as caught:
-            audit(Logging(audit_log=path), Clock(), Clear())
-        (problem,) = caught.exception.problems
+        settings = Logging(audit_log=path)
+        error = self.assertRaises(
+            ConfigError, open_audit_log, settings, Clock(), Pseudonyms()
+        )
+        (problem,) = error.problems
         self.assertEqual(problem.key, "logging.audit_log")
         self.assertIn(f"{path} cannot be written: Is a directory", problem.message)

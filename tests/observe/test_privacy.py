@@ -1,20 +1,69 @@
-"""The key of the pseudonyms, and the file that holds it."""
+"""Pseudonyms of users and addresses, and the file with their key."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import stat
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Logging
 from proxyrelay.errors import ConfigError
+from proxyrelay.net import addresses
 from proxyrelay.observe import privacy
-from proxyrelay.observe.pseudonyms import Clear, Pseudonyms
+from proxyrelay.observe.privacy import Pseudonyms
+from proxyrelay.switchboard.user import ANONYMOUS
+
+KEY = b"k" * 32
 
 
-class PrivacyTests(SynchronousTestCase):
-    """Where the key comes from."""
+class PseudonymsTests(SynchronousTestCase):
+    """Pseudonyms under a key."""
+
+    names = Pseudonyms(KEY)
+
+    def test_pseudonyms_without_a_key_show_everything(self) -> None:
+        self.assertEqual(Pseudonyms().user("a"), "a")
+        self.assertEqual(Pseudonyms().address("192.0.2.1:80"), "192.0.2.1:80")
+
+    def test_pseudonyms_are_the_start_of_a_keyed_hash(self) -> None:
+        for kind, text, shown in (
+            ("user", "me", self.names.user("me")),
+            ("user", "192.0.2.1", self.names.user("192.0.2.1")),
+            ("address", "192.0.2.1", self.names.address("192.0.2.1:80")),
+            ("address", "192.0.2.1", self.names.address("[::ffff:192.0.2.1]:5")),
+        ):
+            whole = hmac.new(KEY, f"{kind} {text}".encode(), hashlib.sha256)
+            self.assertEqual(shown, whole.hexdigest()[:16])
+
+    def test_pseudonyms_anonymous_and_local_stay(self) -> None:
+        self.assertEqual(self.names.user(ANONYMOUS.sub), ANONYMOUS.sub)
+        self.assertEqual(self.names.address("local"), "local")
+
+    def test_pseudonyms_host_is_the_same_at_every_port(self) -> None:
+        for host, other in (("192.0.2.1", "192.0.2.11"), ("2001:db8::1", "2001:db8::")):
+            kind = IPv6Address if ":" in host else IPv4Address
+            shown = {
+                self.names.address(addresses.text(kind("TCP", host, port)))
+                for port in (0, 1, 65535)
+            }
+            self.assertEqual(len(shown), 1)
+            text = addresses.text(kind("TCP", other, 1))
+            self.assertNotIn(self.names.address(text), shown)
+
+    @given(st.text(st.characters(exclude_categories=())))
+    def test_pseudonyms_any_text_are_sixteen_digits(self, text: str) -> None:
+        for shown in (self.names.user(f"!{text}"), self.names.address(f"!{text}")):
+            self.assertRegex(shown, r"\A[0-9a-f]{16}\Z")
+
+
+class KeyTests(SynchronousTestCase):
+    """The key and its file."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
@@ -22,59 +71,54 @@ class PrivacyTests(SynchronousTestCase):
         self.path = self.folder / "key"
 
     def user(self, path: Path | None = None) -> str:
-        """What a user is shown as, by a relay that is started anew."""
+        """Pseudonym of a user at a relay that is started anew."""
         settings = Logging(privacy=True, privacy_key_file=path)
         return privacy.pseudonyms(settings).user("me")
 
-    def refused(self) -> str:
-        """Why the file is no key; both who looks and who starts say so."""
-        settings = Logging(privacy=True, privacy_key_file=self.path)
-        with self.assertRaises(ConfigError) as caught:
-            privacy.pseudonyms(settings)
-        (problem,) = caught.exception.problems
+    def assert_refused(self, words: str) -> None:
+        error = self.assertRaises(ConfigError, self.user, self.path)
+        (problem,) = error.problems
         self.assertEqual(problem.key, "logging.privacy_key_file")
+        self.assertIn(words, problem.message)
         self.assertIsNotNone(privacy.problem(self.path))
-        return str(problem.message)
 
-    def test_hides_nothing_by_default(self) -> None:
+    def test_key_privacy_is_off_hides_nothing(self) -> None:
         for settings in (Logging(), Logging(privacy_key_file=self.path)):
-            self.assertIs(type(privacy.pseudonyms(settings)), Clear)
+            self.assertEqual(privacy.pseudonyms(settings).user("me"), "me")
         self.assertFalse(self.path.exists())
 
-    def test_without_a_file_every_start_has_a_key_of_its_own(self) -> None:
+    def test_key_without_a_file_differs_at_each_start(self) -> None:
         self.assertNotEqual(self.user(), self.user())
 
-    def test_makes_a_file_and_keeps_to_it(self) -> None:
+    def test_key_file_is_missing_is_made_once(self) -> None:
         self.assertIsNone(privacy.problem(self.path))
         self.assertFalse(self.path.exists())
         self.assertEqual(self.user(self.path), self.user(self.path))
         self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
         self.assertIsNone(privacy.problem(self.path))
-        other = self.user(self.folder / "other")
-        self.assertNotEqual(self.user(self.path), other)
+        self.assertNotEqual(self.user(self.path), self.user(self.folder / "other"))
 
-    def test_takes_a_key_less_white_space(self) -> None:
-        self.path.write_bytes(b"k" * 32 + b"\n")
-        self.assertEqual(self.user(self.path), Pseudonyms(b"k" * 32).user("me"))
+    def test_key_white_space_around_it_is_ignored(self) -> None:
+        self.path.write_bytes(KEY + b"\n")
+        self.assertEqual(self.user(self.path), Pseudonyms(KEY).user("me"))
 
-    def test_refuses_what_can_be_guessed_or_is_no_key(self) -> None:
+    def test_key_short_or_long_is_refused_and_kept(self) -> None:
         for text in (b"", b"\n", b"k" * 31 + b"\n", b"k" * 1001):
             self.path.write_bytes(text)
-            self.assertIn("holds no key", self.refused())
+            self.assert_refused("holds no key")
             self.assertEqual(self.path.read_bytes(), text)
 
-    def test_refuses_what_is_no_file(self) -> None:
+    def test_key_file_is_a_folder_is_refused(self) -> None:
         self.path.mkdir()
-        self.assertIn("is no regular file", self.refused())
+        self.assert_refused("is no regular file")
 
-    def test_a_folder_that_is_not_there(self) -> None:
+    def test_key_folder_is_missing_is_refused(self) -> None:
         self.path = self.folder / "a" / "key"
-        self.assertIn("No such file", self.refused())
-        self.assertIn(
-            f"{self.folder / 'a'} is no folder", privacy.problem(self.path) or ""
-        )
+        self.assert_refused("No such file")
+        problem = privacy.problem(self.path) or ""
+        self.assertIn(f"{self.folder / 'a'} is no folder", problem)
 
-    def test_a_file_in_a_file(self) -> None:
+    def test_key_folder_is_a_file_is_refused(self) -> None:
         self.path.write_text("")
         self.path = self.path / "key"
-        self.assertIn("Not a directory", self.refused())
+        self.assert_refused("Not a directory")

@@ -1,19 +1,19 @@
-"""Where users and addresses are hidden, nothing that a relay says names them."""
+"""With pseudonyms, no log line and no event of the page names users or addresses."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Limits, Logging, Offers
 from proxyrelay.errors import Forbidden
 from proxyrelay.observe import log
 from proxyrelay.switchboard.user import User
+from tests.support.capture import Capture
 from tests.support.frames import TEXT, frame
 from tests.support.recording import A, B, C, answer, offer, registration
 from tests.support.served import RelayTestCase, scenario, upgrade
@@ -26,7 +26,7 @@ LINE = f"PROXY TCP4 {HOST} 192.0.2.2 4711 443\r\n".encode()
 
 
 class Guests:
-    """Lets everybody in as one user, but for who says otherwise."""
+    """Lets everybody in as one user, unless a header says otherwise."""
 
     def start(self) -> None:
         """Nothing has to be tried."""
@@ -45,8 +45,8 @@ class Guests:
         return succeed(User(ME))
 
 
-class HiddenTests(RelayTestCase):
-    """A relay that hides them, behind a proxy."""
+class PrivateLogTests(RelayTestCase):
+    """A relay with pseudonyms, behind a proxy."""
 
     config = Config(
         host="127.0.0.1",
@@ -61,10 +61,7 @@ class HiddenTests(RelayTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.events: list[LogEvent] = []
-        observer = cast(ILogObserver, self.events.append)
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.events = Capture(self).events
 
     def client(self, *headers: str, sends: bytes = b"") -> Any:
         """A connection from behind the proxy."""
@@ -75,50 +72,44 @@ class HiddenTests(RelayTestCase):
             connection.sendall(frame(TEXT, sends))
         return connection
 
-    def said(self, event: str) -> dict[str, Any]:
-        """Wait for an event, and take it as JSON has it."""
+    def assert_said(self, event: str, **fields: Any) -> None:
+        """Wait for an event; its JSON has these fields among others."""
         self.until(lambda: any(each.get("event") == event for each in self.events))
         (found, *_) = (each for each in self.events if each.get("event") == event)
-        line = log.record(found)
-        assert line is not None
-        fields: dict[str, Any] = json.loads(line)
-        return fields
+        line = json.loads(log.record(found) or "")
+        self.assertEqual(line, {**line, **fields})
 
     @scenario
-    def test_no_line_names_them(self) -> None:
+    def test_log_with_pseudonyms_names_no_user_and_no_address(self) -> None:
         names = self.service.pseudonyms
         here = names.address(HOST)
         self.assertNotEqual(here, HOST)
 
         self.raw().sendall(b"GET / HTTP/1.1\r\n\r\n")
-        dropped = self.said("dropped")
-        self.assertEqual(dropped["address"], names.address("127.0.0.1"))
+        self.assert_said("dropped", address=names.address("127.0.0.1"))
 
         one = self.client(sends=registration(A))
-        self.assertEqual(self.said("registered")["address"], here)
-        self.assertEqual(self.said("registered")["user"], names.user(ME))
+        self.assert_said("registered", address=here, user=names.user(ME))
         other = self.client(sends=registration(B))
-        self.until(lambda: len(self.service.factory.relay.registry) == 2)
+        self.until(lambda: len(self.service.factory.registry) == 2)
         for text in (offer(A, B), answer(A, B), offer(B, C)):
             one.sendall(frame(TEXT, text))
         for event in ("forwarded", "shielded", "returned"):
-            self.assertEqual(self.said(event)["address"], here)
+            self.assert_said(event, address=here)
         self.client(sends=registration(A))
-        replaced = self.said("replaced")
-        self.assertEqual((replaced["address"], replaced["old_address"]), (here, here))
-        self.assertEqual(self.said("left")["user"], names.user(ME))
+        self.assert_said("replaced", address=here, old_address=here)
+        self.assert_said("left", user=names.user(ME))
 
         other.sendall(b"\xff\xff")
-        self.assertEqual(self.said("failed")["address"], here)
+        self.assert_said("failed", address=here)
         self.client("X-Wish: refused")
-        self.assertEqual(self.said("refused")["address"], here)
+        self.assert_said("refused", address=here)
         self.client("X-Wish: broken")
         self.raw().sendall(LINE + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        self.assertEqual(self.said("rejected")["address"], here)
-        self.in_reactor(
-            self.service.journal.clients, self.service.factory.relay.registry, 9
-        )
-        self.assertEqual(self.said("client")["user"], names.user(ME))
+        self.assert_said("rejected", address=here)
+        registry = self.service.factory.registry
+        self.in_reactor(self.service.log_observer.clients, registry, 9)
+        self.assert_said("client", user=names.user(ME))
 
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         for each in self.events:

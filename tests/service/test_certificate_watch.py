@@ -1,4 +1,4 @@
-"""Renewed certificate files."""
+"""Renewed certificate files, looked at from time to time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from proxyrelay.net import certificates
 from tests.service.test_reload import ReloadTestCase
 from tests.support.certificates import Authority
 
-INTERVAL = 60
+INTERVAL_SECONDS = 60
 
 
-class WatchTests(ReloadTestCase):
-    """The certificate files, looked at from time to time."""
+class CertificateWatchTests(ReloadTestCase):
+    """The certificate files of a relay with TLS."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -28,7 +28,7 @@ class WatchTests(ReloadTestCase):
     def look(self) -> list[str]:
         """Return the log lines of the next look."""
         self.captured.events.clear()
-        self.clock.advance(INTERVAL)
+        self.clock.advance(INTERVAL_SECONDS)
         return self.captured.lines()
 
     def served(self) -> Authority:
@@ -36,16 +36,25 @@ class WatchTests(ReloadTestCase):
         chain = self.relay.pair.chain
         return self.new if chain == self.new.pair().chain else self.old
 
-    def test_are_served_when_they_are_new(self) -> None:
+    def test_watch_new_files_are_served_once(self) -> None:
+        told: list[str] = []
+        self.reload.renewed = told.append
         self.assertEqual(self.look(), [])
         self.new.write(self.folder)
-        (line,) = self.look()
-        self.assertTrue(line.startswith("serving a renewed certificate, valid until "))
+        lines = self.look()
+        self.assertEqual(lines, told)
+        self.assertIn("serving a renewed certificate, valid until ", lines[0])
         self.assertIs(self.served(), self.new)
         self.assertEqual(self.look(), [])
         self.assertEqual(self.relay.changes, 1)
 
-    def test_an_expired_certificate_that_is_served_is_not_logged_again(self) -> None:
+    def test_watch_same_content_changes_nothing(self) -> None:
+        self.look()
+        self.old.write(self.folder)
+        self.assertEqual(self.look(), [])
+        self.assertEqual(self.relay.changes, 0)
+
+    def test_watch_served_expired_certificate_is_not_logged_again(self) -> None:
         expired = Authority(end=datetime(2020, 1, 1, tzinfo=timezone.utc))
         expired.write(self.folder)
         self.relay.pair = expired.pair()
@@ -54,13 +63,7 @@ class WatchTests(ReloadTestCase):
         (line,) = self.look()
         self.assertTrue(line.startswith("serving a renewed certificate"))
 
-    def test_may_be_written_again(self) -> None:
-        self.look()
-        self.old.write(self.folder)
-        self.assertEqual(self.look(), [])
-        self.assertEqual(self.relay.changes, 0)
-
-    def test_that_do_not_match_are_looked_at_again(self) -> None:
+    def test_watch_mismatch_is_logged_at_second_look_only(self) -> None:
         certfile, keyfile = self.folder / "cert.pem", self.folder / "privkey.pem"
         key = keyfile.read_bytes()
         self.new.write(self.folder)
@@ -76,28 +79,27 @@ class WatchTests(ReloadTestCase):
         self.assertEqual(len(self.look()), 1)
         self.assertIs(self.served(), self.new)
 
-    def test_that_are_missing_are_looked_at_again(self) -> None:
+    def test_watch_missing_file_is_logged_until_it_is_back(self) -> None:
         self.look()
         (self.folder / "cert.pem").unlink()
         self.assertEqual([len(self.look()) for _ in range(3)], [0, 2, 0])
         self.old.write(self.folder)
         self.assertEqual(self.look(), [])
 
-    def test_that_clients_would_refuse_are_not_served(self) -> None:
+    def test_watch_expired_files_are_not_served(self) -> None:
         yesterday = certificates.now() - timedelta(days=1)
-        issued = trustme.CA().issue_cert(
+        self.new.issued = trustme.CA().issue_cert(
             "localhost",
             not_before=yesterday - timedelta(days=1),
             not_after=yesterday,
             key_type=trustme.KeyType.ECDSA,
         )
-        self.new.issued = issued
         self.new.write(self.folder)
         self.assertEqual(self.look(), [])
         self.assertIn("expired on", self.look()[0])
         self.assertIs(self.served(), self.old)
 
-    def test_that_openssl_refuses_are_not_served(self) -> None:
+    def test_watch_files_refused_by_openssl_are_tried_again(self) -> None:
         self.new.write(self.folder)
         self.relay.refuses = True
         self.assertEqual(self.look(), [])
@@ -105,15 +107,20 @@ class WatchTests(ReloadTestCase):
         self.relay.refuses = False
         self.assertEqual(len(self.look()), 1)
 
-    def test_are_not_looked_at_without_tls(self) -> None:
+    def test_watch_failing_look_is_logged_until_next_files(self) -> None:
+        self.patch(certificates, "load", lambda *_: [].pop())
+        (line,) = self.look()
+        self.assertEqual(len(self.flushLoggedErrors(IndexError)), 1)
+        self.assertIn("the certificate files cannot be looked at", line)
+        self.assertEqual(self.look(), [])
+
+    def test_watch_without_tls_looks_at_nothing(self) -> None:
         self.serve(Config())
         self.assertEqual(self.look(), [])
 
-    def test_a_defect_is_logged(self) -> None:
+    def test_watch_defect_is_logged(self) -> None:
         unlikely: Any = msgspec.structs.replace(self.relay.config, certfile=5)
         self.relay.config = unlikely
-        self.look()
+        (line, *_) = self.look()
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
-        self.assertIn(
-            "the certificate files are no longer watched", self.captured.lines()[0]
-        )
+        self.assertIn("the certificate files are no longer watched", line)

@@ -13,13 +13,79 @@ from proxyrelay.admin.control import Reloaded, ReloadOutcome
 from proxyrelay.auth import Authenticator, authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.config import Admin, Auth, Config, Secret, Timeouts
+from proxyrelay.config import (
+    Admin,
+    Auth,
+    AuthArguments,
+    Config,
+    Logging,
+    Secret,
+    Timeouts,
+)
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import Inspection
-from proxyrelay.service.reload import Reload
-from tests.support.capture import Capture
+from proxyrelay.service.reload import FIXED, Reload, applicable, differences
+from tests.service.case import FolderTestCase
 from tests.support.certificates import Authority
+
+
+class ApplicableTests(SynchronousTestCase):
+    """Which settings can change, and which must wait."""
+
+    def test_applicable_most_settings_are_applied(self) -> None:
+        after = Config(
+            max_message_bytes=1,
+            timeouts=Timeouts(stop=1),
+            auth=Auth(kwargs=AuthArguments(cache_ttl=1)),
+        )
+        self.assertEqual(applicable(Config(), after), (after, []))
+
+    def test_applicable_fixed_settings_wait(self) -> None:
+        logging = Logging(
+            log_dir=Path("/a"),
+            current_client_limit=1,
+            format="json",
+            audit_log=Path("/b"),
+            privacy=True,
+            privacy_key_file=Path("/c"),
+        )
+        admin = Admin(listen="127.0.0.1:1")
+        after = Config(host="a", port=1, reuse_port=True, logging=logging, admin=admin)
+        settings, waiting = applicable(Config(), after)
+        self.assertEqual(
+            settings, Config(logging=Logging(current_client_limit=1, format="json"))
+        )
+        self.assertEqual(waiting, [name for name in FIXED if name != "auth.method"])
+
+    def test_applicable_access_waits_with_place(self) -> None:
+        """A token that is no longer needed there may be needed here."""
+        before = Config(admin=Admin("0.0.0.0:1", Path("a"), ("a",)))
+        after = Config(admin=Admin("127.0.0.1:1"))
+        self.assertEqual(applicable(before, after), (before, ["admin.listen"]))
+        other = Config(admin=Admin("0.0.0.0:1", Path("b"), ("b",)))
+        self.assertEqual(applicable(before, other), (other, []))
+
+    def test_applicable_tls_is_not_turned_on_or_off(self) -> None:
+        plain, secure = Config(), Config(certfile=Path("a"), keyfile=Path("b"))
+        for before, after in ((plain, secure), (secure, plain)):
+            self.assertEqual(
+                applicable(before, after), (before, ["certfile", "keyfile"])
+            )
+        after = Config(certfile=Path("c"))
+        self.assertEqual(
+            applicable(Config(certfile=Path("a")), after),
+            (after, []),
+        )
+
+    def test_applicable_arguments_wait_with_method(self) -> None:
+        after = Config(auth=Auth("globus", AuthArguments(cache_ttl=1)))
+        for one, other in ((Config(), after), (after, Config())):
+            self.assertEqual(applicable(one, other), (one, ["auth.method"]))
+
+    def test_differences_are_single_settings(self) -> None:
+        after = Config(timeouts=Timeouts(stop=1), port=1)
+        self.assertEqual([*differences(Config(), after)], ["port", "timeouts.stop"])
 
 
 class Relay:
@@ -48,14 +114,8 @@ class Relay:
         self.authenticator = authenticator
 
 
-class ReloadTestCase(SynchronousTestCase):
+class ReloadTestCase(FolderTestCase):
     """A relay, and the inspection of its next reload."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.captured = Capture(self)
-        self.folder = Path(self.mktemp()).absolute()
-        self.folder.mkdir()
 
     def serve(
         self,
@@ -63,11 +123,13 @@ class ReloadTestCase(SynchronousTestCase):
         pair: certificates.KeyPair | None = None,
         credentials: Credentials | None = None,
         serving: Authenticator | None = None,
+        token: Secret | None = None,
     ) -> None:
+        self.clock = Clock()
         self.relay = Relay(config, pair, serving or AnonymousAuthenticator())
         self.found = Inspection(config, pair=pair, credentials=credentials)
         relay: Any = self.relay
-        self.reload = Reload(relay, credentials, lambda: self.found, self.clock)
+        self.reload = Reload(relay, credentials, lambda: self.found, self.clock, token)
         self.reload.startService()
         self.addCleanup(self.reload.stopService)
 
@@ -77,66 +139,55 @@ class TokenTests(ReloadTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.serve(Config(admin=Admin("0.0.0.0:1", Path("a"))))
-        self.told: list[Reloaded] = []
-        self.reload.reloaded = self.told.append
+        settings = Config(admin=Admin("0.0.0.0:1", Path("a")))
+        self.serve(settings, token=Secret("first"))
         self.found.token = Secret("another")
 
-    def test_is_told_of(self) -> None:
+    def test_reload_with_new_token_tells_of_it(self) -> None:
+        told: list[Reloaded] = []
+        self.reload.reloaded = told.append
         done = self.reload.reload()
         expected = Reloaded(ReloadOutcome.CHANGED, "changed: token", Secret("another"))
-        self.assertEqual(done, expected)
-        self.assertEqual(self.told, [expected])
+        self.assertEqual((done, told), (expected, [expected]))
         self.assertEqual(self.reload.reload().outcome, ReloadOutcome.UNCHANGED)
         self.assertNotIn("another", repr(done))
 
-    def test_stays_while_there_are_problems(self) -> None:
+    def test_reload_with_problems_keeps_token(self) -> None:
         self.found.problems.append(Problem("port", "is wrong"))
-        done = self.reload.reload()
-        self.assertEqual(done, Reloaded(ReloadOutcome.REFUSED, "port: is wrong", None))
+        expected = Reloaded(ReloadOutcome.REFUSED, "port: is wrong", Secret("first"))
+        self.assertEqual(self.reload.reload(), expected)
 
-    def test_stays_where_another_place_waits(self) -> None:
+    def test_reload_with_waiting_place_keeps_token(self) -> None:
         self.found.config = Config(admin=Admin("127.0.0.1:1"))
         self.found.token = None
-        relay: Any = self.relay
-        self.reload = Reload(
-            relay, None, lambda: self.found, self.clock, Secret("first")
-        )
-        done = self.reload.reload()
-        self.assertEqual(done.token, Secret("first"))
-        self.assertEqual(
-            done.detail,
-            "nothing has changed; only when it is started anew: admin.listen",
-        )
+        text = "nothing has changed; only when it is started anew: admin.listen"
+        expected = Reloaded(ReloadOutcome.UNCHANGED, text, Secret("first"))
+        self.assertEqual(self.reload.reload(), expected)
 
 
-class SettingsTests(ReloadTestCase):
+class ReloadTests(ReloadTestCase):
     """All that the settings say."""
 
-    def test_are_applied(self) -> None:
-        self.serve(Config())
-        self.found = Inspection(Config(max_message_bytes=1, timeouts=Timeouts(stop=1)))
-        self.reload.reload()
-        self.assertEqual(self.relay.config, self.found.config)
-        self.assertEqual(
-            self.captured.lines(),
-            ["reloaded, changed: max_message_bytes, timeouts.stop"],
-        )
-
-    def test_may_be_the_same(self) -> None:
+    def test_reload_applies_settings_and_names_changes(self) -> None:
         self.serve(Config())
         before = self.relay.authenticator
-        self.reload.reload()
-        self.assertIs(self.relay.authenticator, before)
-        self.assertEqual(self.captured.lines(), ["reloaded, changed: nothing"])
+        changed = Config(max_message_bytes=1, timeouts=Timeouts(stop=1))
+        for config, names in (
+            (Config(), "nothing"),
+            (changed, "max_message_bytes, timeouts.stop"),
+        ):
+            self.found = Inspection(config)
+            self.reload.reload()
+            self.assertEqual(self.relay.config, config)
+            self.assertIs(self.relay.authenticator, before)
+            self.assertEqual(self.captured.lines()[-1], f"reloaded, changed: {names}")
 
-    def test_with_a_problem_or_a_fault_change_nothing(self) -> None:
+    def test_reload_with_problem_or_fault_changes_nothing(self) -> None:
         self.serve(Config())
         wrong = [Problem("port", "is odd"), Problem("host", "too")]
         for problems, faults in ((wrong, []), ([], wrong)):
             self.captured.events.clear()
-            config = Config(max_message_bytes=1)
-            self.found = Inspection(config, problems, faults)
+            self.found = Inspection(Config(max_message_bytes=1), problems, faults)
             self.reload.reload()
             self.assertEqual((self.relay.config, self.relay.changes), (Config(), 0))
             self.assertEqual(
@@ -144,7 +195,7 @@ class SettingsTests(ReloadTestCase):
                 ["port: is odd", "host: too", "nothing is reloaded; problems: 2"],
             )
 
-    def test_warnings_and_what_must_wait_are_logged(self) -> None:
+    def test_reload_logs_warnings_and_waiting_settings(self) -> None:
         self.serve(Config())
         self.found = Inspection(Config(port=1), warnings=[Problem("port", "is odd")])
         self.reload.reload()
@@ -157,19 +208,20 @@ class SettingsTests(ReloadTestCase):
             ],
         )
 
-    def test_another_certificate_is_named(self) -> None:
-        old, new = Authority().pair(), Authority().pair()
-        self.serve(Config(certfile=Path("a")), old)
+    def test_reload_serves_and_names_new_certificate(self) -> None:
+        new = Authority().pair()
+        self.serve(Config(certfile=Path("a")), Authority().pair())
         self.found = Inspection(self.relay.config, pair=new)
         self.reload.reload()
         self.assertIs(self.relay.pair, new)
         self.assertEqual(self.captured.lines(), ["reloaded, changed: certificate"])
 
-    def test_credentials_are_named(self) -> None:
+    def test_reload_names_new_credentials_once(self) -> None:
         """A secret may stand in a file of its own."""
         auth = Auth("globus")
         old = Credentials("0-1", Secret("old-secret"))
-        self.serve(Config(auth=auth), None, old, authenticator(auth, old, self.clock))
+        clock = Clock()
+        self.serve(Config(auth=auth), None, old, authenticator(auth, old, clock))
         before = self.relay.authenticator
         new = Credentials("0-1", Secret("new-secret"))
         self.found = Inspection(self.relay.config, credentials=new)
@@ -178,11 +230,10 @@ class SettingsTests(ReloadTestCase):
             self.assertEqual(self.captured.lines()[-1], f"reloaded, changed: {names}")
             self.assertIsNot(self.relay.authenticator, before)
 
-    def test_of_the_watch_are_taken_on(self) -> None:
+    def test_reload_changes_interval_of_certificate_watch(self) -> None:
         self.serve(Config())
         for interval in (5, 0, 7):
-            config = Config(certificate_interval=interval)
-            self.found = Inspection(config)
+            self.found = Inspection(Config(certificate_interval=interval))
             self.reload.reload()
             calls = [call.getTime() for call in self.clock.getDelayedCalls()]
             self.assertEqual(calls, [interval] if interval else [])

@@ -5,21 +5,17 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.error import ReactorNotRunning
-from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.service.signals import Signals, ignore_early_signals
-from tests.service.case import Connection, relay_service
+from tests.service.case import ServiceTestCase
 from tests.support.capture import Capture
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
-class Calls:
-    """Stands for the reload."""
-
-    def reload(self) -> None:
-        """Read nothing."""
+CALLS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class SignalReactor:
@@ -44,118 +40,102 @@ class SignalReactor:
         self.running = False
 
 
-class SignalsTests(SynchronousTestCase):
-    """Signals to the process."""
+class SignalsTests(ServiceTestCase):
+    """Signals to the process, whose handlers are restored after each test."""
 
     def setUp(self) -> None:
-        self.relay, self.memory = relay_service()
-        self.relay.startService()
-        self.addCleanup(self.relay.stopService)
+        for number in (*STOPS, *CALLS):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        self.serve()
         self.reactor = SignalReactor()
-        self.reloads = Calls()
-        self.signals = Signals(self.relay, cast(Any, self.reloads), self.reactor)
+        reload: Any = self
+        self.signals = Signals(self.relay, reload, self.reactor)
         self.captured = Capture(self)
 
-    def connected(self) -> Connection:
-        connection: Any = Connection()
-        self.relay.factory.connections.add(connection)
-        self.addCleanup(self.relay.factory.connections.clear)
-        return cast(Connection, connection)
+    def reload(self) -> None:
+        """Stand for the reload."""
 
-    def test_the_first_stops_the_reactor(self) -> None:
+    def install(self) -> None:
+        self.signals.startService()
+        (start,) = self.reactor.started
+        start()
+
+    def catch(self, number: signal.Signals) -> None:
+        """Have a signal come."""
+        handler = signal.getsignal(number)
+        assert callable(handler)
+        handler(number, None)
+
+    def run_calls(self) -> int:
+        """Call what handlers have left for the reactor; return the number of calls."""
+        calls, self.reactor.calls = self.reactor.calls, []
+        for call, *arguments in calls:
+            call(*arguments)
+        return len(calls)
+
+    def test_signals_take_over_when_reactor_runs(self) -> None:
+        before = {number: signal.getsignal(number) for number in (*STOPS, *CALLS)}
+        self.signals.startService()
+        self.assertEqual(before, {n: signal.getsignal(n) for n in before})
+        self.reactor.started[0]()
+        for number, handler in before.items():
+            self.assertNotEqual(signal.getsignal(number), handler)
+
+    def test_stop_signal_in_reactor_stops_then_aborts(self) -> None:
         connection = self.connected()
-        self.signals.stop("SIGTERM")
-        self.assertEqual(self.reactor.stops, 1)
-        self.assertEqual(connection.aborted, 0)
+        self.install()
+        # A handler may interrupt anything, so it only leaves word.
+        self.catch(signal.SIGTERM)
+        self.assertEqual(self.reactor.stops, 0)
+        self.run_calls()
+        self.assertEqual((self.reactor.stops, connection.aborted), (1, 0))
         self.assertEqual(
             self.captured.lines(), ["stopping on SIGTERM, connections to close: 1"]
         )
-
-    def test_the_second_aborts_the_connections(self) -> None:
-        connection = self.connected()
-        self.signals.stop("SIGINT")
         self.relay.stopService()  # as the reactor does when it stops
-        self.signals.stop("SIGINT")
-        self.assertEqual(connection.aborted, 1)
+        self.catch(signal.SIGINT)
+        self.run_calls()
+        self.assertEqual((self.reactor.stops, connection.aborted), (1, 1))
+
+    def test_stop_signal_after_stop_of_reactor_is_harmless(self) -> None:
+        self.install()
+        self.reactor.running = False
+        self.catch(signal.SIGTERM)
+        self.run_calls()
         self.assertEqual(self.reactor.stops, 1)
 
-    def test_survives_a_reactor_that_has_stopped(self) -> None:
-        self.reactor.running = False
-        self.signals.stop("SIGTERM")
-        self.assertEqual(self.captured.lines()[1:], ["the reactor has stopped already"])
-
-    def handlers(self) -> dict[signal.Signals, Any]:
-        """Return the handlers of all signals; they are restored after the test."""
-        ends = (signal.SIGINT, signal.SIGTERM)
-        numbers = (*ends, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-        handlers = {number: signal.getsignal(number) for number in numbers}
-        for number, handler in handlers.items():
-            self.addCleanup(signal.signal, number, handler)
-        return handlers
-
-    def test_reads_the_settings_at_a_hangup_and_hands_over_at_another(self) -> None:
-        before = self.handlers()
-        self.signals.startService()
-        for start in self.reactor.started:
-            start()
-        for number, call in (
-            (signal.SIGHUP, self.reloads.reload),
-            (signal.SIGUSR1, self.signals._reopen),
-            (signal.SIGUSR2, self.relay.drain),
-        ):
-            caught = signal.getsignal(number)
-            assert callable(caught)
-            self.assertNotEqual(caught, before[number])
-            called: list[int] = []
+    def test_other_signals_in_a_storm_are_called_once(self) -> None:
+        self.install()
+        expected = (self.reload, self.signals._reopen, self.relay.drain)
+        for number, call in zip(CALLS, expected, strict=True):
             self.assertEqual(self.signals._calls[number], call)
+            called: list[int] = []
             self.signals._calls[number] = partial(called.append, 1)
             for _ in range(2):
-                caught(number, None)
-                caught(number, None)  # one of them will do
-                run, *arguments = self.reactor.calls.pop()
-                self.assertEqual(self.reactor.calls, [])
-                run(*arguments)
+                self.catch(number)
+                self.catch(number)
+                self.assertEqual(self.run_calls(), 1)
             self.assertEqual(len(called), 2)
         self.assertEqual(self.reactor.stops, 0)
 
-    def test_opens_log_files_anew_at_a_signal(self) -> None:
-        self.handlers()
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        self.signals._install()
-        self.signals._reopen()
-        self.assertEqual(self.captured.lines(), ["log files are opened anew"])
-
-    def test_leaves_the_file_of_twistd_to_its_own_handler(self) -> None:
-        self.handlers()
+    def test_sigusr1_opens_logs_anew_and_calls_handler_of_twistd(self) -> None:
         called: list[int] = []
-        signal.signal(signal.SIGUSR1, lambda number, _: called.append(number))
-        self.signals._install()
-        self.signals._reopen()
-        self.assertEqual(called, [signal.SIGUSR1])
-        self.assertEqual(self.captured.lines(), ["log files are opened anew"])
+        for handler, calls in (
+            (signal.SIG_DFL, []),
+            (lambda number, _: called.append(number), [signal.SIGUSR1]),
+        ):
+            signal.signal(signal.SIGUSR1, handler)
+            self.signals._install()
+            self.catch(signal.SIGUSR1)
+            self.captured.events.clear()
+            self.run_calls()
+            self.assertEqual(self.captured.lines(), ["log files are opened anew"])
+            self.assertEqual(called, calls)
 
-    def test_takes_the_signals_when_the_reactor_runs(self) -> None:
-        before = self.handlers()
-        self.signals.startService()
-        self.assertEqual(before, {n: signal.getsignal(n) for n in before})
-        for start in self.reactor.started:
-            start()
-        del before[signal.SIGHUP], before[signal.SIGUSR1], before[signal.SIGUSR2]
-        for number, handler in before.items():
-            caught = signal.getsignal(number)
-            assert callable(caught)
-            self.assertNotEqual(caught, handler)
-            # A handler may interrupt anything, so it only leaves word.
-            caught(number, None)
-            self.assertEqual(self.reactor.stops, 0)
-            self.assertEqual(self.reactor.calls.pop(), (self.signals.stop, number.name))
-
-    def test_early_ones_do_not_end_a_relay_that_starts(self) -> None:
-        numbers = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    def test_early_signals_are_ignored_but_for_rotation(self) -> None:
         for is_rotating in (False, True):
-            self.handlers()
-            for number in numbers:
+            for number in CALLS:
                 signal.signal(number, signal.SIG_DFL)
             ignore_early_signals(is_rotating)
-            ignored = [signal.getsignal(n) is signal.SIG_IGN for n in numbers]
+            ignored = [signal.getsignal(n) is signal.SIG_IGN for n in CALLS]
             self.assertEqual(ignored, [True, not is_rotating, True])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
+import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -52,20 +54,17 @@ IMPACTS = {"serious", "critical"}
 class Browser:
     """Debian's Chromium, driven by its driver.
 
-    Args:
-        profile: Folder for its profile; is made.
-
     Raises:
         SkipTest: It is not installed.
     """
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self) -> None:
         chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
         if chromium is None or driver is None:
             raise SkipTest("no browser: install Debian's chromium and chromium-driver")
         options = ChromeOptions()
         options.binary_location = chromium
-        for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
+        for argument in ARGUMENTS:
             options.add_argument(argument)
         options.set_capability(
             "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
@@ -76,22 +75,19 @@ class Browser:
         self._command(
             "Page.addScriptToEvaluateOnNewDocument", source=REMEMBER_VIOLATIONS
         )
-        self.show()
 
     def _command(self, name: str, **parameters: Any) -> Any:
         return self.driver.execute_cdp_cmd(name, parameters)
 
-    def close(self) -> None:
-        """End it."""
-        self.driver.quit()
+    def clear(self) -> None:
+        """Leave the page, and forget what was seen."""
+        self.driver.get("about:blank")
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)
+        self.show()
 
     def show(self, width: int = 1440, dark: bool = False) -> None:
-        """Be a screen, or a phone.
-
-        Args:
-            width: Pixels.
-            dark: Whether its owner wants dark pages.
-        """
+        """Be a screen of some pixels, or a phone, whose owner may want it dark."""
         self._command(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -99,22 +95,15 @@ class Browser:
             deviceScaleFactor=1,
             mobile=width < 600,
         )
-        scheme = {
-            "name": "prefers-color-scheme",
-            "value": "dark" if dark else "light",
-        }
-        self._command("Emulation.setEmulatedMedia", features=[scheme])
+        scheme = "dark" if dark else "light"
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._command("Emulation.setEmulatedMedia", features=features)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """The value of a script in the page."""
         return self.driver.execute_script(script, *arguments)
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait until something holds.
-
-        Raises:
-            TimeoutException: It did not within `PATIENCE`.
-        """
+        """Wait until something holds; `TimeoutException` after `PATIENCE`."""
         waiting = WebDriverWait(
             self.driver,
             PATIENCE,
@@ -146,15 +135,15 @@ class Browser:
 
     def hosts(self) -> set[str]:
         """Whom the browser has asked since the last look, as host and port."""
-        return set(self._hosts())
-
-    def _hosts(self) -> Iterator[str]:
-        for entry in self.driver.get_log("performance"):
-            message = json.loads(entry["message"])["message"]
-            if message["method"] == "Network.requestWillBeSent":
-                url = urlsplit(message["params"]["request"]["url"])
-                if url.scheme in {"http", "https", "ws", "wss"}:
-                    yield url.netloc
+        entries = self.driver.get_log("performance")
+        messages = [json.loads(entry["message"])["message"] for entry in entries]
+        urls = [
+            urlsplit(message["params"]["request"]["url"])
+            for message in messages
+            if message["method"] == "Network.requestWillBeSent"
+        ]
+        schemes = {"http", "https", "ws", "wss"}
+        return {url.netloc for url in urls if url.scheme in schemes}
 
     def barriers(self) -> list[str]:
         """What axe-core finds that keeps people out."""
@@ -178,3 +167,11 @@ class Browser:
         )
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
         (ARTIFACTS / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
+
+
+@functools.cache
+def shared() -> Browser:
+    """The browser of this process, which ends with it."""
+    browser = Browser()
+    atexit.register(browser.driver.quit)
+    return browser

@@ -13,14 +13,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from proxyrelay.net import certificates
 
+SETTINGS = "certfile = 'cert.pem'\nkeyfile = 'privkey.pem'\n"
+"""What relay.toml says of the files that an `Authority` writes beside it."""
+
 
 class Authority:
-    """A root authority and a server certificate for the loopback interface.
-
-    Args:
-        rsa_key: Whether the server's key is RSA rather than ECDSA.
-        end: When the certificate expires; None for the far future.
-    """
+    """A root authority and a server certificate for the loopback interface."""
 
     def __init__(self, rsa_key: bool = False, end: datetime | None = None) -> None:
         self._root = trustme.CA()
@@ -30,7 +28,6 @@ class Authority:
         )
 
     def pair(self) -> certificates.KeyPair:
-        """The server's certificate and key, in memory."""
         key = load_pem_private_key(self.issued.private_key_pem.bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
         chain = tuple(
@@ -48,13 +45,11 @@ class Authority:
         return certfile, keyfile
 
     def write_root(self, folder: Path) -> Path:
-        """Write the root certificate; returns the path."""
         path = folder / "root.pem"
         path.write_bytes(self._root.cert_pem.bytes())
         return path
 
     def client_context(self) -> ssl.SSLContext:
-        """What a client needs to trust the server."""
         context = ssl.create_default_context()
         self._root.configure_trust(context)
         return context

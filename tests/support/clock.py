@@ -13,11 +13,7 @@ class EagerClock(Clock):
     """Where work is paced, the next turn of the reactor comes at once."""
 
     def turn(self, passed: float = 0.0) -> None:
-        """Run, as one turn of the reactor does, only what is put off already.
-
-        Args:
-            passed: How much time has passed since the last one, in seconds.
-        """
+        """Run only what is put off already, as one turn of the reactor does."""
         self.rightNow += passed
         due = [call for call in self.calls if call.getTime() <= self.rightNow]
         for call in sorted(due, key=lambda call: call.getTime()):

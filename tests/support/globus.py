@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import parse_qs
 
-from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol
@@ -18,10 +17,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from proxyrelay.auth.agent import PlainAgent
 from proxyrelay.auth.credentials import Credentials
 from proxyrelay.auth.globus_api import Globus
-from proxyrelay.auth.http import BoundedClient
 from proxyrelay.config import Secret
 
 CLIENT_ID = "8d7fdd4c-5f2c-4f43-9d7a-3c1f0a7f2f52"
@@ -29,7 +26,9 @@ SECRET = "s3cr3t/of+the=relay"
 TOKEN = "AgPBearerTokenOfJo0123456789"
 JO = "f2f0b1c4-0d3e-4d4c-9a59-6d4b5d0e8a11"
 SERVICE = "https://auth.example.org"
-CREDENTIALS = Credentials(CLIENT_ID, Secret(SECRET), "here", "there")
+CREDENTIALS = Credentials(
+    CLIENT_ID, Secret(SECRET), "client ID from here, secret from there"
+)
 JSON = {"Content-Type": "application/json"}
 
 
@@ -176,11 +175,4 @@ def globus(
     agent: IAgent, clock: Clock | IReactorTime, credentials: Credentials = CREDENTIALS
 ) -> Globus:
     """Globus Auth behind an agent."""
-    client = BoundedClient(
-        HTTPClient(PlainAgent(agent)),
-        SERVICE,
-        credentials.auth,
-        cast(Any, clock),
-        wall=clock.seconds,
-    )
-    return Globus(client, credentials)
+    return Globus(agent, SERVICE, credentials, cast(Any, clock), wall=clock.seconds)

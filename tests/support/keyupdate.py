@@ -12,10 +12,7 @@ from unittest import SkipTest
 
 
 class KeyUpdater:
-    """Speaks TLS 1.3 on a connected socket, and verifies nothing.
-
-    Args:
-        connection: Stays the caller's. It is made to block.
+    """Speaks TLS 1.3 on a connected socket of the caller's, and verifies nothing.
 
     Raises:
         SkipTest: There is no OpenSSL to be loaded.
@@ -41,22 +38,19 @@ class KeyUpdater:
         return result
 
     def send(self, data: bytes) -> None:
-        """Write data."""
         self._check(self._lib.SSL_write(self._ssl, data, len(data)))
 
     def recv(self, size: int = 4096) -> bytes:
-        """Read data."""
         buffer = ctypes.create_string_buffer(size)
         length = self._check(self._lib.SSL_read(self._ssl, buffer, size))
         return buffer.raw[:length]
 
-    def change_keys(self, times: int) -> None:
-        """Change the own keys, again and again."""
+    def change_keys(self, times: int, *, both: bool = False) -> None:
+        """Change the own keys, again and again, or those of both sides."""
         for _ in range(times):
-            self._check(self._lib.SSL_key_update(self._ssl, 0))
+            self._check(self._lib.SSL_key_update(self._ssl, int(both)))
             self._check(self._lib.SSL_do_handshake(self._ssl))
 
     def free(self) -> None:
-        """Give the memory back."""
         self._lib.SSL_free(self._ssl)
         self._lib.SSL_CTX_free(self._context)

@@ -30,17 +30,9 @@ SERVES = r"proxyrelay \S+ serves (wss?://\S+)"
 
 
 class Process:
-    """A running command, whose output is kept as it comes.
+    """A running command, whose lines are kept in ``output`` and ``errors``.
 
-    Args:
-        command: The program and its arguments.
-        folder: Its working directory.
-        **options: For `subprocess.Popen`.
-
-    Attributes:
-        output: Lines of its standard output.
-        errors: Lines of its standard error.
-        reads: Cleared, it leaves unread what the process writes.
+    While the event ``reads`` is cleared, they stay unread. Options are for `Popen`.
     """
 
     def __init__(
@@ -89,7 +81,6 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process ID."""
         return self._child.pid
 
     @property
@@ -98,22 +89,14 @@ class Process:
         return "\n".join([*self.output, *self.errors])
 
     def send(self, number: int) -> None:
-        """Send a signal."""
         self._child.send_signal(number)
 
     def wait_for_next(self, pattern: str) -> re.Match[str]:
-        """Wait for a line that a pattern is found in, behind the last such one."""
+        """Wait for a line behind the one that was waited for last."""
         return self.wait_for(pattern, self._read_to)
 
     def wait_for(self, pattern: str, start: int = 0) -> re.Match[str]:
-        """Wait for a line of standard output that a pattern is found in.
-
-        Args:
-            pattern: A regular expression.
-            start: The number of the first line to look at.
-
-        Returns:
-            The first match.
+        """Wait for a line of standard output that has a pattern.
 
         Raises:
             AssertionError: None came before the process ended or stalled.
@@ -136,10 +119,7 @@ class Process:
         return found
 
     def wait(self) -> int:
-        """Wait until the process has ended and its output is read.
-
-        Returns:
-            Its exit status.
+        """Wait for the end, and read the rest; returns the exit status.
 
         Raises:
             AssertionError: It does not end.
@@ -154,19 +134,11 @@ class Process:
         return status
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end.
-
-        Returns:
-            The exit status.
-
-        Raises:
-            AssertionError: It does not end.
-        """
+        """Send a signal, and `wait`."""
         self._child.send_signal(number)
         return self.wait()
 
     def end(self) -> None:
-        """Kill whatever is left."""
         self.reads.set()
         self._child.kill()
         self._child.wait(PATIENCE)
@@ -187,18 +159,7 @@ os.execv(command[0], command)
 
 
 class RelayProcess(Process):
-    """A relay under twistd that listens.
-
-    Args:
-        options: The options of ``proxyrelay``.
-        folder: Its working directory.
-        twistd: The twistd to run.
-        listener: A listening socket to hand over, as systemd does.
-        **more: For `subprocess.Popen`.
-
-    Attributes:
-        url: What it serves, as its log says.
-        port: The port of that.
+    """A relay under twistd that listens at ``url``; a listener is handed over.
 
     Raises:
         AssertionError: It does not come to serve.
@@ -227,18 +188,13 @@ class RelayProcess(Process):
 
 
 class ProcessTestCase(SynchronousTestCase):
-    """Gives each test a folder, and ends the processes that it starts.
-
-    Attributes:
-        folder: An empty folder; an absolute path.
-    """
+    """Gives each test an empty folder, and ends the processes that it starts."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
 
     def start(self, *command: str | Path, **options: Any) -> Process:
-        """Run a command in the test's folder."""
         process = Process(command, self.folder, **options)
         self.addCleanup(process.end)
         return process
@@ -250,15 +206,13 @@ class ProcessTestCase(SynchronousTestCase):
         self.addCleanup(relay.end)
         return relay
 
+    def write_config(self, text: str) -> Path:
+        path = self.folder / "relay.toml"
+        path.write_text(text)
+        return path
+
     def wait_for_text(self, name: str, pattern: str) -> re.Match[str]:
-        """Wait for a line of a file in the test's folder that a pattern is found in.
-
-        Returns:
-            The first match.
-
-        Raises:
-            AssertionError: None comes.
-        """
+        """Wait for a line that has a pattern, in a file of the test's folder."""
         path = self.folder / name
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -271,11 +225,7 @@ class ProcessTestCase(SynchronousTestCase):
             PAUSE.wait(0.01)
 
     def reserve(self) -> int:
-        """A port that stays free until the test ends, for whoever asks for it.
-
-        It is bound without being listened on, so that the system gives it to
-        nobody who asks for any port.
-        """
+        """A port that the system gives to nobody else until the test ends."""
         holder = socket.socket()
         self.addCleanup(holder.close)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -284,8 +234,15 @@ class ProcessTestCase(SynchronousTestCase):
         return port
 
     def play(self, scenario: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine, within bounds."""
         asyncio.run(asyncio.wait_for(scenario, 2 * PATIENCE))
+
+
+def write_command(path: Path, says: str, status: int = 0) -> Path:
+    """Write a command that says something, whatever it is asked."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {says}\nexit {status}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
 
 
 def environment(**variables: str) -> dict[str, str]:

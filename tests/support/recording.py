@@ -12,7 +12,7 @@ from uuid import UUID
 
 from proxyrelay.errors import PeerBusy, PeerGone, TryAgainLater
 from proxyrelay.switchboard import events
-from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import Event
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer
 from proxyrelay.switchboard.peer import Peer, Registration, Sender
@@ -98,7 +98,7 @@ class RecordingWaiting:
             self.offers.append(offer)
 
 
-class RecordingJournal:
+class RecordingObserver:
     """An observer that keeps all events, and a struct for each forwarded message."""
 
     def __init__(self) -> None:

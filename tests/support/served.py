@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.trial.unittest import TestCase
 from websockets.asyncio.client import ClientConnection, connect
@@ -26,14 +26,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Offers
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 from proxyrelay.switchboard.delivery import SELF
-from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import Event
 from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.certificates import Authority
 from tests.support.clock import EagerClock
-from tests.support.recording import A, RecordingJournal, offer, registration
+from tests.support.recording import A, RecordingObserver, offer, registration
 
 reactor: Any = _reactor
 
@@ -44,18 +44,22 @@ P = ParamSpec("P")
 Self = TypeVar("Self", bound="RelayTestCase")
 
 
-class PendingAuthenticator:
-    """Answers when the test says so: the null authenticator as a slow one."""
+class StillAuthenticator:
+    """Has nothing to start or stop."""
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+class PendingAuthenticator(StillAuthenticator):
+    """Answers when the test says so."""
 
     def __init__(self) -> None:
         self.pending: list[Deferred[User]] = []
         self.cancelled = 0
-
-    def start(self) -> None:
-        """Find nothing out."""
-
-    def stop(self) -> None:
-        """Give nothing up."""
 
     def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
         def cancel(_: object) -> None:
@@ -66,28 +70,15 @@ class PendingAuthenticator:
         return pending
 
 
-class HeaderAuthenticator:
+class HeaderAuthenticator(StillAuthenticator):
     """Takes the user from a header, for tests with several users."""
 
-    def start(self) -> None:
-        """Find nothing out."""
-
-    def stop(self) -> None:
-        """Give nothing up."""
-
     def authenticate(self, headers: Mapping[str, str], source: str) -> Deferred[User]:
-        answer: Deferred[User] = Deferred()
-        answer.callback(User(headers.get("x-user", "nobody")))
-        return answer
+        return succeed(User(headers.get("x-user", "nobody")))
 
 
 class Client:
-    """The stock client's WebSocket library, for a thread that blocks.
-
-    Args:
-        loop: Runs in a thread of its own.
-        connection: An open connection of that loop.
-    """
+    """An open connection of a loop in another thread, for a thread that blocks."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, connection: ClientConnection
@@ -102,28 +93,21 @@ class Client:
         return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
 
     def send(self, message: Any, text: bool | None = None) -> None:
-        """Send a message, or several fragments of one."""
         self._wait(self.connection.send(message, text=text))
 
     def recv(self) -> Any:
-        """The next message."""
         return self._wait(self.connection.recv())
 
     def ping(self) -> None:
-        """Wait for the answer to a ping."""
-
         async def answered() -> None:
             await (await self.connection.ping())
 
         self._wait(answered())
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close in good order."""
         self._wait(self.connection.close(code, reason))
 
     def hang_up(self) -> None:
-        """Drop the connection."""
-
         async def drop() -> None:
             self.connection.transport.abort()
             await self.connection.wait_closed()
@@ -144,8 +128,6 @@ class Loop:
         self._thread.start()
 
     def connect(self, url: str, **options: Any) -> Client:
-        """Open a WebSocket, as the stock client does."""
-
         async def opened() -> ClientConnection:
             return await connect(url, proxy=None, **options)
 
@@ -153,7 +135,6 @@ class Loop:
         return Client(self.asyncio, opening.result(PATIENCE))
 
     def stop(self) -> None:
-        """End the thread."""
         self.asyncio.call_soon_threadsafe(self.asyncio.stop)
         self._thread.join(PATIENCE)
         self.asyncio.close()
@@ -162,7 +143,7 @@ class Loop:
 def scenario(
     method: Callable[Concatenate[Self, P], None],
 ) -> Callable[Concatenate[Self, P], Deferred[None]]:
-    """Run a test in a thread, and check the invariants after it."""
+    """Run a test in a thread, and check the registry after it."""
 
     @functools.wraps(method)
     def run(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[None]:
@@ -192,7 +173,7 @@ class RelayTestCase(TestCase):
 
     def setUp(self) -> None:
         self.clock = EagerClock()
-        self.observed = RecordingJournal()
+        self.observed = RecordingObserver()
         self.authority = Authority() if self.secure else None
         pair = self.authority.pair() if self.authority else None
         settings = self.config
@@ -225,7 +206,6 @@ class RelayTestCase(TestCase):
         return blockingCallFromThread(reactor, function, *args)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass for the relay's deadlines."""
         self.in_reactor(self.clock.advance, seconds)
 
     def connections(self) -> list[RelayProtocol]:
@@ -235,11 +215,7 @@ class RelayTestCase(TestCase):
         return sorted(found, key=lambda peer: peer.arrival)
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Wait until something holds in the reactor's thread, turn by turn.
-
-        Raises:
-            AssertionError: It did not within `PATIENCE`.
-        """
+        """Wait until something holds in the reactor's thread, turn by turn."""
         done: Deferred[None] = Deferred()
         done.addTimeout(PATIENCE, reactor)
 
@@ -267,7 +243,7 @@ class RelayTestCase(TestCase):
             for peer in self.service.factory.connections
             if peer.registration is not None
         }
-        registry = self.service.factory.relay.registry
+        registry = self.service.factory.registry
         self.assertEqual(
             {peer.registration.uuid: peer for peer in registry if peer.registration},
             registered,
@@ -280,20 +256,15 @@ class RelayTestCase(TestCase):
     # -- in the scenario's thread
 
     def connect(self, **options: Any) -> Client:
-        """Open a WebSocket, as the stock client does."""
         if self.authority is not None:
             options.setdefault("ssl", self.authority.client_context())
-        client = self._running_loop().connect(self.url, **options)
+        if self._loop is None:
+            self._loop = Loop()
+        client = self._loop.connect(self.url, **options)
         self._clients.append(client)
         return client
 
-    def _running_loop(self) -> Loop:
-        if self._loop is None:
-            self._loop = Loop()
-        return self._loop
-
     def registered(self, uuid: str, **options: Any) -> Client:
-        """Open a WebSocket and register."""
         client = self.connect(**options)
         client.send(registration(uuid).decode())
         self.assertIn('"success": true', client.recv())
@@ -305,7 +276,6 @@ class RelayTestCase(TestCase):
         self.assertEqual(json.loads(client.recv())["error"], SELF.format(uuid))
 
     def raw(self, secure: bool | None = None) -> socket.socket:
-        """Open a plain or TLS socket."""
         plain = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
         self._clients.append(plain)
         if self.authority is None or secure is False:
@@ -327,7 +297,6 @@ class RelayTestCase(TestCase):
         return received
 
     def hang_up(self) -> None:
-        """Close whatever a scenario left open."""
         for client in self._clients:
             if isinstance(client, Client):
                 client.hang_up()

@@ -19,18 +19,11 @@ _SHIFT = struct.Struct("=q")
 
 
 def build(folder: Path) -> Path:
-    """Compile the library.
-
-    Args:
-        folder: Where it is written.
-
-    Returns:
-        Its path, which is absolute.
+    """Compile the library; returns its absolute path.
 
     Raises:
         SkipTest: There is no C compiler.
-        subprocess.CalledProcessError: The compiler fails; its words are on standard
-            error.
+        subprocess.CalledProcessError: The compiler fails.
     """
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -44,12 +37,7 @@ def build(folder: Path) -> Path:
 
 
 def environment(library: Path, file: Path) -> dict[str, str]:
-    """The variables of the environment that shift the clock of a process.
-
-    Args:
-        library: What `build` gives.
-        file: Says how far; it is written, with no shift. `shift` changes it.
-    """
+    """Variables that shift the clock of a process as a file says; see `shift`."""
     shift(file, 0)
     others = os.environ.get("LD_PRELOAD", "")
     return {
@@ -59,12 +47,7 @@ def environment(library: Path, file: Path) -> dict[str, str]:
 
 
 def shift(file: Path, seconds: float) -> None:
-    """Have the clock of the process differ from that of the machine, from now on.
-
-    Args:
-        file: As for `environment`.
-        seconds: By how much, in all: 0 for not at all. Negative is back.
-    """
+    """Set the seconds by which the clock is ahead of the machine's, from now on."""
     number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.pwrite(number, _SHIFT.pack(round(seconds * 1e9)), 0)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import MemoryReactor, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -20,9 +19,10 @@ from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Admin, Config, Offers, Secret
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import Inspection
-from proxyrelay.service.relay import RelayService
+from proxyrelay.service.relay_service import RelayService
 from proxyrelay.service.reload import Reload
 from proxyrelay.websocket.protocol import RelayProtocol
+from tests.support.clock import EagerClock
 from tests.support.frames import TEXT, frame
 from tests.support.recording import A, registration
 from tests.support.served import upgrade
@@ -36,33 +36,19 @@ START = 1_800_000_000.0
 """When the reactor's clock begins, in seconds since 1970."""
 
 
-class EagerReactor(MemoryReactorClock):
+class EagerReactor(MemoryReactor, EagerClock):
     """Where work is paced, the next turn comes at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        MemoryReactor.__init__(self)
+        EagerClock.__init__(self)
         self.rightNow = START
         self.stops = 0
 
-    def callLater(  # noqa: N802
-        self,
-        delay: float,
-        callable: Callable[..., object],  # noqa: A002
-        *args: Any,
-        **kw: Any,
-    ) -> IDelayedCall:
-        call: IDelayedCall = super().callLater(delay, callable, *args, **kw)
-        if getattr(callable, "__name__", None) == "_next_turn":
-            call.cancel()
-            callable(*args, **kw)
-        return call
-
     def stop(self) -> None:
-        """Go on, but count."""
         self.stops += 1
 
     def adoptStreamPort(self, *arguments: Any) -> Any:  # noqa: N802
-        """Listen, as far as a port does so that is asked to no longer."""
         port = super().adoptStreamPort(*arguments)
         port.stopReading = port.doRead = lambda: None
         port.connectionLost = lambda reason: None
@@ -70,7 +56,7 @@ class EagerReactor(MemoryReactorClock):
 
 
 class Wire(StringTransport):
-    """A transport that can be aborted, and is as patient as real ones."""
+    """A transport that can be aborted, and forgives a second `unregisterProducer`."""
 
     def abortConnection(self) -> None:  # noqa: N802
         self.disconnecting = True
@@ -81,11 +67,7 @@ class Wire(StringTransport):
 
 
 class Caller:
-    """Somebody who has connected to the private listener.
-
-    Args:
-        admin: The listener.
-    """
+    """Somebody who has connected to the private listener."""
 
     def __init__(self, admin: AdminService) -> None:
         self.wire = Wire()
@@ -94,7 +76,6 @@ class Caller:
             self.channel.makeConnection(self.wire)
 
     def send(self, data: bytes) -> None:
-        """Send something."""
         self.channel.dataReceived(data)
 
     def ask(
@@ -108,17 +89,12 @@ class Caller:
         self.send(head.encode("latin-1") + body)
 
     def lose(self) -> None:
-        """Be gone, as a transport tells of it."""
         self.channel.stopProducing()
         self.channel.connectionLost(Failure(ConnectionDone()))
 
 
 class Answer:
-    """An answer, taken apart.
-
-    Args:
-        data: As it came.
-    """
+    """An answer, taken apart."""
 
     def __init__(self, data: bytes) -> None:
         head, _, self.body = data.partition(b"\r\n\r\n")
@@ -131,7 +107,6 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The body, decoded."""
         return json.loads(self.body)
 
 
@@ -154,18 +129,8 @@ class WatchedTestCase(SynchronousTestCase):
 
         More arguments are those of `Instrumentation.listener`.
         """
-        settings: Any = config
         admin = config.admin if config.admin.listen else LISTENER
-        settings = type(config)(
-            **{
-                name: getattr(config, name)
-                for name in config.__struct_fields__
-                if name not in {"host", "port", "admin"}
-            },
-            host="127.0.0.1",
-            port=0,
-            admin=admin,
-        )
+        settings = replace(config, host="127.0.0.1", port=0, admin=admin)
         self.watch = Instrumentation(self.reactor, self.reactor.seconds)
         self.relay = RelayService(
             settings,
@@ -187,7 +152,6 @@ class WatchedTestCase(SynchronousTestCase):
         self.addCleanup(self.stop)
 
     def stop(self) -> None:
-        """End it."""
         self.relay.factory.abort_all()
         for connection in list(self.relay.factory.connections):
             connection.connectionLost()
@@ -198,13 +162,11 @@ class WatchedTestCase(SynchronousTestCase):
     # -- clients
 
     def connect(self, *lines: str, host: str = "192.0.2.1") -> RelayProtocol:
-        """Open a WebSocket."""
         client = self.accept(host)
         client.dataReceived(upgrade(*lines))
         return client
 
     def accept(self, host: str = "192.0.2.1") -> RelayProtocol:
-        """Open a connection."""
         place = IPv4Address("TCP", host, 4711)
         client = self.relay.factory.buildProtocol(place)
         client.makeConnection(Wire())
@@ -213,23 +175,19 @@ class WatchedTestCase(SynchronousTestCase):
     def registered(
         self, uuid: str = A, name: str = "a", legacy: bool = False
     ) -> RelayProtocol:
-        """Open a WebSocket and register."""
         client = self.connect()
         self.send(client, registration(uuid, name, legacy))
         return client
 
     def send(self, client: RelayProtocol, text: bytes) -> None:
-        """Have a client send a text."""
         client.dataReceived(frame(TEXT, text))
 
     def lose(self, client: RelayProtocol) -> None:
-        """Have a connection end."""
         client.connectionLost(Failure(ConnectionDone()))
 
     # -- callers
 
     def ask(self, path: str, method: str = "GET", **options: Any) -> Answer:
-        """Ask the private listener, over a new connection."""
         caller = Caller(self.admin)
         caller.ask(path, method, **options)
         answer = Answer(caller.wire.value())
@@ -237,7 +195,6 @@ class WatchedTestCase(SynchronousTestCase):
         return answer
 
     def post(self, path: str, **options: Any) -> Answer:
-        """Have it do something."""
         return self.ask(path, "POST", X_Proxyrelay="1", **options)
 
     def metrics(self) -> dict[str, float]:

@@ -34,16 +34,14 @@ class CanonicalUuidTests(SynchronousTestCase):
     """Spelling UUIDs."""
 
     @given(st.uuids(), st.sampled_from(["{%s}", "urn:uuid:%s", "%s"]), st.booleans())
-    def test_spells_as_python_does(
+    def test_canonical_uuid_spells_as_python_does(
         self, value: uuid.UUID, form: str, dashes: bool
     ) -> None:
-        """Whatever `uuid.UUID` reads is written canonically."""
         text = form % (str(value) if dashes else value.hex.upper())
         self.assertEqual(canonical_uuid(text), str(value))
 
     @given(st.text())
-    def test_refuses_what_python_refuses(self, text: str) -> None:
-        """Both agree on any text."""
+    def test_canonical_uuid_refuses_what_python_refuses(self, text: str) -> None:
         try:
             expected = str(uuid.UUID(text))
         except ValueError:
@@ -55,41 +53,34 @@ class CanonicalUuidTests(SynchronousTestCase):
 class DecodeTests(SynchronousTestCase):
     """Reading what clients send."""
 
-    def test_reads_a_registration(self) -> None:
-        message = decode(registration(A.upper(), name="n"))
-        self.assertEqual(message, RegistrationRequest("n", A))
-        self.assertNotIsInstance(message, LegacyRegistrationRequest)
-
-    def test_reads_an_old_registration(self) -> None:
-        message = decode(registration(A, legacy=True))
-        self.assertIsInstance(message, LegacyRegistrationRequest)
-
-    def test_reads_an_offer_whose_error_is_left_out(self) -> None:
+    def test_decode_reads_each_message(self) -> None:
         fields = json.loads(offer(A, B))
         del fields["error"]
-        self.assertEqual(
-            decode(json.dumps(fields).encode()),
-            PeerConnection(A, "a", B, "offer", '{"sdp": "v=0", "type": "offer"}'),
-        )
+        described = '{"sdp": "v=0", "type": "offer"}'
+        for payload, expected in (
+            (registration(A.upper(), "n"), RegistrationRequest("n", A)),
+            (registration(A, legacy=True), LegacyRegistrationRequest("a", A)),
+            (
+                json.dumps(fields).encode(),
+                PeerConnection(A, "a", B, "offer", described),
+            ),
+        ):
+            message = decode(payload)
+            self.assertEqual((type(message), message), (type(expected), expected))
 
-    def test_says_nothing_of_the_content_in_an_error(self) -> None:
-        payloads = [
-            b'{"s3cret": 1}',
-            b'"s3cret',
-            b'{"name": "s3cret\xff"}',
-            b"[" * 9999,
-        ]
+    def test_decode_error_says_nothing_of_the_content(self) -> None:
+        secret = b'"s3cret'
+        payloads = b'{"s3cret": 1}', secret, b'{"name": "s3cret\xff"}', b"[" * 9999
         for payload in payloads:
             error = self.assertRaises(UnknownMessage, decode, payload)
             self.assertNotIn("s3cret", error.detail + str(error))
             self.assertIsNone(error.__cause__)
 
-    def test_refuses_binary_frames(self) -> None:
+    def test_decode_refuses_binary_frames(self) -> None:
         self.assertRaises(UnknownMessage, decode, registration(), binary=True)
 
     @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "replace")))
-    def test_refuses_anything_else(self, payload: bytes) -> None:
-        """No input raises anything but `UnknownMessage`."""
+    def test_decode_refuses_anything_else(self, payload: bytes) -> None:
         with contextlib.suppress(UnknownMessage):
             decode(payload)
 
@@ -100,8 +91,7 @@ class DecodeTests(SynchronousTestCase):
         ),
         st.sampled_from(["relay_registration", "peer_connection", "relay_response"]),
     )
-    def test_refuses_any_other_json(self, value: object, kind: str) -> None:
-        """A field of a wrong type or name is refused, whatever it is."""
+    def test_decode_refuses_any_other_json(self, value: object, kind: str) -> None:
         fields = {"name": value, "uuid": value, "message_type": kind}
         try:
             message = decode(json.dumps(fields).encode())
@@ -111,7 +101,7 @@ class DecodeTests(SynchronousTestCase):
         self.assertIsInstance(value, str)
 
     @given(TEXT, TEXT)
-    def test_what_passes_is_utf_8(self, name: str, description: str) -> None:
+    def test_decode_accepted_bytes_are_utf_8(self, name: str, description: str) -> None:
         """A payload that is forwarded as it came is fit for a text frame."""
         fields = json.loads(offer(source_name=name, description=description))
         payload = json.dumps(fields, ensure_ascii=False).encode()
@@ -149,20 +139,18 @@ class DescriptionTests(SynchronousTestCase):
         return found
 
     @given(TEXT, KINDS, st.booleans(), st.sampled_from([None, 1]))
-    def test_any_session_description_passes(
+    def test_is_described_takes_any_session_description(
         self, sdp: str, kind: Literal["offer", "answer"], is_ascii: bool, indent: int
     ) -> None:
-        """Whatever a JSON writer makes of it."""
         fields = {"type": kind, "sdp": sdp}
         for each in (fields, dict(reversed(fields.items()))):
             text = json.dumps(each, ensure_ascii=is_ascii, indent=indent)
             self.assertTrue(self.agree(text, kind))
 
     @given(JSON, KINDS)
-    def test_other_json_does_not(
+    def test_is_described_refuses_other_json(
         self, value: object, kind: Literal["offer", "answer"]
     ) -> None:
-        """Both agree on any value."""
         passes = (
             isinstance(value, dict)
             and value.keys() == {"sdp", "type"}
@@ -172,7 +160,9 @@ class DescriptionTests(SynchronousTestCase):
         self.assertEqual(self.agree(json.dumps(value), kind), passes)
 
     @given(TEXT, st.integers(0, 40), st.characters(exclude_categories=["Cs"]))
-    def test_text_that_is_nearly_one(self, sdp: str, place: int, other: str) -> None:
+    def test_is_described_refuses_nearly_a_description(
+        self, sdp: str, place: int, other: str
+    ) -> None:
         """A character more, or another one, or none."""
         text = json.dumps({"sdp": sdp, "type": "offer"}, ensure_ascii=False)
         for end in (place, place + 1):
@@ -180,7 +170,7 @@ class DescriptionTests(SynchronousTestCase):
             self.agree(text[-place:] + other + text[:-end], "offer")
         self.agree(text[:place] + text[place + 1 :], "offer")
 
-    def test_text_that_is_none(self) -> None:
+    def test_is_described_refuses_other_text(self) -> None:
         kinds: tuple[Literal["offer", "answer"], ...] = ("offer", "answer")
         for kind in kinds:
             good = json.dumps({"sdp": "v=0", "type": kind})
@@ -192,7 +182,7 @@ class DescriptionTests(SynchronousTestCase):
 class EncodeTests(SynchronousTestCase):
     """Writing what the relay says."""
 
-    def test_accepts_with_four_keys_and_the_type_last(self) -> None:
+    def test_accepted_has_four_keys_and_the_type_last(self) -> None:
         for text, kind in ((ACCEPTED, "relay"), (LEGACY_ACCEPTED, "server")):
             self.assertEqual(
                 text.decode(),
@@ -201,16 +191,16 @@ class EncodeTests(SynchronousTestCase):
             )
 
     @given(TEXT, TEXT, TEXT)
-    def test_echoes_all_fields_in_order(
+    def test_echo_has_all_fields_in_order(
         self, name: str, description: str, error: str
     ) -> None:
-        """An echo is the message with its error, type last."""
         message = PeerConnection(A, name, B, "answer", description)
         fields = json.loads(echo(message, error))
         self.assertEqual(list(fields)[-1], "message_type")
-        self.assertEqual(decode(echo(message, error)), msgspec_with(message, error))
+        expected = msgspec.structs.replace(message, error=error)
+        self.assertEqual(decode(echo(message, error)), expected)
 
-    def test_an_echo_is_never_longer_than_clients_take(self) -> None:
+    def test_echo_is_never_longer_than_clients_take(self) -> None:
         long = "\u00e9" * (MESSAGE_CEILING // 2)
         for name, description in (("a", long), (long, "v=0"), (long, long)):
             message = PeerConnection(A, name, B, "offer", description)
@@ -218,13 +208,8 @@ class EncodeTests(SynchronousTestCase):
             self.assertLess(len(text), MESSAGE_CEILING)
             self.assertEqual(json.loads(text)["error"], "why")
 
-    def test_an_echo_that_fits_keeps_its_description(self) -> None:
+    def test_echo_that_fits_keeps_its_description(self) -> None:
         message = PeerConnection(A, "a", B, "offer", "x" * (MESSAGE_CEILING - 1000))
         self.assertEqual(
             json.loads(echo(message, "why"))["description"], message.description
         )
-
-
-def msgspec_with(message: PeerConnection, error: str) -> PeerConnection:
-    """A copy of a message, with an error."""
-    return msgspec.structs.replace(message, error=error)

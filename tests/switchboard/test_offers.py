@@ -16,12 +16,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.config import Offers
 from proxyrelay.switchboard.offers import (
-    CONNECTED_PAIRS,
     CONNECTED_SECONDS,
+    MAX_CONNECTED_PAIRS,
     MAX_HELD_BYTES,
-    OUTSTANDING,
-    OUTSTANDING_OF_ONE,
-    OUTSTANDING_OF_USER,
+    MAX_OFFERS,
+    MAX_OFFERS_OF_CLIENT,
+    MAX_OFFERS_OF_HOLDER,
     Offer,
     OfferTable,
 )
@@ -69,50 +69,60 @@ class OfferTableTests(SynchronousTestCase):
 
     def test_table_full_client_has_no_room_on_either_side(self) -> None:
         table = OfferTable()
-        for number in range(OUTSTANDING_OF_ONE):
-            self.assertFalse(table.is_full(made(A, B)))
+        for number in range(MAX_OFFERS_OF_CLIENT):
+            self.assertIsNone(table.full(made(A, B)))
             pair = (A, str(number)) if number % 2 else (str(number), A)
             table.add(made(*pair))
-        full = [table.is_full(made(*pair)) for pair in ((A, B), (B, A), (B, C))]
-        self.assertEqual(full, [True, True, False])
+        self.assertIsNotNone(table.full(made(A, B)))
+        self.assertIsNotNone(table.full(made(B, A)))
+        self.assertIsNone(table.full(made(B, C)))
         table.close(table.of(A)[0])
-        self.assertFalse(table.is_full(made(A, B)))
+        self.assertIsNone(table.full(made(A, B)))
 
     def test_table_full_client_takes_room_from_the_largest_holder(self) -> None:
         table = OfferTable()
-        for number in range(OUTSTANDING_OF_ONE):
+        for number in range(MAX_OFFERS_OF_CLIENT):
             table.add(made(str(number), A, holder="few" if number < 24 else "many"))
         # It has more elsewhere, which does not count here.
-        for number in range(OUTSTANDING_OF_ONE):
+        for number in range(MAX_OFFERS_OF_CLIENT):
             table.add(made(str(number), str(-number - 1), holder="few"))
         for number in range(24, 520):
             one = made(C, A, holder="few" if number < 500 else "new")
-            self.assertTrue(table.is_full(one))
-            gone = table.displaced(one)
+            full = table.full(one)
+            assert full is not None
+            gone = full.displaced(one.holder)
             assert gone is not None
             self.assertEqual((gone.source, gone.holder), (str(number), "many"))
             table.close(gone)
             table.add(made(f"+{number}", A, holder=one.holder))
-        self.assertIsNone(table.displaced(made(C, A, holder="many")))
-        self.assertFalse(table.is_full(made(C, B)))
+        full = table.full(made(C, A))
+        assert full is not None
+        self.assertEqual([full.size(one) for one in ("few", "many")], [500, 504])
+        self.assertIsNone(full.displaced("many"))
+        self.assertIsNone(table.full(made(C, B)))
+        for offer in table.of(A)[: MAX_OFFERS_OF_CLIENT // 2 + 1]:
+            self.assertIn(A, table._crowds)
+            table.close(offer)
+        self.assertEqual(table._crowds, {})
 
     def test_full_table_takes_room_from_the_largest_holder(self) -> None:
         table = OfferTable()
-        for number in range(OUTSTANDING):
+        for number in range(MAX_OFFERS):
             holder = "few" if number < 9 else str(number % 16)
             table.add(made(str(number), str(-number - 1), holder=holder))
         for holder in ("few", "me"):
-            self.assertTrue(table.is_full(made(holder=holder)))
-            gone = table.displaced(made(holder=holder))
+            full = table.full(made(holder=holder))
+            assert full is not None
+            gone = full.displaced(holder)
             assert gone is not None
             self.assertNotEqual(gone.holder, "few")
             table.close(gone)
-            self.assertFalse(table.is_full(made(holder=holder)))
+            self.assertIsNone(table.full(made(holder=holder)))
             table.add(made(holder, B))
 
     def test_table_bounds_the_offers_of_one_holder(self) -> None:
         table = OfferTable()
-        for number in range(OUTSTANDING_OF_USER):
+        for number in range(MAX_OFFERS_OF_HOLDER):
             table.add(made(str(number), str(-number - 1)))
         one = made()
         self.assertFalse(table.allows(one))
@@ -122,7 +132,7 @@ class OfferTableTests(SynchronousTestCase):
 
     def test_table_address_without_limits_has_no_bound_of_its_own(self) -> None:
         table = OfferTable()
-        for number in range(OUTSTANDING_OF_USER):
+        for number in range(MAX_OFFERS_OF_HOLDER):
             table.add(made(str(number), str(-number - 1)))
         one = made()
         one.capped = False
@@ -132,7 +142,7 @@ class OfferTableTests(SynchronousTestCase):
             one.capped = False
             self.assertEqual(table.hold(one, TERMS), pair != (A, C))
             # Nobody has more than this one.
-            self.assertIsNone(table.displaced_held(one, TERMS))
+            self.assertIsNone(table.displaced(one, TERMS))
 
     def test_table_bounds_waiting_offers(self) -> None:
         table = OfferTable()
@@ -141,23 +151,23 @@ class OfferTableTests(SynchronousTestCase):
         self.assertTrue(table.hold(first, TERMS))
         self.assertTrue(table.hold(waiting(A, C), TERMS))
         self.assertFalse(table.hold(waiting(B, C), TERMS))
-        self.assertIsNone(table.displaced_held(waiting(B, C, holder="they"), TERMS))
+        self.assertIsNone(table.displaced(waiting(B, C, holder="they"), TERMS))
         self.assertTrue(table.hold(waiting(B, C, holder="they"), TERMS))
         self.assertEqual((table.held, len(table)), (3, 3))
         # Who has the most makes room.
         other = waiting(C, B, holder="others")
         self.assertFalse(table.hold(other, TERMS))
-        self.assertIs(table.displaced_held(other, TERMS), first)
-        self.assertIsNone(table.displaced_held(waiting(C, B), TERMS))
+        self.assertIs(table.displaced(other, TERMS), first)
+        self.assertIsNone(table.displaced(waiting(C, B), TERMS))
         long = waiting(C, B, holder="others", length=MAX_HELD_BYTES + 1)
-        self.assertIsNone(table.displaced_held(long, TERMS))
+        self.assertIsNone(table.displaced(long, TERMS))
         table.pass_on(first)
         self.assertTrue(table.hold(other, TERMS))
-        self.assertIsNone(table.displaced_held(waiting(C, A, holder="others"), TERMS))
+        self.assertIsNone(table.displaced(waiting(C, A, holder="others"), TERMS))
 
     def test_table_bounds_connected_pairs(self) -> None:
         table = OfferTable()
-        for number in range(CONNECTED_PAIRS):
+        for number in range(MAX_CONNECTED_PAIRS):
             table.mark_connected(A, str(number), 0.0)
         table.mark_connected(A, B, 1.0)
         self.assertEqual(table.last_connected(A, B, 1.0), -math.inf)

@@ -63,7 +63,7 @@ class SharesMachine(RuleBasedStateMachine):
 class SharesTests(SynchronousTestCase):
     """Runs the machine."""
 
-    def test_any_sequence(self) -> None:
+    def test_shares_any_sequence_matches_the_model(self) -> None:
         run_state_machine_as_test(
             SharesMachine, settings=settings(max_examples=60, stateful_step_count=40)
         )

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
+    HostnameCachingHTTPSPolicy,
     ResponseNeverReceived,
 )
 
@@ -25,7 +26,7 @@ from tests.support.globus import PendingAgent
 class SemaphoreTests(SynchronousTestCase):
     """`DeferredSemaphore`; see `proxyrelay.auth.fair_queue.FairSemaphore`."""
 
-    def test_release_recurses_into_the_next_waiter(self) -> None:
+    def test_release_with_waiters_recurses(self) -> None:
         semaphore, depths = DeferredSemaphore(1), list[int]()
         self.successResultOf(semaphore.acquire())
         for _ in range(10):
@@ -37,9 +38,9 @@ class SemaphoreTests(SynchronousTestCase):
 
 
 class AgentTests(SynchronousTestCase):
-    """Agents; see `proxyrelay.auth.agent` and `proxyrelay.auth.http`."""
+    """Agents; see `proxyrelay.auth.http`."""
 
-    def test_treq_asks_for_gzip_and_inflates_it(self) -> None:
+    def test_treq_with_gzip_inflates_any_size(self) -> None:
         agent = PendingAgent()
         asked = HTTPClient(agent).get("https://auth.example.org/")
         self.assertEqual(agent.last.headers.getRawHeaders("Accept-Encoding"), ["gzip"])
@@ -49,7 +50,7 @@ class AgentTests(SynchronousTestCase):
         response.end()
         self.assertEqual(len(self.successResultOf(body)), 1_000_000)
 
-    def test_a_cancelled_request_fails_with_another_error(self) -> None:
+    def test_request_cancelled_fails_with_response_never_received(self) -> None:
         memory = MemoryReactorClock()
         asked = Agent(memory).request(b"GET", b"http://127.0.0.1:1/")
         _, _, factory, _, _ = memory.tcpClients[0]
@@ -58,7 +59,7 @@ class AgentTests(SynchronousTestCase):
         asked.cancel()
         self.failureResultOf(asked, ResponseNeverReceived)
 
-    def test_the_browser_policy_loads_a_trust_store_each_time(self) -> None:
+    def test_browser_policy_loads_a_trust_store_each_time_unless_cached(self) -> None:
         loaded: list[object] = []
 
         def platform_trust() -> object:
@@ -66,7 +67,9 @@ class AgentTests(SynchronousTestCase):
             return loaded[-1]
 
         self.patch(_sslverify, "platformTrust", platform_trust)
-        policy = BrowserLikePolicyForHTTPS()
-        for _ in range(2):
-            policy.creatorForNetloc(b"a.example", 443)
-        self.assertEqual(len(loaded), 2)
+        browser = BrowserLikePolicyForHTTPS()
+        for policy, count in ((browser, 2), (HostnameCachingHTTPSPolicy(browser), 1)):
+            loaded.clear()
+            for _ in range(2):
+                policy.creatorForNetloc(b"a.example", 443)
+            self.assertEqual(len(loaded), count)

@@ -14,25 +14,27 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.net.test_transport import Connected
 
 
+def names(function: Any) -> set[str]:
+    """Names of attributes and globals that a function uses."""
+    return set(getattr(getattr(function, "__code__", None), "co_names", ()))
+
+
 class ServerTests(SynchronousTestCase):
     """Attributes and methods of `twisted.internet.tcp.Server`."""
 
-    def names(self, function: Any) -> set[str]:
-        return set(function.__code__.co_names)
-
-    def test_writing_ends_where_it_did(self) -> None:
+    def test_do_write_uses_known_attributes(self) -> None:
         self.assertIs(Server.doWrite, FileDescriptor.doWrite)
         self.assertIs(Server._postLoseConnection, FileDescriptor._postLoseConnection)
         known = {"_postLoseConnection", "writeSomeData", "_tempDataBuffer"}
         known |= {"dataBuffer", "offset", "stopWriting", "disconnecting", "producer"}
-        self.assertLessEqual(known, self.names(FileDescriptor.doWrite))
+        self.assertLessEqual(known, names(FileDescriptor.doWrite))
 
-    def test_a_transport_that_is_half_closed_writes_nothing(self) -> None:
+    def test_write_of_half_closed_transport_does_nothing(self) -> None:
         for function in (FileDescriptor.write, FileDescriptor.writeSequence):
-            self.assertIn("_writeDisconnected", self.names(function))
-            self.assertIn("connected", self.names(function))
+            self.assertIn("_writeDisconnected", names(function))
+            self.assertIn("connected", names(function))
 
-    def test_what_is_written_at_once_has_no_other_way(self) -> None:
+    def test_transport_keeps_unwritten_data_in_known_attributes(self) -> None:
         # The attributes in which Twisted keeps what is to be written.
         fresh = vars(Connected(None).transport)
         kept = {name for name in fresh if "ata" in name}
@@ -42,35 +44,35 @@ class ServerTests(SynchronousTestCase):
         self.assertIs(Server._aborting, False)
         self.assertIs(Server._writeDisconnected, False)
 
-    def test_ends_close_the_socket(self) -> None:
-        names = self.names(Connection.connectionLost)
-        self.assertLessEqual({"_closeSocket", "socket", "fileno", "protocol"}, names)
-        self.assertIn("shutdown", self.names(Connection._closeSocket))
+    def test_connection_lost_closes_socket(self) -> None:
+        used = names(Connection.connectionLost)
+        self.assertLessEqual({"_closeSocket", "socket", "fileno", "protocol"}, used)
+        self.assertIn("shutdown", names(Connection._closeSocket))
         closing = list(inspect.signature(Connection._closeSocket).parameters)
         self.assertEqual(closing, ["self", "orderly"])
         # To be called again does no harm, and reads and writes are over.
         self.assertLessEqual(
             {"stopReading", "stopWriting", "stopProducing"},
-            self.names(FileDescriptor.connectionLost),
+            names(FileDescriptor.connectionLost),
         )
 
-    def test_a_lost_transport_has_no_descriptor(self) -> None:
+    def test_transport_lost_has_no_descriptor(self) -> None:
         transport = Connected(None).transport
         transport.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(transport.fileno(), -1)
         self.assertFalse(hasattr(transport, "socket"))
 
-    def test_aborts_replace_what_is_called(self) -> None:
+    def test_abort_replaces_reads_and_writes(self) -> None:
         transport = Connected(None).transport
         transport.abortConnection()
         self.assertTrue(transport._aborting)
         self.assertIsNone(transport.doRead())
         self.assertIsNone(transport.doWrite())
 
-    def test_transports_are_built_as_they_were(self) -> None:
+    def test_transport_is_built_with_known_arguments(self) -> None:
         given = list(inspect.signature(Server.__init__).parameters)
         self.assertEqual(
             given,
             ["self", "sock", "protocol", "client", "server", "sessionno", "reactor"],
         )
-        self.assertIn("transport", self.names(Port.doRead))
+        self.assertIn("transport", names(Port.doRead))

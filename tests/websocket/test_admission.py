@@ -1,10 +1,10 @@
-"""Who may connect, how much, how fast: the rules, without a connection."""
+"""Limits of addresses and users, without connections."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -18,12 +18,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import config
 from proxyrelay.errors import TryAgainLater
-from proxyrelay.net.rate import MAX_WAIT_SECONDS, Rate
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.admission import (
+    EVICTION_GRACE_SECONDS,
     MAX_REMEMBERED_ADDRESSES,
     MESSAGES_PER_ANSWER,
-    PATIENCE_SECONDS,
     RESERVED_DESCRIPTORS,
     ROOM_SHARE,
     Limits,
@@ -31,9 +30,9 @@ from proxyrelay.websocket.admission import (
 )
 
 LATER = 100.0
-"""When nobody is young any more who came at 0."""
+"""Time at which connections of time 0 are no longer young."""
 
-HERE = "192.0.2.1"
+HERE, THERE = "192.0.2.1", "192.0.2.2"
 ME, YOU = User("me"), User("you")
 
 FILES = 1_000_000
@@ -44,44 +43,11 @@ def limits(**values: Any) -> Limits[int]:
     return Limits(config.Limits(**values))
 
 
-class RateTests(SynchronousTestCase):
-    """How often something may happen."""
-
-    def test_a_burst_and_then_so_many_in_a_second(self) -> None:
-        rate = Rate(per_second=2, burst=5)
-        due = 0.0
-        for _ in range(10):
-            due = rate.spend(due, 100)
-            self.assertFalse(rate.over(due, 100))
-        due = rate.spend(due, 100)
-        self.assertTrue(rate.over(due, 100))
-        self.assertFalse(rate.over(due, 100.5))
-
-    def test_what_is_beyond_is_forgiven(self) -> None:
-        rate = Rate(per_second=2, burst=5)
-        due = rate.spend(0, 100, 1_000_000)
-        self.assertTrue(rate.over(due, 100 + MAX_WAIT_SECONDS - 0.01))
-        self.assertFalse(rate.over(due, 100 + MAX_WAIT_SECONDS))
-
-    @given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=60))
-    def test_no_more_than_the_burst_and_the_rate(
-        self, steps: list[tuple[float, bool]]
-    ) -> None:
-        rate = Rate(per_second=2, burst=5)
-        due, now, done = 0.0, 1000.0, 0
-        for passed, wanted in steps:
-            now += passed
-            if wanted and not rate.over(due, now):
-                due = rate.spend(due, now)
-                done += 1
-        self.assertLessEqual(done, 2 * (5 + now - 1000) + 1.001)
-
-
-class ConnectionTests(SynchronousTestCase):
-    """How many there may be."""
+class CountTests(SynchronousTestCase):
+    """Numbers of connections."""
 
     def admitted(self, of: Limits[int], count: int, user: User, name: str) -> int:
-        """How many of so many connections are let in."""
+        """Number of admitted connections among so many."""
         done = 0
         for _ in range(count):
             origin = of.arrive(done, name)
@@ -93,146 +59,106 @@ class ConnectionTests(SynchronousTestCase):
             done += 1
         return done
 
-    def test_in_total(self) -> None:
+    def test_room_ends_at_setting_or_open_files(self) -> None:
         few = limits(connections=3)
-        self.assertTrue(few.room(2, FILES))
-        self.assertFalse(few.room(3, FILES))
-        self.assertTrue(few.room(2, FILES))
-
-    def test_as_many_as_there_are_files(self) -> None:
+        for sockets, room in ((2, True), (3, False), (2, True)):
+            self.assertIs(few.room(sockets, FILES), room)
         for many in (limits(), limits(connections=1000)):
             self.assertTrue(many.room(99, RESERVED_DESCRIPTORS + 100))
             self.assertFalse(many.room(100, RESERVED_DESCRIPTORS + 100))
             self.assertFalse(many.room(1, 0))
             self.assertTrue(many.room(0, 0))
 
-    def test_full_until_there_is_room_for_several(self) -> None:
-        many = limits(connections=10 * ROOM_SHARE)
-        self.assertFalse(many.room(10 * ROOM_SHARE, FILES))
-        self.assertFalse(many.room(10 * ROOM_SHARE - 10, FILES))
-        self.assertTrue(many.room(10 * ROOM_SHARE - 11, FILES))
-        self.assertTrue(many.room(10 * ROOM_SHARE - 1, FILES))
+    def test_room_after_full_begins_with_space_for_several(self) -> None:
+        most = 10 * ROOM_SHARE
+        many = limits(connections=most)
+        for sockets, room in (
+            *((most, False), (most - 10, False), (most - 11, True), (most - 1, True)),
+        ):
+            self.assertIs(many.room(sockets, FILES), room)
 
-    def test_unregistered_in_total(self) -> None:
+    def test_room_ends_at_unregistered(self) -> None:
         few = limits(unregistered=2)
         origin = few.arrive(0, HERE)
         self.assertTrue(few.room(1, FILES))
-        few.arrive(1, "192.0.2.2", limited=False)
+        few.arrive(1, THERE, limited=False)
         self.assertFalse(few.room(2, FILES))
         few.settle(0, origin)
         few.settle(0, origin)
         self.assertTrue(few.room(2, FILES))
         self.assertEqual(few.unregistered, 1)
 
-    def test_of_one_address(self) -> None:
-        few = limits(connections_per_address=3)
-        self.assertEqual(self.admitted(few, 9, ANONYMOUS, HERE), 3)
-        self.assertEqual(self.admitted(few, 9, ME, "192.0.2.2"), 3)
+    def test_admit_of_one_address_or_user_ends_at_setting(self) -> None:
+        few = limits(connections_per_address=3, connections_per_user=4)
+        for user, name, count in (
+            (ANONYMOUS, HERE, 3),
+            (ME, HERE, 0),
+            (ME, THERE, 3),
+            (ME, "192.0.2.3", 1),
+            (YOU, "192.0.2.4", 3),
+            (ANONYMOUS, "192.0.2.5", 3),
+        ):
+            self.assertEqual(self.admitted(few, 9, user, name), count)
 
-    def test_of_an_address_without_limits(self) -> None:
-        few = limits(connections_per_address=1, unregistered_per_address=1)
-        for connection in range(9):
-            origin = few.arrive(connection, HERE, limited=False)
-            self.assertIsNone(few.over_address_cap(origin, LATER))
-            few.admit(origin, ANONYMOUS)
-
-    def test_of_one_user(self) -> None:
-        few = limits(connections_per_user=3)
-        self.assertEqual(self.admitted(few, 9, ME, HERE), 3)
-        self.assertEqual(self.admitted(few, 9, ME, "192.0.2.2"), 0)
-        self.assertEqual(self.admitted(few, 9, YOU, "192.0.2.2"), 3)
-
-    def test_everybody_is_no_user(self) -> None:
-        few = limits(connections_per_user=1)
-        self.assertEqual(self.admitted(few, 9, ANONYMOUS, HERE), 9)
-
-    def test_who_is_refused_gets_in_later(self) -> None:
-        few = limits(connections_per_user=1, connections_per_address=1)
-        origin = few.arrive(0, HERE)
-        few.admit(origin, ME)
-        self.assertRaises(TryAgainLater, few.admit, few.arrive(1, HERE), YOU)
-        other = few.arrive(2, "192.0.2.2")
-        self.assertRaises(TryAgainLater, few.admit, other, ME)
-        few.leave(0, origin, 0, ME)
-        few.admit(other, ME)
-        few.admit(origin, YOU)
-
-    def test_those_without_a_uuid_have_had_their_time(self) -> None:
-        few = limits(unregistered_per_address=2)
-        origin = few.arrive(0, HERE)
-        for connection in (1, 2):
-            self.assertIsNone(few.over_address_cap(origin, LATER))
-            few.arrive(connection, HERE)
-        few.arrive(7, "192.0.2.2")
-        self.assertEqual(few.over_address_cap(origin, LATER), 0)
-        self.assertIsNone(few.over_address_cap(origin, LATER))
-        # It takes a while to go; meanwhile it is another one's turn.
-        few.arrive(3, HERE)
-        self.assertEqual(few.over_address_cap(origin, LATER), 1)
-        few.leave(0, origin, 0)
-        few.settle(3, origin)
-        self.assertIsNone(few.over_address_cap(origin, LATER))
-        for connection in (1, 2):
-            few.leave(connection, origin, 0)
-        self.assertEqual((few.unregistered, len(few)), (1, 1))
-
-    def test_a_crowd_has_a_moment(self) -> None:
-        few = limits(unregistered_per_address=2)
+    def test_over_address_cap_gives_the_oldest_once_unless_young(self) -> None:
+        few, late = limits(unregistered_per_address=2), 10 + EVICTION_GRACE_SECONDS
         for connection in range(100):
             origin = few.arrive(connection, HERE, now=10)
-            self.assertIsNone(few.over_address_cap(origin, 10 + PATIENCE_SECONDS))
+            self.assertIsNone(few.over_address_cap(origin, late))
         named = [few.over_address_cap(origin, LATER) for _ in range(100)]
         self.assertEqual(named, [*range(98), None, None])
 
-    def test_those_of_the_address_that_has_most(self) -> None:
+    def test_over_total_cap_gives_the_oldest_of_the_largest_crowd(self) -> None:
         few = limits(unregistered=9)
         for connection, name in enumerate("abbcbbcb"):
             few.arrive(connection, name, limited=name != "b")
             self.assertIsNone(few.over_total_cap(LATER))
         few.arrive(8, "a")
         self.assertFalse(few.room(9, FILES))
-        self.assertIsNone(few.over_total_cap(PATIENCE_SECONDS))
+        self.assertIsNone(few.over_total_cap(EVICTION_GRACE_SECONDS))
         self.assertEqual(few.over_total_cap(LATER), 1)
-        # One that is ending is enough, until one more comes.
+        # One ending connection is enough, until one more arrives.
         self.assertIsNone(few.over_total_cap(LATER))
         for connection, name, named in ((9, "a", 2), (10, "a", 0), (11, "b", 4)):
             few.arrive(connection, name, now=LATER)
             self.assertEqual(few.over_total_cap(LATER), named)
             self.assertIsNone(few.over_total_cap(LATER))
 
-    def test_as_many_of_them_as_there_has_to_be_room_for(self) -> None:
+    def test_over_total_cap_makes_room_for_several(self) -> None:
         many = limits(unregistered=10 * ROOM_SHARE)
-        for connection in range(10 * ROOM_SHARE):
+        origins = [
             many.arrive(connection, str(connection % 5))
+            for connection in range(10 * ROOM_SHARE)
+        ]
         self.assertFalse(many.room(0, FILES))
         named = list(iter(lambda: many.over_total_cap(LATER), None))
-        self.assertEqual(len(named), 11)
         self.assertEqual(sorted(named), list(range(11)))
         for connection in named:
             self.assertFalse(many.room(0, FILES))
-            many.settle(connection, many._origins[str(connection % 5)])
+            many.settle(connection, origins[connection])
         self.assertTrue(many.room(0, FILES))
         self.assertIsNone(many.over_total_cap(LATER))
 
-    def test_other_settings_close_nobody(self) -> None:
+    def test_apply_of_lower_limits_closes_nothing(self) -> None:
         many = limits()
         self.admitted(many, 5, ME, HERE)
         many.apply(config.Limits(connections=1, connections_per_user=1))
         self.assertFalse(many.room(5, FILES))
         self.assertEqual(self.admitted(many, 1, ME, HERE), 0)
-        many.apply(config.Limits(trusted_proxies=("192.0.2.0/24",)))
+        changed = config.Limits(trusted_proxies=("192.0.2.0/24",))
+        many.apply(changed)
         self.assertEqual(self.admitted(many, 1, ME, HERE), 1)
         self.assertTrue(many.proxies.trust(HERE))
         self.assertFalse(many.announced(HERE))
-        many.apply(replace(many._settings, proxy_protocol=True))
+        many.apply(replace(changed, proxy_protocol=True))
         self.assertTrue(many.announced(HERE))
         self.assertFalse(many.announced("203.0.113.1"))
 
 
-class SpeedTests(SynchronousTestCase):
-    """How fast clients may be."""
+class RateTests(SynchronousTestCase):
+    """Registrations and messages per second."""
 
-    def test_registrations_of_one_address(self) -> None:
+    def test_register_over_rate_of_address_is_refused(self) -> None:
         slow = limits(registrations_per_address=1, burst=3)
         origin = slow.arrive(0, HERE)
         for _ in range(4):
@@ -240,9 +166,18 @@ class SpeedTests(SynchronousTestCase):
         self.assertRaises(TryAgainLater, slow.register, origin, 100)
         self.assertRaises(TryAgainLater, slow.register, origin, 100.9)
         slow.register(origin, 101)
-        slow.register(slow.arrive(1, "192.0.2.2"), 100)
+        slow.register(slow.arrive(1, THERE), 100)
 
-    def test_messages_of_one_client(self) -> None:
+    def test_register_again_over_rate_of_client_is_refused(self) -> None:
+        slow = limits(registrations_per_client=1, burst=3)
+        due = 0.0
+        for _ in range(4):
+            due = slow.register_again(due, 100)
+        self.assertRaises(TryAgainLater, slow.register_again, due, 100.9)
+        due = slow.register_again(due, 101)
+        self.assertRaises(TryAgainLater, slow.register_again, due, 101)
+
+    def test_client_over_its_rate_is_too_fast(self) -> None:
         slow = limits(messages_per_client=10, burst=2)
         origin = slow.arrive(0, HERE)
         due = slow.charge_messages(origin, 0, 100, 20)
@@ -252,41 +187,25 @@ class SpeedTests(SynchronousTestCase):
         self.assertFalse(slow.too_fast(origin, due, 100.2))
         self.assertFalse(slow.too_fast(origin, 0, 100))
 
-    def test_registrations_of_one_client(self) -> None:
-        slow = limits(registrations_per_client=1, burst=3)
-        due = 0.0
-        for _ in range(4):
-            due = slow.register_again(due, 100)
-        self.assertRaises(TryAgainLater, slow.register_again, due, 100.9)
-        due = slow.register_again(due, 101)
-        self.assertRaises(TryAgainLater, slow.register_again, due, 101)
-
-    def test_answers_to_one_client(self) -> None:
+    def test_client_with_answers_over_its_rate_is_too_fast(self) -> None:
         slow = limits(messages_per_client=MESSAGES_PER_ANSWER, burst=2)
         origin = slow.arrive(0, HERE)
         due = slow.charge_answer(slow.charge_answer(0, 100), 100)
         self.assertFalse(slow.too_fast(origin, due, 100))
         self.assertTrue(slow.too_fast(origin, slow.charge_answer(due, 100), 100))
 
-    def test_messages_of_one_address(self) -> None:
-        slow = limits(messages_per_address=10, burst=2)
-        origin = slow.arrive(0, HERE)
-        other = slow.arrive(1, "192.0.2.2")
-        slow.charge_messages(origin, 0, 100, 21)
-        self.assertTrue(slow.too_fast(origin, 0, 100))
-        self.assertFalse(slow.too_fast(other, 0, 100))
-
-    def test_nobody_waits_for_ever_for_others_of_its_address(self) -> None:
+    def test_client_of_address_over_rate_is_too_fast_for_a_while(self) -> None:
         slow = limits(messages_per_address=10, messages_per_client=10, burst=2)
-        origin = slow.arrive(0, HERE)
+        origin, other = slow.arrive(0, HERE), slow.arrive(1, THERE)
         for now in (100, 100.5, 101 - 0.01):
             due = slow.charge_messages(origin, 0, now, 90)
             self.assertTrue(slow.too_fast(origin, 0, now, since=100))
+            self.assertFalse(slow.too_fast(other, 0, now))
         self.assertFalse(slow.too_fast(origin, 0, 101, since=100))
         self.assertTrue(slow.too_fast(origin, 0, 101))
         self.assertTrue(slow.too_fast(origin, due, 101, since=100))
 
-    def test_an_address_without_limits(self) -> None:
+    def test_address_without_limits_has_no_rates(self) -> None:
         slow = limits(messages_per_address=1, registrations_per_address=1, burst=1)
         origin = slow.arrive(0, HERE, limited=False)
         for _ in range(9):
@@ -294,32 +213,30 @@ class SpeedTests(SynchronousTestCase):
             slow.charge_messages(origin, 0, 100, 9)
         self.assertFalse(slow.too_fast(origin, 0, 100))
 
-    def test_who_comes_back_is_remembered(self) -> None:
+    def test_address_that_comes_back_keeps_its_debt(self) -> None:
         slow = limits(registrations_per_address=1, burst=1)
         for connection in range(2):
             origin = slow.arrive(connection, HERE)
             slow.register(origin, 100)
             slow.leave(connection, origin, 100)
-        self.assertEqual(len(slow), 1)
-        self.assertRaises(TryAgainLater, slow.register, slow.arrive(2, HERE), 100)
+        self.assertIs(slow.arrive(2, HERE), origin)
+        self.assertRaises(TryAgainLater, slow.register, origin, 100)
         slow.leave(2, origin, 200)
-        self.assertEqual(len(slow), 0)
+        self.assertIsNot(slow.arrive(3, HERE), origin)
 
-    def test_but_not_too_many(self) -> None:
-        slow = limits()
+    def test_addresses_over_bound_are_forgotten(self) -> None:
+        slow, origins = limits(), []
         for number in range(MAX_REMEMBERED_ADDRESSES + 10):
-            origin = slow.arrive(0, str(number))
-            slow.register(origin, 100)
-            slow.leave(0, origin, 100)
-        self.assertEqual(len(slow), MAX_REMEMBERED_ADDRESSES)
-        self.assertEqual(slow.arrive(0, str(number)), origin)
-        self.assertNotEqual(
-            slow.arrive(0, "0").registration_debt, origin.registration_debt
-        )
+            origins.append(slow.arrive(0, str(number)))
+            slow.register(origins[-1], 100)
+            slow.leave(0, origins[-1], 100)
+        for number, is_kept in ((9, False), (10, True), (len(origins) - 1, True)):
+            found = slow.arrive(0, str(number)) is origins[number]
+            self.assertIs(found, is_kept)
 
 
 class LimitsMachine(RuleBasedStateMachine):
-    """Connections come, are let in, settle and go, in any order."""
+    """Connections arrive, are admitted, settle and leave, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -335,21 +252,19 @@ class LimitsMachine(RuleBasedStateMachine):
         self.users: dict[int, User] = {}
         self.came: dict[int, float] = {}
         self.settled: set[int] = set()
-        self.named: set[int] = set()
+        self.evicted: set[int] = set()
 
     def waiting(self, origin: Origin[int]) -> list[int]:
-        """The connections of an address whose time is not over, the oldest first."""
-        over = self.settled | self.named
+        """Connections of an address that were not evicted, the oldest first."""
+        over = self.settled | self.evicted
         return [c for c in self.origins if self.origins[c] is origin and c not in over]
 
-    def name(self, connection: int, origin: Origin[int]) -> None:
-        """The time of a connection is over."""
+    def evict(self, connection: int, origin: Origin[int]) -> None:
         assert self.waiting(origin)[0] == connection
-        assert self.now - self.came[connection] > PATIENCE_SECONDS
-        self.named.add(connection)
+        assert self.now - self.came[connection] > EVICTION_GRACE_SECONDS
+        self.evicted.add(connection)
 
     def some(self, data: st.DataObject) -> int:
-        """One of the connections that there are."""
         return data.draw(st.sampled_from(sorted(self.origins)))
 
     @rule(name=st.sampled_from(["a", "b", "c"]), passed=st.floats(0, 100))
@@ -359,26 +274,28 @@ class LimitsMachine(RuleBasedStateMachine):
         origin = self.limits.arrive(self.count, name, name != "c", self.now)
         self.origins[self.count] = origin
         self.came[self.count] = self.now
-        over_address_cap = self.limits.over_address_cap(origin, self.now)
-        if over_address_cap is not None:
+        oldest = self.limits.over_address_cap(origin, self.now)
+        if oldest is not None:
             assert len(self.waiting(origin)) > 4
             assert origin.limited
-            self.name(over_address_cap, origin)
+            self.evict(oldest, origin)
 
     @rule()
     def make_room(self) -> None:
         crowds = {o.name: self.waiting(o) for o in self.origins.values()}
         most = max(map(len, crowds.values()), default=0)
         count = sum(map(len, crowds.values()))
-        over_total_cap = self.limits.over_total_cap(self.now)
-        if over_total_cap is not None:
+        found = self.limits.over_total_cap(self.now)
+        if found is not None:
             assert count >= 7
-            origin = self.origins[over_total_cap]
+            origin = self.origins[found]
             assert len(self.waiting(origin)) == most
-            self.name(over_total_cap, origin)
+            self.evict(found, origin)
         elif count >= 7:
             oldest = [c[0] for c in crowds.values() if len(c) == most]
-            assert any(self.now - self.came[c] <= PATIENCE_SECONDS for c in oldest)
+            assert any(
+                self.now - self.came[c] <= EVICTION_GRACE_SECONDS for c in oldest
+            )
 
     @precondition(lambda self: self.origins)
     @rule(data=st.data(), user=st.sampled_from([ANONYMOUS, ME, YOU]))
@@ -409,7 +326,7 @@ class LimitsMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         connection = data.draw(st.sampled_from(sorted(self.users)))
-        if connection in self.named:
+        if connection in self.evicted:
             return
         self.limits.settle(connection, self.origins[connection])
         self.settled.add(connection)
@@ -436,12 +353,13 @@ class LimitsMachine(RuleBasedStateMachine):
         assert set(self.limits._origins) == names
         assert not names & set(self.limits._owing)
         assert set(self.limits._users) == set(self.users.values()) - {ANONYMOUS}
+        assert self.limits.users == len(self.limits._users)
 
 
 class StatefulTests(SynchronousTestCase):
-    """The same in any order."""
+    """`LimitsMachine`."""
 
-    def test_counts_stay_right(self) -> None:
+    def test_limits_in_any_order_count_right(self) -> None:
         run_state_machine_as_test(
             LimitsMachine, settings=settings(max_examples=60, stateful_step_count=40)
         )

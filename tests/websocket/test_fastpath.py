@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import Any
 
-from _nvx_xormasker import ffi, lib
-from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.xormasker import (  # type: ignore[attr-defined]
     create_xor_masker,
 )
@@ -37,7 +35,7 @@ from tests.support.recording import (
     A,
     B,
     C,
-    RecordingJournal,
+    RecordingObserver,
     RecordingWaiting,
     offer,
     registration,
@@ -114,8 +112,8 @@ class Side:
         legacy: bool = False,
     ) -> None:
         clock = EagerClock()
-        self.journal = RecordingJournal()
-        # The lane passes on much that the shield would drop.
+        self.journal = RecordingObserver()
+        # The fast path passes on much that the shield would drop.
         terms = Offers(shield=False)
         self.relay = Relay(
             *(self.journal, clock.seconds, RecordingWaiting(), terms),
@@ -151,7 +149,7 @@ class Side:
         wire.clear()
 
     def read(self, peer: RelayProtocol, data: bytes) -> None:
-        """Take what a client has sent; with the lane, as the relay's sockets do."""
+        """Take what a client has sent, with the fast path in a batch of writes."""
         if isinstance(peer, Plain):
             peer.dataReceived(data)
             return
@@ -392,40 +390,44 @@ FRAMES = {
 
 
 class BesideAutobahnTests(SynchronousTestCase):
-    """The class that is served, with the lane and without it."""
+    """The class that is served, with the fast path and without it."""
 
     def setUp(self) -> None:
-        # How many frames come is counted in the lane only.
+        # How many frames come is counted in the fast path only.
         self.patch(flow, "MAX_FRAMES_AFTER_CLOSE", sys.maxsize)
 
     def compare(self, steps: list[Step], *mixins: type, **options: Any) -> None:
-        lane = Side(*mixins, **options)
+        quick = Side(*mixins, **options)
         plain = Side(Plain, *mixins, **options)
-        for side in (lane, plain):
+        for side in (quick, plain):
             play(side, steps)
-        self.assertEqual(lane.seen(), plain.seen())
-        for peer in lane.peers:
+        self.assertEqual(quick.seen(), plain.seen())
+        for peer in quick.peers:
             if peer.state != RelayProtocol.STATE_CLOSED:
                 self.assertLess(len(peer.data), HEADER_CEILING)
-        for side in (lane, plain):
+        for side in (quick, plain):
             side.lose()
             queues = side.factory.lifecycle.queues
             self.assertEqual([*map(len, queues.values())], [0] * 8)
-        self.assertEqual(lane.seen(), plain.seen())
+        self.assertEqual(quick.seen(), plain.seen())
 
     @settings(max_examples=100)
     @given(STEPS, st.sampled_from([SHORT_LIMIT, LONG_LIMIT]), st.booleans())
-    def test_under_the_rules(self, steps: list[Step], limit: int, legacy: bool) -> None:
+    def test_fastpath_any_stream_under_the_rules_matches_autobahn(
+        self, steps: list[Step], limit: int, legacy: bool
+    ) -> None:
         self.compare(steps, limit=limit, legacy=legacy)
 
     @settings(max_examples=100)
     @given(STEPS, st.sampled_from([SHORT_LIMIT, LONG_LIMIT]))
     @example([(0, frame(TEXT, b"\xff") + frame(TEXT, b"after"), [1])], LONG_LIMIT)
     @example([(0, b"\x81\x01x" + frame(CLOSE, b"\x03\xe8"), [1])], LONG_LIMIT)
-    def test_under_an_echo(self, steps: list[Step], limit: int) -> None:
+    def test_fastpath_any_stream_under_an_echo_matches_autobahn(
+        self, steps: list[Step], limit: int
+    ) -> None:
         self.compare(steps, Echo, limit=limit)
 
-    def test_at_each_cut(self) -> None:
+    def test_fastpath_stream_cut_anywhere_matches_autobahn(self) -> None:
         stream = (
             frame(PING, b"1")
             + spelt(0x80 | TEXT, "\u20ac".encode(), b"mask", 0)
@@ -442,33 +444,33 @@ class BesideAutobahnTests(SynchronousTestCase):
 
     def compare_many(self, streams: Iterable[tuple[object, bytes, list[int]]]) -> None:
         """Compare what becomes of connections, each with its stream."""
-        lane = Side(Echo, limit=SHORT_LIMIT, uuids=())
+        quick = Side(Echo, limit=SHORT_LIMIT, uuids=())
         plain = Side(Plain, Echo, limit=SHORT_LIMIT, uuids=())
         for what, stream, sizes in streams:
-            for side in (lane, plain):
+            for side in (quick, plain):
                 side.open(C, False)
                 side.peers, side.wires = side.peers[-1:], side.wires[-1:]
                 play(side, [(0, stream, sizes), (0, frame(PING, b"last"), [1])])
-            self.assertEqual(lane.seen(), plain.seen(), what)
-            for side in (lane, plain):
+            self.assertEqual(quick.seen(), plain.seen(), what)
+            for side in (quick, plain):
                 side.lose()
                 side.journal.events.clear()
 
-    def test_at_each_violation(self) -> None:
+    def test_fastpath_each_violation_matches_autobahn(self) -> None:
         # A header that is not whole is judged at each read, and twice is too often.
         firsts = (fin | rsv | op for fin in (0x80, 0) for rsv in (0, 64) for op in OPS)
         starts = product(firsts, SECONDS, (0, 1, 40))
         streams = (bytes([first, second]) + bytes(n) for first, second, n in starts)
         self.compare_many((stream, stream, [3]) for stream in streams)
 
-    def test_with_each_frame_behind_each(self) -> None:
+    def test_fastpath_each_pair_of_frames_matches_autobahn(self) -> None:
         self.compare_many(
             ((first, second, size), FRAMES[first] + FRAMES[second], [size])
             for first, second in product(FRAMES, FRAMES)
             for size in (1 << 20, len(FRAMES[first]) + 1)
         )
 
-    def test_what_a_client_says_while_it_does_not_read(self) -> None:
+    def test_fastpath_client_that_does_not_read_matches_autobahn(self) -> None:
         text = offer(A, B, sdp="x" * 1000)
         talk: Step = (0, frame(TEXT, text) * 100, [5000])
         pings: Step = (1, frame(PING, b"x" * 100) * 1500, [5000])
@@ -476,11 +478,11 @@ class BesideAutobahnTests(SynchronousTestCase):
         self.compare([deaf, talk, deaf, talk])
         self.compare([deaf, talk, pings, talk])
 
-    def test_a_newer_connection_between_two_frames(self) -> None:
+    def test_fastpath_replaced_connection_matches_autobahn(self) -> None:
         both = frame(TEXT, registration(A)) + frame(TEXT, offer(A, B))
         self.compare([(1, both, [1 << 20]), (0, both, [1 << 20])])
 
-    def test_keeps_nothing_once_the_connection_is_over(self) -> None:
+    def test_fastpath_closed_connection_keeps_nothing(self) -> None:
         side = Side()
         side.read(side.peers[0], frame(CLOSE, b"\x03\xe8"))
         self.assertEqual(side.peers[0].state, RelayProtocol.STATE_CLOSED)
@@ -488,7 +490,7 @@ class BesideAutobahnTests(SynchronousTestCase):
             side.read(side.peers[0], data)
         self.assertEqual(side.peers[0].data, b"")
 
-    def test_takes_what_it_is_for(self) -> None:
+    def test_fastpath_small_frames_bypass_autobahn(self) -> None:
         met: list[bytes] = []
         peer: Any = Side(Echo).peers[0]
         peer._dataReceived = met.append
@@ -535,7 +537,7 @@ class LinearTimeTests(SynchronousTestCase):
         side.peers[0].dataReceived(Counted(burst))
         return frames_received
 
-    def test_copies_a_burst_some_times_and_not_squared(self) -> None:
+    def test_fastpath_burst_is_copied_a_few_times(self) -> None:
         begun = frame(TEXT, b"x", fin=False)
         bursts = {
             "texts": frame(TEXT),
@@ -555,17 +557,17 @@ class LinearTimeTests(SynchronousTestCase):
             copied = self.copied(burst, *mixins)
             self.assertLess(copied, 6 * BURST, (what, mixins))
 
-    def test_what_is_left_of_a_header_is_not_copied_again(self) -> None:
+    def test_fastpath_partial_header_is_not_copied_again(self) -> None:
         for opcode in (TEXT, PING, BINARY):
             burst = (frame(opcode) * (BURST // 6))[:-1]
             self.assertLess(self.copied(burst, Echo), 6 * BURST)
 
-    def test_ends_a_frame_that_was_under_way_before_the_burst(self) -> None:
+    def test_fastpath_burst_behind_a_partial_frame_is_copied_a_few_times(self) -> None:
         begun = frame(TEXT, b"x" * 65000)
         burst = begun[-1:] + frame(BINARY) * (BURST // 6)
         self.assertLess(self.copied(burst, Echo, before=begun[:-1]), 6 * BURST)
 
-    def test_the_count_sees_what_plain_autobahn_does(self) -> None:
+    def test_fastpath_count_of_copies_sees_plain_autobahn(self) -> None:
         burst = frame(PING) * (BURST // 6)
         self.assertGreater(self.copied(burst, Plain, Echo), 100 * BURST)
 
@@ -573,7 +575,7 @@ class LinearTimeTests(SynchronousTestCase):
 class MaskTests(SynchronousTestCase):
     """Taking a mask off."""
 
-    def test_is_what_autobahn_does(self) -> None:
+    def test_unmask_any_length_gives_the_payload(self) -> None:
         for mask in (bytes(4), b"\xff" * 4, b"\x01\x80\xfe\x00"):
             for length in (*range(201), 4095, 65535, 65536, 1_000_001):
                 payload = (b"proxystore\xff\x00\x80" * (length // 13 + 1))[:length]
@@ -583,7 +585,7 @@ class MaskTests(SynchronousTestCase):
                 if found != payload:
                     self.fail(f"{length} bytes with {mask!r}")
 
-    def test_leaves_what_it_is_given(self) -> None:
+    def test_unmask_leaves_its_argument(self) -> None:
         for length in (1, 1000):
             masked = bytes(length)
             unmask(masked, b"mask")
@@ -593,7 +595,7 @@ class MaskTests(SynchronousTestCase):
 class HeaderTests(SynchronousTestCase):
     """Headers of frames that are sent."""
 
-    def test_has_the_shortest_length(self) -> None:
+    def test_header_has_the_shortest_length(self) -> None:
         for length in (0, 1, 125, 126, 127, 255, 256, 65535, 65536, 1 << 20):
             for first in (0x81, 0x8A):
                 expected = bytearray(frames.header(first & 15, length)[:-4])
@@ -604,36 +606,26 @@ class HeaderTests(SynchronousTestCase):
 class FrameEndTests(SynchronousTestCase):
     """Where a frame ends."""
 
-    @given(st.binary(max_size=5), ANY, st.binary(max_size=5))
-    def test_of_whole_frames(
-        self, before: bytes, whole: bytes, backlogged: bytes
+    @given(st.binary(max_size=5), ANY, st.binary(max_size=5), st.data())
+    def test_frame_end_of_a_whole_or_cut_frame(
+        self, before: bytes, whole: bytes, behind: bytes, data: st.DataObject
     ) -> None:
-        data = before + whole + backlogged
-        self.assertEqual(frame_end(data, len(before)), len(before) + len(whole))
-
-    @given(st.binary(max_size=5), ANY, st.data())
-    def test_of_frames_that_are_cut(
-        self, before: bytes, whole: bytes, data: st.DataObject
-    ) -> None:
-        kept = data.draw(st.integers(0, len(whole) - 1))
-        cut = before + whole[:kept]
+        start, expected = len(before), len(before) + len(whole)
+        self.assertEqual(frame_end(before + whole + behind, start), expected)
+        cut = before + whole[: data.draw(st.integers(0, len(whole) - 1))]
         length = {126: 2, 127: 8}.get(whole[1] & 0x7F, 0)
         head = 2 + length + (4 if whole[1] & 0x80 else 0)
-        end = len(cut) if kept < head else len(before) + len(whole)
-        self.assertEqual(frame_end(cut, len(before)), end)
-
-    @given(st.binary(max_size=20), st.integers(0, 20))
-    def test_is_never_in_front_of_the_frame(self, data: bytes, start: int) -> None:
-        start = min(start, len(data))
-        end = frame_end(data, start)
-        self.assertTrue(end > start or end == len(data))
+        end = len(cut) if len(cut) - start < head else expected
+        self.assertEqual(frame_end(cut, start), end)
 
 
 class SmallFrameTests(SynchronousTestCase):
-    """What is for the lane."""
+    """What is for the fast path."""
 
     @given(st.binary(max_size=5), GOOD, st.binary(max_size=5))
-    def test_whole_frames(self, before: bytes, whole: bytes, backlogged: bytes) -> None:
+    def test_small_frame_whole_gives_its_payload(
+        self, before: bytes, whole: bytes, backlogged: bytes
+    ) -> None:
         data = before + whole + backlogged
         body, stop = small_frame(data, len(before), len(data))
         short = len(whole) < 126 + 6
@@ -644,11 +636,13 @@ class SmallFrameTests(SynchronousTestCase):
             self.assertEqual((body, stop), NOTHING)
 
     @given(GOOD, st.data())
-    def test_nothing_that_is_cut(self, whole: bytes, data: st.DataObject) -> None:
+    def test_small_frame_cut_gives_nothing(
+        self, whole: bytes, data: st.DataObject
+    ) -> None:
         cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
         self.assertEqual(small_frame(cut, 0, len(cut)), NOTHING)
 
-    def test_nothing_else(self) -> None:
+    def test_small_frame_of_another_kind_gives_nothing(self) -> None:
         others = {
             "unmasked": spelt(0x81, b"x" * 10, None, 0),
             "not minimal": spelt(0x81, b"x" * 125, b"mask", 2),
@@ -658,85 +652,3 @@ class SmallFrameTests(SynchronousTestCase):
         }
         for what, data in others.items():
             self.assertEqual((what, small_frame(data, 0, len(data))), (what, NOTHING))
-
-
-class AutobahnTests(SynchronousTestCase):
-    """What the lane takes for granted. A new Autobahn may break it."""
-
-    def setUp(self) -> None:
-        self.side = Side(Echo)
-        self.peer: Any = self.side.peers[0]
-
-    def test_options_leave_nothing_to_do_around_a_frame(self) -> None:
-        expected = {
-            "applyMask": True,
-            "autoPingInterval": 0,
-            "autoPingPending": None,
-            "autoPingTimeoutCall": None,
-            "failByDrop": False,
-            "logFrames": False,
-            "logOctets": False,
-            "maxFramePayloadSize": 0,
-            "maxMessagePayloadSize": LONG_LIMIT,
-            "requireMaskedClientFrames": True,
-            "trackedTimings": None,
-            "utf8validateIncoming": True,
-            "_perMessageCompress": None,
-        }
-        found = {name: getattr(self.peer, name) for name in expected}
-        self.assertEqual(found, expected)
-        self.assertTrue(self.side.factory.isServer)
-
-    def test_a_frame_under_way(self) -> None:
-        for peer, mask in zip(self.side.peers, (b"mask", None), strict=True):
-            at: Any = peer
-            at._dataReceived(spelt(TEXT, b"x" * 300, mask, 0)[:100])
-            self.assertTrue(at.inside_message)
-            self.assertEqual(at.current_frame.length, 300)
-            read = 100 - (8 if mask else 4)
-            self.assertEqual(at.current_frame_masker.pointer(), read)
-            self.assertEqual(at.data, b"")
-
-    def test_a_header_under_way(self) -> None:
-        whole = spelt(0x80 | TEXT, b"x" * 65536, b"mask", 0)
-        for length in range(1, HEADER_CEILING):
-            self.peer._dataReceived(whole[:length])
-            self.assertIsNone(self.peer.current_frame)
-            self.assertFalse(self.peer.inside_message)
-            self.assertEqual(self.peer.data, whole[:length])
-            self.peer.data = b""
-
-    def test_between_frames(self) -> None:
-        self.assertIsNone(self.peer.current_frame)
-        self.assertFalse(self.peer.inside_message)
-        self.peer._dataReceived(frame(TEXT, b"x", fin=False) + frame(PING))
-        self.assertIsNone(self.peer.current_frame)
-        self.assertTrue(self.peer.inside_message)
-        self.peer._dataReceived(frame(CONTINUATION))
-        self.assertIsNone(self.peer.current_frame)
-        self.assertFalse(self.peer.inside_message)
-        self.assertEqual(self.peer.data, b"")
-
-    def test_frames_go_where_the_lane_takes_them(self) -> None:
-        met: list[tuple[str, object]] = []
-        self.peer.onMessage = lambda payload, isBinary: met.append((payload, isBinary))
-        self.peer.onPing = lambda payload: met.append(("ping", payload))
-        self.peer.onPong = lambda payload: met.append(("pong", payload))
-        sent = frame(TEXT, b"x") + frame(PING, b"y") + frame(PONG, b"z")
-        self.peer._dataReceived(sent)
-        self.peer.dataReceived(sent)
-        whole = [(b"x", False), ("ping", b"y"), ("pong", b"z")]
-        self.assertEqual(met, whole * 2)
-
-    def test_is_still_put_together_as_it_was(self) -> None:
-        for name in ("_dataReceived", "consumeData", "processData", "onFrameBegin"):
-            self.assertTrue(callable(getattr(WebSocketServerProtocol, name)))
-            self.assertNotIn(name, vars(RelayProtocol))
-
-    def test_has_the_routines_behind_its_masker(self) -> None:
-        masker = lib.nvx_xormask_new(b"mask")
-        plain = bytearray(b"\0" * 8)
-        lib.nvx_xormask_process(masker, ffi.from_buffer(plain), 8)
-        self.assertEqual(lib.nvx_xormask_pointer(masker), 8)
-        lib.nvx_xormask_free(masker)
-        self.assertEqual(plain, b"maskmask")

@@ -1,4 +1,7 @@
-"""The relay as a service of Twisted."""
+"""The relay as a service of Twisted.
+
+Its state (serving, draining, ...) is `RelayFactory.state` in ``websocket/``.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,28 @@ from typing import Any
 
 from msgspec import structs
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from proxyrelay import __version__
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Offers
 from proxyrelay.net import addresses, certificates, listening
 from proxyrelay.net.process import Heap
+from proxyrelay.net.repeat import Repeat
 from proxyrelay.net.timers import Heartbeat
 from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.observe import log as logs
 from proxyrelay.observe import privacy
-from proxyrelay.observe.audit import audit
+from proxyrelay.observe.audit import open_audit_log
 from proxyrelay.observe.fan_out import fan_out, fan_out_forwards
 from proxyrelay.observe.log_observer import LogObserver
 from proxyrelay.service.drain import Drain
 from proxyrelay.service.ports import ClientPorts
 from proxyrelay.switchboard.delivery import PARTED
-from proxyrelay.switchboard.event import ForwardObserver, Observer
+from proxyrelay.switchboard.events import ForwardObserver, Observer
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.crossing import Crossing
@@ -52,16 +54,12 @@ class RelayService(MultiService):
     in the log of a process that serves nothing.
 
     Args:
-        settings: The settings.
-        authenticator: Identifies the user of a connection.
         pair: Certificate and key; None to serve without TLS.
-        reactor: Runs everything.
-        clock: Runs the deadlines of connections; None for the reactor's.
-        inherited: Listening sockets from a supervisor, in place of those that the
-            settings name.
+        reactor: Runs everything but the deadlines of connections.
+        clock: Runs those; None for the reactor.
+        inherited: Listening sockets from a supervisor, in place of own ones.
         further: Observers beside the log.
         on_forward: Observers of forwarded messages beside the log.
-        kind: Class of the connections.
         observer: Writes the log; None if twistd does.
 
     Attributes:
@@ -96,30 +94,31 @@ class RelayService(MultiService):
         self._reactor = reactor
         self.pseudonyms = privacy.pseudonyms(settings.logging)
         verbose = settings.logging.default_level == "DEBUG"
-        self.journal = LogObserver(clock.seconds, verbose, self.pseudonyms)
-        self._audit = audit(settings.logging, clock, self.pseudonyms)
+        self.log_observer = LogObserver(clock.seconds, verbose, self.pseudonyms)
+        self._audit = open_audit_log(settings.logging, clock, self.pseudonyms)
         self.drained: Callable[[], None] = lambda: None
         audited = () if self._audit is None else (self._audit,)
-        journal = fan_out((self.journal, *audited, *further))
-        forwards = (each.forwarded for each in (self.journal, *audited))
+        observers = fan_out((self.log_observer, *audited, *further))
+        forwards = (each.forwarded for each in (self.log_observer, *audited))
         self._crossing = Crossing(
             clock, _crossing_seconds(settings.offers), self._pass_on
         )
         self.factory = RelayFactory(
             Relay(
-                *(journal, clock.seconds, self._crossing, settings.offers),
+                *(observers, clock.seconds, self._crossing, settings.offers),
                 fan_out_forwards((*forwards, *on_forward)),
             ),
             authenticator,
-            journal,
+            observers,
             clock,
             settings,
             self.pseudonyms,
             kind=kind,
         )
         self._contexts = None if pair is None else TlsContexts(pair)
-        self._census = LoopingCall(self._list_clients)
-        self._census.clock = clock
+        self._census = Repeat(
+            self._list_clients, clock, "the list of clients has stopped"
+        )
         self._sweep = Heartbeat(
             clock, SWEEP_SECONDS, self._tick, self.factory.has_backlog
         )
@@ -134,12 +133,6 @@ class RelayService(MultiService):
             self._shared,
             self._contexts,
             reactor,
-        )
-        self._parts: tuple[Callable[[Config], None], ...] = (
-            self.factory.apply,
-            self._apply_verbosity,
-            self._apply_offers,
-            self._apply_census,
         )
 
     @property
@@ -158,7 +151,7 @@ class RelayService(MultiService):
     @property
     def status(self) -> str:
         """State and number of clients, in a few words."""
-        count = len(self.factory.relay.registry)
+        count = len(self.factory.registry)
         return f"{self.state.name.lower()}, clients: {count}"
 
     @property
@@ -184,8 +177,10 @@ class RelayService(MultiService):
     def apply(self, config: Config) -> None:
         """Serve with other settings from now on. No connection is closed."""
         self.config = config
-        for apply in self._parts:
-            apply(config)
+        self.factory.apply(config)
+        self.log_observer.verbose = config.logging.default_level == "DEBUG"
+        self._apply_offers(config.offers)
+        self._census.every(config.logging.current_client_interval)
 
     def use_certificate(self, pair: certificates.KeyPair) -> None:
         """Serve new connections with another certificate.
@@ -206,23 +201,11 @@ class RelayService(MultiService):
             before.stop()
             authenticator.start()
 
-    def _apply_verbosity(self, config: Config) -> None:
-        self.journal.verbose = config.logging.default_level == "DEBUG"
-
-    def _apply_offers(self, config: Config) -> None:
-        offers = config.offers
+    def _apply_offers(self, offers: Offers) -> None:
         if self.state >= RelayState.DRAINING:
             offers = structs.replace(offers, hold=0)  # no client comes back here
         self.factory.relay.broker.settings = offers
         self._crossing.change(_crossing_seconds(offers))
-
-    def _apply_census(self, config: Config) -> None:
-        interval = config.logging.current_client_interval
-        if self._census.running and self._census.interval != interval:
-            self._census.stop()
-        if interval and not self._census.running:
-            listed = self._census.start(interval, now=False)
-            listed.addErrback(_log_failure, "the list of clients has stopped")
 
     def reopen(self) -> None:
         """Open the log files anew: they may have been renamed."""
@@ -233,19 +216,14 @@ class RelayService(MultiService):
 
     # -- start
 
-    def privilegedStartService(self) -> None:
-        """Accept connections."""
-        super().privilegedStartService()
-        self.ports.listen()
-
     def startService(self) -> None:
-        """Accept connections, if that has not begun yet."""
+        """Accept connections. The ports have been bound with the privileges of root."""
         self.ports.listen()
         super().startService()
         self.factory.state = RelayState.SERVING
         if self._audit is not None:
             self._audit.started()
-        self._apply_census(self.config)
+        self._census.every(self.config.logging.current_client_interval)
         self._sweep.start()
         self._reactor.callWhenRunning(self._announce)
         self._reactor.callWhenRunning(self.factory.authenticator.start)
@@ -262,7 +240,7 @@ class RelayService(MultiService):
 
     def _list_clients(self) -> None:
         limit = self.config.logging.current_client_limit
-        self.journal.clients(self.factory.relay.registry, limit)
+        self.log_observer.clients(self.factory.registry, limit)
 
     def _tick(self) -> None:
         self.factory.relay.tick()
@@ -293,44 +271,40 @@ class RelayService(MultiService):
         self._drain = Drain(self.factory, self._clock, self.config.drain_max, self._end)
         # A peer that is not here may be connected to the other relay.
         self.factory.relay.undelivered.unknown_text = PARTED
-        self._apply_offers(self.config)
+        self._apply_offers(self.config.offers)
 
     def _end(self) -> None:
         with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
             self._reactor.stop()
 
-    def stopService(self) -> Deferred[Any]:
+    def stopService(self) -> Deferred[None]:
         """Stop accepting, and close every connection with 1001.
 
         Returns:
-            Fires when no connection is left, at the latest after
-            ``timeouts.stop``.
+            Fires when no connection is left, at the latest after ``timeouts.stop``.
         """
         self.factory.authenticator.stop()
         if self._drain is not None:
             self._drain.stop()
         self._sweep.stop()
-        if self._census.running:
-            self._census.stop()
-        stopping = self.ports.close()
-        stopping.append(self.factory.stop(self.config.timeouts.stop))
-        stopping.append(super().stopService())
-        stopped = DeferredList(stopping, fireOnOneErrback=True, consumeErrors=True)
-        stopped.addBoth(self._stop_multiplexer)
-        return stopped.addCallback(self._stopped)
+        self._census.every(0)
+        closed = self.ports.close()
+        gone = self.factory.stop(self.config.timeouts.stop)
+        return Deferred.fromCoroutine(
+            self._stopped(closed, gone, super().stopService())
+        )
 
-    def _stopped(self, _: object) -> None:
+    async def _stopped(self, *stopping: Deferred[Any]) -> None:
+        try:
+            await gatherResults(stopping, consumeErrors=True)
+        finally:
+            self.ports.stop()
         # As long as there are clients, there are offers.
         self._crossing.stop()
         if self._audit is not None:
             self._audit.stopped()
             self._audit = None
         log.info("stopped", event="stopped")
-
-    def _stop_multiplexer(self, result: Any) -> Any:
-        if self.ports.multiplexer is not None:
-            self.ports.multiplexer.stop()
-        return result
 
 
 def _crossing_seconds(offers: Offers) -> float:
@@ -339,7 +313,3 @@ def _crossing_seconds(offers: Offers) -> float:
     At 0 no offer begins to wait, and those that wait already may do so for a moment.
     """
     return offers.crossing or 1.0
-
-
-def _log_failure(failure: Failure, what: str) -> None:
-    log.failure("{what}", failure, what=what)

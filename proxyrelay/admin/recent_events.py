@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from heapq import merge
 from operator import attrgetter
@@ -11,20 +10,16 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from proxyrelay.net.clock import Clock
-from proxyrelay.switchboard.event import Event
+from proxyrelay.switchboard.events import Event
 
-MAX_EVENTS = 100
+KEPT_EVENTS = 100
 """Number of kept events that strangers can cause, and of kept others."""
 
 
 class PageEvent(Struct, frozen=True):
-    """One entry of the page.
+    """One entry of the page; a client's own words are escaped in the text.
 
-    Attributes:
-        number: Place in the order of all entries, from 1.
-        time: Seconds since 1970.
-        kind: Name of the event.
-        text: The event in a sentence, in which a client's own words are escaped.
+    Entries have numbers from 1. The time is in seconds since 1970.
     """
 
     number: int
@@ -33,22 +28,17 @@ class PageEvent(Struct, frozen=True):
     text: str
 
 
-class Events:
+class RecentEvents:
     """Keeps the latest events that have a text for the page.
 
-    Events that strangers cause do not push out the others.
-
-    Args:
-        wall: Gives the time in seconds since 1970.
-
-    Attributes:
-        last: Number of the latest entry; 0 before the first.
+    Events that strangers cause do not push out the others. ``last`` is the number of
+    the latest entry, or 0.
     """
 
-    def __init__(self, wall: Clock = time.time) -> None:
+    def __init__(self, wall: Clock) -> None:
         self._wall = wall
-        self._routine: deque[PageEvent] = deque(maxlen=MAX_EVENTS)
-        self._grave: deque[PageEvent] = deque(maxlen=MAX_EVENTS)
+        self._routine: deque[PageEvent] = deque(maxlen=KEPT_EVENTS)
+        self._grave: deque[PageEvent] = deque(maxlen=KEPT_EVENTS)
         self.last = 0
 
     def __call__(self, event: Event) -> None:
@@ -59,13 +49,7 @@ class Events:
             self.note(event.event, text, event.is_routine)
 
     def note(self, kind: str, text: str, is_routine: bool = False) -> None:
-        """Keep an entry.
-
-        Args:
-            kind: Name of the event.
-            text: What happened, in printable characters.
-            is_routine: Whether strangers can cause it.
-        """
+        """Keep an entry with a text of printable characters."""
         self.last += 1
         kept = self._routine if is_routine else self._grave
         kept.append(PageEvent(self.last, self._wall(), kind, text))

@@ -5,20 +5,26 @@ Checked against Twisted 26.10.0.
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
+from http import HTTPStatus
 from io import BytesIO
 from socket import socket
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.interfaces import IAddress, IDelayedCall, IPullProducer
 from twisted.internet.protocol import connectionDone
 from twisted.internet.unix import Port
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
+from zope.interface import implementer
 
-MAX_CONNECTIONS = 64
+MAX_CALLERS = 64
 """Connections at once. A further one takes the place of the idlest."""
 
 FIRST_REQUEST_SECONDS = 5
@@ -33,8 +39,34 @@ ANSWER_SECONDS = 60
 CLOSE_SECONDS = 1
 """Seconds in which a client must read the rest when the relay ends."""
 
-MAX_BODY_BYTES = 16 * 1024
-"""Bytes of the longest body of a request."""
+MAX_REQUEST_BODY_BYTES = 16 * 1024
+
+PLAIN_TEXT = "text/plain; charset=utf-8"
+
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Content Security Policy: the page loads its own files, and asks this listener."""
+
+HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+    "Server": "proxyrelay",
+}
+"""Header fields of each answer."""
+
+_UNPRINTABLE = re.compile("[^ -~]+")
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_json(body: object) -> bytes:
+    """JSON in printable ASCII, since it holds clients' texts and terminals show it."""
+    encoded = _encoder.encode(body).decode()
+    return _UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], encoded).encode()
 
 
 class FilePort(Port):
@@ -42,11 +74,6 @@ class FilePort(Port):
 
     Twisted's port changes the mode of the file, and removes the file at the end. By
     then it may be the socket of another relay.
-
-    Args:
-        bound: The listening socket.
-        site: Builds the connections.
-        reactor: Watches the socket.
     """
 
     def __init__(self, bound: socket, site: Site, reactor: Any) -> None:
@@ -59,7 +86,7 @@ class FilePort(Port):
         self.socket = self._bound
         self.fileno = self.socket.fileno  # type: ignore[method-assign]
         self.connected = True
-        self.numberAccepts = MAX_CONNECTIONS
+        self.numberAccepts = MAX_CALLERS
         self.startReading()
 
     def connectionLost(self, reason: Failure) -> None:
@@ -79,10 +106,52 @@ class PrivateRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a piece of the body; close the connection if it is too long."""
-        if self.content.tell() + len(data) > MAX_BODY_BYTES:
+        if self.content.tell() + len(data) > MAX_REQUEST_BODY_BYTES:
             self.channel.transport.abortConnection()
         else:
             self.content.write(data)
+
+    def header(self, name: str) -> str | None:
+        """A header field. It need not be UTF-8."""
+        value = self.getHeader(name.encode())
+        return None if value is None else value.decode("latin-1")
+
+    def json(self, body: object, status: HTTPStatus = HTTPStatus.OK) -> bytes:
+        """Set status and type of a JSON answer, and return its body."""
+        self.setResponseCode(status.value, status.phrase.encode())
+        self.setHeader("Content-Type", "application/json")
+        return encode_json(body)
+
+    def text(self, body: str, status: HTTPStatus = HTTPStatus.OK) -> bytes:
+        """Set status and type of an answer in plain text, and return its body."""
+        self.setResponseCode(status.value)
+        self.setHeader("Content-Type", PLAIN_TEXT)
+        return body.encode()
+
+
+@implementer(IPullProducer)
+class PieceProducer:
+    """Sends an answer in pieces, one in a turn of the reactor.
+
+    A long answer at once blocks the reactor, and fills the memory for a slow reader.
+    """
+
+    def __init__(self, request: Request, pieces: Iterator[bytes]) -> None:
+        self._request = request
+        self._pieces = pieces
+
+    def resumeProducing(self) -> None:
+        """Send one piece."""
+        piece = next(self._pieces, None)
+        if piece is None:
+            self._request.unregisterProducer()
+            self._request.finish()
+        else:
+            self._request.write(piece)
+
+    def stopProducing(self) -> None:
+        """Stop, since the reader is gone."""
+        self._pieces = iter(())
 
 
 class PrivateChannel(HTTPChannel):
@@ -130,12 +199,7 @@ class PrivateChannel(HTTPChannel):
 class PrivateSite(Site):
     """Answers requests over a few connections, without an access log.
 
-    Args:
-        root: Answers requests.
-        reactor: Runs the deadlines.
-
-    Attributes:
-        open: All connections, the idlest first.
+    ``open`` has all connections, the idlest first.
     """
 
     noisy = False
@@ -155,7 +219,7 @@ class PrivateSite(Site):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Accept a connection; over the limit, close the idlest one."""
-        if len(self.open) >= MAX_CONNECTIONS:
+        if len(self.open) >= MAX_CALLERS:
             idle = next(iter(self.open))
             del self.open[idle]
             idle.transport.abortConnection()
@@ -182,19 +246,17 @@ class PrivateSite(Site):
             ended.callback(None)
 
     def stop(self) -> Deferred[None]:
-        """Close all connections.
+        """Close all connections; fires when none is left.
 
-        Returns:
-            Fires when none is left, at the latest after `CLOSE_SECONDS`.
+        Clients that do not read are aborted after `CLOSE_SECONDS`.
         """
         if not self.open:
             return succeed(None)
-        ended: Deferred[None] = Deferred()
-        self._ended = ended
+        self._ended = Deferred()
         self._deadline = self.reactor.callLater(CLOSE_SECONDS, self._abort)
         for channel in list(self.open):
             channel.loseConnection()
-        return ended
+        return self._ended
 
     def _abort(self) -> None:
         self._deadline = None

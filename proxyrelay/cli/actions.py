@@ -22,13 +22,24 @@ PROC = Path("/proc")
 
 
 def reload(arguments: Namespace) -> int:
-    """Check the configuration; without a problem, send SIGHUP."""
+    """Make a running relay reload its configuration.
+
+    Checks a configuration as 'check' does. If there is no problem, sends SIGHUP to the
+    running relay: it reloads the file that it was started with, which should be the
+    same. All clients stay connected. The relay's log shows the changes. Exits with 1 if
+    there is a problem.
+    """
     found = inspect(config.load(arguments.config), certificates.now(), os.environ)
     return 1 if print_problems(found) else _send(arguments, signal.SIGHUP)
 
 
 def drain(arguments: Namespace) -> int:
-    """Send SIGUSR2."""
+    """Make a running relay leave new clients to another one.
+
+    Sends SIGUSR2 to a running relay: it accepts no new clients, and ends when its last
+    client has left. Start its successor before: without one, the log has a warning, but
+    the relay drains all the same.
+    """
     return _send(arguments, signal.SIGUSR2)
 
 
@@ -44,28 +55,30 @@ def process_id(text: str) -> int:
     return number
 
 
+process_id.__name__ = "process ID"  # argparse shows it in an error
+
+
 def _send(arguments: Namespace, number: signal.Signals) -> int:
     pid, file = arguments.pid, arguments.pidfile
     try:
         if pid is None:
             pid = process_id(file.read_text(encoding="ascii"))
-        if not _handles(pid, number):
-            print(
-                f"problem: process {pid} is no relay that takes {number.name}, and may "
-                "end by it: nothing was sent"
-            )
-            return 1
-        os.kill(pid, number)
+        if _handles(pid, number):
+            os.kill(pid, number)
+            print(f"sent {number.name} to process {pid}")
+            return 0
+        text = (
+            f"process {pid} is no relay that takes {number.name}, and may end by it: "
+            "nothing was sent"
+        )
     except OSError as error:
-        place = f"process {pid}" if pid is not None else file
-        hint = "" if pid is not None else f"; {PID_HINT}"
-        print(f"problem: {place}: {error.strerror}{hint}")
-        return 1
+        text = f"process {pid}: {error.strerror}"
+        if pid is None:
+            text = f"{file}: {error.strerror}; {PID_HINT}"
     except ValueError:
-        print(f"problem: {file}: holds no process ID")
-        return 1
-    print(f"sent {number.name} to process {pid}")
-    return 0
+        text = f"{file}: holds no process ID"
+    print(f"problem: {text}")
+    return 1
 
 
 def _handles(pid: int, number: signal.Signals) -> bool:

@@ -9,25 +9,25 @@ import signal
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from proxyrelay.cli import control
+from proxyrelay.cli import actions
 from proxyrelay.cli import main as cli
 from tests.cli.command_case import HOST, CommandTestCase
 from tests.support.processes import PATIENCE, ProcessTestCase
 
 
-class SignalTests(CommandTestCase):
+class ActionTests(CommandTestCase):
     """Signals, PID files and their errors."""
 
     def setUp(self) -> None:
         super().setUp()
         self.sent: list[tuple[int, signal.Signals]] = []
         self.patch(os, "kill", lambda pid, number: self.sent.append((pid, number)))
-        self.patch(control, "PROC", self.folder / "proc")
+        self.patch(actions, "PROC", self.folder / "proc")
         self.path.write_text(HOST)
         self.pidfile = self.folder / "relay.pid"
         self.pidfile.write_text("4711")
 
-    def test_send_a_signal(self) -> None:
+    def test_action_sends_its_signal(self) -> None:
         for arguments, number in (
             (["reload", "-c", str(self.path)], signal.SIGHUP),
             (["reload"], signal.SIGHUP),
@@ -39,30 +39,29 @@ class SignalTests(CommandTestCase):
                 self.assertEqual((status, self.sent), (0, [(4711, number)]))
                 self.assertEqual(lines[-1], f"sent {number.name} to process 4711")
 
-    def test_find_the_pid_file_of_twistd(self) -> None:
-        before = Path.cwd()
-        self.addCleanup(os.chdir, before)
+    def test_action_without_process_finds_pid_file_of_twistd(self) -> None:
+        self.addCleanup(os.chdir, Path.cwd())
         os.chdir(self.folder)
         self.pidfile.rename("twistd.pid")
         self.assertEqual(self.run_command("drain")[0], 0)
         self.assertEqual(self.sent, [(4711, signal.SIGUSR2)])
 
-    def test_say_what_is_missing(self) -> None:
-        empty = self.folder / "empty"
+    def test_pid_file_of_no_use_is_explained(self) -> None:
         for text in ("", "x", "0", "-1", "ä"):
-            empty.write_text(text)
+            self.pidfile.write_text(text)
             self.assertEqual(
-                self.run_command("drain", "--pidfile", str(empty)),
-                (1, [f"problem: {empty}: holds no process ID"]),
+                self.run_command("drain", f"--pidfile={self.pidfile}"),
+                (1, [f"problem: {self.pidfile}: holds no process ID"]),
             )
-        empty.unlink()
+        self.pidfile.unlink()
+        why = f"No such file or directory; {actions.PID_HINT}"
         self.assertEqual(
-            self.run_command("drain", "--pidfile", str(empty)),
-            (1, [f"problem: {empty}: No such file or directory; {control.PID_HINT}"]),
+            self.run_command("drain", f"--pidfile={self.pidfile}"),
+            (1, [f"problem: {self.pidfile}: {why}"]),
         )
         self.assertEqual(self.sent, [])
 
-    def test_say_that_there_is_no_such_process(self) -> None:
+    def test_pid_of_no_process_is_a_problem(self) -> None:
         def fail(*_: object) -> None:
             raise ProcessLookupError(errno.ESRCH, "No such process")
 
@@ -72,8 +71,15 @@ class SignalTests(CommandTestCase):
             (1, ["problem: process 4711: No such process"]),
         )
 
-    def test_spare_what_is_no_relay_that_takes_the_signal(self) -> None:
-        process = control.PROC / "4711"
+    def test_pid_that_is_none_is_refused(self) -> None:
+        for pid in ("0", "-1", "x", "1.5"):
+            errors = io.StringIO()
+            with redirect_stderr(errors), self.assertRaises(SystemExit):
+                self.run_command("drain", f"--pid={pid}")
+            self.assertIn(f"invalid process ID value: '{pid}'", errors.getvalue())
+
+    def test_process_without_handler_gets_no_signal(self) -> None:
+        process = actions.PROC / "4711"
         process.mkdir(parents=True)
         serving = f"{(1 << signal.SIGHUP - 1 | 1 << signal.SIGUSR2 - 1):016x}"
         starting = f"{1 << signal.SIGINT - 1:016x}"
@@ -91,15 +97,10 @@ class SignalTests(CommandTestCase):
                 self.assertEqual(status, expected, (words, caught, lines))
                 self.assertEqual("nothing was sent" in lines[-1], bool(expected))
             self.assertEqual(len(self.sent), 0 if expected else 2)
+        (process / "status").write_text("Name:\tx\n")
+        self.assertEqual(self.run_command("drain", "--pid=4711")[0], 0)
 
-    def test_take_one_process(self) -> None:
-        for pid in ("0", "-1", "x", "1.5"):
-            errors = io.StringIO()
-            with redirect_stderr(errors), self.assertRaises(SystemExit):
-                self.run_command("drain", f"--pid={pid}")
-            self.assertIn(f"invalid process ID value: '{pid}'", errors.getvalue())
-
-    def test_reload_nothing_with_a_problem_or_a_fault(self) -> None:
+    def test_reload_with_problem_or_fault_sends_nothing(self) -> None:
         expired = self.certificates(days=-1)
         for text, word in (("prot = 1\n", "prot"), (expired, "expired")):
             self.path.write_text(text)
@@ -108,7 +109,7 @@ class SignalTests(CommandTestCase):
             self.assertTrue(lines[0].startswith(f"problem: {self.path}:"), lines)
             self.assertIn(word, lines[0])
 
-    def test_reload_in_spite_of_warnings(self) -> None:
+    def test_reload_with_warning_sends_signal(self) -> None:
         self.path.write_text("")
         status, lines = self.run_command("reload", "-c", str(self.path), "--pid=1")
         self.assertEqual((status, self.sent), (0, [(1, signal.SIGHUP)]))
@@ -116,9 +117,9 @@ class SignalTests(CommandTestCase):
 
 
 class StrangerTests(ProcessTestCase):
-    """Processes without a handler get no signal."""
+    """A real process without a handler."""
 
-    def test_survives(self) -> None:
+    def test_action_on_stranger_lets_it_live(self) -> None:
         sleeper = self.start("sleep", str(PATIENCE))
         for command in ("drain", "reload"):
             output = io.StringIO()
@@ -130,4 +131,6 @@ class StrangerTests(ProcessTestCase):
         self.assertEqual(sleeper.stop(signal.SIGTERM), -signal.SIGTERM)
 
     if not Path("/proc/self/status").exists():
-        test_survives.skip = "needs /proc"  # type: ignore[attr-defined]
+        test_action_on_stranger_lets_it_live.skip = (  # type: ignore[attr-defined]
+            "needs /proc"
+        )
