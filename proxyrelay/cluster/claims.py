@@ -47,11 +47,13 @@ class Claim:
 
     Attributes:
         is_repeated: Whether the holder has said that it does not hold it.
+        is_kicked: Whether a newer connection elsewhere has it already.
     """
 
     peer: Peer
     request: RegistrationRequest
     is_repeated: bool = False
+    is_kicked: bool = False
 
 
 @dataclass(eq=False)
@@ -171,8 +173,11 @@ class Claims:
         uuid, failed = claim.request.uuid, isinstance(reply, Exception)
         kind = b"" if failed else reply[0]
         if not self._is_pending(claim):
-            if kind == b"OK" and not self._holds(uuid, claim.peer.arrival):
-                self._unregister(uuid, claim.peer.arrival)
+            claims_again = self._claiming.get(claim.peer) == uuid
+            if kind == b"OK" and not claims_again:
+                self.disown(uuid, claim.peer.arrival)
+        elif kind == b"OK" and claim.is_kicked:
+            self._refuse(claim, Superseded())
         elif kind == b"OK":
             self._accept(claim, int(reply[1]), bool(reply[2]))
         elif kind == b"STALE":
@@ -233,7 +238,9 @@ class Claims:
 
     def release(self, peer: Peer, uuid: str | None) -> None:
         """Give up a UUID, or the wish for one."""
-        self._withdraw(peer)
+        if peer in self._claiming:
+            self._withdraw(peer)
+            peer.await_claim(False)
         if uuid is not None:
             self.unsynced.pop(uuid, None)
             self._unregister(uuid, peer.arrival)
@@ -268,8 +275,11 @@ class Claims:
     def kick(self, kick: codec.Kick) -> None:
         """Close a connection that another node has replaced."""
         peer = self._relay.registry.get(kick.uuid)
+        claim = self._pending.get(kick.uuid)
         if peer is not None and peer.arrival == kick.connection:
             self._supersede(peer, kick.code == Forbidden.code)
+        elif claim is not None and claim.peer.arrival == kick.connection:
+            claim.is_kicked = True  # its own acceptance is still on its way
 
     def _supersede(self, peer: Peer, is_foreign: bool) -> None:
         if is_foreign:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import random
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from importlib.resources import files
@@ -37,7 +36,7 @@ from txredisapi import ConnectionError as EngineLost
 from txredisapi import RedisProtocol, ResponseError, SubscriberProtocol
 
 from proxyrelay.cluster.bus import NoReply, NotSent
-from proxyrelay.net.clock import Clock
+from proxyrelay.net.clock import Clock, boottime
 from proxyrelay.net.timers import Heartbeat, TimeoutQueue
 
 PROBE_SECONDS = 2.0
@@ -177,7 +176,7 @@ class Link:
         settings: LinkSettings,
         observer: LinkObserver,
         needs_master: bool = False,
-        boottime: Clock = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        boottime: Clock = boottime,
     ) -> None:
         self.ready = False
         self.connects = 0
@@ -283,7 +282,9 @@ class Link:
         for connection in connections:
             connection.transport.abortConnection()
         if was_ready:
-            self._log.warn("the link to the engine is down: {reason}", reason=reason)
+            if not self._is_stopped:
+                text = "the link to the engine is down: {reason}"
+                self._log.warn(text, reason=reason)
             self._observer.link_down(reason)
         session, self._session = self._session, None
         if session is not None:

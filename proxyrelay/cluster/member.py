@@ -22,7 +22,7 @@ from twisted.internet.endpoints import (
     UNIXClientEndpoint,
     wrapClientTLS,
 )
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -150,7 +150,8 @@ class Member:
     Args:
         config: The settings.
         relay: The rules of this relay, whose directory it becomes.
-        reactor: Connects, and runs the timers.
+        reactor: Connects to the engine.
+        clock: Time in seconds, and timers.
         stamps: When connections were accepted.
 
     Attributes:
@@ -170,7 +171,12 @@ class Member:
     _log = Logger()
 
     def __init__(
-        self, config: Config, relay: Relay, reactor: Any, stamps: Stamps
+        self,
+        config: Config,
+        relay: Relay,
+        reactor: Any,
+        clock: IReactorTime,
+        stamps: Stamps,
     ) -> None:
         cluster = config.cluster
         host = cluster.node or socket.gethostname().partition(".")[0]
@@ -182,12 +188,13 @@ class Member:
         self._config = config
         self._relay = relay
         self._reactor = reactor
+        self._clock = clock
         self._sentinel: SentinelEndpoint | None = None
         seal_keys = read_keys(cluster)
         read_password(cluster)
         self._seal = Seal(seal_keys)
         self.link = Link(
-            reactor,
+            clock,
             self._endpoint(cluster),
             LinkSettings(
                 self.name,
@@ -204,21 +211,21 @@ class Member:
         )
         if self._sentinel is not None:
             self._sentinel.moved = self.link.drop
-        bus = LinkBus(self.link, reactor)
+        bus = LinkBus(self.link, clock)
         issuer = config.auth.method or ""
         self.claims = Claims(
-            *(self.name, bus, relay, issuer, stamps, reactor.seconds),
+            *(self.name, bus, relay, issuer, stamps, clock.seconds),
             limit=_limit(config),
             serve_alone=cluster.without_engine == "serve",
         )
         self.node = Node(
             *(self.name, bus, relay, self.claims, self._seal, issuer),
-            reactor.seconds,
+            clock.seconds,
         )
         self._bus = bus
         self._heartbeats = (
-            Heartbeat(reactor, SWEEP_SECONDS, self.claims.tick),
-            Heartbeat(reactor, REAP_SECONDS, self._look_around),
+            Heartbeat(clock, SWEEP_SECONDS, self.claims.tick),
+            Heartbeat(clock, REAP_SECONDS, self._look_around),
         )
 
     def start(self) -> None:
@@ -271,7 +278,7 @@ class Member:
             return self._endpoint_of(Place(kind, host, port))
 
         self._sentinel = SentinelEndpoint(
-            self._reactor,
+            self._clock,
             [self._endpoint_of(each) for each in places],
             cluster.master,
             master,

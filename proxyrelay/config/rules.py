@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from proxyrelay.config import cluster
 from proxyrelay.config.model import (
     AUTHENTICATION_MARGIN_SECONDS,
     PROXYSTORE_RELAY,
@@ -52,6 +53,8 @@ _HTTPS_URL = re.compile(
 
 _LEVEL_HINT = "DEBUG, INFO, WARNING, ERROR or CRITICAL"
 
+_NAME_HINT = "a name of up to 64 letters, digits, dots, dashes and underscores"
+
 _HINTS: Mapping[tuple[str, ...], str] = {
     ("admin", "allowed_hosts"): 'a list of names, such as ["relay.example.org"]',
     ("admin", "listen"): (
@@ -69,6 +72,18 @@ _HINTS: Mapping[tuple[str, ...], str] = {
         "perhaps a port and a path, such as https://auth.globus.org"
     ),
     ("auth", "method"): '"globus", or nothing for a relay without authentication',
+    ("cluster", "engine"): (
+        '"unix:/path", "tcp:host:port" or "tls:host:port", such as '
+        '"unix:/run/redis/relay.sock"'
+    ),
+    ("cluster", "sentinels"): (
+        'a list of "tcp:host:port" or "tls:host:port", such as '
+        '["tls:a.example.org:26379"]'
+    ),
+    ("cluster", "master"): _NAME_HINT,
+    ("cluster", "node"): _NAME_HINT,
+    ("cluster", "prefix"): _NAME_HINT,
+    ("cluster", "without_engine"): '"serve" or "refuse"',
     ("limits", "trusted_proxies"): (
         'a list of networks, such as ["192.0.2.0/24", "2001:db8::1"], whose bits '
         "behind the prefix are 0"
@@ -146,6 +161,18 @@ def _listen(listen: str | None) -> str | None:
     return listen
 
 
+def _engine(text: str | None) -> str | None:
+    if text is not None:
+        cluster.place(text)
+    return text
+
+
+def _sentinels(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if any(cluster.place(text).kind == "unix" for text in texts):
+        raise ValueError("no address")
+    return texts
+
+
 def _networks(networks: tuple[str, ...]) -> tuple[str, ...]:
     Proxies(networks)
     return networks
@@ -155,6 +182,8 @@ _READ_AS: Mapping[tuple[str, ...], Callable[[Any], Any]] = {
     ("admin", "listen"): _listen,
     ("auth", "kwargs", "audience"): application_id,
     ("auth", "kwargs", "service_url"): _https_url,
+    ("cluster", "engine"): _engine,
+    ("cluster", "sentinels"): _sentinels,
     ("limits", "trusted_proxies"): _networks,
 }
 """Further conversion of values of the right type; raises `ValueError`."""
@@ -217,6 +246,7 @@ def problems(config: Config) -> Iterator[Finding]:
             ("admin", "listen"),
             "needs a token_file beside it: other machines reach this address",
         )
+    yield from cluster.problems(config.cluster, config.offers.shield)
 
 
 def warnings(config: Config) -> Iterator[Finding]:

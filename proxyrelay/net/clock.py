@@ -16,6 +16,11 @@ Clock = Callable[[], float]
 """Time in seconds: monotonic, or since 1970 for wall time."""
 
 
+def boottime() -> float:
+    """Seconds of a clock that runs on while the process or the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def use_monotonic_time(reactor: Any, seconds: Clock = time.monotonic) -> None:
     """Have a reactor of Twisted use another clock.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from socket import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import structs
 from twisted.application.service import MultiService
@@ -21,6 +21,7 @@ from proxyrelay import __version__
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config, Offers
 from proxyrelay.net import addresses, certificates, listening
+from proxyrelay.net.clock import boottime
 from proxyrelay.net.process import Heap
 from proxyrelay.net.repeat import Repeat
 from proxyrelay.net.timers import Heartbeat
@@ -35,11 +36,15 @@ from proxyrelay.service.ports import ClientPorts
 from proxyrelay.switchboard.delivery import PARTED
 from proxyrelay.switchboard.events import ForwardObserver, Observer
 from proxyrelay.switchboard.offers import Offer
+from proxyrelay.switchboard.peer import Peer
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.crossing import Crossing
 from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
+
+if TYPE_CHECKING:
+    from proxyrelay.cluster.member import Member
 
 log = Logger(namespace="proxyrelay")
 
@@ -67,6 +72,7 @@ class RelayService(MultiService):
         ports: Accept the connections.
         pseudonyms: Spelling of users and addresses in all output.
         drained: Called when draining begins. It may be set.
+        member: Its part in a cluster; None if it is alone.
 
     Raises:
         StartError: The port cannot be listened on.
@@ -115,6 +121,7 @@ class RelayService(MultiService):
             self.pseudonyms,
             kind=kind,
         )
+        self.member = self._new_member()
         self._contexts = None if pair is None else TlsContexts(pair)
         self._census = Repeat(
             self._list_clients, clock, "the list of clients has stopped"
@@ -134,6 +141,16 @@ class RelayService(MultiService):
             self._contexts,
             reactor,
         )
+
+    def _new_member(self) -> Member | None:
+        """Build this relay's part in its cluster; None if it is alone."""
+        if not self.config.cluster.is_set:
+            return None
+        from proxyrelay.cluster.member import Member  # noqa: PLC0415 - an extra
+
+        self.factory.boottime = boottime
+        relay = self.factory.relay
+        return Member(self.config, relay, self._reactor, self._clock, _accepted_at)
 
     @property
     def state(self) -> RelayState:
@@ -180,6 +197,8 @@ class RelayService(MultiService):
         self.factory.apply(config)
         self.log_observer.verbose = config.logging.default_level == "DEBUG"
         self._apply_offers(config.offers)
+        if self.member is not None:
+            self.member.apply(config)
         self._census.every(config.logging.current_client_interval)
 
     def use_certificate(self, pair: certificates.KeyPair) -> None:
@@ -202,7 +221,7 @@ class RelayService(MultiService):
             authenticator.start()
 
     def _apply_offers(self, offers: Offers) -> None:
-        if self.state >= RelayState.DRAINING:
+        if self.state >= RelayState.DRAINING and self.member is None:
             offers = structs.replace(offers, hold=0)  # no client comes back here
         self.factory.relay.broker.settings = offers
         self._crossing.change(_crossing_seconds(offers))
@@ -225,6 +244,8 @@ class RelayService(MultiService):
             self._audit.started()
         self._census.every(self.config.logging.current_client_interval)
         self._sweep.start()
+        if self.member is not None:
+            self.member.start()
         self._reactor.callWhenRunning(self._announce)
         self._reactor.callWhenRunning(self.factory.authenticator.start)
 
@@ -269,8 +290,11 @@ class RelayService(MultiService):
                 event="no_successor",
             )
         self._drain = Drain(self.factory, self._clock, self.config.drain_max, self._end)
-        # A peer that is not here may be connected to the other relay.
-        self.factory.relay.undelivered.unknown_text = PARTED
+        if self.member is None:
+            # A peer that is not here may be connected to the other relay.
+            self.factory.relay.undelivered.unknown_text = PARTED
+        else:
+            self.member.is_draining = True
         self._apply_offers(self.config.offers)
 
     def _end(self) -> None:
@@ -301,10 +325,16 @@ class RelayService(MultiService):
             self.ports.stop()
         # As long as there are clients, there are offers.
         self._crossing.stop()
+        if self.member is not None:
+            await self.member.stop()
         if self._audit is not None:
             self._audit.stopped()
             self._audit = None
         log.info("stopped", event="stopped")
+
+
+def _accepted_at(peer: Peer) -> float:
+    return cast(RelayProtocol, peer).accepted_at
 
 
 def _crossing_seconds(offers: Offers) -> float:

@@ -28,7 +28,9 @@ from proxyrelay.service.relay_service import RelayService
 FIXED = (
     *("host", "port", "reuse_port", "auth.method", "logging.log_dir"),
     *("logging.audit_log", "logging.privacy", "logging.privacy_key_file"),
-    "admin.listen",
+    *("admin.listen", "cluster.engine", "cluster.sentinels", "cluster.master"),
+    *("cluster.database", "cluster.prefix", "cluster.node", "cluster.lease"),
+    *("cluster.ca_file", "cluster.client_certfile", "cluster.client_keyfile"),
 )
 """Settings that need a restart. The method of authentication is among them, since the
 connected clients would keep their users: one that comes back would find its UUID in the

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from proxyrelay.auth import Authenticator
 from proxyrelay.config import Config
 from proxyrelay.net.accept import AcceptGate
+from proxyrelay.net.clock import Clock
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.proxy_header import ProxyHeaderFactory
 from proxyrelay.net.write_batch import WriteBatch
@@ -43,6 +44,7 @@ class RelayFactory(WebSocketServerFactory):
 
     Attributes:
         registry: The registered connection of each UUID.
+        boottime: Dates new connections, in seconds; None without a cluster.
         connections: All connections, registered or not.
         outbox: Collects what is sent while a read is processed.
         gate: Stops accepting while there is no room.
@@ -68,6 +70,7 @@ class RelayFactory(WebSocketServerFactory):
         super().__init__(server="proxyrelay", reactor=clock)
         self.relay = relay
         self.registry = relay.registry
+        self.boottime: Clock | None = None
         self.authenticator = authenticator
         self.observer = observer
         self.clock = clock

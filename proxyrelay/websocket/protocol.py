@@ -48,6 +48,8 @@ class RelayProtocol(UpstreamProtocol):
         flow_class: Class of its flow control; a subclass may count.
         phase: Set by `Lifecycle.enter` alone.
         origin: All that is known of the client's address.
+        accepted_at: Seconds of the machine's clock; 0 without a cluster.
+        awaits_claim: Whether other relays have not decided on its UUID yet.
         slowed: Whether the client was ever over its rate.
     """
 
@@ -56,6 +58,7 @@ class RelayProtocol(UpstreamProtocol):
     user: User = ANONYMOUS
     registration: Registration | None = None
     awaits_claim = False
+    accepted_at = 0.0
     address: str
     arrival: int
     phase = Phase.GONE
@@ -163,6 +166,8 @@ class RelayProtocol(UpstreamProtocol):
         super().connectionMade()
         self.flow = self.flow_class(self, self.factory.flows)
         self.factory.connections.add(self)
+        if self.factory.boottime is not None:
+            self.accepted_at = self.factory.boottime()
         self.transport.registerProducer(self.flow, True)
         secure = ISSLTransport.providedBy(self.transport)
         self._enter(Phase.TLS_HANDSHAKE if secure else Phase.OPENING)

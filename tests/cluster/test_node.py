@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.cluster.bus import hashed_user
 from proxyrelay.config import Offers
+from proxyrelay.errors import TryAgainLater
 from proxyrelay.switchboard import delivery
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from tests.cluster.fake import FakeEngine, FakeNode, StockClient, settle
@@ -333,6 +334,24 @@ class ClaimTests(NodeTestCase):
         self.settle()
         self.assertIsNone(newer.closed)
         self.assertEqual(self.engine.records[A]["connection"], newer.arrival)
+
+    def test_kick_that_overtakes_an_acceptance_is_not_lost(self) -> None:
+        old = self.connecting(A, 0)
+        bus = self.nodes[0].bus
+        bus.step()  # accepted; the reply is on its way
+        self.engine.now += 1
+        new = self.connecting(A, 1)
+        self.nodes[1].bus.step()
+        bus.events.rotate(1)
+        self.settle()
+        self.assertEqual((old.closed and old.closed[0], new.closed), (4004, None))
+
+    def test_claim_of_a_client_that_is_refused_meanwhile_lets_it_close(self) -> None:
+        client = self.connecting(A, 0)
+        self.nodes[0].relay.refuse(client, TryAgainLater("too late"))
+        self.assertFalse(client.awaits)
+        self.settle()
+        self.assertFalse(client.accepted)
 
     def test_older_connection_that_is_decided_later_is_superseded(self) -> None:
         self.engine.now += 10

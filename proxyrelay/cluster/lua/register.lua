@@ -39,7 +39,7 @@ elseif others then
 end
 
 local user_key = prefix .. ':c:' .. user
-if tonumber(limit) > 0 and not redis.call('ZSCORE', user_key, uuid) then
+if mode == 'new' and tonumber(limit) > 0 and not redis.call('ZSCORE', user_key, uuid) then
   redis.call('ZREMRANGEBYSCORE', user_key, '-inf', time[1] - RECORD_SECONDS)
   if redis.call('ZCARD', user_key) >= tonumber(limit) then
     return {'FULL'}
