@@ -109,11 +109,13 @@ class Query(Envelope, tag="query"):
 
     Attributes:
         number: Number of the question at the asking node.
+        time: When it was asked, in microseconds of the engine's clock.
         what: A word of `proxyrelay.cluster.queries`; to others there is no report.
         uuid: The client to disconnect, or nothing.
     """
 
     number: int
+    time: int
     what: str
     uuid: str = ""
 
