@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # For example: make unit TESTS=tests.test_relay
 TESTS ?= tests
-# Processes that the tests run in.
-JOBS ?= 2
+# Processes that the tests run in; some tests wait, so one more than cores.
+JOBS ?= 3
 # For example: make conformance PYTHON27=/opt/python2.7/bin/python2.7
 PYTHON27 ?=
 # For example: make proxystore-tests PROXYSTORE=../proxystore

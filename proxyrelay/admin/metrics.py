@@ -34,8 +34,7 @@ from proxyrelay.switchboard import events
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import LeaveReason
-from proxyrelay.websocket.lifecycle import Phase
-from proxyrelay.websocket.state import RelayState
+from proxyrelay.websocket.state import Phase, RelayState
 
 
 def _globus(read: Callable[[GlobusAuthenticator], Any]) -> Callable[[View], Any]:
