@@ -67,6 +67,7 @@ class Connection(Protocol):
     flow: FlowControl
     origin: Origin[Any]
     transport: Any
+    awaits_claim: bool
 
     @property
     def request_is_whole(self) -> bool:
