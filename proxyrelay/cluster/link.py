@@ -331,7 +331,7 @@ class Link:
             try:
                 session: Deferred[str] = Deferred()
                 self._session = session
-                opening = Deferred.fromCoroutine(self._open())
+                opening = Deferred.fromCoroutine(self._open(session))
                 await opening.addTimeout(CONNECT_SECONDS, self._clock)
                 failures = 0
                 await session
@@ -343,16 +343,21 @@ class Link:
                 seconds = wait(failures)
                 if isinstance(error, Refused):
                     seconds = REFUSED_SECONDS
+            except CancelledError:
+                raise
+            except Exception:
+                self._log.failure("the link to the engine failed")
+                seconds = REFUSED_SECONDS
             finally:
                 self.drop("the engine was not ready in time")
             if not self._is_stopped:
                 await deferLater(self._clock, seconds)
 
-    async def _open(self) -> None:
+    async def _open(self, session: Deferred[str]) -> None:
         self._samples.clear()
-        await self._connect(_Commands(self.drop))
+        await self._connect(session, _Commands(self.drop))
         await self._load_scripts()
-        inbox = await self._connect(_Inbox(self.drop, self._received))
+        inbox = await self._connect(session, _Inbox(self.drop, self._received))
         await inbox.execute_command("SUBSCRIBE", self._inbox_of(self._settings.node))
         is_lost = await self._take_lease()
         self._heard = self._boottime()
@@ -361,8 +366,13 @@ class Link:
         self._log.info("the link to the engine is ready")
         self._observer.link_ready(is_lost)
 
-    async def _connect(self, connection: _Commands) -> _Commands:
+    async def _connect(
+        self, session: Deferred[str], connection: _Commands
+    ) -> _Commands:
         await self._endpoint.connect(Factory.forProtocol(lambda: connection))
+        if self._session is not session:
+            connection.transport.abortConnection()
+            raise NotSent("the other connection was lost")
         self._connections.append(connection)
         settings, run = self._settings, connection.execute_command
         try:
