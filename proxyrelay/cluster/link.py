@@ -26,7 +26,7 @@ from twisted.internet.defer import (
     gatherResults,
 )
 from twisted.internet.defer import TimeoutError as Late
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
@@ -60,6 +60,10 @@ SCRIPTS = (
 
 WRONG_ENGINE = ("READONLY", "LOADING", "MASTERDOWN")
 """Errors of an engine that is not, or not yet, a master."""
+
+UNREACHABLE = (ConnectError, ConnectingCancelledError, EngineLost, Late)
+"""Errors of an engine that does not answer. An endpoint has its own error for a
+connection that is given up."""
 
 PROBE = b"probe\n"
 
@@ -336,8 +340,8 @@ class Link:
                 failures = 0
                 await session
                 seconds = 0.0
-            except (ConnectError, EngineLost, NotSent, NoReply, Late) as error:
-                if not failures:
+            except (*UNREACHABLE, NotSent, NoReply) as error:
+                if not failures and not self._is_stopped:
                     self._log.warn("the engine cannot be reached: {error}", error=error)
                 failures += 1
                 seconds = wait(failures)
