@@ -283,8 +283,9 @@ class Link:
             connection.transport.abortConnection()
         if was_ready:
             if not self._is_stopped:
-                text = "the link to the engine is down: {reason}"
-                self._log.warn(text, reason=reason)
+                self._log.warn(
+                    "the link to the engine is down: {reason}", reason=reason
+                )
             self._observer.link_down(reason)
         session, self._session = self._session, None
         if session is not None:

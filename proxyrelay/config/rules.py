@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from proxyrelay.config import cluster
+from proxyrelay.config.cluster import place
+from proxyrelay.config.cluster import problems as cluster_problems
 from proxyrelay.config.model import (
     AUTHENTICATION_MARGIN_SECONDS,
     PROXYSTORE_RELAY,
@@ -163,12 +164,12 @@ def _listen(listen: str | None) -> str | None:
 
 def _engine(text: str | None) -> str | None:
     if text is not None:
-        cluster.place(text)
+        place(text)
     return text
 
 
 def _sentinels(texts: tuple[str, ...]) -> tuple[str, ...]:
-    if any(cluster.place(text).kind == "unix" for text in texts):
+    if any(place(text).kind == "unix" for text in texts):
         raise ValueError("no address")
     return texts
 
@@ -246,7 +247,7 @@ def problems(config: Config) -> Iterator[Finding]:
             ("admin", "listen"),
             "needs a token_file beside it: other machines reach this address",
         )
-    yield from cluster.problems(config.cluster, config.offers.shield)
+    yield from cluster_problems(config.cluster, config.offers.shield)
 
 
 def warnings(config: Config) -> Iterator[Finding]:
