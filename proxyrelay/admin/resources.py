@@ -7,6 +7,8 @@
     GET  /metrics                   for Prometheus
     GET  /livez  /readyz            for supervisors and load balancers
     GET  /status  /clients          JSON
+    GET  /cluster                   JSON, of all nodes of a cluster
+    GET  /cluster/clients           JSON, likewise
     GET  /history?since=<time>      JSON
     GET  /events?since=<number>     JSON
     POST /drain  /reload            JSON
@@ -17,24 +19,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from proxyrelay.admin import nodes
 from proxyrelay.admin.access import Access
 from proxyrelay.admin.control import Reloadable, ReloadOutcome
 from proxyrelay.admin.history import FIELDS, SAMPLE_INTERVAL_SECONDS, History
 from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import Metrics
 from proxyrelay.admin.recent_events import RecentEvents
-from proxyrelay.admin.report import Client
+from proxyrelay.admin.report import Clients, FarClients
 from proxyrelay.admin.site import (
     HEADERS,
     PLAIN_TEXT,
@@ -43,10 +48,13 @@ from proxyrelay.admin.site import (
     encode_json,
 )
 from proxyrelay.admin.view import View
-from proxyrelay.errors import Disconnected
 from proxyrelay.net import addresses
 from proxyrelay.switchboard.events import Operator, WrongAdminToken
 from proxyrelay.switchboard.messages import canonical_uuid
+
+if TYPE_CHECKING:
+    from proxyrelay.cluster.member import Member
+    from proxyrelay.cluster.queries import Answers
 
 PAGE = Path(__file__).parent / "page"
 """The page and its files."""
@@ -125,6 +133,8 @@ class Root(Resource):
             "/metrics": _Route(self._send_metrics),
             "/status": _Route(lambda asked: asked.json(view.status())),
             "/clients": _Route(self._list_clients),
+            "/cluster": _Route(self._ask_nodes),
+            "/cluster/clients": _Route(self._ask_clients),
             "/history": _Route(self._send_history),
             "/events": _Route(self._send_events),
             "/drain": _Route(self._drain, "POST"),
@@ -135,19 +145,25 @@ class Root(Resource):
         """Answer a request, if the caller may make it."""
         for name, value in HEADERS.items():
             request.setHeader(name, value)
-        try:
-            answer = self._answer(request)
-        except _Trouble as trouble:
-            status, text = trouble.args
-            answer = request.json({"error": text}, status)
-        except Exception:
-            self._log.failure("a request to the private listener failed")
-            status = HTTPStatus.INTERNAL_SERVER_ERROR
-            answer = request.json({"error": "see the log of the relay"}, status)
+        answer = self._guarded(request, partial(self._answer, request))
         if request.method == b"HEAD" and isinstance(answer, bytes):
             request.setHeader("Content-Length", str(len(answer)))
             return b""
         return answer
+
+    def _guarded(
+        self, request: PrivateRequest, answer: Callable[[], bytes | int]
+    ) -> bytes | int:
+        """An answer, or an error in its place."""
+        try:
+            return answer()
+        except _Trouble as trouble:
+            status, text = trouble.args
+            return request.json({"error": text}, status)
+        except Exception:
+            self._log.failure("a request to the private listener failed")
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            return request.json({"error": "see the log of the relay"}, status)
 
     def _answer(self, request: PrivateRequest) -> bytes | int:
         if not self._access.knows(request.header("host")):
@@ -204,7 +220,8 @@ class Root(Resource):
     def _send_readiness(self, request: PrivateRequest) -> bytes:
         obstacles = self._view.obstacles()
         status = HTTPStatus.SERVICE_UNAVAILABLE if obstacles else HTTPStatus.OK
-        return request.text("\n".join([*(obstacles or ["ok"]), ""]), status)
+        degraded = (f"degraded: {reason}" for reason in self._view.degraded)
+        return request.text("\n".join([*(obstacles or ["ok"]), *degraded, ""]), status)
 
     def _send_metrics(self, request: PrivateRequest) -> bytes:
         text, kind = self._metrics.text(request.header("accept") or "")
@@ -212,11 +229,8 @@ class Root(Resource):
         return text
 
     def _list_clients(self, request: PrivateRequest) -> int:
-        request.setHeader("Content-Type", "application/json")
         total = len(self._view.factory.registry)
-        pieces = _listed(total, self._view.clients())
-        request.registerProducer(PieceProducer(request, pieces), False)
-        return NOT_DONE_YET
+        return _send_pieces(request, Clients(total, []), self._view.clients())
 
     def _send_history(self, request: PrivateRequest) -> bytes:
         return request.json(
@@ -230,6 +244,51 @@ class Root(Resource):
     def _send_events(self, request: PrivateRequest) -> bytes:
         events = self._events.since(int(_since(request)))
         return request.json({"events": events, "last": self._events.last})
+
+    # -- asking the other nodes
+
+    def _member(self) -> Member:
+        member = self._view.member
+        if member is None:
+            raise _Trouble(HTTPStatus.NOT_FOUND, "this relay is in no cluster")
+        return member
+
+    def _ask_nodes(self, request: PrivateRequest) -> int:
+        member = self._member()
+        return self._answer_later(
+            request,
+            member.queries.ask_nodes,
+            lambda found: request.json(nodes.nodes(member, found)),
+        )
+
+    def _ask_clients(self, request: PrivateRequest) -> int:
+        member = self._member()
+
+        def answer(found: Answers) -> int:
+            head = nodes.clients(member, found)
+            return _send_pieces(request, head, nodes.rows(found, self._view.wall()))
+
+        return self._answer_later(request, member.queries.ask_clients, answer)
+
+    def _answer_later(
+        self,
+        request: PrivateRequest,
+        ask: Callable[[Callable[[Answers], None]], None],
+        answer: Callable[[Answers], bytes | int],
+    ) -> int:
+        gone: list[Failure] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        def found(answers: Answers) -> None:
+            if gone:
+                return
+            body = self._guarded(request, partial(answer, answers))
+            if isinstance(body, bytes):
+                request.write(body)
+                request.finish()
+
+        ask(found)
+        return NOT_DONE_YET
 
     # -- acting
 
@@ -264,24 +323,55 @@ class Root(Resource):
             raise _Trouble(HTTPStatus.CONFLICT, done.detail)
         return request.json({"ok": True, "detail": done.detail})
 
-    def _disconnect(self, request: PrivateRequest, uuid: str) -> bytes:
-        factory = self._view.factory
+    def _disconnect(self, request: PrivateRequest, uuid: str) -> bytes | int:
         try:
             uuid = canonical_uuid(uuid)
         except ValueError:
             raise _Trouble(HTTPStatus.NOT_FOUND, "this is no UUID") from None
-        peer = factory.registry.get(uuid)
-        if peer is None:
+        relay, member = self._view.factory.relay, self._view.member
+        peer = relay.disconnect(uuid, self._caller(request))
+        if peer is not None:
+            self._events.note("disconnected", f"{uuid} at {peer.address}")
+            return request.json(
+                {"ok": True, "detail": f"{uuid} is {DISCONNECT_EFFECT}"}
+            )
+        if member is None:
             raise _Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
         self._report(request, "disconnect", uuid)
-        factory.relay.refuse(peer, Disconnected())
-        self._events.note("disconnected", f"{uuid} at {peer.address}")
-        return request.json({"ok": True, "detail": f"{uuid} is {DISCONNECT_EFFECT}"})
+        return self._answer_later(
+            request,
+            partial(member.queries.disconnect, uuid),
+            partial(self._disconnected, request, uuid),
+        )
+
+    def _disconnected(
+        self, request: PrivateRequest, uuid: str, found: Answers
+    ) -> bytes:
+        for report in found.reports:
+            if report.is_done:
+                self._events.note("disconnected", f"{uuid} at node {report.node!a}")
+                detail = f"{uuid} at node {report.node!a} is {DISCONNECT_EFFECT}"
+                return request.json({"ok": True, "detail": detail})
+        if not found.silent:
+            raise _Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
+        raise _Trouble(
+            HTTPStatus.GATEWAY_TIMEOUT,
+            f"{uuid} is at no node that replies; silent: {', '.join(found.silent)}",
+        )
 
 
-def _listed(total: int, batches: Iterator[list[Client]]) -> Iterator[bytes]:
-    """The body of ``/clients`` in pieces."""
-    yield b'{"total":%d,"clients":[' % total
+def _send_pieces(
+    request: PrivateRequest, head: Clients | FarClients, batches: Iterable[list[Any]]
+) -> int:
+    """Send a list of clients, batch by batch, at the end of its head."""
+    request.setHeader("Content-Type", "application/json")
+    pieces = _listed(encode_json(head).removesuffix(b"]}"), batches)
+    request.registerProducer(PieceProducer(request, pieces), False)
+    return NOT_DONE_YET
+
+
+def _listed(head: bytes, batches: Iterable[list[Any]]) -> Iterator[bytes]:
+    yield head
     comma = b""
     for batch in filter(None, batches):
         yield comma + b",".join(map(encode_json, batch))

@@ -27,6 +27,7 @@ from proxyrelay.cluster.bus import Done, NoReply, NotSent
 from proxyrelay.cluster.claims import Claims, Stamps
 from proxyrelay.cluster.link import Link, LinkSettings
 from proxyrelay.cluster.node import Node
+from proxyrelay.cluster.queries import Facts, Queries
 from proxyrelay.cluster.seal import Seal
 from proxyrelay.cluster.sentinel import SentinelEndpoint
 from proxyrelay.config import Config
@@ -119,12 +120,15 @@ class Member:
         reactor: Connects to the engine.
         clock: Time in seconds, and timers.
         stamps: When connections were accepted.
+        shown_user: Spells a user as logs do.
 
     Attributes:
         name: Name of this node, with its incarnation.
         link: The link to the engine.
         claims: The UUIDs of this node.
         node: Messages of this node.
+        queries: Questions of operators to all nodes.
+        is_ready: Whether new clients are served. It may be replaced.
         is_excluded: Whether other nodes know users in another way, so that this one
             stays alone.
         engine_seconds: Time that the engine has taken for all calls.
@@ -143,12 +147,14 @@ class Member:
         reactor: Any,
         clock: IReactorTime,
         stamps: Stamps,
+        shown_user: Callable[[str], str] = str,
     ) -> None:
         cluster = config.cluster
         host = cluster.node or socket.gethostname().partition(".")[0]
         self.name = f"{host}:{secrets.token_hex(4)}"
         self.is_excluded = False
         self.is_draining = False
+        self.is_ready: Callable[[], bool] = lambda: not self.is_draining
         self.engine_seconds = 0.0
         self.calls = 0
         self._config = config
@@ -187,9 +193,18 @@ class Member:
             *(self.name, bus, relay, self.claims, self._seal, issuer),
             clock.seconds,
         )
+        self.queries = Queries(
+            *(self.name, bus, relay, self.claims.say, clock.seconds),
+            facts=self._facts,
+            shown_user=shown_user,
+            is_sealed=lambda: bool(self._seal.fingerprints),
+        )
+        self.node.further = self.queries.received
+        self._started = clock.seconds()
         self._bus = bus
         self._heartbeats = (
             Heartbeat(clock, SWEEP_SECONDS, self.claims.tick),
+            Heartbeat(clock, SWEEP_SECONDS, self.queries.tick),
             Heartbeat(clock, REAP_SECONDS, self._look_around),
         )
 
@@ -234,6 +249,23 @@ class Member:
         self.claims.limit = _limit(config)
         self.claims.serve_alone = cluster.without_engine == "serve"
         self.link.change(cluster.call_timeout)
+
+    @property
+    def peers(self) -> dict[str, NodeInfo | None]:
+        """The other nodes, as they were seen last; None without a lease."""
+        return {
+            name: _node_info(lease)
+            for name, lease in self.queries.seen.items()
+            if name != self.name
+        }
+
+    def _facts(self) -> Facts:
+        return Facts(
+            self._clock.seconds() - self._started,
+            len(self.claims.unsynced),
+            self.is_ready(),
+            self.is_draining,
+        )
 
     # -- the engine
 
@@ -295,7 +327,10 @@ class Member:
         self._bus.call(self._joined, "nodes")
 
     def _joined(self, reply: Any) -> None:
-        if isinstance(reply, Exception) or not self._agrees(reply):
+        if isinstance(reply, Exception):
+            return
+        self.queries.note(reply)
+        if not self._agrees(reply):
             return
         self.claims.assert_all()
         self.node.resume()
@@ -326,6 +361,7 @@ class Member:
     def _reap(self, reply: Any) -> None:
         if isinstance(reply, Exception):
             return
+        self.queries.note(reply)
         dead = [
             name.decode()
             for name, info in zip(reply[::2], reply[1::2], strict=True)
@@ -359,10 +395,7 @@ class Member:
         """Compare the settings of this node with those of the others."""
         mine = msgspec.json.decode(self._info(), type=NodeInfo)
         for name, text in zip(reply[::2], reply[1::2], strict=True):
-            try:
-                other = msgspec.json.decode(text or b"null", type=NodeInfo | None)
-            except msgspec.MsgspecError:
-                continue
+            other = _node_info(text)
             if other is None or name.decode() == self.name:
                 continue
             shared = set(mine.keys) & set(other.keys) or mine.keys == other.keys
@@ -381,6 +414,14 @@ class Member:
                     "node {node} has other settings in [offers]", node=name.decode()
                 )
         return True
+
+
+def _node_info(lease: bytes) -> NodeInfo | None:
+    """Read the text of a lease; None without one, or if it is of another kind."""
+    try:
+        return msgspec.json.decode(lease or b"null", type=NodeInfo | None)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _limit(config: Config) -> int:

@@ -35,6 +35,9 @@ GONE = "gone"
 ANSWER = "answer"
 """Reason for an answer that its receiver does not get."""
 
+REASONS = frozenset({GONE, ANSWER, *(why.name.lower() for why in BounceReason)})
+"""Reasons of a `codec.Returned`. Any other one counts as ``silent``."""
+
 
 @dataclass
 class FarSender:
@@ -71,6 +74,7 @@ class Node:
         forwards: Offers passed on, by the engine's reply.
         returns: Offers and answers that other nodes sent back, by reason.
         ignored: Messages without effect: repeated, too late, or malformed.
+        further: Called with each envelope that is about no offer and no claim.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Node:
         self.forwards: dict[str, int] = {}
         self.returns: dict[str, int] = {}
         self.ignored = 0
+        self.further: Callable[[codec.Query | codec.Report], None] = ignore
         self._name = name
         self._bus = bus
         self._relay = relay
@@ -275,6 +280,8 @@ class Node:
             self._claims.asked(message)
         elif isinstance(message, codec.Confirmation):
             self._claims.told(message)
+        elif isinstance(message, codec.Query | codec.Report):
+            self.further(message)
 
     def _offered(self, head: codec.ForClient, message: codec.Offered) -> None:
         relay = self._relay
@@ -352,6 +359,8 @@ class Node:
 
     def _returned(self, message: codec.Returned) -> None:
         reason = message.reason
+        if reason not in REASONS:
+            reason = BounceReason.SILENT.value
         self.returns[reason] = self.returns.get(reason, 0) + 1
         if reason == ANSWER:
             self._answer_returned(message)
@@ -360,8 +369,7 @@ class Node:
         if offer is None or offer.waits:
             return
         if reason != GONE:
-            why = BounceReason.__members__.get(reason.upper(), BounceReason.SILENT)
-            self._relay.undelivered.bounce(offer, why)
+            self._relay.undelivered.bounce(offer, BounceReason[reason.upper()])
         elif offer.is_sent_again:
             # Wrong records would send it in circles.
             self._relay.broker.await_arrival(offer, message.text)

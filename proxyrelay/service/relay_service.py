@@ -150,7 +150,10 @@ class RelayService(MultiService):
 
         self.factory.boottime = boottime
         relay = self.factory.relay
-        return Member(self.config, relay, self._reactor, self._clock, _accepted_at)
+        return Member(
+            *(self.config, relay, self._reactor, self._clock, _accepted_at),
+            self.pseudonyms.user,
+        )
 
     @property
     def state(self) -> RelayState:

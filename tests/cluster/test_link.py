@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.trial.unittest import TestCase
+from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from proxyrelay.cluster.bus import NoReply, NotSent
-from proxyrelay.cluster.link import Link, LinkSettings
+from proxyrelay.cluster.link import CONNECT_SECONDS, Link, LinkSettings
 from tests.support.engine import Engine
 
 reactor: Any = _reactor
@@ -53,6 +56,49 @@ class Recorder:
 
     def replied(self, seconds: float) -> None:
         """Ignore it."""
+
+
+class DeafEndpoint:
+    """An engine that does not answer.
+
+    Attributes:
+        calls: Number of attempts.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def connect(self, _: object) -> Deferred[IProtocol]:
+        self.calls += 1
+        return Deferred(self._give_up)
+
+    def _give_up(self, connecting: Deferred[IProtocol]) -> None:
+        # As Twisted's endpoints do it.
+        connecting.errback(ConnectingCancelledError(None))
+
+
+class DeafEngineTests(SynchronousTestCase):
+    """Without a reply to the attempt to connect."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.engine = DeafEndpoint()
+        settings = LinkSettings("n1", "relay:1", 6.0, 0.5)
+        endpoint = cast(IStreamClientEndpoint, self.engine)
+        self.link = Link(self.clock, endpoint, settings, Recorder())
+        self.link.start()
+
+    def test_attempt_without_an_end_is_given_up_and_repeated(self) -> None:
+        self.clock.advance(CONNECT_SECONDS)
+        self.clock.advance(1)
+        self.assertEqual(self.engine.calls, 2)
+        self.link.stop()
+
+    def test_stop_during_an_attempt_ends_the_link(self) -> None:
+        self.link.stop()
+        self.clock.advance(CONNECT_SECONDS)
+        self.assertEqual(self.engine.calls, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class LinkTestCase(TestCase):

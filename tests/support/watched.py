@@ -17,6 +17,7 @@ from proxyrelay.admin.listener import AdminService, Instrumentation
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Admin, Config, Offers, Secret
+from proxyrelay.config.cluster import Cluster
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import Inspection
 from proxyrelay.service.relay_service import RelayService
@@ -151,7 +152,14 @@ class WatchedTestCase(SynchronousTestCase):
             service.startService()
         self.addCleanup(self.stop)
 
+    def serve_in_cluster(self, **settings: Any) -> None:
+        """Start it in a cluster whose engine is not there."""
+        cluster = Cluster(engine="unix:/nowhere", node="n1", **settings)
+        self.serve(Config(offers=AT_ONCE, cluster=cluster))
+
     def stop(self) -> None:
+        if self.relay.member is not None:
+            self.relay.member.link.ready = False  # a test may have said otherwise
         self.relay.factory.abort_all()
         for connection in list(self.relay.factory.connections):
             connection.connectionLost()
