@@ -1,9 +1,9 @@
 """The link of a node to the engine: one connection for commands, one for the inbox.
 
 A call is sent only while the link is ready: both connections are up, the scripts are
-loaded, the inbox is subscribed, the lease is taken. A call without a reply in time
-drops both connections, since later replies could not be told apart. It may still be
-carried out: the engine reads what it has got. No later call is.
+loaded, the inbox is subscribed, the lease is taken, the other nodes fit. A call without
+a reply in time drops both connections, since later replies could not be told apart. The
+engine may still carry it out, if it has got it by then. No later call waits for it.
 """
 
 from __future__ import annotations
@@ -100,6 +100,13 @@ class LinkSettings(msgspec.Struct, frozen=True):
 
 class LinkObserver(Protocol):
     """Hears of the link."""
+
+    def admits(self, nodes: list[bytes]) -> bool:
+        """Tell whether this node may join others; else the link tries again later.
+
+        Args:
+            nodes: Names and texts of the leases in turn, the own one among them.
+        """
 
     def link_ready(self, is_lost: bool) -> None:
         """Calls may be made.
@@ -413,6 +420,9 @@ class Link:
         inbox = await self._connect(_Inbox(self._lost, self._received), session)
         await self._ask(inbox, "SUBSCRIBE", self._inbox_of(self._settings.node))
         is_lost = await self._take_lease()
+        if not self._observer.admits(await self._call("nodes", ())):
+            await self._call("leave", (self._settings.node,))
+            raise Refused("this relay stays alone")
         self._heard = self._boottime()
         self.ready = True
         self.connects += 1

@@ -162,6 +162,7 @@ class Member:
         self._reactor = reactor
         self._clock = clock
         self._sentinel: SentinelEndpoint | None = None
+        self._terms: dict[str, str] = {}
         self._files = files.read(cluster)
         self._seal = Seal(self._files.keys)
         self.link = Link(
@@ -313,8 +314,12 @@ class Member:
         return msgspec.json.encode(
             NodeInfo(
                 __version__,
-                _fingerprint(config.auth.method, kwargs.audience),
-                _fingerprint(offers.crossing > 0, offers.answer_timeout),
+                _fingerprint(
+                    config.auth.method, config.auth.method and kwargs.service_url
+                ),
+                _fingerprint(
+                    kwargs.audience, offers.crossing > 0, offers.answer_timeout
+                ),
                 self._seal.fingerprints,
                 self.is_draining,
             )
@@ -322,16 +327,43 @@ class Member:
 
     # -- what the link tells
 
+    def admits(self, nodes: list[bytes]) -> bool:
+        """Compare the settings of this node with those of the others."""
+        self.queries.note(nodes)
+        mine = msgspec.json.decode(self._info(), type=NodeInfo)
+        terms = {}
+        for name, text in zip(nodes[::2], nodes[1::2], strict=True):
+            other, node = _node_info(text), name.decode("ascii", "replace")
+            if other is None or node == self.name:
+                continue
+            shared = set(mine.keys) & set(other.keys) or mine.keys == other.keys
+            if other.identity != mine.identity or not shared:
+                self._stay_alone(node, "[auth]" if shared else "key_file")
+                return False
+            terms[node] = other.terms
+        self.is_excluded = False
+        for node, theirs in terms.items():
+            if theirs != mine.terms and self._terms.get(node) != theirs:
+                self._log.warn(
+                    "node {node!a} has other settings in [auth] or [offers]",
+                    event="cluster_differs",
+                    node=node,
+                )
+        self._terms = terms
+        return True
+
+    def _stay_alone(self, node: str, what: str) -> None:
+        if not self.is_excluded:
+            self._log.error(
+                "this relay stays alone: {what} of node {node!a} differs from its own",
+                event="cluster_alone",
+                what=what,
+                node=node,
+            )
+        self.is_excluded = True
+
     def link_ready(self, is_lost: bool) -> None:  # noqa: ARG002
         """Assert all registrations, and pass on what has waited."""
-        self._bus.call(self._joined, "nodes")
-
-    def _joined(self, reply: Any) -> None:
-        if isinstance(reply, Exception):
-            return
-        self.queries.note(reply)
-        if not self._agrees(reply):
-            return
         self.claims.assert_all()
         self.node.resume()
 
@@ -390,30 +422,6 @@ class Member:
                 self._check_held(reply[0])
 
         self._bus.call(correct, "held", self.name, cursor)
-
-    def _agrees(self, reply: list[bytes]) -> bool:
-        """Compare the settings of this node with those of the others."""
-        mine = msgspec.json.decode(self._info(), type=NodeInfo)
-        for name, text in zip(reply[::2], reply[1::2], strict=True):
-            other = _node_info(text)
-            if other is None or name.decode() == self.name:
-                continue
-            shared = set(mine.keys) & set(other.keys) or mine.keys == other.keys
-            if other.identity != mine.identity or not shared:
-                what = "keys" if other.identity == mine.identity else "[auth]"
-                self._log.error(
-                    "this relay stays alone: {what} of node {node} differ from its own",
-                    what=what,
-                    node=name.decode(),
-                )
-                self.is_excluded = True
-                self.link.stop()
-                return False
-            if other.terms != mine.terms:
-                self._log.warn(
-                    "node {node} has other settings in [offers]", node=name.decode()
-                )
-        return True
 
 
 def _node_info(lease: bytes) -> NodeInfo | None:
