@@ -353,14 +353,14 @@ class Member:
         return True
 
     def _stay_alone(self, node: str, what: str) -> None:
-        if not self.is_excluded:
+        was_excluded, self.is_excluded = self.is_excluded, True
+        if not was_excluded:
             self._log.error(
                 "this relay stays alone: {what} of node {node!a} differs from its own",
                 event="cluster_alone",
                 what=what,
                 node=node,
             )
-        self.is_excluded = True
 
     def link_ready(self, is_lost: bool) -> None:  # noqa: ARG002
         """Assert all registrations, and pass on what has waited."""
