@@ -124,6 +124,12 @@ def _jitter() -> float:
     return random.uniform(0, 0.2)  # noqa: S311 - no secret
 
 
+class QuietFactory(Factory):
+    """Logs neither its start nor its end."""
+
+    noisy = False
+
+
 class _Commands(RedisProtocol):  # type: ignore[misc]
     """Calls and their replies."""
 
@@ -362,7 +368,7 @@ class Link:
         self._observer.link_ready(is_lost)
 
     async def _connect(self, connection: _Commands) -> _Commands:
-        await self._endpoint.connect(Factory.forProtocol(lambda: connection))
+        await self._endpoint.connect(QuietFactory.forProtocol(lambda: connection))
         self._connections.append(connection)
         settings, run = self._settings, connection.execute_command
         try:

@@ -18,11 +18,11 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from txredisapi import RedisProtocol
 from zope.interface import implementer
 
+from proxyrelay.cluster.link import QuietFactory
 from proxyrelay.net.timers import Heartbeat
 
 ASK_SECONDS = 1.0
@@ -120,7 +120,7 @@ class SentinelEndpoint:
 
     async def _ask_one(self, sentinel: IStreamClientEndpoint) -> Address | None:
         connection = RedisProtocol(charset=None, convertNumbers=False)
-        await sentinel.connect(Factory.forProtocol(lambda: connection))
+        await sentinel.connect(QuietFactory.forProtocol(lambda: connection))
         try:
             if credentials := self._credentials():
                 await connection.execute_command("AUTH", *credentials)
