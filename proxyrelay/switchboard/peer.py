@@ -141,7 +141,10 @@ class Peer(Sender, Protocol):
         """
 
     def await_claim(self, awaits: bool) -> None:
-        """Read nothing from the client until other relays have decided on its UUID."""
+        """Read nothing from the client until other relays have decided on its UUID.
+
+        `close` ends this wait.
+        """
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection through the close handshake, if it is open."""

@@ -213,10 +213,12 @@ class RelayProtocol(UpstreamProtocol):
 
     def _release(self, reason: str) -> None:
         """Release the UUID and the authentication, in state CLOSED."""
-        if self.registration is not None or self.awaits_claim:
+        is_registered = self.registration is not None
+        if is_registered or self.awaits_claim:
             cause = LeaveReason.IDLE if reason == NO_PONG else LeaveReason.LOST
             self.factory.relay.leave(self, reason, cause)
-        elif PHASES[self.phase].stage:
+            self.awaits_claim = False
+        if not is_registered and PHASES[self.phase].stage:
             self.factory.observer(Dropped(self.address, reason))
         self.cancel_authentication()
 
@@ -442,3 +444,5 @@ class RelayProtocol(UpstreamProtocol):
     def close_frame_sent(self) -> None:
         """Wait for the client's close frame."""
         self._enter(Phase.CLOSING)
+        if self.awaits_claim:
+            self.await_claim(False)  # what is read from now on has no effect
