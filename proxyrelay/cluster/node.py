@@ -17,11 +17,10 @@ from proxyrelay.cluster import codec
 from proxyrelay.cluster.bus import Bus, NoReply, NotSent, hashed_user, ignore
 from proxyrelay.cluster.claims import Claims
 from proxyrelay.cluster.seal import Seal, Unsealable
-from proxyrelay.switchboard.delivery import Sent
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection, RegistrationRequest
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import Peer, Registration
+from proxyrelay.switchboard.peer import Peer, Registration, Sent
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
