@@ -11,7 +11,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, TextIO
 
-from proxyrelay import __version__
+from proxyrelay import __version__, config
 from proxyrelay.cli import actions, check, globus, status
 from proxyrelay.errors import ConfigError, Unanswered
 
@@ -65,6 +65,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--port": {"help": "override port"},
     "--log-dir": {"help": "override logging.log_dir"},
     "--log-level": {"help": "override logging.default_level"},
+    "--admin-listen": {"help": "override admin.listen"},
+    "--node": {"help": "override cluster.node"},
     "--offline": {
         "action": "store_true",
         "help": "do not ask Globus about the credentials",
@@ -106,7 +108,7 @@ Command = Callable[[argparse.Namespace], int]
 COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
     "check": (
         check.check,
-        (_CONFIG, "--host", "--port", "--log-dir", "--log-level", "--offline"),
+        (_CONFIG, *config.OVERRIDES, "--offline"),
     ),
     "reload": (actions.reload, (_CONFIG, *PROCESS_OPTIONS)),
     "drain": (actions.drain, PROCESS_OPTIONS),

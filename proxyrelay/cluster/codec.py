@@ -43,6 +43,8 @@ class Offered(Envelope, tag="offer"):
         user: Hash of the sender's user.
         name: What the sender calls itself.
         text: The message as it came.
+        is_connected: Whether the two have just been connected, as far as the sending
+            node knows, and the sender has not registered anew since.
     """
 
     number: int
@@ -51,6 +53,7 @@ class Offered(Envelope, tag="offer"):
     user: str
     name: str
     text: bytes
+    is_connected: bool = False
 
 
 class Answered(Envelope, tag="answer"):

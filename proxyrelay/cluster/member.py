@@ -8,14 +8,9 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography import x509
-from OpenSSL.crypto import X509
-from OpenSSL.SSL import Error as TlsError
-from twisted.internet import ssl
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import (
     HostnameEndpoint,
@@ -27,16 +22,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from proxyrelay import __version__
+from proxyrelay.cluster import files
 from proxyrelay.cluster.bus import Done, NoReply, NotSent
 from proxyrelay.cluster.claims import Claims, Stamps
 from proxyrelay.cluster.link import Link, LinkSettings
 from proxyrelay.cluster.node import Node
 from proxyrelay.cluster.queries import Facts, Queries
-from proxyrelay.cluster.seal import Seal, keys
+from proxyrelay.cluster.seal import Seal
 from proxyrelay.cluster.sentinel import SentinelEndpoint
 from proxyrelay.config import Config
 from proxyrelay.config.cluster import Cluster, Place, place
-from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.errors import ConfigError
 from proxyrelay.net.timers import Heartbeat
 from proxyrelay.switchboard.relay import Relay
 
@@ -70,36 +66,6 @@ class NodeInfo(msgspec.Struct):
 
 def _fingerprint(*values: object) -> str:
     return sha256(repr(values).encode()).hexdigest()[:8]
-
-
-def read_keys(cluster: Cluster) -> list[bytes]:
-    """Read the key file.
-
-    Raises:
-        ConfigError: It cannot be read, or holds something else.
-    """
-    return [] if cluster.key_file is None else _read("key_file", cluster.key_file, keys)
-
-
-def read_password(cluster: Cluster) -> str:
-    """Read the password file.
-
-    Raises:
-        ConfigError: It cannot be read, or others may read it.
-    """
-    file = cluster.password_file
-    return "" if file is None else str(_read("password_file", file, str.strip))
-
-
-def _read(setting: str, file: Path, parse: Callable[[str], Any]) -> Any:
-    try:
-        if file.stat().st_mode & 0o007:
-            raise ValueError("others may read it: chmod o= is needed")
-        return parse(file.read_text("ascii"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        problem = Problem(f"{file}: {reason}", f"cluster.{setting}")
-        raise ConfigError([problem]) from None
 
 
 class LinkBus:
@@ -196,9 +162,9 @@ class Member:
         self._reactor = reactor
         self._clock = clock
         self._sentinel: SentinelEndpoint | None = None
-        seal_keys = read_keys(cluster)
-        read_password(cluster)
-        self._seal = Seal(seal_keys)
+        self._terms: dict[str, str] = {}
+        self._files = files.read(cluster)
+        self._seal = Seal(self._files.keys)
         self.link = Link(
             clock,
             self._endpoint(cluster),
@@ -243,6 +209,11 @@ class Member:
             Heartbeat(clock, REAP_SECONDS, self._look_around),
         )
 
+    @property
+    def keys(self) -> list[str]:
+        """Public names of its keys, the first of which seals."""
+        return self._seal.fingerprints
+
     def start(self) -> None:
         """Join the cluster, as soon as the engine can be reached."""
         self._relay.undelivered.directory = self.node
@@ -274,8 +245,7 @@ class Member:
             ConfigError: A file cannot be read.
         """
         cluster = config.cluster
-        self._seal.use(read_keys(cluster))
-        read_password(cluster)
+        self._seal.use(files.read(cluster).keys)
         self._config = config
         self.claims.limit = _limit(config)
         self.claims.serve_alone = cluster.without_engine == "serve"
@@ -325,13 +295,13 @@ class Member:
         plain = HostnameEndpoint(reactor, at.host, at.port, cluster.call_timeout)
         if at.kind == "tcp":
             return plain
-        return wrapClientTLS(tls_options(cluster, at.host), plain)
+        return wrapClientTLS(files.tls_options(self._files, at.host), plain)
 
     def _password(self) -> str:
         try:
-            return read_password(self._config.cluster)
+            return files.password(self._config.cluster)
         except ConfigError as error:
-            self._log.error("the engine's password: {error}", error=error)
+            self._log.error("{problem}", event="problem", problem=str(error))
             return ""
 
     def _credentials(self) -> tuple[str, ...]:
@@ -344,8 +314,12 @@ class Member:
         return msgspec.json.encode(
             NodeInfo(
                 __version__,
-                _fingerprint(config.auth.method, kwargs.audience),
-                _fingerprint(offers.crossing > 0, offers.answer_timeout),
+                _fingerprint(
+                    config.auth.method, config.auth.method and kwargs.service_url
+                ),
+                _fingerprint(
+                    kwargs.audience, offers.crossing > 0, offers.answer_timeout
+                ),
                 self._seal.fingerprints,
                 self.is_draining,
             )
@@ -353,16 +327,43 @@ class Member:
 
     # -- what the link tells
 
+    def admits(self, nodes: list[bytes]) -> bool:
+        """Compare the settings of this node with those of the others."""
+        self.queries.note(nodes)
+        mine = msgspec.json.decode(self._info(), type=NodeInfo)
+        terms = {}
+        for name, text in zip(nodes[::2], nodes[1::2], strict=True):
+            other, node = _node_info(text), name.decode("ascii", "replace")
+            if other is None or node == self.name:
+                continue
+            shared = set(mine.keys) & set(other.keys) or mine.keys == other.keys
+            if other.identity != mine.identity or not shared:
+                self._stay_alone(node, "[auth]" if shared else "key_file")
+                return False
+            terms[node] = other.terms
+        self.is_excluded = False
+        for node, theirs in terms.items():
+            if theirs != mine.terms and self._terms.get(node) != theirs:
+                self._log.warn(
+                    "node {node!a} has other settings in [auth] or [offers]",
+                    event="cluster_differs",
+                    node=node,
+                )
+        self._terms = terms
+        return True
+
+    def _stay_alone(self, node: str, what: str) -> None:
+        was_excluded, self.is_excluded = self.is_excluded, True
+        if not was_excluded:
+            self._log.error(
+                "this relay stays alone: {what} of node {node!a} differs from its own",
+                event="cluster_alone",
+                what=what,
+                node=node,
+            )
+
     def link_ready(self, is_lost: bool) -> None:  # noqa: ARG002
         """Assert all registrations, and pass on what has waited."""
-        self._bus.call(self._joined, "nodes")
-
-    def _joined(self, reply: Any) -> None:
-        if isinstance(reply, Exception):
-            return
-        self.queries.note(reply)
-        if not self._agrees(reply):
-            return
         self.claims.assert_all()
         self.node.resume()
 
@@ -422,30 +423,6 @@ class Member:
 
         self._bus.call(correct, "held", self.name, cursor)
 
-    def _agrees(self, reply: list[bytes]) -> bool:
-        """Compare the settings of this node with those of the others."""
-        mine = msgspec.json.decode(self._info(), type=NodeInfo)
-        for name, text in zip(reply[::2], reply[1::2], strict=True):
-            other = _node_info(text)
-            if other is None or name.decode() == self.name:
-                continue
-            shared = set(mine.keys) & set(other.keys) or mine.keys == other.keys
-            if other.identity != mine.identity or not shared:
-                what = "keys" if other.identity == mine.identity else "[auth]"
-                self._log.error(
-                    "this relay stays alone: {what} of node {node} differ from its own",
-                    what=what,
-                    node=name.decode(),
-                )
-                self.is_excluded = True
-                self.link.stop()
-                return False
-            if other.terms != mine.terms:
-                self._log.warn(
-                    "node {node} has other settings in [offers]", node=name.decode()
-                )
-        return True
-
 
 def _node_info(lease: bytes) -> NodeInfo | None:
     """Read the text of a lease; None without one, or if it is of another kind."""
@@ -453,34 +430,6 @@ def _node_info(lease: bytes) -> NodeInfo | None:
         return msgspec.json.decode(lease or b"null", type=NodeInfo | None)
     except msgspec.MsgspecError:
         return None
-
-
-def tls_options(cluster: Cluster, host: str) -> Any:
-    """Options of a TLS connection to the engine.
-
-    Raises:
-        ConfigError: A file cannot be read, or is no certificate or key.
-    """
-    setting = "ca_file"
-    try:
-        trust = None
-        if cluster.ca_file is not None:
-            found = x509.load_pem_x509_certificates(cluster.ca_file.read_bytes())
-            trust = ssl.trustRootFromCertificates(
-                ssl.Certificate(X509.from_cryptography(each)) for each in found
-            )
-        setting, own = "client_certfile", None
-        if cluster.client_certfile is not None and cluster.client_keyfile is not None:
-            own = ssl.PrivateCertificate.loadPEM(
-                cluster.client_keyfile.read_text("ascii")
-                + cluster.client_certfile.read_text("ascii")
-            )
-    except (OSError, ValueError, TlsError) as error:
-        file = getattr(cluster, setting)
-        reason = getattr(error, "strerror", None) or "it holds no certificate"
-        problem = Problem(f"{file}: {reason}", f"cluster.{setting}")
-        raise ConfigError([problem]) from None
-    return ssl.optionsForClientTLS(host, trustRoot=trust, clientCertificate=own)
 
 
 def _limit(config: Config) -> int:

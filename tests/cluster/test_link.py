@@ -27,6 +27,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
+        self.is_admitted = True
         self._awaited: list[tuple[str, Deferred[tuple[Any, ...]]]] = []
 
     def when(self, what: str) -> Deferred[tuple[Any, ...]]:
@@ -41,6 +42,10 @@ class Recorder:
         self._awaited = [pair for pair in self._awaited if pair[1] not in due]
         for deferred in due:
             deferred.callback(report)
+
+    def admits(self, nodes: list[bytes]) -> bool:
+        self._say("nodes", nodes)
+        return self.is_admitted
 
     def link_ready(self, is_lost: bool) -> None:
         self._say("ready", is_lost)

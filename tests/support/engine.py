@@ -38,13 +38,18 @@ class Engine:
         self.socket = Path(self._folder.name, "redis.sock")
         self.start()
 
-    def start(self) -> None:
-        """Start the process, with an empty memory."""
+    def start(self, *further: str) -> None:
+        """Start the process, with an empty memory unless it was saved.
+
+        Args:
+            further: Options for this time.
+        """
         self._process = subprocess.Popen(
             [
                 *(self._program, "--port", "0", "--unixsocket", str(self.socket)),
                 *("--save", "", "--dir", self._folder.name, "--loglevel", "warning"),
                 *self._options,
+                *further,
             ],
             stdout=subprocess.DEVNULL,
         )
@@ -56,8 +61,17 @@ class Engine:
     def _answers(self) -> bool:
         try:
             return bool(self.client.ping())
+        except redis.BusyLoadingError:
+            return True
+        except redis.AuthenticationError:
+            return True
         except redis.ConnectionError:
             return False
+
+    @property
+    def pid(self) -> int:
+        """ID of the process."""
+        return self._process.pid
 
     def kill(self) -> None:
         """End the process at once."""

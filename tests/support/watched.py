@@ -185,7 +185,7 @@ class WatchedTestCase(SynchronousTestCase):
 
     def accept(self, host: str = "192.0.2.1") -> RelayProtocol:
         place = IPv4Address("TCP", host, 4711)
-        client = self.relay.factory.buildProtocol(place)
+        client: RelayProtocol = self.relay.factory.buildProtocol(place)
         client.makeConnection(Wire())
         return client
 
