@@ -67,7 +67,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--log-level": {"help": "override logging.default_level"},
     "--offline": {
         "action": "store_true",
-        "help": "do not ask Globus about the credentials",
+        "help": "try neither the credentials nor the engine",
     },
     "--pid": {"type": actions.process_id, "help": "process ID of the relay"},
     "--pidfile": {

@@ -19,6 +19,11 @@ PREFIX = "relay:1"
 RECENT_MS = 60_000
 UUID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 
+SCRIPTS = tuple(
+    file.name.removesuffix(".lua")
+    for file in (files("proxyrelay.cluster") / "lua").iterdir()
+)
+
 SCHEDULES = 1000
 STEPS = 25
 
@@ -41,15 +46,15 @@ class Scripts:
             name: client.register_script(
                 (files("proxyrelay.cluster") / "lua" / f"{name}.lua").read_text()
             )
-            for name in ("lease", "register", "unregister", "forward", "reap")
+            for name in SCRIPTS
         }
 
-    def _run(self, script: str, *arguments: str | int) -> Reply:
+    def run(self, script: str, *arguments: str | int) -> Reply:
         reply = self._scripts[script](args=[PREFIX, *arguments])
         return _text(reply)
 
     def lease(self, node: str, epoch: str = "epoch") -> Reply:
-        return self._run("lease", node, 60_000, "info", epoch)
+        return self.run("lease", node, 60_000, "info", epoch)
 
     def register(
         self,
@@ -59,18 +64,18 @@ class Scripts:
         limit: int = 0,
     ) -> Reply:
         """Register UUID, node, connection and user."""
-        return self._run("register", *who, stamp, mode, limit, RECENT_MS)
+        return self.run("register", *who, stamp, mode, limit, RECENT_MS)
 
     def unregister(self, uuid: str, node: str, connection: int) -> Reply:
-        return self._run("unregister", uuid, node, connection, RECENT_MS)
+        return self.run("unregister", uuid, node, connection, RECENT_MS)
 
     def forward(self, uuid: str, user: str, hold_ms: int = 5000) -> Reply:
-        return self._run("forward", uuid, user, "n1", hold_ms, "text")
+        return self.run("forward", uuid, user, "n1", hold_ms, "text")
 
     def reap(self, node: str) -> Reply:
         cursor = "0"
         while True:
-            cursor = self._run("reap", node, cursor, RECENT_MS)
+            cursor = self.run("reap", node, cursor, RECENT_MS)
             if cursor in {"0", "-1"}:
                 return cursor
 
