@@ -79,16 +79,6 @@ def imported(tree: ast.AST) -> Iterator[str]:
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def run_time(tree: ast.Module) -> ast.Module:
-    """A module without the imports that only its types need."""
-    body = [
-        node
-        for node in tree.body
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    ]
-    return ast.Module(body, [])
-
-
 def calls_of_loggers(tree: ast.AST) -> Iterator[ast.Call]:
     """All calls of a logger."""
     for node in ast.walk(tree):
@@ -310,7 +300,7 @@ class FloorTests(SynchronousTestCase):
     def test_modules_of_a_folder_import_in_no_circle(self) -> None:
         found = modules()
         left = {
-            name: {other for other in imported(run_time(tree)) if other in found}
+            name: {other for other in imported(tree) if other in found}
             for name, tree in found.items()
         }
         while free := [name for name, others in left.items() if not others]:

@@ -38,8 +38,7 @@ from proxyrelay.switchboard import events
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import LeaveReason
-from proxyrelay.websocket.lifecycle import Phase
-from proxyrelay.websocket.state import RelayState
+from proxyrelay.websocket.state import Phase, RelayState
 
 if TYPE_CHECKING:
     from proxyrelay.cluster.member import Member

@@ -284,6 +284,7 @@ class Root(Resource):
                 return
             body = self._guarded(request, partial(answer, answers))
             if isinstance(body, bytes):
+                request.setHeader("Content-Length", str(len(body)))
                 request.write(body)
                 request.finish()
 

@@ -11,7 +11,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, TextIO
 
-from proxyrelay import __version__
+from proxyrelay import __version__, config
 from proxyrelay.cli import actions, check, globus, status
 from proxyrelay.errors import ConfigError, Unanswered
 
@@ -65,6 +65,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--port": {"help": "override port"},
     "--log-dir": {"help": "override logging.log_dir"},
     "--log-level": {"help": "override logging.default_level"},
+    "--admin-listen": {"help": "override admin.listen"},
+    "--node": {"help": "override cluster.node"},
     "--offline": {
         "action": "store_true",
         "help": "try neither the credentials nor the engine",
@@ -84,15 +86,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--admin": {"metavar": "ADDRESS", "help": "override admin.listen"},
     "--token-file": {"type": Path, "help": "override admin.token_file"},
+    "--all": {"action": "store_true", "help": "ask all relays of its cluster"},
     "--json": {"action": "store_true", "help": "print the answer as JSON"},
+    "uuid": {"metavar": "UUID", "help": "UUID of the client"},
     "--client-id": {"help": "client ID of the application"},
     "--client-secret-file": {"type": Path, "help": "file with its secret"},
 }
-"""Options of the commands, by their spellings."""
+"""Options and arguments of the commands, by their spellings."""
 
 PROCESS_OPTIONS = ("--pid", "--pidfile")
 """Options that exclude each other."""
 
+
+_LISTENER = (_CONFIG, "--admin", "--token-file")
 
 _CREDENTIALS = (_CONFIG, "--client-id", "--client-secret-file")
 
@@ -102,16 +108,17 @@ Command = Callable[[argparse.Namespace], int]
 COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
     "check": (
         check.check,
-        (_CONFIG, "--host", "--port", "--log-dir", "--log-level", "--offline"),
+        (_CONFIG, *config.OVERRIDES, "--offline"),
     ),
     "reload": (actions.reload, (_CONFIG, *PROCESS_OPTIONS)),
     "drain": (actions.drain, PROCESS_OPTIONS),
     "live": (status.live, (_CONFIG, "--admin")),
     "status": (
         status.status,
-        ("--watch", "--interval", _CONFIG, "--admin", "--token-file", "--json"),
+        ("--all", "--watch", "--interval", *_LISTENER, "--json"),
     ),
-    "clients": (status.clients, (_CONFIG, "--admin", "--token-file", "--json")),
+    "clients": (status.clients, ("--all", *_LISTENER, "--json")),
+    "disconnect": (status.disconnect, ("uuid", *_LISTENER)),
 }
 
 GLOBUS_COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {

@@ -227,7 +227,6 @@ class Claims:
     def _refuse(self, claim: Claim, refusal: Refusal) -> None:
         self._withdraw(claim.peer)
         self._relay.refuse(claim.peer, refusal)
-        claim.peer.await_claim(False)
 
     def _withdraw(self, peer: Peer) -> None:
         uuid = self._claiming.pop(peer, None)
@@ -238,9 +237,7 @@ class Claims:
 
     def release(self, peer: Peer, uuid: str | None) -> None:
         """Give up a UUID, or the wish for one."""
-        if peer in self._claiming:
-            self._withdraw(peer)
-            peer.await_claim(False)
+        self._withdraw(peer)
         if uuid is not None:
             self.unsynced.pop(uuid, None)
             self._unregister(uuid, peer.arrival)

@@ -43,6 +43,8 @@ class Offered(Envelope, tag="offer"):
         user: Hash of the sender's user.
         name: What the sender calls itself.
         text: The message as it came.
+        is_connected: Whether the two have just been connected, as far as the sending
+            node knows, and the sender has not registered anew since.
     """
 
     number: int
@@ -51,6 +53,7 @@ class Offered(Envelope, tag="offer"):
     user: str
     name: str
     text: bytes
+    is_connected: bool = False
 
 
 class Answered(Envelope, tag="answer"):
@@ -109,11 +112,13 @@ class Query(Envelope, tag="query"):
 
     Attributes:
         number: Number of the question at the asking node.
+        time: When it was asked, in microseconds of the engine's clock.
         what: A word of `proxyrelay.cluster.queries`; to others there is no report.
         uuid: The client to disconnect, or nothing.
     """
 
     number: int
+    time: int
     what: str
     uuid: str = ""
 

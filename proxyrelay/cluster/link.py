@@ -137,6 +137,12 @@ def _jitter() -> float:
     return random.uniform(0, 0.2)  # noqa: S311 - no secret
 
 
+class QuietFactory(Factory):
+    """Logs neither its start nor its end."""
+
+    noisy = False
+
+
 class _Commands(RedisProtocol):  # type: ignore[misc]
     """Calls and their replies."""
 
@@ -433,7 +439,7 @@ class Link:
     async def _connect(
         self, connection: _Commands, session: Deferred[str]
     ) -> _Commands:
-        await self._endpoint.connect(Factory.forProtocol(lambda: connection))
+        await self._endpoint.connect(QuietFactory.forProtocol(lambda: connection))
         self._connections.append(connection)
         if session.called:  # the other connection was lost meanwhile
             raise NotSent(self._why)

@@ -17,11 +17,10 @@ from proxyrelay.cluster import codec
 from proxyrelay.cluster.bus import Bus, NoReply, NotSent, hashed_user, ignore
 from proxyrelay.cluster.claims import Claims
 from proxyrelay.cluster.seal import Seal, Unsealable
-from proxyrelay.switchboard.delivery import Sent
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection, RegistrationRequest
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import Peer, Registration
+from proxyrelay.switchboard.peer import Peer, Registration, Sent
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
@@ -185,7 +184,7 @@ class Node:
         envelope = codec.encode(
             codec.Offered(
                 *(self._serial, self._name, offer.number, offer.source, offer.target),
-                *(user, offer.name, text),
+                *(user, offer.name, text, self._is_connected(offer)),
             )
         )
         hold_ms = round(self._relay.broker.settings.hold * 1000)
@@ -194,6 +193,15 @@ class Node:
             *("forward", offer.target, user, self._name, hold_ms),
             self._seal.seal(envelope, offer.target.encode()),
         )
+
+    def _is_connected(self, offer: Offer) -> bool:
+        """Whether a stock client would not expect an offer of its peer now."""
+        peer = self._relay.registry.get(offer.source)
+        if peer is None or peer.registration is None:
+            return False
+        table, now = self._relay.broker.table, self._clock()
+        connected = table.last_connected(offer.source, offer.target, now)
+        return connected > peer.registration.registered_at
 
     def _sent(self, offer: Offer, text: bytes, reply: Any) -> None:
         kind = type(reply).__name__ if isinstance(reply, Exception) else _text(reply[0])
@@ -352,7 +360,10 @@ class Node:
         message: codec.Offered | codec.Answered,
         request: PeerConnection,
     ) -> Sent:
-        registered = Registration(request.source_uuid, "", False, -math.inf)
+        # An offer of a client that has registered anew may be crossed.
+        is_new = isinstance(message, codec.Offered) and not message.is_connected
+        since = math.inf if is_new else -math.inf
+        registered = Registration(request.source_uuid, "", False, since)
         node = message.node
         origin = FarSender(user, f"node {node}", node, message.number, registered)
         return Sent(origin, registered, request, message.text)

@@ -176,6 +176,7 @@ class Queries:
                 envelope = partial(
                     codec.Query,
                     number=question.number,
+                    time=self._bus.engine_time(),
                     what=question.what,
                     uuid=question.uuid,
                 )
@@ -216,13 +217,17 @@ class Queries:
         """Act on a question or report of another node."""
         if isinstance(message, codec.Report):
             self._reported(message)
-        elif message.what in {NODE, CLIENTS, DISCONNECT}:
+        elif message.what in {NODE, CLIENTS, DISCONNECT} and not self._is_late(message):
             is_done = message.what == DISCONNECT and self._disconnect(message)
             state = self._state(message.what, self._is_sealed())
             self._say(
                 message.node,
                 partial(codec.Report, number=message.number, is_done=is_done, **state),
             )
+
+    def _is_late(self, query: codec.Query) -> bool:
+        """Whether nobody waits any more: this node stood still."""
+        return self._bus.engine_time() - query.time > REPLY_SECONDS * 1e6
 
     def _disconnect(self, query: codec.Query) -> bool:
         caller = f"node {ascii(query.node)[1:-1]}"

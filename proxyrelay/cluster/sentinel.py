@@ -19,11 +19,11 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from txredisapi import RedisProtocol, ResponseError
 from zope.interface import implementer
 
+from proxyrelay.cluster.link import QuietFactory
 from proxyrelay.net.timers import Heartbeat
 
 ASK_SECONDS = 1.0
@@ -127,7 +127,7 @@ class SentinelEndpoint:
 
     async def _ask_one(self, sentinel: IStreamClientEndpoint) -> Address | None:
         connection = RedisProtocol(charset=None, convertNumbers=False)
-        await sentinel.connect(Factory.forProtocol(lambda: connection))
+        await sentinel.connect(QuietFactory.forProtocol(lambda: connection))
         try:
             if credentials := self._credentials():
                 # Many sentinels have no password beside an engine that has one.

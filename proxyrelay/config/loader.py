@@ -28,6 +28,8 @@ OVERRIDES: Mapping[str, tuple[str, ...]] = {
     "--port": ("port",),
     "--log-dir": ("logging", "log_dir"),
     "--log-level": ("logging", "default_level"),
+    "--admin-listen": ("admin", "listen"),
+    "--node": ("cluster", "node"),
 }
 """Options of the command line, and the settings that they override."""
 

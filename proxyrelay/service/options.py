@@ -35,6 +35,8 @@ class Options(UsageOptions):
             None,
             "Least severe level to log: DEBUG, INFO, WARNING, ERROR or CRITICAL.",
         ],
+        ["admin-listen", None, None, "Where the private listener listens."],
+        ["node", None, None, "Name of this relay in its cluster."],
     ]
 
     def opt_version(self) -> None:

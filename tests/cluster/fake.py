@@ -317,10 +317,6 @@ class StockClient(RecordingPeer):
         else:
             self.ends.append((peer, mark, "answered"))
 
-    def close(self, code: int, reason: str) -> None:
-        if self.closed is None:
-            self.closed = (code, reason)
-
     def leave(self) -> None:
         """Close the connection."""
         if self.closed is None:

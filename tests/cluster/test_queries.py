@@ -221,9 +221,24 @@ class DisconnectTests(QueryTestCase):
         self.settle()
         self.assertIsNone(again.closed)
 
+    def test_disconnect_that_lay_in_a_stopped_node_is_not_done(self) -> None:
+        client = self.client(B, 1, USER)
+        heard: list[bytes] = []
+        self.there.bus.receive = heard.append
+        self.here.queries.disconnect(B, self.found.append)
+        self.settle()
+        self.advance(REPLY_SECONDS)
+        self.assertEqual(self.answers().silent, ["n2:x"])
+        self.engine.now += 0.5
+        for message in heard:
+            self.there.node.received(message)
+        self.settle()
+        self.assertIsNone(client.closed)
+
     def test_disconnect_by_a_node_with_an_evil_name_is_escaped(self) -> None:
         self.client(B, 1, USER)
-        query = codec.Query(1, "\x1b[2J", 1, queries.DISCONNECT, B)
+        now = self.there.bus.engine_time()
+        query = codec.Query(1, "\x1b[2J", 1, now, queries.DISCONNECT, B)
         self.there.queries.received(query)
         asked = [e for e in self.there.observed if isinstance(e, Operator)]
         self.assertEqual(asked[0].address, "node \\x1b[2J")

@@ -18,6 +18,7 @@ from pathlib import Path
 from websockets.exceptions import ConnectionClosed
 
 from proxyrelay.cli import main as cli
+from proxyrelay.config import OVERRIDES
 from proxyrelay.service.options import Options
 from tests.support.certificates import SETTINGS, Authority
 from tests.support.processes import PATIENCE, SCRIPTS, SERVES, ProcessTestCase
@@ -94,7 +95,7 @@ class TwistdTestCase(ProcessTestCase):
         with redirect_stdout(output), redirect_stderr(errors):
             status = cli.main([str(argument) for argument in arguments])
         lines, none = output.getvalue(), errors.getvalue()
-        if status and arguments[0] in {"live", "status", "clients"}:
+        if status and arguments[0] in {"live", "status", "clients", "disconnect"}:
             lines, none = none, lines
         self.assertEqual(none, "")
         return status, lines.splitlines()
@@ -150,7 +151,8 @@ class ServingTests(TwistdTestCase):
         process = self.start(TWISTD, "proxyrelay", "--help")
         self.assertEqual(process.wait(), 0)
         names = {parameter[0] for parameter in Options.optParameters}
-        self.assertEqual(names, {"config", "host", "log-dir", "log-level", "port"})
+        overrides = {option.removeprefix("--") for option in OVERRIDES}
+        self.assertEqual(names, {"config", *overrides})
         for name in names:
             self.assertIn(f"--{name}=", process.said)
         self.assertEqual(process.errors, [])

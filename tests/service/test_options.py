@@ -9,11 +9,12 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay import __version__
-from proxyrelay.config import Config, Logging
+from proxyrelay.config import Admin, Config, Logging
+from proxyrelay.config.cluster import Cluster
 from proxyrelay.service.options import Options
 from tests.service.case import parsed
 
-NAMES = ("config", "host", "port", "log-dir", "log-level")
+NAMES = ("config", "host", "port", "log-dir", "log-level", "admin-listen", "node")
 
 
 class OptionsTests(SynchronousTestCase):
@@ -36,10 +37,16 @@ class OptionsTests(SynchronousTestCase):
         path = Path(self.mktemp())
         path.write_text("port = 4711\nhost = 'a'\n")
         loaded = parsed(
-            "-c", str(path), "--host=b", "--port=1", "--log-dir=/c", "--log-level=warn"
+            *("-c", str(path), "--host=b", "--port=1", "--log-dir=/c"),
+            *("--log-level=warn", "--admin-listen=unix:/a", "--node=one"),
         ).load()
-        logging = Logging(Path("/c"), "WARNING")
-        expected = Config(host="b", port=1, logging=logging)
+        expected = Config(
+            host="b",
+            port=1,
+            logging=Logging(Path("/c"), "WARNING"),
+            admin=Admin(listen="unix:/a"),
+            cluster=Cluster(node="one"),
+        )
         self.assertEqual((loaded.config, loaded.problems), (expected, []))
 
     def test_options_wrong_are_refused_with_hint(self) -> None:

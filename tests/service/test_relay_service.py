@@ -24,7 +24,7 @@ from proxyrelay.net.process import CROWD_CONNECTIONS, Heap
 from proxyrelay.service.relay_service import SWEEP_SECONDS, RelayService
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.peer import Peer
-from proxyrelay.websocket.lifecycle import Phase
+from proxyrelay.websocket.state import Phase
 from tests.service.case import LOOPBACK, ServiceTestCase, free_port, relay_service
 from tests.support.capture import Capture
 from tests.support.certificates import Authority

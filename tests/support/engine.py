@@ -70,6 +70,11 @@ class Engine:
         except redis.ConnectionError:
             return False
 
+    @property
+    def pid(self) -> int:
+        """ID of the process."""
+        return self._process.pid
+
     def kill(self) -> None:
         """End the process at once."""
         self.client.close()

@@ -75,6 +75,7 @@ class RecordingPeer:
         self.awaits = awaits
 
     def close(self, code: int, reason: str) -> None:
+        self.awaits = False
         if self.closed is None:
             self.closed = (code, reason)
 

@@ -110,6 +110,15 @@ class Answer:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def whole(self) -> bytes:
+        """The body of an answer in pieces (RFC 9112, section 7.1)."""
+        body, left = b"", self.body
+        while left:
+            size, _, left = left.partition(b"\r\n")
+            body, left = body + left[: int(size, 16)], left[int(size, 16) + 2 :]
+        return body
+
 
 class WatchedTestCase(SynchronousTestCase):
     """Has a relay that is looked at."""
@@ -176,7 +185,7 @@ class WatchedTestCase(SynchronousTestCase):
 
     def accept(self, host: str = "192.0.2.1") -> RelayProtocol:
         place = IPv4Address("TCP", host, 4711)
-        client = self.relay.factory.buildProtocol(place)
+        client: RelayProtocol = self.relay.factory.buildProtocol(place)
         client.makeConnection(Wire())
         return client
 
