@@ -262,10 +262,10 @@ class _Trial:
             return True
         if credentials:
             user = self._cluster.username or "default"
+            reason, line = str(reply).rstrip("."), acl(self._cluster)
             self._refuse(
                 "password_file",
-                f"the engine refuses user {user!a}: {reply}. To make that user: "
-                f"{acl(self._cluster)}",
+                f"the engine refuses user {user!a}: {reason}. To make it: {line}",
             )
         else:
             self._refuse("engine", f"{self._shown} refuses this relay: {reply}")
