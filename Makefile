@@ -17,12 +17,13 @@ PROXYSTORE ?=
 # Hundreds of processes of the tests load the same modules: keep them compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance proxystore-tests chaos chaos-cluster matrix format wheel clean
+.PHONY: help serve test lint types unit cluster-rules docs bench bench-quick bench-introspection conformance proxystore-tests chaos chaos-cluster matrix format wheel clean
 
 help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
 	@echo "make test    linters, types, all tests, coverage"
 	@echo "make unit    tests only; TESTS=tests.test_relay takes some"
+	@echo "make cluster-rules  1,000 random histories of a cluster, half a minute"
 	@echo "make matrix  unit tests on each Python that is found; ARGS=--ends for two"
 	@echo "make docs    the documentation, into docs/_build/html"
 	@echo "make bench   speed and memory beside proxystore-relay, some minutes; ARGS=..."
@@ -53,6 +54,9 @@ unit: $(VENV)/test
 	$(BIN)/coverage run -m twisted.trial --jobs $(JOBS) --random 0 $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(if $(filter tests,$(TESTS)),$(BIN)/coverage report)
+
+cluster-rules: $(VENV)/test
+	CLUSTER_EXAMPLES=1000 $(BIN)/python -m twisted.trial tests.cluster.test_rules
 
 matrix: $(VENV)/test
 	$(BIN)/python -m tests.matrix --jobs $(JOBS) $(ARGS)

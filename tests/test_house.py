@@ -242,6 +242,15 @@ class PureRoomTests(SynchronousTestCase):
             self.assertEqual(loaded & set(FRAMEWORKS), set(), name)
         self.assertIn("twisted", loaded_by("proxyrelay.net.timers"))
 
+    def test_relay_alone_loads_nothing_of_the_cluster(self) -> None:
+        for name in ("service.app", "cli.main", "admin.listener"):
+            loaded = {
+                other
+                for other in loaded_by(f"proxyrelay.{name}")
+                if other.startswith(("proxyrelay.cluster", "txredisapi", "hiredis"))
+            }
+            self.assertEqual(loaded, set(), name)
+
     def test_switchboard_loads_no_higher_floor(self) -> None:
         loaded = loaded_by("proxyrelay.switchboard.relay")
         folders = {

@@ -69,7 +69,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--node": {"help": "override cluster.node"},
     "--offline": {
         "action": "store_true",
-        "help": "do not ask Globus about the credentials",
+        "help": "try neither the credentials nor the engine",
     },
     "--pid": {"type": actions.process_id, "help": "process ID of the relay"},
     "--pidfile": {

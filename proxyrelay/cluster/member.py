@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from proxyrelay import __version__
 from proxyrelay.cluster import files
-from proxyrelay.cluster.bus import Done, NoReply, NotSent
+from proxyrelay.cluster.bus import FORMAT, Done, NoReply, NotSent
 from proxyrelay.cluster.claims import Claims, Stamps
 from proxyrelay.cluster.link import Link, LinkSettings
 from proxyrelay.cluster.node import Node
@@ -35,9 +35,6 @@ from proxyrelay.config.cluster import Cluster, Place, place
 from proxyrelay.errors import ConfigError
 from proxyrelay.net.timers import Heartbeat
 from proxyrelay.switchboard.relay import Relay
-
-FORMAT = 1
-"""Version of keys, scripts and messages. It is part of all keys."""
 
 SWEEP_SECONDS = 0.5
 """Interval between two looks at what is due."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from msgspec import structs
@@ -133,7 +134,7 @@ class Relay:
     ) -> None:
         self.refuses = False
         self.changes = 0
-        self.member = None
+        self.member: Any = None
         self.config, self.pair, self.authenticator = config, pair, authenticator
 
     def apply(self, config: Config) -> None:
@@ -264,6 +265,20 @@ class ReloadTests(ReloadTestCase):
             self.reload.reload()
             self.assertEqual(self.captured.lines()[-1], f"reloaded, changed: {names}")
             self.assertIsNot(self.relay.authenticator, before)
+
+    def test_reload_names_new_keys_of_the_cluster(self) -> None:
+        config = Config(cluster=Cluster(engine="unix:/a"))
+        self.serve(config)
+        self.relay.member = SimpleNamespace(keys=["a"])
+        for keys, names in ((["a"], "nothing"), (["b", "a"], "cluster keys")):
+            self.found = Inspection(config, cluster_keys=keys)
+            self.reload.reload()
+            self.assertEqual(self.captured.lines()[-1], f"reloaded, changed: {names}")
+        # Keys of another engine wait with it.
+        other = Config(cluster=Cluster(engine="unix:/b"))
+        self.found = Inspection(other, cluster_keys=["b"])
+        self.reload.reload()
+        self.assertEqual(self.captured.lines()[-2], "reloaded, changed: nothing")
 
     def test_reload_changes_interval_of_certificate_watch(self) -> None:
         self.serve(Config())

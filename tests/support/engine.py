@@ -14,6 +14,8 @@ from typing import Any
 from unittest import SkipTest
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 SECONDS = 10.0
 """Longest wait for the engine's first reply."""
@@ -53,7 +55,9 @@ class Engine:
             ],
             stdout=subprocess.DEVNULL,
         )
-        self.client = redis.Redis(unix_socket_path=str(self.socket))
+        self.client = redis.Redis(
+            unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0)
+        )
         deadline = time.monotonic() + SECONDS
         while not self._answers() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -61,9 +65,7 @@ class Engine:
     def _answers(self) -> bool:
         try:
             return bool(self.client.ping())
-        except redis.BusyLoadingError:
-            return True
-        except redis.AuthenticationError:
+        except (redis.BusyLoadingError, redis.AuthenticationError):
             return True
         except redis.ConnectionError:
             return False
