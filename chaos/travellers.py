@@ -173,11 +173,6 @@ class Inbox:
         self._seen: set[int] = set()
         self._answers = 0
 
-    @property
-    def is_asking(self) -> bool:
-        """Whether an offer is open."""
-        return self.asked is not None and not self.asked.end.done()
-
     def take(self, text: bytes, now: float, *, is_current: bool = True) -> int | None:
         """Act on a message; gives the number of the offer to answer, if it is one.
 
@@ -202,18 +197,19 @@ class Inbox:
         if text != text_of(kind, self._partner, self._uuid, number):
             raise Ended("a message that nobody has sent")
         if kind == "offer":
-            return self._take_offer(number, is_current)
+            return self._take_offer(number, now, is_current)
         if is_current:
             self._resolve(number, now, "")
         return None
 
-    def _take_offer(self, number: int, is_current: bool) -> int:
+    def _take_offer(self, number: int, now: float, is_current: bool) -> int:
         if number in self._seen:
             raise Ended(f"offer {number} for the second time")
         self._seen.add(number)
         self._answers += 1
-        if is_current and self.is_asking:
-            raise Ended(f"offer {number}, which crosses its own")
+        if is_current and self.asked is not None and not self.asked.end.done():
+            own, age = self.asked.number, now - self.asked.since
+            raise Ended(f"offer {number}, which crosses its own {own} of {age:.2f} s")
         return number
 
     def _take_back(self) -> None:
@@ -353,7 +349,8 @@ class Client:
             while (line := await self._come()) is not None:
                 await self._be_here(line)
         except Ended as ended:
-            words = f"{self.uuid} at node {self.node} gets {ended}"
+            since = time.monotonic() - self.since
+            words = f"{self.uuid}, {since:.1f} s at node {self.node}, gets {ended}"
             self._journal.note(self._journal.breaches, words)
         finally:
             self.here.clear()
@@ -641,6 +638,8 @@ class Pair:
                 self.since = time.monotonic()
                 await self._exchange(sources)
                 self.since = None
+            if self._is_probe:
+                continue
             self.nudge.clear()
             pause = crowd.chance.uniform(0.5, 1.5) * PAUSE
             with contextlib.suppress(*LATE):

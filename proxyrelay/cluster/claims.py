@@ -251,8 +251,10 @@ class Claims:
             self._unregister(uuid, connection)
 
     def _holds(self, uuid: str, connection: int) -> bool:
-        peer = self._relay.registry.get(uuid)
-        return peer is not None and peer.arrival == connection
+        peer, claim = self._relay.registry.get(uuid), self._pending.get(uuid)
+        # The engine may have a connection whose acceptance is still on its way.
+        peers = (peer, None if claim is None else claim.peer)
+        return any(each is not None and each.arrival == connection for each in peers)
 
     def _unregister(self, uuid: str, connection: int) -> None:
         if self._bus.ready:

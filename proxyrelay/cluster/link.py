@@ -353,8 +353,9 @@ class Link:
         await self._connect(_Commands(self.drop))
         await self._load_scripts()
         inbox = await self._connect(_Inbox(self.drop, self._received))
-        await inbox.execute_command("SUBSCRIBE", self._inbox_of(self._settings.node))
         is_lost = await self._take_lease()
+        # From here on, no message is lost: the first one may follow at once.
+        await inbox.execute_command("SUBSCRIBE", self._inbox_of(self._settings.node))
         self._heard = self._boottime()
         self.ready = True
         self.connects += 1
