@@ -13,6 +13,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from importlib.resources import files
 from typing import Any, Protocol, cast
 
@@ -32,10 +33,9 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from txredisapi import ConnectionError as EngineLost
-from txredisapi import RedisProtocol, ResponseError, SubscriberProtocol
 
-from proxyrelay.cluster.bus import NoReply, NotSent
+from proxyrelay.cluster.bus import Done, NoReply, NotSent
+from proxyrelay.cluster.resp import Call, Commands, Inbox, ReplyError, Word
 from proxyrelay.net.clock import Clock, boottime
 from proxyrelay.net.timers import Heartbeat, TimeoutQueue
 
@@ -55,7 +55,8 @@ TIME_SAMPLES = 10
 """Last readings of the engine's clock, of which the fastest one counts."""
 
 SCRIPTS = (
-    *("lease", "register", "unregister", "forward", "reap", "nodes", "leave", "held"),
+    *("lease", "register", "again", "unregister", "forward"),
+    *("reap", "nodes", "leave", "held"),
 )
 
 WRONG_ENGINE = ("READONLY", "LOADING", "MASTERDOWN")
@@ -115,6 +116,14 @@ class LinkObserver(Protocol):
         """The engine has taken so long for a call."""
 
 
+def scripts() -> dict[str, bytes]:
+    """Texts of the scripts by their names."""
+    folder = files(__package__) / "lua"
+    texts = {name: (folder / f"{name}.lua").read_bytes() for name in SCRIPTS}
+    register = b"local function register(ARGV)\n" + texts["register"] + b"\nend\n"
+    return texts | {"again": register + texts["again"]}
+
+
 def _first(failure: Failure) -> Failure:
     failure.trap(FirstError)
     return cast(FirstError, failure.value).subFailure
@@ -122,33 +131,6 @@ def _first(failure: Failure) -> Failure:
 
 def _jitter() -> float:
     return random.uniform(0, 0.2)  # noqa: S311 - no secret
-
-
-class _Commands(RedisProtocol):  # type: ignore[misc]
-    """Calls and their replies."""
-
-    def __init__(self, lost: Callable[[str], None]) -> None:
-        super().__init__(charset=None, convertNumbers=False)
-        self._lost = lost
-
-    def connectionLost(self, why: Failure) -> None:
-        """Tell the link."""
-        self._lost("the engine closed a connection")
-        super().connectionLost(why)
-
-
-class _Inbox(SubscriberProtocol, _Commands):  # type: ignore[misc]
-    """Messages for this node."""
-
-    def __init__(
-        self, lost: Callable[[str], None], received: Callable[[bytes], None]
-    ) -> None:
-        _Commands.__init__(self, lost)
-        self._received = received
-
-    def messageReceived(self, _pattern: None, _channel: bytes, message: bytes) -> None:
-        """Hand on a message."""
-        self._received(message)
 
 
 class Link:
@@ -186,16 +168,12 @@ class Link:
         self._observer = observer
         self._needs_master = needs_master
         self._boottime = boottime
-        texts = {
-            name: (files(__package__) / "lua" / f"{name}.lua").read_bytes()
-            for name in SCRIPTS
-        }
-        self._scripts = texts
+        self._scripts = texts = scripts()
         self._hashes = {
             name: hashlib.sha1(text, usedforsecurity=False).hexdigest()
             for name, text in texts.items()
         }
-        self._connections: list[_Commands] = []
+        self._connections: list[Commands] = []
         self._session: Deferred[str] | None = None
         self._loop: Deferred[None] | None = None
         self._is_stopped = False
@@ -203,7 +181,7 @@ class Link:
         self._renewed = -settings.lease
         self._heard = 0.0
         self._samples: deque[tuple[float, float]] = deque(maxlen=TIME_SAMPLES)
-        self._deadlines: TimeoutQueue[Deferred[Any]] = TimeoutQueue(
+        self._deadlines: TimeoutQueue[Call] = TimeoutQueue(
             clock, settings.call_timeout, lambda _: self.drop("no reply in time")
         )
         self._heartbeats = (
@@ -252,6 +230,21 @@ class Link:
             return fail(NotSent("the link to the engine is down"))
         return self._execute("PUBLISH", self._inbox_of(node), message)
 
+    def run(self, done: Done, script: str, *arguments: Word) -> None:
+        """Run a script, while the link is ready.
+
+        Args:
+            done: Called once with the reply, or with a `NotSent` or a `NoReply`.
+            script: Its name.
+            *arguments: What it gets, after the prefix.
+        """
+        prefix = self._settings.prefix
+        self._send(done, ("EVALSHA", self._hashes[script], 0, prefix, *arguments))
+
+    def tell(self, done: Done, node: str, message: bytes) -> None:
+        """Send a message to the inbox of a node, while the link is ready."""
+        self._send(done, ("PUBLISH", self._inbox_of(node), message))
+
     def change(self, call_timeout: float) -> None:
         """Wait longer or shorter for replies."""
         self._deadlines.change(call_timeout, 0.0)
@@ -280,7 +273,7 @@ class Link:
         connections, self._connections = self._connections, []
         was_ready, self.ready = self.ready, False
         for connection in connections:
-            connection.transport.abortConnection()
+            connection.abort()
         if was_ready:
             if not self._is_stopped:
                 text = "the link to the engine is down: {reason}"
@@ -299,28 +292,47 @@ class Link:
         prefix = self._settings.prefix
         return self._execute("EVALSHA", self._hashes[script], 0, prefix, *arguments)
 
-    def _execute(self, *command: bytes | str | int) -> Deferred[Any]:
-        result: Deferred[Any] = self._connections[0].execute_command(*command)
-        self._deadlines.begin(result)
-        return result.addBoth(self._replied, result, self._clock.seconds())
+    def _execute(self, *command: Word) -> Deferred[Any]:
+        result: Deferred[Any] = Deferred()
 
-    def _replied(self, reply: Any, call: Deferred[Any], since: float) -> Any:
+        def done(reply: Any) -> None:
+            if isinstance(reply, Exception):
+                result.errback(reply)
+            else:
+                result.callback(reply)
+
+        self._send(done, command)
+        return result
+
+    def _send(self, done: Done, command: tuple[Word, ...]) -> None:
+        call = Call(partial(self._replied, done), self._clock.seconds())
+        self._connections[0].send(call, command)
+        self._deadlines.begin(call)
+
+    def _replied(self, done: Done, call: Call, reply: Any) -> None:
         self._deadlines.end(call)
-        if not isinstance(reply, Failure):
-            self._observer.replied(self._clock.seconds() - since)
-            return reply
-        error = reply.value
-        if not isinstance(error, ResponseError):
-            raise NoReply("the connection was lost")
+        if isinstance(reply, Exception):
+            reply = self._judged(reply)
+        else:
+            self._observer.replied(self._clock.seconds() - call.since)
+        try:
+            done(reply)
+        except Exception:
+            self._log.failure("a reply of the engine could not be used")
+
+    def _judged(self, error: Exception) -> Exception:
+        if not isinstance(error, ReplyError):
+            return error
         reason = str(error)
         if reason.startswith("NOSCRIPT"):
-            self._quietly(self._load_scripts())
-            raise NotSent(reason)
+            if self.ready:
+                self._quietly(self._load_scripts())
+            return NotSent(reason)
         if reason.startswith(WRONG_ENGINE):
             self.drop(f"it is no master: {reason}")
-            raise NotSent(reason)
+            return NotSent(reason)
         self._log.error("the engine refuses a call: {reason}", reason=reason)
-        raise Refused(reason)
+        return Refused(reason)
 
     # -- the life of the link
 
@@ -336,7 +348,7 @@ class Link:
                 failures = 0
                 await session
                 seconds = 0.0
-            except (ConnectError, EngineLost, NotSent, NoReply, Late) as error:
+            except (ConnectError, NotSent, NoReply, Late) as error:
                 if not failures:
                     self._log.warn("the engine cannot be reached: {error}", error=error)
                 failures += 1
@@ -350,29 +362,29 @@ class Link:
 
     async def _open(self) -> None:
         self._samples.clear()
-        await self._connect(_Commands(self.drop))
+        await self._connect(Commands(self.drop))
         await self._load_scripts()
-        inbox = await self._connect(_Inbox(self.drop, self._received))
+        inbox = await self._connect(Inbox(self.drop, self._received))
         is_lost = await self._take_lease()
         # From here on, no message is lost: the first one may follow at once.
-        await inbox.execute_command("SUBSCRIBE", self._inbox_of(self._settings.node))
+        await inbox.execute("SUBSCRIBE", self._inbox_of(self._settings.node))
         self._heard = self._boottime()
         self.ready = True
         self.connects += 1
         self._log.info("the link to the engine is ready")
         self._observer.link_ready(is_lost)
 
-    async def _connect(self, connection: _Commands) -> _Commands:
+    async def _connect(self, connection: Commands) -> Commands:
         await self._endpoint.connect(Factory.forProtocol(lambda: connection))
         self._connections.append(connection)
-        settings, run = self._settings, connection.execute_command
+        settings, run = self._settings, connection.execute
         try:
             if password := settings.password():
                 await run("AUTH", *filter(None, (settings.username,)), password)
             if settings.database:
                 await run("SELECT", settings.database)
             role = await run("ROLE") if self._needs_master else [b"master"]
-        except ResponseError as error:
+        except ReplyError as error:
             self._log.error("the engine refuses this relay: {error}", error=error)
             raise Refused(str(error)) from None
         if role[0] != b"master":
