@@ -247,7 +247,7 @@ class PureRoomTests(SynchronousTestCase):
             loaded = {
                 other
                 for other in loaded_by(f"proxyrelay.{name}")
-                if other.startswith(("proxyrelay.cluster", "txredisapi", "hiredis"))
+                if other.startswith(("proxyrelay.cluster", "hiredis"))
             }
             self.assertEqual(loaded, set(), name)
 

@@ -177,6 +177,9 @@ class Broker:
     def _forward_offer(self, sent: Sent) -> None:
         source, target = sent.message.source_uuid, sent.message.peer_uuid
         undelivered, other = self._undelivered, self.table.find(target, source)
+        if other is not None and self._is_elsewhere(other, sent):
+            undelivered.bounce(other, BounceReason.CROSSED)
+            other = None
         if source == target:
             # A stock client ends on an offer that it has just made itself.
             undelivered.send_back(sent, BounceReason.SELF)
@@ -193,6 +196,18 @@ class Broker:
             undelivered.drop(sent, DropReason.CROSSING)
         else:
             self._forward_new(sent)
+
+    def _is_elsewhere(self, other: Offer, sent: Sent) -> bool:
+        """Whether an offer does not concern this connection of its receiver.
+
+        The sender has left this relay before the offer was passed on; or it was passed
+        on to an older connection at another relay.
+        """
+        if self._undelivered.directory is None:
+            return False
+        if other.waits:
+            return other.origin is None and self._find(other.source) is None
+        return other.since + other.waited < sent.registration.registered_at
 
     def _forward_new(self, sent: Sent) -> None:
         """Pass on an offer that no other one forbids, now or later."""

@@ -405,7 +405,7 @@ class ClusterTests(InspectionTestCase):
             (self.folder / name).chmod(0o640)
 
     def test_cluster_without_its_packages_is_one_problem(self) -> None:
-        for name in ("txredisapi", "hiredis"):
+        for name in ("hiredis",):
             with mock.patch.dict(sys.modules, {name: None}):
                 problem = self.assert_problem(self.TEXT, "cluster", 2)
             self.assertEqual(
@@ -413,7 +413,7 @@ class ClusterTests(InspectionTestCase):
                 "[cluster] needs the packages of proxyrelay[cluster]: "
                 "pip install 'proxyrelay[cluster]'",
             )
-        with mock.patch.dict(sys.modules, {"txredisapi": None}):
+        with mock.patch.dict(sys.modules, {"hiredis": None}):
             self.assert_sound(HOST)
 
     def test_files_right_are_read(self) -> None:
