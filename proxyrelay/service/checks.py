@@ -193,7 +193,6 @@ def read_cluster_files(cluster: Cluster) -> list[str]:
     """
     try:
         import hiredis  # noqa: F401, PLC0415 - an extra
-        import hiredis  # noqa: F401, PLC0415
     except ImportError:
         raise ConfigError([Problem("cluster", CLUSTER_LACKS)]) from None
     from proxyrelay.cluster import files  # noqa: PLC0415 - loaded only if set
