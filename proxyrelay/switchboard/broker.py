@@ -272,7 +272,7 @@ class Broker:
         offer.waited = self._clock() - offer.since
         why = self._deliver(sent, offer)
         if why is None:
-            self.table.pass_on(offer)
+            self.table.mark_passed_on(offer)
         elif why is not BounceReason.UNKNOWN:
             self._undelivered.bounce(offer, why)
 
