@@ -32,9 +32,6 @@ class Proxies:
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = [ip_network(network) for network in networks]
 
-    def __bool__(self) -> bool:
-        return bool(self._networks)
-
     def trust(self, host: str) -> bool:
         """Whether an address belongs to a trusted proxy. Other texts never do."""
         if not self._networks:

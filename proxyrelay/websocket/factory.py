@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any, cast
+from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet.defer import Deferred
@@ -45,7 +45,8 @@ class RelayFactory(WebSocketServerFactory):
         connections: All connections, registered or not.
         outbox: Collects what is sent while a read is processed.
         gate: Stops accepting while there is no room.
-        pace: Spreads opening handshakes over turns of the reactor.
+        pace: Spreads opening handshakes over turns of the reactor, and the ends of
+            connections.
         tls_pace: Spreads TLS handshakes over turns of the reactor.
         behind_proxies: Builds the same connections, with PROXY headers of trusted
             proxies.
@@ -71,7 +72,6 @@ class RelayFactory(WebSocketServerFactory):
         self.authenticator = authenticator
         self.observer = observer
         self.clock = clock
-        self.config = config
         self.pseudonyms = pseudonyms
         self.connections: set[Any] = set()
         self.state = RelayState.STARTING
@@ -112,7 +112,6 @@ class RelayFactory(WebSocketServerFactory):
         a timeout is stretched or shrunk. They keep ``max_message_bytes``, since a
         message may be on its way.
         """
-        self.config = config
         self.limits.apply(config.limits)
         self.flows.apply(config)
         self.lifecycle.apply(config.timeouts)
@@ -124,7 +123,7 @@ class RelayFactory(WebSocketServerFactory):
 
     def buildProtocol(self, addr: IAddress) -> Any:  # type: ignore[override]
         """Build a connection, numbered in the order of arrival."""
-        protocol = cast(Any, super().buildProtocol(addr))
+        protocol: Any = super().buildProtocol(addr)
         protocol.come_from(addr)
         protocol.arrival = next(self._arrivals)
         return protocol
