@@ -43,7 +43,7 @@ from proxyrelay.websocket.state import RelayState
 
 log = Logger(namespace="proxyrelay")
 
-SWEEP_SECONDS = 0.5
+TICK_SECONDS = 0.5
 """Interval between two looks at the offers that wait for an answer."""
 
 
@@ -120,7 +120,7 @@ class RelayService(MultiService):
             self._list_clients, clock, "the list of clients has stopped"
         )
         self._sweep = Heartbeat(
-            clock, SWEEP_SECONDS, self._tick, self.factory.has_backlog
+            clock, TICK_SECONDS, self._tick, self.factory.has_backlog
         )
         self.factory.held_up = lambda: self._sweep.overdue
         self._heap = Heap()
