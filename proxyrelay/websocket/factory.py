@@ -225,7 +225,8 @@ def served_class(factory: WebSocketServerFactory, kind: type) -> Any:
     """Subclass of a protocol with all attributes that connections share.
 
     Autobahn copies 36 options of the factory into each connection, and sets about forty
-    attributes that stay as they are. Here both are attributes of the class.
+    attributes that stay as they are. Here both are attributes of the class. Checked
+    against Autobahn 26.10.2.
     """
     plain = WebSocketServerProtocol()
     plain.factory = factory
