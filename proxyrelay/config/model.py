@@ -165,8 +165,9 @@ class Timeouts(Struct, frozen=True):
         authentication: From the request to the authenticator's answer; at most 8, as
             clients wait 10 s for the whole upgrade.
         registration: From the upgrade to the first registration.
-        ping_interval: From the last data of a client to the relay's ping. Stock
-            clients send pings themselves, so the relay seldom does.
+        ping_interval: Least silence of a client before the relay's ping, which comes
+            one to two intervals after the client's last data. Stock clients send pings
+            themselves, so the relay seldom does.
         ping_timeout: From that ping to its pong. A client that reads nothing cannot
             answer, and its connection is ended.
         close_handshake: From the relay's close frame to the answer, and again
