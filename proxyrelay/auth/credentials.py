@@ -1,4 +1,7 @@
-"""Credentials of the relay's Globus application, and the places to look for them."""
+"""Credentials of the relay's own Globus application, and the places to look for them.
+
+Bearer tokens of clients are in `proxyrelay.auth.policy`.
+"""
 
 from __future__ import annotations
 

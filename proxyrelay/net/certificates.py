@@ -1,4 +1,7 @@
-"""Certificates and keys: loading and checking the files."""
+"""Certificates and keys: loading and checking the files.
+
+`proxyrelay.service.reload.CertificateWatch` serves renewed files.
+"""
 
 from __future__ import annotations
 

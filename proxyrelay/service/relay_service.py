@@ -55,8 +55,8 @@ class RelayService(MultiService):
 
     Args:
         pair: Certificate and key; None to serve without TLS.
-        reactor: Runs everything but the deadlines of connections.
-        clock: Runs those; None for the reactor.
+        reactor: Runs the sockets. The end of a drain stops it.
+        clock: Runs the timers of the relay; None for the reactor.
         inherited: Listening sockets from a supervisor, in place of own ones.
         further: Observers beside the log.
         on_forward: Observers of forwarded messages beside the log.

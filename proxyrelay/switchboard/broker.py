@@ -74,7 +74,7 @@ class Broker:
         self.table.forget(now)
 
     def _put_down(self) -> None:
-        """Empty the table without the shield: every answer is passed on from now on."""
+        """Empty the table after the shield is turned off: answers need no offer."""
         for offer in self.table.unanswered(self._clock(), 0.0):
             self.pass_on(offer)
             if offer.waits:

@@ -91,7 +91,7 @@ class FlowControl:
         heard: Whether bytes came since the phase of the connection began.
         paused: Whether the client leaves bytes unread.
         is_following: Whether writes wait for the end of a replaced connection.
-        unread: Bytes written since one of these two began.
+        unread: Bytes written since ``paused`` or ``is_following`` became true.
         message_debt: Time on the clock, in seconds, and not an amount. From that time
             on, the client's frames are within its rate.
         out_of_turn: Frames before the registration, or after a close frame.
