@@ -72,7 +72,7 @@ def find(
     for look_up in (_client_id, _secret):
         try:
             found.append(look_up(arguments, environment, names or {}))
-        except ConfigError as error:  # noqa: PERF203 - two places
+        except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)

@@ -49,7 +49,7 @@ def line_of_repetition(text: str) -> int | None:
     for number in range(1, len(lines) + 1):
         try:
             tomlkit.parse("".join(lines[:number]))
-        except KeyAlreadyPresent:  # noqa: PERF203
+        except KeyAlreadyPresent:
             return number
         except TOMLKitError:
             continue

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from stat import S_ISREG
@@ -177,7 +177,7 @@ def _fingerprint(path: Path) -> tuple[int, int, int] | None:
 
 def now() -> datetime:
     """Present time, with its zone."""
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def _fault(message: str) -> Problem:

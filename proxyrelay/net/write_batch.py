@@ -51,6 +51,6 @@ class WriteBatch:
         for sender in waiting or ():
             try:
                 sender.send_held()
-            except Exception:  # noqa: PERF203
+            except Exception:
                 # One broken connection must not hold up the others.
                 self._log.failure("sending failed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import trustme
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,7 +19,7 @@ from tests.config.case import ConfigTestCase
 from tests.net.test_certificates import Issued, ecdsa
 from tests.support.globus import CLIENT_ID
 
-NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 HOST = "host = '127.0.0.1'\n"
