@@ -1,4 +1,4 @@
-"""Everything that goes wrong, in one tree.
+"""Everything that goes wrong, in one tree. Pure.
 
 ::
 

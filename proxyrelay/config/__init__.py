@@ -1,4 +1,4 @@
-"""relay.toml and the command line, read into one frozen `Config`."""
+"""relay.toml and the command line, read into one frozen `Config`. Pure."""
 
 from proxyrelay.config.loader import OVERRIDES as OVERRIDES
 from proxyrelay.config.loader import Loaded as Loaded

@@ -1,4 +1,4 @@
-"""Lines of settings in a TOML text.
+"""Lines of settings in a TOML text. Pure.
 
 tomlkit keeps no positions, but writes a text as it was. So a mark takes the place of
 the setting, and is found in the written text.

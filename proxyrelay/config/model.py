@@ -1,4 +1,4 @@
-"""The settings of relay.toml: name, type, range, default and meaning of each.
+"""The settings of relay.toml: name, type, range, default and meaning of each. Pure.
 
 The reference of settings is generated from these docstrings. Rules that a type cannot
 say are in `proxyrelay.config.rules`.

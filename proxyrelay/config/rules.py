@@ -1,4 +1,4 @@
-"""Rules that the types of the model cannot say.
+"""Rules that the types of the model cannot say. Pure.
 
 `convert` reads one value, and `problems` and `warnings` compare several. Rules about
 files and the environment are in `proxyrelay.service.checks`.

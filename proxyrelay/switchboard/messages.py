@@ -1,4 +1,4 @@
-"""The wire grammar: what clients and the relay say to each other.
+"""The wire grammar: what clients and the relay say to each other. Pure.
 
 All messages are JSON objects in text frames::
 

@@ -1,4 +1,4 @@
-"""A connection, as the parts of its protocol see it. Only types live here.
+"""A connection, as the parts of its protocol see it. Pure: only types.
 
 `flow` and `lifecycle` act on a connection through these types. So no part imports the
 protocol.
