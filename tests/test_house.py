@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 PURE = (
     *("errors", "config", "switchboard"),
-    *("net.proxies", "net.rate", "net.timing"),
+    *("net.ip", "net.proxies", "net.rate", "net.timing"),
     *("auth.cache", "auth.circuit_breaker"),
     *("auth.policy", "auth.stats"),
     "observe.counters",

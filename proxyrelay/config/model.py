@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
+from proxyrelay.net.ip import ip
+
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 """Names of log levels, as the reference relay spells them."""
 
@@ -33,6 +35,9 @@ PROXYSTORE_RELAY = "ebd5bbed-95e2-47cf-9c80-39e2064274bd"
 
 SOCKET_PATH_MAX_BYTES = 107
 """Longest path of a socket (unix(7))."""
+
+ALL_INTERFACES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
+"""Hosts that stand for all interfaces, each with an address to connect to."""
 
 _ADDRESS_AND_PORT = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})"
@@ -403,6 +408,6 @@ def admin_place(listen: str) -> tuple[str, int] | Path:
 
 def _is_loopback(host: str | None) -> bool:
     try:
-        return host is not None and ipaddress.ip_address(host).is_loopback
+        return host is not None and ip(host).is_loopback
     except ValueError:
         return host == "localhost"

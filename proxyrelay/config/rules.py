@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from proxyrelay.config.model import (
+    ALL_INTERFACES,
     AUTHENTICATION_MARGIN_SECONDS,
     PROXYSTORE_RELAY,
     AuthArguments,
@@ -34,8 +35,8 @@ MIN_CENSUS_SECONDS = 0.1
 MAX_HOST_NAME_CHARACTERS = 253
 """Longest name of a host (RFC 1035, section 2.3.4)."""
 
-_IDENTITY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""A UUID as Globus prints it."""
+CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""A UUID in lower case with dashes, as Globus prints it."""
 
 _DOMAIN = re.compile(r"[^@*\s]+")
 
@@ -90,9 +91,6 @@ _PLAIN_WORDS: Mapping[str, str] = {
     "`": "",
 }
 
-_ALL_INTERFACES = frozenset({None, "0.0.0.0", "::"})  # noqa: S104 - not bound here
-"""Hosts that stand for all interfaces, IPv4 and IPv6 alike."""
-
 
 # -- one value
 
@@ -126,7 +124,7 @@ def application_id(text: str) -> str:
         ValueError: It is no UUID.
     """
     lower = text.lower()
-    if not _IDENTITY.fullmatch(lower):
+    if not CANONICAL_UUID.fullmatch(lower):
         raise ValueError("no ID")
     return lower
 
@@ -251,8 +249,8 @@ def _useless_entries(arguments: AuthArguments) -> Iterator[Finding]:
         f'"https://auth.globus.org/scopes/{PROXYSTORE_RELAY}/relay_all"'
     )
     for name, pattern, expected in (
-        ("allowed_users", _IDENTITY, identities),
-        ("denied_users", _IDENTITY, identities),
+        ("allowed_users", CANONICAL_UUID, identities),
+        ("denied_users", CANONICAL_UUID, identities),
         ("allowed_domains", _DOMAIN, domains),
         ("denied_domains", _DOMAIN, domains),
         ("required_scopes", _SCOPE, scopes),
@@ -265,4 +263,5 @@ def _overlap(one: object, other: tuple[str | None, int]) -> bool:
     """Tell whether two places to listen are one, or one is within the other."""
     if not isinstance(one, tuple) or not one[1] == other[1] != 0:
         return False
-    return one[0] == other[0] or not _ALL_INTERFACES.isdisjoint({one[0], other[0]})
+    hosts = {one[0], other[0]}
+    return len(hosts) == 1 or not hosts.isdisjoint({None, *ALL_INTERFACES})
