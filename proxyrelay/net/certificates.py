@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import crypto
 
 from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.net.files import NotRegular, read_small
 
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 """Curves of the ECDSA keys that current clients accept."""
@@ -190,9 +191,9 @@ def _wrong(setting: str, message: str) -> ConfigError:
 
 def _read(setting: str, path: Path) -> bytes:
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise _wrong(setting, f"{path} is not a regular file")
-        return path.read_bytes()
+        return read_small(path)
+    except NotRegular:
+        raise _wrong(setting, f"{path} is not a regular file") from None
     except OSError as error:
         raise _wrong(setting, f"{path} cannot be read: {error.strerror}") from None
 
