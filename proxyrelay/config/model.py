@@ -27,6 +27,9 @@ Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 HeldCount = Annotated[int, Meta(ge=0, le=65_536)]
 PerSecond = Annotated[float, Meta(ge=0.01, le=1_000_000)]
 
+ALL_INTERFACES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
+"""Hosts that stand for all interfaces, each with an address to connect to."""
+
 AUTHENTICATION_MARGIN_SECONDS = 0.5
 """Least difference of ``timeouts.authentication`` and ``auth.kwargs.timeout``."""
 
@@ -35,9 +38,6 @@ PROXYSTORE_RELAY = "ebd5bbed-95e2-47cf-9c80-39e2064274bd"
 
 SOCKET_PATH_MAX_BYTES = 107
 """Longest path of a socket (unix(7))."""
-
-ALL_INTERFACES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
-"""Hosts that stand for all interfaces, each with an address to connect to."""
 
 _ADDRESS_AND_PORT = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})"
