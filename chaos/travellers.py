@@ -394,7 +394,7 @@ class Client:
             opening = Line.open(place, crowd.trust)
             try:
                 line = await asyncio.wait_for(opening, GIVES_UP)
-            except (OSError, asyncio.TimeoutError) as error:
+            except (TimeoutError, OSError) as error:
                 return f"no connection: {type(error).__name__}"
             why = ""
             try:

@@ -249,7 +249,7 @@ class Node:
         is_here = self._relay.registry.get(offer.target) is not None
         text = offer.text
         if offer.origin is None and not is_here and text is not None:
-            self._relay.broker.table.pass_on(offer)
+            self._relay.broker.table.mark_passed_on(offer)
             if not offer.number:
                 self._number += 1
                 offer.number = self._number

@@ -74,7 +74,7 @@ class Broker:
         self.table.forget(now)
 
     def _put_down(self) -> None:
-        """Empty the table without the shield: every answer is passed on from now on."""
+        """Empty the table after the shield is turned off: answers need no offer."""
         for offer in self.table.unanswered(self._clock(), 0.0):
             self.pass_on(offer)
             if offer.waits:
@@ -355,7 +355,7 @@ class Broker:
         offer.waited = self._clock() - offer.since
         why = self._deliver(sent, offer)
         if why is None:
-            self.table.pass_on(offer)
+            self.table.mark_passed_on(offer)
         elif why is not BounceReason.UNKNOWN:
             self._undelivered.bounce(offer, why)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from unittest import mock
 
 import trustme
@@ -22,7 +22,7 @@ from tests.net.test_certificates import Issued, ecdsa
 from tests.support.certificates import Authority
 from tests.support.globus import CLIENT_ID
 
-NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 HOST = "host = '127.0.0.1'\n"
