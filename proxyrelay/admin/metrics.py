@@ -6,19 +6,17 @@ Labels have few values, and none is a client's choice.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autobahn import __version__ as autobahn_version  # type: ignore[attr-defined]
 
 import twisted
 from proxyrelay import __version__
-from proxyrelay.admin import nodes
+from proxyrelay.admin.cluster_metrics import CLUSTER_METRICS
 from proxyrelay.admin.control import ReloadOutcome
 from proxyrelay.admin.prometheus import (
-    Metric,
-    Summary,
     Values,
     by_label,
     by_value,
@@ -26,7 +24,6 @@ from proxyrelay.admin.prometheus import (
     counter,
     gauge,
     histogram,
-    summary,
     total,
     words,
 )
@@ -40,52 +37,11 @@ from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import LeaveReason
 from proxyrelay.websocket.state import Phase, RelayState
 
-if TYPE_CHECKING:
-    from proxyrelay.cluster.member import Member
-
 
 def _globus(read: Callable[[GlobusAuthenticator], Any]) -> Callable[[View], Any]:
     """Read numbers of Globus Auth; there are none without it."""
     return lambda view: None if view.globus is None else read(view.globus)
 
-
-def _cluster(read: Callable[[Member], Any]) -> Callable[[View], Any]:
-    """Read numbers of the cluster; there are none without it."""
-    return lambda view: None if view.member is None else read(view.member)
-
-
-def _by_word(
-    name: str,
-    about: str,
-    label: str,
-    known: Mapping[str, str],
-    counts: Callable[[Member], Mapping[str, int]],
-) -> Metric:
-    """Count by known words; each has a value of the label."""
-
-    def read(member: Member) -> Values:
-        found = counts(member)
-        return {(value,): found.get(word, 0) for word, value in known.items()}
-
-    values = tuple(known.values())
-    return counter(name, about, _cluster(read), (label,), values)
-
-
-_FORWARD_RESULTS = {
-    "SENT": "sent",
-    "HOLD": "held",
-    "NONE": "unknown",
-    "FOREIGN": "foreign",
-    "NotSent": "not_sent",
-    "NoReply": "no_reply",
-    "Refused": "refused",
-}
-"""Values of a label by the engine's words, and by the errors of the link."""
-
-RETURN_REASONS = {
-    word: word
-    for word in ("gone", "answer", *(why.name.lower() for why in BounceReason))
-}
 
 _DROP_REASONS: dict[Enum, str] = {why: why.name.lower() for why in DropReason}
 
@@ -334,59 +290,6 @@ METRICS = (
         by_value(ReloadOutcome),
         lambda view: view.reloads,
     ),
-    gauge(
-        "cluster_ready",
-        "Whether the engine of the cluster can be reached: 1 if so.",
-        _cluster(lambda member: member.link.ready),
-    ),
-    gauge(
-        "cluster_lease_age_seconds",
-        "Seconds since this relay has renewed its lease; none before the first one.",
-        _cluster(nodes.lease_age),
-    ),
-    gauge(
-        "cluster_unsynced",
-        "Registered clients that the engine may not know.",
-        _cluster(lambda member: len(member.claims.unsynced)),
-    ),
-    _by_word(
-        "cluster_forwards_total",
-        "Offers for clients of other relays, by the engine's reply.",
-        "result",
-        _FORWARD_RESULTS,
-        lambda member: member.node.forwards,
-    ),
-    _by_word(
-        "cluster_returns_total",
-        "Offers and answers that other relays sent back, by the reason.",
-        "reason",
-        RETURN_REASONS,
-        lambda member: member.node.returns,
-    ),
-    counter(
-        "cluster_stale_total",
-        "Registrations for which the engine named another relay.",
-        _cluster(lambda member: member.claims.stale),
-    ),
-    counter(
-        "cluster_asserted_total",
-        "Registrations that the engine was told again.",
-        _cluster(lambda member: member.claims.asserted),
-    ),
-    counter(
-        "cluster_ignored_total",
-        "Messages of other relays that were repeated, too late, or malformed.",
-        _cluster(lambda member: member.node.ignored),
-    ),
-    counter(
-        "cluster_connects_total",
-        "How often the engine could be reached anew.",
-        _cluster(lambda member: member.link.connects),
-    ),
-    summary(
-        "cluster_engine_seconds",
-        "Calls of the engine.",
-        _cluster(lambda member: Summary(member.calls, member.engine_seconds)),
-    ),
+    *CLUSTER_METRICS,
 )
 """All metrics, beside ``process_`` and ``python_`` ones."""

@@ -19,34 +19,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from proxyrelay.admin import nodes
 from proxyrelay.admin.access import Access
+from proxyrelay.admin.answers import Trouble, guarded, in_pieces, later
 from proxyrelay.admin.control import Reloadable, ReloadOutcome
 from proxyrelay.admin.history import FIELDS, SAMPLE_INTERVAL_SECONDS, History
 from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import Metrics
 from proxyrelay.admin.recent_events import RecentEvents
-from proxyrelay.admin.report import Clients, FarClients
-from proxyrelay.admin.site import (
-    HEADERS,
-    PLAIN_TEXT,
-    PieceProducer,
-    PrivateRequest,
-    encode_json,
-)
+from proxyrelay.admin.report import Clients
+from proxyrelay.admin.site import HEADERS, PLAIN_TEXT, PrivateRequest
 from proxyrelay.admin.view import View
 from proxyrelay.net import addresses
 from proxyrelay.switchboard.events import Operator, WrongAdminToken
@@ -84,10 +76,6 @@ class _DrainBody(Struct):
     pid: int | None = None
 
 
-class _Trouble(Exception):
-    """An HTTP status and an error text in place of an answer."""
-
-
 class _Route(NamedTuple):
     """A resource: GET looks, POST changes something; an open one needs no token."""
 
@@ -103,8 +91,6 @@ class Root(Resource):
     """
 
     isLeaf = True
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -145,29 +131,15 @@ class Root(Resource):
         """Answer a request, if the caller may make it."""
         for name, value in HEADERS.items():
             request.setHeader(name, value)
-        answer = self._guarded(request, partial(self._answer, request))
+        answer = guarded(request, partial(self._answer, request))
         if request.method == b"HEAD" and isinstance(answer, bytes):
             request.setHeader("Content-Length", str(len(answer)))
             return b""
         return answer
 
-    def _guarded(
-        self, request: PrivateRequest, answer: Callable[[], bytes | int]
-    ) -> bytes | int:
-        """An answer, or an error in its place."""
-        try:
-            return answer()
-        except _Trouble as trouble:
-            status, text = trouble.args
-            return request.json({"error": text}, status)
-        except Exception:
-            self._log.failure("a request to the private listener failed")
-            status = HTTPStatus.INTERNAL_SERVER_ERROR
-            return request.json({"error": "see the log of the relay"}, status)
-
     def _answer(self, request: PrivateRequest) -> bytes | int:
         if not self._access.knows(request.header("host")):
-            raise _Trouble(
+            raise Trouble(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "this listener is not called so; see admin.allowed_hosts",
             )
@@ -176,12 +148,12 @@ class Root(Resource):
         if route is None or not route.is_open:
             self._authenticate(request)
         if route is None:
-            raise _Trouble(HTTPStatus.NOT_FOUND, "there is nothing here")
+            raise Trouble(HTTPStatus.NOT_FOUND, "there is nothing here")
         if method not in {route.method, "HEAD" if route.method == "GET" else ""}:
             request.setHeader("Allow", route.method)
-            raise _Trouble(HTTPStatus.METHOD_NOT_ALLOWED, f"use {route.method} here")
+            raise Trouble(HTTPStatus.METHOD_NOT_ALLOWED, f"use {route.method} here")
         if route.method == "POST" and not _is_deliberate(request):
-            raise _Trouble(
+            raise Trouble(
                 HTTPStatus.FORBIDDEN,
                 "add 'Content-Type: application/json' or 'X-Proxyrelay: 1'",
             )
@@ -194,7 +166,7 @@ class Root(Resource):
         if authorization is not None:
             self._view.factory.observer(WrongAdminToken(self._caller(request)))
         request.setHeader("WWW-Authenticate", 'Bearer realm="proxyrelay"')
-        raise _Trouble(
+        raise Trouble(
             HTTPStatus.UNAUTHORIZED,
             "bring the token of admin.token_file (Authorization: Bearer ...)",
         )
@@ -212,7 +184,7 @@ class Root(Resource):
     def _send_file(self, request: PrivateRequest, name: str) -> bytes:
         content = self._files.get(name)
         if content is None:
-            raise _Trouble(HTTPStatus.NOT_FOUND, "there is no such file")
+            raise Trouble(HTTPStatus.NOT_FOUND, "there is no such file")
         kind = CONTENT_TYPES.get(Path(name).suffix, PLAIN_TEXT)
         request.setHeader("Content-Type", kind)
         return content
@@ -230,7 +202,7 @@ class Root(Resource):
 
     def _list_clients(self, request: PrivateRequest) -> int:
         total = len(self._view.factory.registry)
-        return _send_pieces(request, Clients(total, []), self._view.clients())
+        return in_pieces(request, Clients(total, []), self._view.clients())
 
     def _send_history(self, request: PrivateRequest) -> bytes:
         return request.json(
@@ -250,12 +222,12 @@ class Root(Resource):
     def _member(self) -> Member:
         member = self._view.member
         if member is None:
-            raise _Trouble(HTTPStatus.NOT_FOUND, "this relay is in no cluster")
+            raise Trouble(HTTPStatus.NOT_FOUND, "this relay is in no cluster")
         return member
 
     def _ask_nodes(self, request: PrivateRequest) -> int:
         member = self._member()
-        return self._answer_later(
+        return later(
             request,
             member.queries.ask_nodes,
             lambda found: request.json(nodes.nodes(member, found)),
@@ -266,30 +238,9 @@ class Root(Resource):
 
         def answer(found: Answers) -> int:
             head = nodes.clients(member, found)
-            return _send_pieces(request, head, nodes.rows(found, self._view.wall()))
+            return in_pieces(request, head, nodes.rows(found, self._view.wall()))
 
-        return self._answer_later(request, member.queries.ask_clients, answer)
-
-    def _answer_later(
-        self,
-        request: PrivateRequest,
-        ask: Callable[[Callable[[Answers], None]], None],
-        answer: Callable[[Answers], bytes | int],
-    ) -> int:
-        gone: list[Failure] = []
-        request.notifyFinish().addErrback(gone.append)
-
-        def found(answers: Answers) -> None:
-            if gone:
-                return
-            body = self._guarded(request, partial(answer, answers))
-            if isinstance(body, bytes):
-                request.setHeader("Content-Length", str(len(body)))
-                request.write(body)
-                request.finish()
-
-        ask(found)
-        return NOT_DONE_YET
+        return later(request, member.queries.ask_clients, answer)
 
     # -- acting
 
@@ -305,13 +256,13 @@ class Root(Resource):
     def _drain(self, request: PrivateRequest) -> bytes:
         pid, own = _pid(request), os.getpid()
         if pid is None and self._shared:
-            raise _Trouble(
+            raise Trouble(
                 HTTPStatus.CONFLICT,
                 "other relays may listen here, too: say which one is to drain; "
                 f'this one is {{"pid": {own}}}',
             )
         if pid not in {None, own}:
-            raise _Trouble(HTTPStatus.CONFLICT, f"this is process {own}, and not {pid}")
+            raise Trouble(HTTPStatus.CONFLICT, f"this is process {own}, and not {pid}")
         self._report(request, "drain")
         self._view.relay.drain()
         detail = f"draining; connections: {len(self._view.factory.connections)}"
@@ -321,14 +272,14 @@ class Root(Resource):
         self._report(request, "reload")
         done = self._reload.reload()
         if done.outcome is ReloadOutcome.REFUSED:
-            raise _Trouble(HTTPStatus.CONFLICT, done.detail)
+            raise Trouble(HTTPStatus.CONFLICT, done.detail)
         return request.json({"ok": True, "detail": done.detail})
 
     def _disconnect(self, request: PrivateRequest, uuid: str) -> bytes | int:
         try:
             uuid = canonical_uuid(uuid)
         except ValueError:
-            raise _Trouble(HTTPStatus.NOT_FOUND, "this is no UUID") from None
+            raise Trouble(HTTPStatus.NOT_FOUND, "this is no UUID") from None
         relay, member = self._view.factory.relay, self._view.member
         peer = relay.disconnect(uuid, self._caller(request))
         if peer is not None:
@@ -337,9 +288,9 @@ class Root(Resource):
                 {"ok": True, "detail": f"{uuid} is {DISCONNECT_EFFECT}"}
             )
         if member is None:
-            raise _Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
+            raise Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
         self._report(request, "disconnect", uuid)
-        return self._answer_later(
+        return later(
             request,
             partial(member.queries.disconnect, uuid),
             partial(self._disconnected, request, uuid),
@@ -354,30 +305,11 @@ class Root(Resource):
                 detail = f"{uuid} at node {report.node!a} is {DISCONNECT_EFFECT}"
                 return request.json({"ok": True, "detail": detail})
         if not found.silent:
-            raise _Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
-        raise _Trouble(
+            raise Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
+        raise Trouble(
             HTTPStatus.GATEWAY_TIMEOUT,
             f"{uuid} is at no node that replies; silent: {', '.join(found.silent)}",
         )
-
-
-def _send_pieces(
-    request: PrivateRequest, head: Clients | FarClients, batches: Iterable[list[Any]]
-) -> int:
-    """Send a list of clients, batch by batch, at the end of its head."""
-    request.setHeader("Content-Type", "application/json")
-    pieces = _listed(encode_json(head).removesuffix(b"]}"), batches)
-    request.registerProducer(PieceProducer(request, pieces), False)
-    return NOT_DONE_YET
-
-
-def _listed(head: bytes, batches: Iterable[list[Any]]) -> Iterator[bytes]:
-    yield head
-    comma = b""
-    for batch in filter(None, batches):
-        yield comma + b",".join(map(encode_json, batch))
-        comma = b","
-    yield b"]}"
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -401,7 +333,7 @@ def _pid(request: PrivateRequest) -> int | None:
     try:
         return msgspec.json.decode(body, type=_DrainBody).pid if body else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _Trouble(
+        raise Trouble(
             HTTPStatus.BAD_REQUEST, 'the body must be like {"pid": 4711}, or empty'
         ) from None
 
@@ -412,5 +344,5 @@ def _since(request: PrivateRequest) -> float:
         number = float(request.args.get(b"since", [b"0"])[0])
         int(number)
     except (ValueError, OverflowError):
-        raise _Trouble(HTTPStatus.BAD_REQUEST, "since must be a number") from None
+        raise Trouble(HTTPStatus.BAD_REQUEST, "since must be a number") from None
     return number

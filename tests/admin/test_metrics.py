@@ -14,7 +14,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from twisted.internet.error import ConnectionRefusedError as Refused
 
-from proxyrelay.admin.metrics import METRICS, RETURN_REASONS
+from proxyrelay.admin.cluster_metrics import RETURN_REASONS
+from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.cache import TokenCache
