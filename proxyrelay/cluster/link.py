@@ -456,13 +456,17 @@ class Link:
         return connection
 
     async def _ask(self, connection: _Commands, *command: str | int) -> Any:
+        asked: Deferred[Any] = connection.execute_command(*command)
+        self._deadlines.begin(asked)
         try:
-            return await connection.execute_command(*command)
+            return await asked
         except ResponseError as error:
             reason = str(error)
             if reason.startswith(WRONG_ENGINE):
                 raise NotSent(f"it is no master: {reason}") from None
             raise self._refused(reason) from None
+        finally:
+            self._deadlines.end(asked)
 
     async def _load_scripts(self) -> None:
         loads = [

@@ -365,3 +365,14 @@ class CredentialTests(LinkTestCase):
         reactor.callLater(0.3, setattr, self, "password", "secret")
         await ready
         self.flushLoggedErrors()
+
+    async def test_engine_that_stands_at_the_password_is_left_in_time(self) -> None:
+        self.password = "secret"
+        endpoint = CountingEndpoint(self.link._endpoint, 3)
+        self.link._endpoint = cast(IStreamClientEndpoint, endpoint)
+        self.engine.signal(signal.SIGSTOP)
+        try:
+            self.link.start()
+            await endpoint.reached.addTimeout(5, reactor)
+        finally:
+            self.engine.signal(signal.SIGCONT)
