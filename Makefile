@@ -23,7 +23,7 @@ help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
 	@echo "make test    linters, types, all tests, coverage"
 	@echo "make unit    tests only; TESTS=tests.switchboard.test_relay takes some"
-	@echo "make cluster-rules  1,000 random histories of a cluster, half a minute"
+	@echo "make cluster-rules  1,000 random histories of a cluster, a minute"
 	@echo "make matrix  tests on each Python that is found; ARGS=--ends for two"
 	@echo "make docs    the documentation, into docs/_build/html"
 	@echo "make bench   speed and memory beside proxystore-relay, some minutes; ARGS=..."

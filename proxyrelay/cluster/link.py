@@ -443,14 +443,27 @@ class Link:
                 raise NotSent("the engine is no master")
         return connection
 
-    async def _ask(self, connection: Commands, *command: str | int) -> Any:
+    async def _ask(self, connection: Commands, *command: Word) -> Any:
+        asked: Deferred[Any] = Deferred()
+
+        def done(_: Call, reply: Any) -> None:
+            if isinstance(reply, Exception):
+                asked.errback(reply)
+            else:
+                asked.callback(reply)
+
+        call = Call(done)
+        connection.send(call, command)
+        self._deadlines.begin(call)
         try:
-            return await connection.execute(*command)
+            return await asked
         except ReplyError as error:
             reason = str(error)
             if reason.startswith(WRONG_ENGINE):
                 raise NotSent(f"it is no master: {reason}") from None
             raise self._refused(reason) from None
+        finally:
+            self._deadlines.end(call)
 
     async def _load_scripts(self) -> None:
         loads = [

@@ -37,6 +37,21 @@ class Message:
 
 
 @dataclass(eq=False)
+class Reply:
+    """A reply on its way to a node. If the connection is lost, its call has none."""
+
+    done: Callable[[Any], None]
+    reply: Any
+
+    def __call__(self) -> None:
+        self.done(self.reply)
+
+    def lose(self) -> None:
+        is_failure = isinstance(self.reply, Exception)
+        self.done(self.reply if is_failure else NoReply())
+
+
+@dataclass(eq=False)
 class FakeBus:
     """One node's way to the engine: calls and what comes back, each in order."""
 
@@ -67,9 +82,9 @@ class FakeBus:
             done, script, arguments = self.calls.popleft()
             if self.ready:
                 reply = getattr(self.engine, script)(*arguments)
-                self.events.append(lambda: done(reply))
+                self.events.append(Reply(done, reply))
             else:
-                self.events.append(lambda: done(NotSent()))
+                self.events.append(Reply(done, NotSent()))
         else:
             return False
         return True
@@ -77,8 +92,11 @@ class FakeBus:
     def cut(self, carried_out: int) -> None:
         """Lose the connection; the engine has carried out some of the calls."""
         self.ready = False
-        self.events.clear()
+        events, self.events = self.events, deque()
         calls, self.calls = self.calls, deque()
+        for event in events:
+            if isinstance(event, Reply):
+                event.lose()
         for number, (done, script, arguments) in enumerate(calls):
             if number < carried_out:
                 getattr(self.engine, script)(*arguments)
