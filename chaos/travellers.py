@@ -573,9 +573,9 @@ class Client:
 class Pair:
     """Two clients that make each other offers.
 
-    A third of the pairs are at one relay, a third at two, and a third moves. Two fifths
-    make their offers at the same time. They do so less often than the others: so a
-    quarter of all offers are crossed.
+    A third of the pairs are at one relay, a third at two, and a third moves. Half of
+    each make their offers at the same time. They do so less often than the others: so
+    a quarter of all offers are crossed.
 
     Args:
         crowd: That it belongs to.
@@ -593,7 +593,7 @@ class Pair:
         self.number = number
         self.is_local = number % 3 == 0
         self.moves = number % 3 == 2  # noqa: PLR2004
-        self.crosses = number // 3 % 5 < 2  # noqa: PLR2004
+        self.crosses = number // 3 % 2 == 0
         self.probed = asyncio.Event()
         self.probed.set()
         self.nudge = asyncio.Event()
