@@ -16,6 +16,7 @@ from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.auth.credentials import CREDENTIAL
 from proxyrelay.config import AuthArguments, Config, load, settings
+from tests.service.case import parsed
 from tests.support.watched import WatchedTestCase
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -56,8 +57,9 @@ class UnitTests(SynchronousTestCase):
         """It exits with 0 even on unknown keys, so any word is a complaint."""
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
-        for kind in ("service", "socket"):
-            text = (CONF / f"proxyrelay.{kind}").read_text()
+        names = ("proxyrelay.service", "proxyrelay.socket", "proxyrelay-node@.service")
+        for name in names:
+            text = (CONF / name).read_text()
             text = re.sub("/opt/proxyrelay/bin/[a-z]+", "/bin/true", text)
             text = text.replace("proxyrelay@1.service", "proxyrelay.service")
             text = re.sub(
@@ -66,17 +68,50 @@ class UnitTests(SynchronousTestCase):
                 text,
                 flags=re.MULTILINE,
             )
-            (folder / f"proxyrelay.{kind}").write_text(text)
+            (folder / name.replace("@", "@1")).write_text(text)
         done = run("systemd-analyze", "verify", "--man=no", *folder.iterdir())
         lines = done.stderr.splitlines()
-        complaints = [line for line in lines if "proxyrelay." in line]
+        complaints = [line for line in lines if "proxyrelay" in line]
         self.assertEqual((done.returncode, complaints), (0, []))
         # From 0 to 10: what is left is the network, and what TLS needs.
-        done = run(
-            *("systemd-analyze", "security", "--offline=yes", "--no-pager"),
-            *("--threshold=15", CONF / "proxyrelay.service"),
+        for service in folder.glob("*.service"):
+            done = run(
+                *("systemd-analyze", "security", "--offline=yes", "--no-pager"),
+                *("--threshold=15", service),
+            )
+            self.assertEqual(done.returncode, 0, done.stdout)
+
+    def test_unit_of_a_node_differs_only_in_names(self) -> None:
+        """Each node has a name and a private listener; the sandbox is the same."""
+        single, node = (
+            {
+                line
+                for line in (CONF / name).read_text().splitlines()
+                if line and not line.startswith("#")
+            }
+            for name in ("proxyrelay.service", "proxyrelay-node@.service")
         )
-        self.assertEqual(done.returncode, 0, done.stdout)
+        command = "ExecStart=/opt/proxyrelay/bin/twistd -n --pidfile= proxyrelay "
+        command += "--config /etc/proxyrelay/relay.toml"
+        folder = "proxyrelay-node-%i"
+        self.assertEqual(
+            (single - node, node - single),
+            (
+                {
+                    *("Description=ProxyStore relay", command),
+                    *("RuntimeDirectory=proxyrelay", "RuntimeDirectoryPreserve=yes"),
+                },
+                {
+                    "Description=ProxyStore relay, node %i",
+                    f"{command} --node %l-%i "
+                    f"--admin-listen unix:/run/{folder}/admin.sock",
+                    f"RuntimeDirectory={folder}",
+                },
+            ),
+        )
+        options = " --node one-1 --admin-listen unix:/run/proxyrelay-node-1/admin.sock"
+        config = parsed(*options.split()).load()
+        self.assertEqual(config.problems, [])
 
     def test_unit_has_the_folders_that_examples_name(self) -> None:
         text = (CONF / "proxyrelay.service").read_text()
