@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # For example: make unit TESTS=tests.test_relay
 TESTS ?= tests
-# Processes that the tests run in.
-JOBS ?= 2
+# Processes that the tests run in; some tests wait, so one more than cores.
+JOBS ?= 3
 # For example: make conformance PYTHON27=/opt/python2.7/bin/python2.7
 PYTHON27 ?=
 # For example: make proxystore-tests PROXYSTORE=../proxystore
@@ -17,12 +17,13 @@ PROXYSTORE ?=
 # Hundreds of processes of the tests load the same modules: keep them compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test lint types unit docs bench bench-quick bench-introspection conformance proxystore-tests chaos matrix format wheel clean
+.PHONY: help serve test lint types unit cluster-rules docs bench bench-quick bench-introspection conformance proxystore-tests chaos chaos-cluster matrix format wheel clean
 
 help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
 	@echo "make test    linters, types, all tests, coverage"
 	@echo "make unit    tests only; TESTS=tests.test_relay takes some"
+	@echo "make cluster-rules  1,000 random histories of a cluster, half a minute"
 	@echo "make matrix  unit tests on each Python that is found; ARGS=--ends for two"
 	@echo "make docs    the documentation, into docs/_build/html"
 	@echo "make bench   speed and memory beside proxystore-relay, some minutes; ARGS=..."
@@ -31,6 +32,7 @@ help:
 	@echo "make conformance  the WebSocket test suite; needs a CPython 2.7, see conformance/"
 	@echo "make proxystore-tests  proxystore's own tests of its relay, against this one"
 	@echo "make chaos   honest clients among troublemakers, two minutes; ARGS=..."
+	@echo "make chaos-cluster  the same on three relays and Redis, five minutes; ARGS=--quick"
 	@echo "make format  rewrite the sources in the house's layout"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove everything that was made"
@@ -52,6 +54,9 @@ unit: $(VENV)/test
 	$(BIN)/coverage run -m twisted.trial --jobs $(JOBS) --random 0 $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(if $(filter tests,$(TESTS)),$(BIN)/coverage report)
+
+cluster-rules: $(VENV)/test
+	CLUSTER_EXAMPLES=1000 $(BIN)/python -m twisted.trial tests.cluster.test_rules
 
 matrix: $(VENV)/test
 	$(BIN)/python -m tests.matrix --jobs $(JOBS) $(ARGS)
@@ -80,6 +85,9 @@ proxystore-tests: $(VENV)/test
 
 chaos: $(VENV)/test
 	$(BIN)/python -m chaos $(ARGS)
+
+chaos-cluster: $(VENV)/test
+	$(BIN)/python -m chaos.cluster $(ARGS)
 
 format: $(VENV)/test
 	$(BIN)/ruff check --fix .

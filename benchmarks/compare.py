@@ -11,21 +11,33 @@ import contextlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
+from unittest import SkipTest
 
 from benchmarks import load, plot, processes, servers
 from benchmarks.client import Client, Failed, Hub, Target, trusting
 from benchmarks.figures import ROWS, Result, document, percentile, table
-from benchmarks.servers import CEILING, OBSERVED, OURS, THEIRS, Certificate, Server
+from benchmarks.servers import (
+    CEILING,
+    CLUSTERED,
+    OBSERVED,
+    OURS,
+    THEIRS,
+    Certificate,
+    Server,
+)
+from tests.support.engine import Engine
 
 T = TypeVar("T")
 
@@ -41,7 +53,14 @@ WARM_UP = 0.2
 SETTLED = 1.0
 """Seconds after the last registration until idle clients are looked at."""
 
-BESIDE = {"forward_observed": (OBSERVED, OURS), "connect_ceiling": (OURS, CEILING)}
+BESIDE = {
+    "forward_observed": (OBSERVED, OURS),
+    "connect_ceiling": (OURS, CEILING),
+    "cluster": (CLUSTERED, OURS),
+    "cluster_connect": (CLUSTERED, OURS),
+    "cluster_connect_tls": (CLUSTERED, OURS),
+    "cluster_idle": (CLUSTERED, OURS),
+}
 """Rows that compare other servers than this relay and the reference."""
 
 PACKAGES = (
@@ -65,6 +84,7 @@ class Plan:
         idle_seconds: How long.
         storm: Clients that come back all at once.
         storm_tls: The same, over TLS.
+        assertions: How often a node asserts 100,000 clients.
     """
 
     rounds: int = 7
@@ -77,9 +97,10 @@ class Plan:
     idle_seconds: float = 20.0
     storm: int = 5000
     storm_tls: int = 1500
+    assertions: int = 3
 
 
-QUICK = Plan(2, 0.4, 1, 500, 250, 100, 500, 5.0, 1000, 200)
+QUICK = Plan(2, 0.4, 1, 500, 250, 100, 500, 5.0, 1000, 200, 1)
 
 
 class Comparison:
@@ -153,14 +174,90 @@ class Comparison:
 
     def idling(self) -> None:
         """Clients only ping. Both relays have theirs at the same time."""
+        with self._running(self._names) as relays:
+            self._idle(relays, "idle")
+
+    def clustering(self) -> None:
+        """Two relays of a cluster, beside one that is alone."""
+        with contextlib.ExitStack() as stack:
+            try:
+                engine = Engine()
+            except SkipTest as reason:
+                print(f"SKIPPED: {reason}", file=sys.stderr)
+                return
+            stack.callback(engine.stop)
+            names, socket = [CLUSTERED, CLUSTERED, OURS], engine.socket
+            with self._running(names, engine=socket) as (one, other, alone):
+                for number in range(self._plan.rounds):
+                    for in_flight in (IN_FLIGHT, 1):
+                        self._two((one, other, alone), engine.pid, in_flight, number)
+            for number in range(self._plan.crowd_rounds):
+                for name in _order([CLUSTERED, OURS], number):
+                    self._cluster_crowds(name, socket)
+            with self._running([CLUSTERED, OURS], engine=socket) as relays:
+                self._idle(relays, "cluster_idle")
+        for _ in range(self._plan.assertions):
+            took, stall = _assertion()
+            self.results["cluster_assert"].ours.append(took)
+            self.results["cluster_stall"].ours.append(stall)
+
+    def _two(
+        self,
+        relays: tuple[Server, Server, Server],
+        engine: int,
+        in_flight: int,
+        number: int,
+    ) -> None:
+        """Forward at one relay of a cluster, between both, and at one alone."""
+        one, other, alone = relays
+        found: dict[str, list[float]] = {}
+
+        def forward(name: str, at: Server, to: Server, *pids: int) -> None:
+            goals = self._target(at), self._target(to)
+            traffic = load.traffic(goals[0], PAIRS, in_flight, other=goals[1])
+            found[name] = self._spent(traffic, *pids)[0]
+
+        ways = (
+            partial(forward, "near", one, one, one.pid),
+            partial(forward, "far", one, other, one.pid, other.pid, engine),
+            partial(forward, "alone", alone, alone, alone.pid),
+        )
+        for way in _order(ways, number):
+            way()
+        (near,), (here, there, between), (by_itself,) = (
+            *(found["near"], found["far"]),
+            found["alone"],
+        )
+        pairs = {"cluster_two_single": here + there}
+        if in_flight > 1:
+            pairs = {
+                "cluster": near,
+                "cluster_two": here + there,
+                "cluster_engine": between,
+            }
+        for key, value in pairs.items():
+            self.results[key].ours.append(value)
+            self.results[key].theirs.append(by_itself)
+
+    def _cluster_crowds(self, name: str, engine: Path) -> None:
+        for suffix, count, pair in (
+            ("", self._plan.crowd, None),
+            ("_tls", self._plan.crowd_tls, self._certificate),
+        ):
+            with self._start(name, pair, engine) as relay:
+                spent, _ = self._come(relay, count)
+            self._note(f"cluster_connect{suffix}", relay, spent / count)
+
+    def _idle(self, relays: Sequence[Server], key: str) -> None:
         hub = Hub()
         crowds: list[list[Client]] = []
-        with self._running(self._names) as relays:
+        with contextlib.ExitStack() as stack:
             for relay in relays:
                 uuids = load.identities(self._plan.idlers)
                 crowds.append(load.connect(hub, self._target(relay), uuids, AT_ONCE))
             # In turn one of each relay.
             clients = [c for few in zip(*crowds, strict=True) for c in few]
+            stack.callback(load.close, clients)
             load.idle(hub, clients, SETTLED)
             before = [processes.cpu(relay.pid) for relay in relays]
             began = time.perf_counter()
@@ -168,8 +265,7 @@ class Comparison:
             passed = time.perf_counter() - began
             for relay, earlier in zip(relays, before, strict=True):
                 cores = (processes.cpu(relay.pid) - earlier) / passed
-                self._note("idle", relay, cores)
-            load.close(clients)
+                self._note(key, relay, cores)
 
     def storms(self) -> None:
         """All clients come back at once."""
@@ -193,16 +289,21 @@ class Comparison:
     # -- what they consist of
 
     def _start(
-        self, name: str, pair: Certificate | None = None
+        self, name: str, pair: Certificate | None = None, engine: Path | None = None
     ) -> AbstractContextManager[Server]:
-        return servers.running(name, self._folder, pair, self._quiet)
+        return servers.running(name, self._folder, pair, self._quiet, engine)
 
     @contextlib.contextmanager
     def _running(
-        self, names: Sequence[str], pair: Certificate | None = None
+        self,
+        names: Sequence[str],
+        pair: Certificate | None = None,
+        engine: Path | None = None,
     ) -> Iterator[list[Server]]:
         with contextlib.ExitStack() as stack:
-            yield [stack.enter_context(self._start(name, pair)) for name in names]
+            yield [
+                stack.enter_context(self._start(name, pair, engine)) for name in names
+            ]
 
     def _turns(self, relays: Sequence[Server], rounds: int) -> Iterator[Server]:
         for number in range(rounds):
@@ -218,35 +319,59 @@ class Comparison:
         values[relay.name].append(value)
 
     def _forward(
-        self, relay: Server, key: str, in_flight: int, **rhythm: bool
+        self, relay: Server, key: str, in_flight: int, **rhythm: Any
     ) -> list[float]:
         """Forward for a while, and note the CPU of a message; gives the latencies."""
         traffic = load.traffic(self._target(relay), PAIRS, in_flight, **rhythm)
-        traffic.run(WARM_UP)
-        before = processes.cpu(relay.pid)
-        took = traffic.run(self._plan.seconds)
-        spent = processes.cpu(relay.pid) - before
-        self._note(key, relay, spent / traffic.messages)
-        traffic.close()
+        (spent,), took = self._spent(traffic, relay.pid)
+        self._note(key, relay, spent)
         return took
+
+    def _spent(
+        self, traffic: load.Traffic, *pids: int
+    ) -> tuple[list[float], list[float]]:
+        """Let traffic run for a while.
+
+        Returns:
+            The CPU of a message in each of some processes, and the latencies.
+        """
+        traffic.run(WARM_UP)
+        before = [processes.cpu(pid) for pid in pids]
+        took = traffic.run(self._plan.seconds)
+        after = [processes.cpu(pid) for pid in pids]
+        traffic.close()
+        spent = [b - a for a, b in zip(before, after, strict=True)]
+        return [each / traffic.messages for each in spent], took
 
     def _crowd(
         self, name: str, suffix: str, count: int, pair: Certificate | None
     ) -> None:
-        hub = Hub()
         with self._start(name, pair) as relay:
-            target = self._target(relay)
-            clients = load.connect(hub, target, load.identities(AT_ONCE), AT_ONCE)
-            memory, cpu = processes.memory(relay.pid), processes.cpu(relay.pid)
-            clients += load.connect(hub, target, load.identities(count), AT_ONCE)
-            spent = processes.cpu(relay.pid) - cpu
-            load.idle(hub, clients, SETTLED)
-            grown = processes.memory(relay.pid) - memory
-        load.close(clients)
+            spent, grown = self._come(relay, count)
         self._note(f"connect{suffix}", relay, spent / count)
         self._note(f"memory{suffix}", relay, grown / count)
         if pair is not None and name != THEIRS:
             self._note("connect_ceiling", relay, spent / count)
+
+    def _come(self, relay: Server, count: int) -> tuple[float, int]:
+        """Let clients come; gives the CPU and the memory that they take."""
+        hub, target = Hub(), self._target(relay)
+        clients = load.connect(hub, target, load.identities(AT_ONCE), AT_ONCE)
+        memory, cpu = processes.memory(relay.pid), processes.cpu(relay.pid)
+        clients += load.connect(hub, target, load.identities(count), AT_ONCE)
+        spent = processes.cpu(relay.pid) - cpu
+        load.idle(hub, clients, SETTLED)
+        grown = processes.memory(relay.pid) - memory
+        load.close(clients)
+        return spent, grown
+
+
+def _assertion() -> tuple[float, float]:
+    """Seconds until a relay has asserted its clients, and of the longest other call."""
+    command = [sys.executable, "-m", "benchmarks.reassert"]
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE)  # noqa: S603
+    took, longest = json.loads(ran.stdout)
+    return took, longest
 
 
 def _order(items: Sequence[T], number: int) -> Sequence[T]:
@@ -277,6 +402,7 @@ STAGES = {
     "crowds": Comparison.crowds,
     "idling": Comparison.idling,
     "storms": Comparison.storms,
+    "cluster": Comparison.clustering,
 }
 
 

@@ -53,6 +53,15 @@ ROWS = (
     Row("storm_tls_refused", "storm, wss, refused", "clients", 1, limit=0),
     Row("storm_tls_stall", "storm, wss, longest stall", "ms", 1e3, limit=250),
     Row("storm_tls_seconds", "storm, wss, all are back", "s", 1),
+    Row("cluster", "forward, [cluster] on : off", "us CPU", 1e6, 1.03),
+    Row("cluster_two", "two relays : one, 32 in flight", "us CPU", 1e6, 2.0),
+    Row("cluster_two_single", "two relays : one, one in flight", "us CPU", 1e6, 3.0),
+    Row("cluster_engine", "engine : relay, 32 in flight", "us CPU", 1e6, 0.5),
+    Row("cluster_connect", "connect, ws, [cluster] on : off", "us CPU", 1e6, 1.15),
+    Row("cluster_connect_tls", "connect, wss, on : off", "us CPU", 1e6, 1.05),
+    Row("cluster_idle", "pings, [cluster] on : off", "% of a core", 100, 1.02),
+    Row("cluster_assert", "assert 100,000 clients", "s", 1, limit=10),
+    Row("cluster_stall", "longest call meanwhile", "ms", 1e3, limit=100),
 )
 
 

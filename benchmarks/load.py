@@ -302,7 +302,12 @@ def _spelled(texts: Iterable[bytes]) -> set[str]:
 
 
 def traffic(
-    target: Target, pairs: int, in_flight: int, turns: bool = False, loop: bool = False
+    target: Target,
+    pairs: int,
+    in_flight: int,
+    turns: bool = False,
+    loop: bool = False,
+    other: Target | None = None,
 ) -> Traffic:
     """Connect clients that exchange offers and answers.
 
@@ -313,12 +318,15 @@ def traffic(
         turns: Whether pairs take turns: one message is in flight in all.
         loop: Whether clients react to each message at once, and not when they have
             one of each partner.
+        other: The relay of those who answer; the same one by default.
     """
     hub = Hub()
     alone = turns or in_flight == 1
     others = pairs if alone else in_flight
-    clients = connect(hub, target, identities(pairs + others), 16)
-    sides = clients[:pairs], clients[pairs:]
+    sides = (
+        connect(hub, target, identities(pairs), 16),
+        connect(hub, other or target, identities(others), 16),
+    )
     if not alone and not loop:
         return Traffic(hub, [sides], turns)
     each = zip(*sides, strict=True) if alone else itertools.product(*sides)

@@ -61,7 +61,11 @@ def certificate(folder: Path) -> Certificate:
 
 
 def settings(
-    port: int, pair: Certificate | None, quiet: bool, observed: bool = False
+    port: int,
+    pair: Certificate | None,
+    quiet: bool,
+    observed: bool = False,
+    engine: Path | None = None,
 ) -> str:
     """relay.toml: the defaults, but for what is given here."""
     lines = ['host = "127.0.0.1"', f"port = {port}"]
@@ -71,6 +75,8 @@ def settings(
     lines += ["[limits]", "messages_per_client = 1000000"]
     if observed:
         lines += ["[admin]", 'listen = "127.0.0.1:0"']
+    if engine is not None:
+        lines += ["[cluster]", f'engine = "unix:{engine}"', f'node = "relay-{port}"']
     if quiet:
         lines += ["[logging]", 'default_level = "WARNING"']
     return "\n".join((*lines, ""))
@@ -100,8 +106,15 @@ OURS, THEIRS, CEILING = "proxyrelay", "proxystore-relay", "switchboard"
 OBSERVED = "proxyrelay-observed"
 """Ours, with its private listener on."""
 
+CLUSTERED = "proxyrelay-cluster"
+"""Ours, as one of a cluster."""
+
+JOINED = "the link to the engine is ready"
+"""What it logs when it is."""
+
 COMMANDS: dict[str, Command] = {
     OURS: _ours,
+    CLUSTERED: _ours,
     OBSERVED: _ours,
     THEIRS: _theirs,
     CEILING: _ceiling,
@@ -110,7 +123,11 @@ COMMANDS: dict[str, Command] = {
 
 @contextlib.contextmanager
 def running(
-    name: str, folder: Path, pair: Certificate | None = None, quiet: bool = False
+    name: str,
+    folder: Path,
+    pair: Certificate | None = None,
+    quiet: bool = False,
+    engine: Path | None = None,
 ) -> Iterator[Server]:
     """Run a relay, and kill it in the end.
 
@@ -121,6 +138,7 @@ def running(
         folder: Where it keeps its files.
         pair: The certificate, for wss://.
         quiet: Whether it logs warnings only, and not what it does by default.
+        engine: Socket of the engine of `CLUSTERED`.
 
     Raises:
         RuntimeError: It does not come to listen.
@@ -132,7 +150,8 @@ def running(
         holder.bind(("127.0.0.1", 0))
         port: int = holder.getsockname()[1]
         config = folder / f"{name}-{port}.toml"
-        config.write_text(settings(port, pair, quiet, name == OBSERVED))
+        joins = engine if name == CLUSTERED else None
+        config.write_text(settings(port, pair, quiet, name == OBSERVED, joins))
         log = folder / f"{name}-{port}.log"
         output = stack.enter_context(log.open("wb"))
         child = subprocess.Popen(  # noqa: S603
@@ -145,6 +164,11 @@ def running(
         stack.callback(child.kill)
         if not _listens(port, child):
             raise RuntimeError(f"{name} does not listen:\n{log.read_text()}")
+        deadline = time.monotonic() + PATIENCE
+        while joins is not None and JOINED not in log.read_text():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{name} is alone:\n{log.read_text()}")
+            time.sleep(0.05)
         scheme = "ws" if pair is None else "wss"
         yield Server(name, f"{scheme}://127.0.0.1:{port}", child.pid)
 

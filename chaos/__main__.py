@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import multiprocessing
 import random
 import resource
 import shutil
@@ -19,16 +18,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import trustme
 
 from benchmarks import processes
 from chaos import honest, trouble
+from chaos.child import ENDS, Child
 from chaos.honest import COMING, SHOWN, Tally
 from chaos.line import HOST, Place
 from chaos.plan import KINDS, RELOADS, WELL_AGAIN, Step, plan
@@ -93,9 +91,6 @@ TRUSTED = ("[limits]", f'trusted_proxies = ["{PROXY}"]')
 PACE = 0.2
 """Seconds from one look to the next at whether it has."""
 
-ENDS = 90.0
-"""Seconds in which clients that are told to leave have left."""
-
 
 @dataclass(frozen=True)
 class Order:
@@ -133,59 +128,6 @@ class Round:
     busy: float
     height: Vitals
     after: Vitals
-
-
-class Child:
-    """A process with clients; it ends with the block.
-
-    Args:
-        main: What it does.
-        arguments: For that, before the pipe.
-    """
-
-    def __init__(self, main: Callable[..., None], *arguments: object) -> None:
-        spawning = multiprocessing.get_context("spawn")
-        self._pipe, self._theirs = spawning.Pipe()
-        self._child = spawning.Process(
-            target=main, args=(*arguments, self._theirs), daemon=True
-        )
-
-    def __enter__(self) -> Child:
-        self._child.start()
-        # So that its end is noticed.
-        self._theirs.close()
-        return self
-
-    def hear(self, seconds: float) -> Any:
-        """What it says next.
-
-        Raises:
-            SystemExit: It says nothing.
-        """
-        try:
-            if self._pipe.poll(seconds):
-                return self._pipe.recv()
-        except (EOFError, OSError):
-            pass
-        raise SystemExit("chaos: the clients do not get to the end of their program")
-
-    def leave(self) -> Any:
-        """Have its clients leave; gives what they have to say."""
-        with contextlib.suppress(OSError):
-            self._pipe.send(None)
-        return self.hear(ENDS)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self._child.join(ENDS)
-        self._child.kill()
-        self._child.join(ENDS)
-        self._pipe.close()
 
 
 class Site:

@@ -79,6 +79,9 @@ class Line:
         place: The relay.
         trust: The own TLS.
         unconnected: A socket.
+
+    Attributes:
+        heard: Seconds of the loop's clock when bytes came last.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Line:
         self._place = place
         self._socket = unconnected
         self._loop = asyncio.get_running_loop()
+        self.heard = self._loop.time()
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = trust.wrap_bio(self._in, self._out, server_hostname=HOST)
         self._sending = asyncio.Lock()
@@ -177,6 +181,7 @@ class Line:
         data = await self._loop.sock_recv(self._socket, CHUNK)
         if not data:
             raise ConnectionResetError("ended")
+        self.heard = self._loop.time()
         return data
 
     async def drained(self) -> str:

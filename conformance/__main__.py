@@ -46,8 +46,8 @@ from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Timeouts
 from proxyrelay.errors import PeerGone
 from proxyrelay.service.relay_service import RelayService
-from proxyrelay.websocket.lifecycle import Phase
 from proxyrelay.websocket.protocol import RelayProtocol
+from proxyrelay.websocket.state import Phase
 
 LIMIT = 300.0
 """Seconds after which a run of the suite fails. The longest takes half a minute."""

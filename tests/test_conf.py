@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
@@ -159,13 +160,18 @@ class MonitoringTests(WatchedTestCase):
     OTHERS = ("instance", "job", "le")
     """Labels that come from Prometheus itself."""
 
+    SUFFIXES: Mapping[str, tuple[str, ...]] = {
+        "histogram": ("_bucket", "_sum", "_count"),
+        "summary": ("_sum", "_count"),
+    }
+    """Ends of the names of samples, by the kind of the metric."""
+
     def setUp(self) -> None:
         super().setUp()
         self.serve()
         self.labels: dict[str, set[str]] = {"up": set()}
         for metric in METRICS:
-            suffixes = ("_bucket", "_sum", "_count")
-            for suffix in suffixes if metric.kind == "histogram" else ("",):
+            for suffix in self.SUFFIXES.get(metric.kind, ("",)):
                 self.labels[PREFIX + metric.name + suffix] = set(metric.labels)
         for family in ProcessCollector(registry=None).collect():
             self.labels |= {sample.name: set() for sample in family.samples}

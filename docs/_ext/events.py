@@ -68,6 +68,13 @@ EVENTS: Mapping[str, str] = {
     "reopened": "Log files are opened anew, after a SIGUSR1.",
     "audit_fails": "The audit log cannot be written.",
     "audit_resumed": "It can again, and says itself what it lacks.",
+    "cluster_ready": "The relay has joined its cluster.",
+    "cluster_lost": "The link to the engine has failed; it is made again.",
+    "cluster_unreachable": "The engine cannot be reached; the relay goes on trying.",
+    "cluster_refused": "The engine does not let the relay do something.",
+    "cluster_alone": "The relay stays alone, as its settings do not fit the others'.",
+    "cluster_differs": "Another relay has other settings, which should be the same.",
+    "sentinel_silent": "A sentinel does not answer; the next one is asked.",
     "defect": "An error of the relay's own, which it has survived.",
     "registered": "A client holds a UUID, or says once more that it does.",
     "replaced": "Another connection of the same user has taken over a UUID.",
@@ -119,6 +126,7 @@ FIELDS: Mapping[str, str] = {
     "method": "How clients prove who they are.",
     "name": "What the client, or the application at Globus, calls itself.",
     "names": "A list of settings.",
+    "node": "Another relay of the cluster, with its incarnation.",
     "old_address": "Where the client is that held the UUID before.",
     "outcome": "``answered``; ``returned`` to its sender with an error; ``dropped``, "
     "as it would have ended its receiver (the first of each client has a line); "

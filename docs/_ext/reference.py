@@ -350,7 +350,8 @@ def _option(
     spellings: Sequence[str], value: object, words: str
 ) -> tuple[str, str, str, str]:
     shown = "" if value is None else f" {value}"
-    names = ", ".join(f"{spelling}{shown}" for spelling in spellings)
+    # An argument has no spelling.
+    names = ", ".join(f"{spelling}{shown}" for spelling in spellings) or shown.strip()
     return (f".. option:: {names}", "", f"   {_sentence(words)}", "")
 
 

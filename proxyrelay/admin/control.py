@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from proxyrelay.config import Config, Secret
 from proxyrelay.net.certificates import KeyPair
 from proxyrelay.observe.privacy import Pseudonyms
 from proxyrelay.websocket.factory import RelayFactory
 
+if TYPE_CHECKING:
+    from proxyrelay.cluster.member import Member
+
 
 class RelayControl(Protocol):
     """A relay, as the private listener sees it.
 
-    It calls ``drained``, which may be set, when it begins to drain.
+    It calls ``drained``, which may be set, when it begins to drain. ``member`` is its
+    part in a cluster; None if it is alone.
     """
 
     factory: RelayFactory
     config: Config
     pseudonyms: Pseudonyms
     drained: Callable[[], None]
+    member: Member | None
 
     @property
     def urls(self) -> list[str]:

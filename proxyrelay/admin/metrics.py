@@ -14,6 +14,7 @@ from autobahn import __version__ as autobahn_version  # type: ignore[attr-define
 
 import twisted
 from proxyrelay import __version__
+from proxyrelay.admin.cluster_metrics import CLUSTER_METRICS
 from proxyrelay.admin.control import ReloadOutcome
 from proxyrelay.admin.prometheus import (
     Values,
@@ -34,8 +35,7 @@ from proxyrelay.switchboard import events
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import LeaveReason
-from proxyrelay.websocket.lifecycle import Phase
-from proxyrelay.websocket.state import RelayState
+from proxyrelay.websocket.state import Phase, RelayState
 
 
 def _globus(read: Callable[[GlobusAuthenticator], Any]) -> Callable[[View], Any]:
@@ -290,5 +290,6 @@ METRICS = (
         by_value(ReloadOutcome),
         lambda view: view.reloads,
     ),
+    *CLUSTER_METRICS,
 )
 """All metrics, beside ``process_`` and ``python_`` ones."""

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    SummaryMetricFamily,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -27,11 +28,20 @@ FAMILIES: dict[str, Any] = {
     "counter": CounterMetricFamily,
     "gauge": GaugeMetricFamily,
     "histogram": HistogramMetricFamily,
+    "summary": SummaryMetricFamily,
 }
 
 Labels = tuple[str, ...]
 
-Values = float | Mapping[Labels, float] | Timing | None
+
+class Summary(NamedTuple):
+    """Number and sum of some durations in seconds."""
+
+    number: int
+    seconds: float
+
+
+Values = float | Mapping[Labels, float] | Timing | Summary | None
 """A value, or one for each tuple of labels; None without a value."""
 
 Counts = Callable[[View], Mapping[Any, int] | None]
@@ -47,7 +57,7 @@ class Metric:
         values: Values of the only label, if they are a few words.
     """
 
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Literal["counter", "gauge", "histogram", "summary"]
     name: str
     about: str
     read: Callable[[View], Values]
@@ -58,6 +68,7 @@ class Metric:
 counter = partial(Metric, "counter")
 gauge = partial(Metric, "gauge")
 histogram = partial(Metric, "histogram")
+summary = partial(Metric, "summary")
 
 
 def total(name: str, about: str, event: type[Event]) -> Metric:
@@ -121,6 +132,8 @@ class Metrics(Collector):
             values = metric.read(self._view)
             if isinstance(values, Timing):
                 family.add_metric((), list(values.buckets()), values.total)
+            elif isinstance(values, Summary):
+                family.add_metric((), values.number, values.seconds)
             elif isinstance(values, Mapping):
                 for labels, value in values.items():
                     family.add_metric(labels, value)

@@ -48,6 +48,32 @@ class GlobusAuth(Struct):
     breaker: str
 
 
+class Peer(Struct):
+    """Another node, as it was seen last.
+
+    ``version`` is empty if the node has no ``lease``: it counts as gone.
+    """
+
+    node: str
+    version: str
+    draining: bool
+    lease: bool
+
+
+class Membership(Struct):
+    """This relay in its cluster.
+
+    ``ready`` tells whether the engine can be reached, ``lease_age`` the seconds since
+    the lease was renewed, ``unsynced`` how many clients the engine may not know.
+    """
+
+    node: str
+    ready: bool
+    lease_age: float | None
+    unsynced: int
+    peers: list[Peer]
+
+
 class Status(Struct):
     """The whole relay; times in seconds since 1970, durations in seconds."""
 
@@ -77,6 +103,8 @@ class Status(Struct):
     offer_to_answer: Quantiles
     offer_wait: Quantiles
     globus: GlobusAuth | None
+    degraded: list[str] = []
+    cluster: Membership | None = None
 
 
 class Client(Struct):
@@ -99,3 +127,45 @@ class Clients(Struct):
 
     total: int
     clients: list[Client]
+
+
+class NodeStatus(Struct):
+    """A node of the cluster; all but its name is None if it does not reply.
+
+    Such a node is ``silent`` if it has a lease, and else ``gone``.
+    """
+
+    node: str
+    silent: bool = False
+    gone: bool = False
+    version: str | None = None
+    uptime: float | None = None
+    clients: int | None = None
+    unsynced: int | None = None
+    ready: bool | None = None
+    draining: bool | None = None
+
+
+class Nodes(Struct):
+    """All nodes; ``node`` is the one that answers, ``silent`` those that do not."""
+
+    node: str
+    nodes: list[NodeStatus]
+    silent: list[str]
+    degraded: list[str]
+
+
+class FarClient(Client):
+    """A client of a node. Name, user and address may be missing from other nodes."""
+
+    node: str
+
+
+class FarClients(Struct):
+    """Clients of all nodes; ``cut`` names the nodes that have more than are listed."""
+
+    total: int
+    silent: list[str]
+    cut: list[str]
+    degraded: list[str]
+    clients: list[FarClient]

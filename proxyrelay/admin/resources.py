@@ -7,6 +7,8 @@
     GET  /metrics                   for Prometheus
     GET  /livez  /readyz            for supervisors and load balancers
     GET  /status  /clients          JSON
+    GET  /cluster                   JSON, of all nodes of a cluster
+    GET  /cluster/clients           JSON, likewise
     GET  /history?since=<time>      JSON
     GET  /events?since=<number>     JSON
     POST /drain  /reload            JSON
@@ -17,36 +19,34 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from twisted.logger import Logger
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
+from proxyrelay.admin import nodes
 from proxyrelay.admin.access import Access
+from proxyrelay.admin.answers import Trouble, guarded, in_pieces, later
 from proxyrelay.admin.control import Reloadable, ReloadOutcome
 from proxyrelay.admin.history import FIELDS, SAMPLE_INTERVAL_SECONDS, History
 from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import Metrics
 from proxyrelay.admin.recent_events import RecentEvents
-from proxyrelay.admin.report import Client
-from proxyrelay.admin.site import (
-    HEADERS,
-    PLAIN_TEXT,
-    PieceProducer,
-    PrivateRequest,
-    encode_json,
-)
+from proxyrelay.admin.report import Clients
+from proxyrelay.admin.site import HEADERS, PLAIN_TEXT, PrivateRequest
 from proxyrelay.admin.view import View
-from proxyrelay.errors import Disconnected
 from proxyrelay.net import addresses
 from proxyrelay.switchboard.events import Operator, WrongAdminToken
 from proxyrelay.switchboard.messages import canonical_uuid
+
+if TYPE_CHECKING:
+    from proxyrelay.cluster.member import Member
+    from proxyrelay.cluster.queries import Answers
 
 PAGE = Path(__file__).parent / "page"
 """The page and its files."""
@@ -76,10 +76,6 @@ class _DrainBody(Struct):
     pid: int | None = None
 
 
-class _Trouble(Exception):
-    """An HTTP status and an error text in place of an answer."""
-
-
 class _Route(NamedTuple):
     """A resource: GET looks, POST changes something; an open one needs no token."""
 
@@ -95,8 +91,6 @@ class Root(Resource):
     """
 
     isLeaf = True
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -125,6 +119,8 @@ class Root(Resource):
             "/metrics": _Route(self._send_metrics),
             "/status": _Route(lambda asked: asked.json(view.status())),
             "/clients": _Route(self._list_clients),
+            "/cluster": _Route(self._ask_nodes),
+            "/cluster/clients": _Route(self._ask_clients),
             "/history": _Route(self._send_history),
             "/events": _Route(self._send_events),
             "/drain": _Route(self._drain, "POST"),
@@ -135,15 +131,7 @@ class Root(Resource):
         """Answer a request, if the caller may make it."""
         for name, value in HEADERS.items():
             request.setHeader(name, value)
-        try:
-            answer = self._answer(request)
-        except _Trouble as trouble:
-            status, text = trouble.args
-            answer = request.json({"error": text}, status)
-        except Exception:
-            self._log.failure("a request to the private listener failed")
-            status = HTTPStatus.INTERNAL_SERVER_ERROR
-            answer = request.json({"error": "see the log of the relay"}, status)
+        answer = guarded(request, partial(self._answer, request))
         if request.method == b"HEAD" and isinstance(answer, bytes):
             request.setHeader("Content-Length", str(len(answer)))
             return b""
@@ -151,7 +139,7 @@ class Root(Resource):
 
     def _answer(self, request: PrivateRequest) -> bytes | int:
         if not self._access.knows(request.header("host")):
-            raise _Trouble(
+            raise Trouble(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "this listener is not called so; see admin.allowed_hosts",
             )
@@ -160,12 +148,12 @@ class Root(Resource):
         if route is None or not route.is_open:
             self._authenticate(request)
         if route is None:
-            raise _Trouble(HTTPStatus.NOT_FOUND, "there is nothing here")
+            raise Trouble(HTTPStatus.NOT_FOUND, "there is nothing here")
         if method not in {route.method, "HEAD" if route.method == "GET" else ""}:
             request.setHeader("Allow", route.method)
-            raise _Trouble(HTTPStatus.METHOD_NOT_ALLOWED, f"use {route.method} here")
+            raise Trouble(HTTPStatus.METHOD_NOT_ALLOWED, f"use {route.method} here")
         if route.method == "POST" and not _is_deliberate(request):
-            raise _Trouble(
+            raise Trouble(
                 HTTPStatus.FORBIDDEN,
                 "add 'Content-Type: application/json' or 'X-Proxyrelay: 1'",
             )
@@ -178,7 +166,7 @@ class Root(Resource):
         if authorization is not None:
             self._view.factory.observer(WrongAdminToken(self._caller(request)))
         request.setHeader("WWW-Authenticate", 'Bearer realm="proxyrelay"')
-        raise _Trouble(
+        raise Trouble(
             HTTPStatus.UNAUTHORIZED,
             "bring the token of admin.token_file (Authorization: Bearer ...)",
         )
@@ -196,7 +184,7 @@ class Root(Resource):
     def _send_file(self, request: PrivateRequest, name: str) -> bytes:
         content = self._files.get(name)
         if content is None:
-            raise _Trouble(HTTPStatus.NOT_FOUND, "there is no such file")
+            raise Trouble(HTTPStatus.NOT_FOUND, "there is no such file")
         kind = CONTENT_TYPES.get(Path(name).suffix, PLAIN_TEXT)
         request.setHeader("Content-Type", kind)
         return content
@@ -204,7 +192,8 @@ class Root(Resource):
     def _send_readiness(self, request: PrivateRequest) -> bytes:
         obstacles = self._view.obstacles()
         status = HTTPStatus.SERVICE_UNAVAILABLE if obstacles else HTTPStatus.OK
-        return request.text("\n".join([*(obstacles or ["ok"]), ""]), status)
+        degraded = (f"degraded: {reason}" for reason in self._view.degraded)
+        return request.text("\n".join([*(obstacles or ["ok"]), *degraded, ""]), status)
 
     def _send_metrics(self, request: PrivateRequest) -> bytes:
         text, kind = self._metrics.text(request.header("accept") or "")
@@ -212,11 +201,8 @@ class Root(Resource):
         return text
 
     def _list_clients(self, request: PrivateRequest) -> int:
-        request.setHeader("Content-Type", "application/json")
         total = len(self._view.factory.registry)
-        pieces = _listed(total, self._view.clients())
-        request.registerProducer(PieceProducer(request, pieces), False)
-        return NOT_DONE_YET
+        return in_pieces(request, Clients(total, []), self._view.clients())
 
     def _send_history(self, request: PrivateRequest) -> bytes:
         return request.json(
@@ -230,6 +216,31 @@ class Root(Resource):
     def _send_events(self, request: PrivateRequest) -> bytes:
         events = self._events.since(int(_since(request)))
         return request.json({"events": events, "last": self._events.last})
+
+    # -- asking the other nodes
+
+    def _member(self) -> Member:
+        member = self._view.member
+        if member is None:
+            raise Trouble(HTTPStatus.NOT_FOUND, "this relay is in no cluster")
+        return member
+
+    def _ask_nodes(self, request: PrivateRequest) -> int:
+        member = self._member()
+        return later(
+            request,
+            member.queries.ask_nodes,
+            lambda found: request.json(nodes.nodes(member, found)),
+        )
+
+    def _ask_clients(self, request: PrivateRequest) -> int:
+        member = self._member()
+
+        def answer(found: Answers) -> int:
+            head = nodes.clients(member, found)
+            return in_pieces(request, head, nodes.rows(found, self._view.wall()))
+
+        return later(request, member.queries.ask_clients, answer)
 
     # -- acting
 
@@ -245,13 +256,13 @@ class Root(Resource):
     def _drain(self, request: PrivateRequest) -> bytes:
         pid, own = _pid(request), os.getpid()
         if pid is None and self._shared:
-            raise _Trouble(
+            raise Trouble(
                 HTTPStatus.CONFLICT,
                 "other relays may listen here, too: say which one is to drain; "
                 f'this one is {{"pid": {own}}}',
             )
         if pid not in {None, own}:
-            raise _Trouble(HTTPStatus.CONFLICT, f"this is process {own}, and not {pid}")
+            raise Trouble(HTTPStatus.CONFLICT, f"this is process {own}, and not {pid}")
         self._report(request, "drain")
         self._view.relay.drain()
         detail = f"draining; connections: {len(self._view.factory.connections)}"
@@ -261,32 +272,44 @@ class Root(Resource):
         self._report(request, "reload")
         done = self._reload.reload()
         if done.outcome is ReloadOutcome.REFUSED:
-            raise _Trouble(HTTPStatus.CONFLICT, done.detail)
+            raise Trouble(HTTPStatus.CONFLICT, done.detail)
         return request.json({"ok": True, "detail": done.detail})
 
-    def _disconnect(self, request: PrivateRequest, uuid: str) -> bytes:
-        factory = self._view.factory
+    def _disconnect(self, request: PrivateRequest, uuid: str) -> bytes | int:
         try:
             uuid = canonical_uuid(uuid)
         except ValueError:
-            raise _Trouble(HTTPStatus.NOT_FOUND, "this is no UUID") from None
-        peer = factory.registry.get(uuid)
-        if peer is None:
-            raise _Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
+            raise Trouble(HTTPStatus.NOT_FOUND, "this is no UUID") from None
+        relay, member = self._view.factory.relay, self._view.member
+        peer = relay.disconnect(uuid, self._caller(request))
+        if peer is not None:
+            self._events.note("disconnected", f"{uuid} at {peer.address}")
+            return request.json(
+                {"ok": True, "detail": f"{uuid} is {DISCONNECT_EFFECT}"}
+            )
+        if member is None:
+            raise Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
         self._report(request, "disconnect", uuid)
-        factory.relay.refuse(peer, Disconnected())
-        self._events.note("disconnected", f"{uuid} at {peer.address}")
-        return request.json({"ok": True, "detail": f"{uuid} is {DISCONNECT_EFFECT}"})
+        return later(
+            request,
+            partial(member.queries.disconnect, uuid),
+            partial(self._disconnected, request, uuid),
+        )
 
-
-def _listed(total: int, batches: Iterator[list[Client]]) -> Iterator[bytes]:
-    """The body of ``/clients`` in pieces."""
-    yield b'{"total":%d,"clients":[' % total
-    comma = b""
-    for batch in filter(None, batches):
-        yield comma + b",".join(map(encode_json, batch))
-        comma = b","
-    yield b"]}"
+    def _disconnected(
+        self, request: PrivateRequest, uuid: str, found: Answers
+    ) -> bytes:
+        for report in found.reports:
+            if report.is_done:
+                self._events.note("disconnected", f"{uuid} at node {report.node!a}")
+                detail = f"{uuid} at node {report.node!a} is {DISCONNECT_EFFECT}"
+                return request.json({"ok": True, "detail": detail})
+        if not found.silent:
+            raise Trouble(HTTPStatus.NOT_FOUND, f"{uuid} is not registered")
+        raise Trouble(
+            HTTPStatus.GATEWAY_TIMEOUT,
+            f"{uuid} is at no node that replies; silent: {', '.join(found.silent)}",
+        )
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -310,7 +333,7 @@ def _pid(request: PrivateRequest) -> int | None:
     try:
         return msgspec.json.decode(body, type=_DrainBody).pid if body else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _Trouble(
+        raise Trouble(
             HTTPStatus.BAD_REQUEST, 'the body must be like {"pid": 4711}, or empty'
         ) from None
 
@@ -321,5 +344,5 @@ def _since(request: PrivateRequest) -> float:
         number = float(request.args.get(b"since", [b"0"])[0])
         int(number)
     except (ValueError, OverflowError):
-        raise _Trouble(HTTPStatus.BAD_REQUEST, "since must be a number") from None
+        raise Trouble(HTTPStatus.BAD_REQUEST, "since must be a number") from None
     return number

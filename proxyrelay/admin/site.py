@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from http import HTTPStatus
 from io import BytesIO
 from socket import socket
@@ -15,14 +14,13 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall, IPullProducer
+from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.internet.unix import Port
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
-from zope.interface import implementer
 
 MAX_CALLERS = 64
 """Connections at once. A further one takes the place of the idlest."""
@@ -127,31 +125,6 @@ class PrivateRequest(Request):
         self.setResponseCode(status.value)
         self.setHeader("Content-Type", PLAIN_TEXT)
         return body.encode()
-
-
-@implementer(IPullProducer)
-class PieceProducer:
-    """Sends an answer in pieces, one in a turn of the reactor.
-
-    A long answer at once blocks the reactor, and fills the memory for a slow reader.
-    """
-
-    def __init__(self, request: Request, pieces: Iterator[bytes]) -> None:
-        self._request = request
-        self._pieces = pieces
-
-    def resumeProducing(self) -> None:
-        """Send one piece."""
-        piece = next(self._pieces, None)
-        if piece is None:
-            self._request.unregisterProducer()
-            self._request.finish()
-        else:
-            self._request.write(piece)
-
-    def stopProducing(self) -> None:
-        """Stop, since the reader is gone."""
-        self._pieces = iter(())
 
 
 class PrivateChannel(HTTPChannel):

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from itertools import islice
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from twisted.internet.interfaces import IReactorTime
 
 from proxyrelay import __version__
+from proxyrelay.admin import nodes
 from proxyrelay.admin.control import RelayControl, ReloadOutcome
 from proxyrelay.admin.instruments import LAGS_PER_MINUTE
 from proxyrelay.admin.report import (
@@ -29,9 +30,12 @@ from proxyrelay.net.clock import Clock
 from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.switchboard import events
-from proxyrelay.switchboard.events import FIGHT_TAKEOVERS
+from proxyrelay.switchboard.relay import marks
 from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
+
+if TYPE_CHECKING:
+    from proxyrelay.cluster.member import Member
 
 CLIENTS_PER_BATCH = 500
 """Clients of one batch, which takes about 2 ms."""
@@ -57,8 +61,20 @@ class View:
         self.lag = lag
         self.reloads: Counter[ReloadOutcome] = Counter()
         self._clock = clock
-        self._wall = wall
+        self.wall = wall
         self._started = clock.seconds()
+        if self.member is not None:
+            self.member.is_ready = lambda: not self.obstacles()
+
+    @property
+    def member(self) -> Member | None:
+        """This relay's part in a cluster; None if it is alone."""
+        return self.relay.member
+
+    @property
+    def degraded(self) -> list[str]:
+        """What does not work, though new clients are served."""
+        return [] if self.member is None else nodes.degraded(self.member)
 
     @property
     def globus(self) -> GlobusAuthenticator | None:
@@ -87,7 +103,7 @@ class View:
         if globus is not None and globus.breaker != "closed":
             found.append("globus: Globus Auth does not answer")
         pair = self.relay.pair
-        now = datetime.fromtimestamp(self._wall(), timezone.utc)
+        now = datetime.fromtimestamp(self.wall(), timezone.utc)
         for certificate in () if pair is None else pair.chain:
             end = certificate.not_valid_after_utc
             if now > end:
@@ -104,7 +120,7 @@ class View:
         return Status(
             version=__version__,
             pid=os.getpid(),
-            started=self._wall() - uptime,
+            started=self.wall() - uptime,
             uptime=uptime,
             listening=relay.urls,
             tls=relay.pair is not None,
@@ -128,6 +144,8 @@ class View:
             offer_to_answer=_quantiles(counts.answering),
             offer_wait=_quantiles(counts.waiting),
             globus=None if globus is None else GlobusAuth(globus.breaker),
+            degraded=self.degraded,
+            cluster=None if self.member is None else nodes.state(self.member),
         )
 
     def unanswered(self) -> Silence:
@@ -143,18 +161,12 @@ class View:
             yield list(self._described(cast(Iterable[RelayProtocol], batch)))
 
     def _described(self, peers: Iterable[RelayProtocol]) -> Iterator[Client]:
-        ahead = self._wall() - self._clock.seconds()
+        ahead = self.wall() - self._clock.seconds()
         for peer in peers:
             registration = peer.registration
             if registration is None:
                 continue
             offered = registration.last_offer
-            marks = {
-                "deaf": registration.deaf,
-                "fight": registration.takeovers >= FIGHT_TAKEOVERS,
-                "slowed": peer.slowed,
-                "legacy": registration.legacy,
-            }
             yield Client(
                 uuid=registration.uuid,
                 name=registration.name,
@@ -165,7 +177,7 @@ class View:
                 sent=registration.sent,
                 received=registration.received,
                 unanswered=registration.unanswered,
-                marks=[mark for mark, is_set in marks.items() if is_set],
+                marks=marks(registration) + ["slowed"] * peer.slowed,
             )
 
 

@@ -7,10 +7,11 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, IncompleteRead
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 import msgspec
 
-from proxyrelay.admin.report import Clients, Status
+from proxyrelay.admin.report import Clients, FarClients, Nodes, Status
 from proxyrelay.config import Secret
 from proxyrelay.errors import Unanswered
 
@@ -20,7 +21,29 @@ STEP_TIMEOUT_SECONDS = 10
 CONNECTABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
 """Address to connect to, for a listener on all interfaces."""
 
-Report = TypeVar("Report", Status, Clients)
+Report = TypeVar("Report", Status, Clients, Nodes, FarClients)
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+
+class _Done(msgspec.Struct):
+    """Answer to a command."""
+
+    detail: str
+
+
+class _Refused(msgspec.Struct):
+    """Answer in the place of another one."""
+
+    error: str
+
+
+def _error(body: bytes) -> str:
+    """What the relay says about it, escaped; nothing if it says nothing."""
+    try:
+        error = msgspec.json.decode(body, type=_Refused).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    return f": {ascii(error)[1:-1]}"
 
 
 class _UnixHTTPConnection(HTTPConnection):
@@ -51,20 +74,39 @@ class AdminClient:
         """All clients of the relay."""
         return self._report("/clients", Clients)
 
+    def nodes(self) -> Nodes:
+        """State of all nodes of the relay's cluster."""
+        return self._report("/cluster", Nodes)
+
+    def all_clients(self) -> FarClients:
+        """Clients of all nodes."""
+        return self._report("/cluster/clients", FarClients)
+
+    def disconnect(self, uuid: str) -> str:
+        """Disconnect a client of any node; return what was done."""
+        body = self._request("POST", f"/clients/{quote(uuid, safe='')}/disconnect")
+        return self._decoded(body, _Done).detail
+
     def _report(self, path: str, kind: type[Report]) -> Report:
+        return self._decoded(self.get(path), kind)
+
+    def _decoded(self, body: bytes, kind: type[Body]) -> Body:
         try:
-            return msgspec.json.decode(self.get(path), type=kind)
+            return msgspec.json.decode(body, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise Unanswered("what answers there is no relay of this version") from None
 
     def get(self, path: str) -> bytes:
         """Body of the answer to a GET request."""
+        return self._request("GET", path)
+
+    def _request(self, method: str, path: str) -> bytes:
         connection, where = self._connection()
-        headers = {}
+        headers = {"X-Proxyrelay": "1"} if method == "POST" else {}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token.reveal()}"
         try:
-            connection.request("GET", path, headers=headers)
+            connection.request(method, path, headers=headers)
             response = connection.getresponse()
             body = response.read()
         except (ConnectionResetError, BrokenPipeError, IncompleteRead):
@@ -83,7 +125,8 @@ class AdminClient:
         if response.status == HTTPStatus.OK:
             return body
         if response.status != HTTPStatus.UNAUTHORIZED:
-            raise Unanswered(f"{where} answers with HTTP {response.status}")
+            reason = _error(body)
+            raise Unanswered(f"{where} answers with HTTP {response.status}{reason}")
         if self._token is not None:
             raise Unanswered(f"the relay at {where} has another token")
         raise Unanswered(

@@ -27,8 +27,9 @@ from proxyrelay.service.checks import Inspection, inspect
 def check(arguments: Namespace) -> int:
     """Check a configuration.
 
-    Loads a configuration, opens its certificate and key, tries its port, and shows the
-    relay that would serve. Exits with 1 if there is any problem.
+    Loads a configuration, opens its certificate and key, and tries its port, its
+    credentials and its engine. Shows the relay that would serve. Exits with 1 if there
+    is any problem.
     """
     loaded = config.load(
         arguments.config,
@@ -39,10 +40,11 @@ def check(arguments: Namespace) -> int:
     )
     found = inspect(loaded, certificates.now(), os.environ)
     found.problems += _bind_problems(found.config, loaded)
-    credentials = _try_credentials(found, loaded, arguments.offline)
+    tried = _try_credentials(found, loaded, arguments.offline)
+    tried += _try_engine(found, loaded, arguments.offline)
     if print_problems(found):
         return 1
-    print(*_summary(found), *credentials, "no problems", sep="\n")
+    print(*_summary(found), *tried, "no problems", sep="\n")
     return 0
 
 
@@ -94,6 +96,21 @@ def _try_credentials(
 
     globus.run(found.config.auth.kwargs, found.credentials, command)
     return lines
+
+
+def _try_engine(found: Inspection, loaded: config.Loaded, offline: bool) -> list[str]:
+    """Try the engine of the cluster; return lines, or add problems and warnings."""
+    cluster = found.config.cluster
+    if not cluster.is_set or any("cluster" in each.key for each in found.problems):
+        return []
+    if offline:
+        return ["engine: not tried (--offline)"]
+    from proxyrelay.cluster.trial import try_engine  # noqa: PLC0415 - an extra
+
+    report = try_engine(cluster)
+    found.problems += map(loaded.located, report.problems)
+    found.warnings += map(loaded.located, report.warnings)
+    return report.lines
 
 
 def _summary(found: Inspection) -> Iterator[str]:

@@ -69,7 +69,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--node": {"help": "override cluster.node"},
     "--offline": {
         "action": "store_true",
-        "help": "do not ask Globus about the credentials",
+        "help": "try neither the credentials nor the engine",
     },
     "--pid": {"type": actions.process_id, "help": "process ID of the relay"},
     "--pidfile": {
@@ -86,15 +86,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--admin": {"metavar": "ADDRESS", "help": "override admin.listen"},
     "--token-file": {"type": Path, "help": "override admin.token_file"},
+    "--all": {"action": "store_true", "help": "ask all relays of its cluster"},
     "--json": {"action": "store_true", "help": "print the answer as JSON"},
+    "uuid": {"metavar": "UUID", "help": "UUID of the client"},
     "--client-id": {"help": "client ID of the application"},
     "--client-secret-file": {"type": Path, "help": "file with its secret"},
 }
-"""Options of the commands, by their spellings."""
+"""Options and arguments of the commands, by their spellings."""
 
 PROCESS_OPTIONS = ("--pid", "--pidfile")
 """Options that exclude each other."""
 
+
+_LISTENER = (_CONFIG, "--admin", "--token-file")
 
 _CREDENTIALS = (_CONFIG, "--client-id", "--client-secret-file")
 
@@ -111,9 +115,10 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
     "live": (status.live, (_CONFIG, "--admin")),
     "status": (
         status.status,
-        ("--watch", "--interval", _CONFIG, "--admin", "--token-file", "--json"),
+        ("--all", "--watch", "--interval", *_LISTENER, "--json"),
     ),
-    "clients": (status.clients, (_CONFIG, "--admin", "--token-file", "--json")),
+    "clients": (status.clients, ("--all", *_LISTENER, "--json")),
+    "disconnect": (status.disconnect, ("uuid", *_LISTENER)),
 }
 
 GLOBUS_COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {

@@ -1,4 +1,4 @@
-"""``proxyrelay live``, ``status`` and ``clients``: the state of a running relay.
+"""``proxyrelay live``, ``status``, ``clients``, ``disconnect``: a running relay.
 
 Clients choose some of the words. They are escaped, so that none controls a terminal.
 """
@@ -9,14 +9,24 @@ import json
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
 
 from proxyrelay import config
-from proxyrelay.admin.report import Clients, Quantiles, Status
+from proxyrelay.admin.report import (
+    Client,
+    Clients,
+    FarClient,
+    FarClients,
+    Membership,
+    Nodes,
+    NodeStatus,
+    Quantiles,
+    Status,
+)
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.errors import ConfigError, Unanswered
 from proxyrelay.service.checks import read_token
@@ -48,29 +58,45 @@ def status(arguments: Namespace) -> int:
     """Show the state of a running relay.
 
     Asks the private listener of a running relay ([admin] in its configuration) for its
-    state. Exits with 1 if it does not answer.
+    state. With --all, the relay asks all relays of its cluster, and names those that do
+    not reply. Exits with 1 if it does not answer.
     """
     relay = _client(arguments)
+    ask = relay.nodes if arguments.all else relay.status
     if arguments.watch:
-        watch(relay, arguments.interval, arguments.json)
+        watch(ask, arguments.interval, arguments.json)
     elif arguments.json:
-        print(plain_json(relay.get("/status")))
+        print(plain_json(relay.get("/cluster" if arguments.all else "/status")))
     else:
-        print(*status_lines(relay.status()), sep="\n")
+        print(*_lines(ask()), sep="\n")
     return 0
 
 
 def clients(arguments: Namespace) -> int:
     """List the clients of a running relay.
 
-    Asks the private listener of a running relay for its clients. Exits with 1 if it
-    does not answer.
+    Asks the private listener of a running relay for its clients. With --all, the relay
+    asks all relays of its cluster, and names those that do not reply, or list only some
+    of their clients. Exits with 1 if it does not answer.
     """
     relay = _client(arguments)
     if arguments.json:
-        print(plain_json(relay.get("/clients")))
+        path = "/cluster/clients" if arguments.all else "/clients"
+        print(plain_json(relay.get(path)))
     else:
-        print(*client_lines(relay.clients(), time.time()), sep="\n")
+        listed = relay.all_clients() if arguments.all else relay.clients()
+        print(*client_lines(listed, time.time()), sep="\n")
+    return 0
+
+
+def disconnect(arguments: Namespace) -> int:
+    """Disconnect a client of a running relay.
+
+    Asks the private listener of a running relay to close the client with 4004, which
+    ends the process of a stock endpoint. In a cluster, the client may be at any relay.
+    Exits with 1 if there is no such client.
+    """
+    print(_plain(_client(arguments).disconnect(arguments.uuid)))
     return 0
 
 
@@ -115,7 +141,7 @@ def _place(listen: str | None, file: Path | None) -> tuple[str, int] | Path:
     return place
 
 
-def watch(relay: AdminClient, interval: float, as_json: bool) -> None:
+def watch(ask: Callable[[], Status | Nodes], interval: float, as_json: bool) -> None:
     """Print the state repeatedly, in place on a terminal.
 
     After the first answer the relay may be away, as during a restart.
@@ -123,23 +149,27 @@ def watch(relay: AdminClient, interval: float, as_json: bool) -> None:
     Raises:
         Unanswered: The first request fails.
     """
-    found: Status | Unanswered = relay.status()
+    found: Status | Nodes | Unanswered = ask()
     while True:
         _show(found, as_json)
         time.sleep(interval)
         try:
-            found = relay.status()
+            found = ask()
         except Unanswered as error:
             found = error
 
 
-def _show(found: Status | Unanswered, as_json: bool) -> None:
+def _lines(found: Status | Nodes) -> list[str]:
+    return status_lines(found) if isinstance(found, Status) else node_lines(found)
+
+
+def _show(found: Status | Nodes | Unanswered, as_json: bool) -> None:
     if isinstance(found, Unanswered):
         line = f"no answer: {found}"
         lines = [line]
     else:
-        line = status_line(found)
-        lines = status_lines(found)
+        lines = _lines(found)
+        line = "; ".join(lines) if isinstance(found, Nodes) else status_line(found)
     if as_json and isinstance(found, Unanswered):
         print(line, file=sys.stderr)
     elif as_json:
@@ -193,7 +223,44 @@ def status_lines(status: Status) -> list[str]:
     if status.globus is not None:
         asked = status.globus.breaker == "closed"
         lines.append(f"globus: {'answers' if asked else 'does not answer'}")
+    lines += (f"degraded: {_plain(reason)}" for reason in status.degraded)
+    if status.cluster is not None:
+        lines += _cluster_lines(status.cluster)
     return lines
+
+
+def _cluster_lines(cluster: Membership) -> Iterator[str]:
+    age = cluster.lease_age
+    renewed = "none yet" if age is None else f"renewed {_duration(age)} ago"
+    yield (
+        f"cluster: node {_plain(cluster.node)}, lease {renewed}, "
+        f"unsynced clients {cluster.unsynced}"
+    )
+    for peer in cluster.peers:
+        state = "draining" if peer.draining else "there"
+        words = f"{state}, version {_plain(peer.version)}" if peer.lease else "gone"
+        yield f"other node: {_plain(peer.node)}, {words}"
+
+
+def node_lines(found: Nodes) -> list[str]:
+    """State of a cluster, a line for each node."""
+    total = sum(node.clients or 0 for node in found.nodes)
+    silent = _listed(found.silent)
+    return [
+        f"nodes: {len(found.nodes)}, clients: {total}, silent: {silent}",
+        *(f"degraded: {_plain(reason)}" for reason in found.degraded),
+        *(f"{_plain(node.node)}: {_node(node)}" for node in found.nodes),
+    ]
+
+
+def _node(node: NodeStatus) -> str:
+    if node.silent or node.gone:
+        return "silent" if node.silent else "gone: its lease has ended"
+    state = "draining" if node.draining else "ready" if node.ready else "not ready"
+    return (
+        f"{state}, clients {node.clients} (unsynced: {node.unsynced}), version "
+        f"{_plain(node.version or '')}, up for {_duration(node.uptime or 0)}"
+    )
 
 
 def status_line(status: Status) -> str:
@@ -207,20 +274,33 @@ def status_line(status: Status) -> str:
     )
 
 
-def client_lines(listed: Clients, now: float) -> Iterator[str]:
+def client_lines(listed: Clients | FarClients, now: float) -> Iterator[str]:
     """Clients, one a line, the oldest first; ``now`` in seconds since 1970."""
     yield f"clients: {listed.total}"
+    if isinstance(listed, FarClients):
+        yield from (f"degraded: {_plain(reason)}" for reason in listed.degraded)
+        yield from (f"silent: {_plain(node)}" for node in listed.silent)
+        yield from (f"not all are listed: {_plain(node)}" for node in listed.cut)
     for client in sorted(listed.clients, key=lambda client: client.since):
         marks = f": {', '.join(map(_plain, client.marks))}" if client.marks else ""
         offered = "never"
         if client.last_offer is not None:
             offered = f"{_duration(now - client.last_offer)} ago"
         yield (
-            f"{_plain(client.uuid)} name={client.name!a} user={client.user!a} from "
-            f"{_plain(client.address)} for {_duration(now - client.since)} (messages: "
-            f"{client.sent} sent, {client.received} received; last offer: {offered}; "
-            f"unanswered: {client.unanswered}){marks}"
+            f"{_plain(client.uuid)} {_whose(client)} for "
+            f"{_duration(now - client.since)} (messages: {client.sent} sent, "
+            f"{client.received} received; last offer: {offered}; unanswered: "
+            f"{client.unanswered}){marks}"
         )
+
+
+def _whose(client: Client) -> str:
+    """Name, user and place; another node may keep all but its own name to itself."""
+    words = f"name={client.name!a} user={client.user!a} from {_plain(client.address)}"
+    if not isinstance(client, FarClient):
+        return words
+    at = f"at {_plain(client.node)}"
+    return f"{words} {at}" if client.address else at
 
 
 def _plain(text: str) -> str:

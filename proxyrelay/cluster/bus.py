@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from proxyrelay.switchboard.user import ANONYMOUS
 
+FORMAT = 1
+"""Version of keys, scripts and messages. It is part of all keys."""
+
 USER_BYTES = 16
 """Length of the hash by which the engine knows a user."""
 

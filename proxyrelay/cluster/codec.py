@@ -43,6 +43,8 @@ class Offered(Envelope, tag="offer"):
         user: Hash of the sender's user.
         name: What the sender calls itself.
         text: The message as it came.
+        is_connected: Whether the two have just been connected, as far as the sending
+            node knows, and the sender has not registered anew since.
     """
 
     number: int
@@ -51,6 +53,7 @@ class Offered(Envelope, tag="offer"):
     user: str
     name: str
     text: bytes
+    is_connected: bool = False
 
 
 class Answered(Envelope, tag="answer"):
@@ -104,7 +107,77 @@ class Confirmation(Envelope, tag="told"):
     is_held: bool
 
 
-AnyEnvelope = Offered | Answered | Returned | Question | Confirmation
+class Query(Envelope, tag="query"):
+    """A question of an operator to all nodes.
+
+    Attributes:
+        number: Number of the question at the asking node.
+        time: When it was asked, in microseconds of the engine's clock.
+        what: A word of `proxyrelay.cluster.queries`; to others there is no report.
+        uuid: The client to disconnect, or nothing.
+    """
+
+    number: int
+    time: int
+    what: str
+    uuid: str = ""
+
+
+class Row(msgspec.Struct, array_like=True, gc=False):
+    """A client of the reporting node.
+
+    Attributes:
+        uuid: Its UUID.
+        age: Seconds since its registration.
+        idle: Seconds since its last offer; None before the first.
+        sent: Messages of this client that reached their peer.
+        received: Messages of others that reached this client.
+        unanswered: Offers in a row that it left unanswered.
+        marks: What is unusual about it, in words.
+        name: What it calls itself; empty in a message that is not sealed.
+        user: Its user, likewise.
+        address: Its address, likewise.
+    """
+
+    uuid: str
+    age: float
+    idle: float | None
+    sent: int
+    received: int
+    unanswered: int
+    marks: list[str]
+    name: str = ""
+    user: str = ""
+    address: str = ""
+
+
+class Report(Envelope, tag="report"):
+    """The reply to a `Query`.
+
+    Attributes:
+        number: Number of the question at the receiving node.
+        version: Of proxyrelay.
+        uptime: Seconds since the start.
+        clients: Number of registered clients.
+        unsynced: Number of those that the engine may not know.
+        is_ready: Whether new clients are served.
+        is_draining: Whether it waits for its clients to leave.
+        is_done: Whether it has disconnected the client.
+        rows: The first of the clients, if the question was for them.
+    """
+
+    number: int
+    version: str
+    uptime: float
+    clients: int
+    unsynced: int
+    is_ready: bool
+    is_draining: bool
+    is_done: bool = False
+    rows: list[Row] = []
+
+
+AnyEnvelope = Offered | Answered | Returned | Question | Confirmation | Query | Report
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyEnvelope] = msgspec.msgpack.Decoder(AnyEnvelope)

@@ -1,9 +1,9 @@
 """The link of a node to the engine: one connection for commands, one for the inbox.
 
 A call is sent only while the link is ready: both connections are up, the scripts are
-loaded, the inbox is subscribed, the lease is taken. A call without a reply in time
-drops both connections, since later replies could not be told apart. So no call is
-carried out after its time.
+loaded, the inbox is subscribed, the lease is taken, the other nodes fit. A call without
+a reply in time drops both connections, since later replies could not be told apart. The
+engine may still carry it out, if it has got it by then. No later call waits for it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from importlib.resources import files
 from typing import Any, Protocol, cast
 
 import msgspec
+from OpenSSL.SSL import Error as TlsError
+from service_identity import VerificationError
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import (
     CancelledError,
@@ -26,14 +28,14 @@ from twisted.internet.defer import (
     gatherResults,
 )
 from twisted.internet.defer import TimeoutError as Late
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txredisapi import ConnectionError as EngineLost
-from txredisapi import RedisProtocol, ResponseError, SubscriberProtocol
+from txredisapi import InvalidData, RedisProtocol, ResponseError, SubscriberProtocol
 
 from proxyrelay.cluster.bus import NoReply, NotSent
 from proxyrelay.net.clock import Clock, boottime
@@ -60,6 +62,10 @@ SCRIPTS = (
 
 WRONG_ENGINE = ("READONLY", "LOADING", "MASTERDOWN")
 """Errors of an engine that is not, or not yet, a master."""
+
+UNREACHABLE = (ConnectError, ConnectingCancelledError, EngineLost, Late, OSError)
+"""Errors of an engine that does not answer. An endpoint has its own error for a
+connection that is given up. Name servers fail with an `OSError`."""
 
 PROBE = b"probe\n"
 
@@ -94,6 +100,13 @@ class LinkSettings(msgspec.Struct, frozen=True):
 
 class LinkObserver(Protocol):
     """Hears of the link."""
+
+    def admits(self, nodes: list[bytes]) -> bool:
+        """Tell whether this node may join others; else the link tries again later.
+
+        Args:
+            nodes: Names and texts of the leases in turn, the own one among them.
+        """
 
     def link_ready(self, is_lost: bool) -> None:
         """Calls may be made.
@@ -133,21 +146,39 @@ class QuietFactory(Factory):
 class _Commands(RedisProtocol):  # type: ignore[misc]
     """Calls and their replies."""
 
-    def __init__(self, lost: Callable[[str], None]) -> None:
+    def __init__(self, lost: Callable[[_Commands, str], None]) -> None:
         super().__init__(charset=None, convertNumbers=False)
         self._lost = lost
 
+    def dataReceived(self, data: bytes) -> None:
+        """Read replies."""
+        try:
+            super().dataReceived(data)
+        except InvalidData:
+            self._lost(self, "something else than an engine answers")
+
     def connectionLost(self, why: Failure) -> None:
         """Tell the link."""
-        self._lost("the engine closed a connection")
+        self._lost(self, _ending(why.value))
         super().connectionLost(why)
+
+
+def _ending(error: Any) -> str:
+    if isinstance(error, VerificationError):
+        return "the engine's certificate is for another host"
+    if isinstance(error, TlsError) and error.args and error.args[0]:
+        reasons = ", ".join(str(reason) for _, _, reason in error.args[0])
+        return f"TLS with the engine failed: {reasons}"
+    return "the engine closed a connection"
 
 
 class _Inbox(SubscriberProtocol, _Commands):  # type: ignore[misc]
     """Messages for this node."""
 
     def __init__(
-        self, lost: Callable[[str], None], received: Callable[[bytes], None]
+        self,
+        lost: Callable[[_Commands, str], None],
+        received: Callable[[bytes], None],
     ) -> None:
         _Commands.__init__(self, lost)
         self._received = received
@@ -205,6 +236,8 @@ class Link:
         self._session: Deferred[str] | None = None
         self._loop: Deferred[None] | None = None
         self._is_stopped = False
+        self._why = ""
+        self._refusal = ""
         self._epoch: bytes | None = None
         self._renewed = -settings.lease
         self._heard = 0.0
@@ -219,6 +252,7 @@ class Link:
 
     def start(self) -> None:
         """Connect, and again after each loss."""
+        self._is_stopped = False
         self._loop = Deferred.fromCoroutine(self._run())
         self._loop.addErrback(lambda failure: failure.trap(CancelledError)).addErrback(
             lambda failure: self._log.failure("the link ended", failure)
@@ -289,12 +323,21 @@ class Link:
             connection.transport.abortConnection()
         if was_ready:
             if not self._is_stopped:
-                text = "the link to the engine is down: {reason}"
-                self._log.warn(text, reason=reason)
+                self._log.warn(
+                    "the link to the engine is down: {reason}",
+                    event="cluster_lost",
+                    reason=reason,
+                )
             self._observer.link_down(reason)
         session, self._session = self._session, None
         if session is not None:
+            self._why = reason
             session.callback(reason)
+
+    def _lost(self, connection: _Commands, reason: str) -> None:
+        # One that was dropped may end during the next session.
+        if connection in self._connections:
+            self.drop(reason)
 
     def _inbox_of(self, node: str) -> str:
         return f"{self._settings.prefix}:in:{node}"
@@ -325,8 +368,18 @@ class Link:
         if reason.startswith(WRONG_ENGINE):
             self.drop(f"it is no master: {reason}")
             raise NotSent(reason)
-        self._log.error("the engine refuses a call: {reason}", reason=reason)
-        raise Refused(reason)
+        raise self._refused(reason)
+
+    def _refused(self, reason: str) -> Refused:
+        """Log a refusal, unless the last one was the same."""
+        if reason != self._refusal:
+            self._refusal = reason
+            self._log.error(
+                "the engine refuses this relay: {reason}",
+                event="cluster_refused",
+                reason=reason,
+            )
+        return Refused(reason)
 
     # -- the life of the link
 
@@ -334,55 +387,82 @@ class Link:
         wait = backoffPolicy(0.2, 2.0, 1.5, jitter=_jitter)
         failures = 0
         while not self._is_stopped:
+            seconds = wait(0)
+            session: Deferred[str] = Deferred()
+            self._session, self._why = session, ""
             try:
-                session: Deferred[str] = Deferred()
-                self._session = session
-                opening = Deferred.fromCoroutine(self._open())
+                opening = Deferred.fromCoroutine(self._open(session))
                 await opening.addTimeout(CONNECT_SECONDS, self._clock)
                 failures = 0
                 await session
-                seconds = 0.0
-            except (ConnectError, EngineLost, NotSent, NoReply, Late) as error:
-                if not failures:
-                    self._log.warn("the engine cannot be reached: {error}", error=error)
+            except CancelledError:
+                raise
+            except Exception as error:
+                if not failures and not self._is_stopped:
+                    self._report(error)
                 failures += 1
-                seconds = wait(failures)
-                if isinstance(error, Refused):
-                    seconds = REFUSED_SECONDS
+                is_refused = isinstance(error, Refused)
+                seconds = REFUSED_SECONDS if is_refused else wait(failures)
             finally:
                 self.drop("the engine was not ready in time")
             if not self._is_stopped:
                 await deferLater(self._clock, seconds)
 
-    async def _open(self) -> None:
+    def _report(self, error: Exception) -> None:
+        """Log why there is no link."""
+        if not isinstance(error, (*UNREACHABLE, NotSent, NoReply)):
+            self._log.failure("the link to the engine failed", Failure(error))
+        elif not isinstance(error, Refused):
+            self._log.warn(
+                "the engine cannot be reached: {reason}",
+                event="cluster_unreachable",
+                reason=self._why or str(error),
+            )
+
+    async def _open(self, session: Deferred[str]) -> None:
         self._samples.clear()
-        await self._connect(_Commands(self.drop))
+        await self._connect(_Commands(self._lost), session)
         await self._load_scripts()
-        inbox = await self._connect(_Inbox(self.drop, self._received))
-        await inbox.execute_command("SUBSCRIBE", self._inbox_of(self._settings.node))
+        inbox = await self._connect(_Inbox(self._lost, self._received), session)
+        await self._ask(inbox, "SUBSCRIBE", self._inbox_of(self._settings.node))
         is_lost = await self._take_lease()
+        if not self._observer.admits(await self._call("nodes", ())):
+            await self._call("leave", (self._settings.node,))
+            raise Refused("this relay stays alone")
         self._heard = self._boottime()
         self.ready = True
         self.connects += 1
-        self._log.info("the link to the engine is ready")
+        self._refusal = ""
+        self._log.info("the link to the engine is ready", event="cluster_ready")
         self._observer.link_ready(is_lost)
 
-    async def _connect(self, connection: _Commands) -> _Commands:
+    async def _connect(
+        self, connection: _Commands, session: Deferred[str]
+    ) -> _Commands:
         await self._endpoint.connect(QuietFactory.forProtocol(lambda: connection))
         self._connections.append(connection)
-        settings, run = self._settings, connection.execute_command
-        try:
-            if password := settings.password():
-                await run("AUTH", *filter(None, (settings.username,)), password)
-            if settings.database:
-                await run("SELECT", settings.database)
-            role = await run("ROLE") if self._needs_master else [b"master"]
-        except ResponseError as error:
-            self._log.error("the engine refuses this relay: {error}", error=error)
-            raise Refused(str(error)) from None
-        if role[0] != b"master":
-            raise NotSent("the engine is no master")
+        if session.called:  # the other connection was lost meanwhile
+            raise NotSent(self._why)
+        settings = self._settings
+        if password := settings.password():
+            user = filter(None, (settings.username,))
+            await self._ask(connection, "AUTH", *user, password)
+        if settings.database:
+            await self._ask(connection, "SELECT", settings.database)
+        if self._needs_master:
+            role = await self._ask(connection, "ROLE")
+            if role[0] != b"master":
+                raise NotSent("the engine is no master")
         return connection
+
+    async def _ask(self, connection: _Commands, *command: str | int) -> Any:
+        try:
+            return await connection.execute_command(*command)
+        except ResponseError as error:
+            reason = str(error)
+            if reason.startswith(WRONG_ENGINE):
+                raise NotSent(f"it is no master: {reason}") from None
+            raise self._refused(reason) from None
 
     async def _load_scripts(self) -> None:
         loads = [

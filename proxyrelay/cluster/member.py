@@ -8,14 +8,9 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography import x509
-from OpenSSL.crypto import X509
-from OpenSSL.SSL import Error as TlsError
-from twisted.internet import ssl
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import (
     HostnameEndpoint,
@@ -27,20 +22,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from proxyrelay import __version__
-from proxyrelay.cluster.bus import Done, NoReply, NotSent
+from proxyrelay.cluster import files
+from proxyrelay.cluster.bus import FORMAT, Done, NoReply, NotSent
 from proxyrelay.cluster.claims import Claims, Stamps
 from proxyrelay.cluster.link import Link, LinkSettings
 from proxyrelay.cluster.node import Node
-from proxyrelay.cluster.seal import Seal, keys
+from proxyrelay.cluster.queries import Facts, Queries
+from proxyrelay.cluster.seal import Seal
 from proxyrelay.cluster.sentinel import SentinelEndpoint
 from proxyrelay.config import Config
 from proxyrelay.config.cluster import Cluster, Place, place
-from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.errors import ConfigError
 from proxyrelay.net.timers import Heartbeat
 from proxyrelay.switchboard.relay import Relay
-
-FORMAT = 1
-"""Version of keys, scripts and messages. It is part of all keys."""
 
 SWEEP_SECONDS = 0.5
 """Interval between two looks at what is due."""
@@ -69,36 +63,6 @@ class NodeInfo(msgspec.Struct):
 
 def _fingerprint(*values: object) -> str:
     return sha256(repr(values).encode()).hexdigest()[:8]
-
-
-def read_keys(cluster: Cluster) -> list[bytes]:
-    """Read the key file.
-
-    Raises:
-        ConfigError: It cannot be read, or holds something else.
-    """
-    return [] if cluster.key_file is None else _read("key_file", cluster.key_file, keys)
-
-
-def read_password(cluster: Cluster) -> str:
-    """Read the password file.
-
-    Raises:
-        ConfigError: It cannot be read, or others may read it.
-    """
-    file = cluster.password_file
-    return "" if file is None else str(_read("password_file", file, str.strip))
-
-
-def _read(setting: str, file: Path, parse: Callable[[str], Any]) -> Any:
-    try:
-        if file.stat().st_mode & 0o007:
-            raise ValueError("others may read it: chmod o= is needed")
-        return parse(file.read_text("ascii"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        problem = Problem(f"{file}: {reason}", f"cluster.{setting}")
-        raise ConfigError([problem]) from None
 
 
 class LinkBus:
@@ -153,12 +117,15 @@ class Member:
         reactor: Connects to the engine.
         clock: Time in seconds, and timers.
         stamps: When connections were accepted.
+        shown_user: Spells a user as logs do.
 
     Attributes:
         name: Name of this node, with its incarnation.
         link: The link to the engine.
         claims: The UUIDs of this node.
         node: Messages of this node.
+        queries: Questions of operators to all nodes.
+        is_ready: Whether new clients are served. It may be replaced.
         is_excluded: Whether other nodes know users in another way, so that this one
             stays alone.
         engine_seconds: Time that the engine has taken for all calls.
@@ -177,12 +144,14 @@ class Member:
         reactor: Any,
         clock: IReactorTime,
         stamps: Stamps,
+        shown_user: Callable[[str], str] = str,
     ) -> None:
         cluster = config.cluster
         host = cluster.node or socket.gethostname().partition(".")[0]
         self.name = f"{host}:{secrets.token_hex(4)}"
         self.is_excluded = False
         self.is_draining = False
+        self.is_ready: Callable[[], bool] = lambda: not self.is_draining
         self.engine_seconds = 0.0
         self.calls = 0
         self._config = config
@@ -190,9 +159,9 @@ class Member:
         self._reactor = reactor
         self._clock = clock
         self._sentinel: SentinelEndpoint | None = None
-        seal_keys = read_keys(cluster)
-        read_password(cluster)
-        self._seal = Seal(seal_keys)
+        self._terms: dict[str, str] = {}
+        self._files = files.read(cluster)
+        self._seal = Seal(self._files.keys)
         self.link = Link(
             clock,
             self._endpoint(cluster),
@@ -222,11 +191,25 @@ class Member:
             *(self.name, bus, relay, self.claims, self._seal, issuer),
             clock.seconds,
         )
+        self.queries = Queries(
+            *(self.name, bus, relay, self.claims.say, clock.seconds),
+            facts=self._facts,
+            shown_user=shown_user,
+            is_sealed=lambda: bool(self._seal.fingerprints),
+        )
+        self.node.further = self.queries.received
+        self._started = clock.seconds()
         self._bus = bus
         self._heartbeats = (
             Heartbeat(clock, SWEEP_SECONDS, self.claims.tick),
+            Heartbeat(clock, SWEEP_SECONDS, self.queries.tick),
             Heartbeat(clock, REAP_SECONDS, self._look_around),
         )
+
+    @property
+    def keys(self) -> list[str]:
+        """Public names of its keys, the first of which seals."""
+        return self._seal.fingerprints
 
     def start(self) -> None:
         """Join the cluster, as soon as the engine can be reached."""
@@ -259,12 +242,28 @@ class Member:
             ConfigError: A file cannot be read.
         """
         cluster = config.cluster
-        self._seal.use(read_keys(cluster))
-        read_password(cluster)
+        self._seal.use(files.read(cluster).keys)
         self._config = config
         self.claims.limit = _limit(config)
         self.claims.serve_alone = cluster.without_engine == "serve"
         self.link.change(cluster.call_timeout)
+
+    @property
+    def peers(self) -> dict[str, NodeInfo | None]:
+        """The other nodes, as they were seen last; None without a lease."""
+        return {
+            name: _node_info(lease)
+            for name, lease in self.queries.seen.items()
+            if name != self.name
+        }
+
+    def _facts(self) -> Facts:
+        return Facts(
+            self._clock.seconds() - self._started,
+            len(self.claims.unsynced),
+            self.is_ready(),
+            self.is_draining,
+        )
 
     # -- the engine
 
@@ -293,13 +292,13 @@ class Member:
         plain = HostnameEndpoint(reactor, at.host, at.port, cluster.call_timeout)
         if at.kind == "tcp":
             return plain
-        return wrapClientTLS(tls_options(cluster, at.host), plain)
+        return wrapClientTLS(files.tls_options(self._files, at.host), plain)
 
     def _password(self) -> str:
         try:
-            return read_password(self._config.cluster)
+            return files.password(self._config.cluster)
         except ConfigError as error:
-            self._log.error("the engine's password: {error}", error=error)
+            self._log.error("{problem}", event="problem", problem=str(error))
             return ""
 
     def _credentials(self) -> tuple[str, ...]:
@@ -312,8 +311,12 @@ class Member:
         return msgspec.json.encode(
             NodeInfo(
                 __version__,
-                _fingerprint(config.auth.method, kwargs.audience),
-                _fingerprint(offers.crossing > 0, offers.answer_timeout),
+                _fingerprint(
+                    config.auth.method, config.auth.method and kwargs.service_url
+                ),
+                _fingerprint(
+                    kwargs.audience, offers.crossing > 0, offers.answer_timeout
+                ),
                 self._seal.fingerprints,
                 self.is_draining,
             )
@@ -321,13 +324,43 @@ class Member:
 
     # -- what the link tells
 
+    def admits(self, nodes: list[bytes]) -> bool:
+        """Compare the settings of this node with those of the others."""
+        self.queries.note(nodes)
+        mine = msgspec.json.decode(self._info(), type=NodeInfo)
+        terms = {}
+        for name, text in zip(nodes[::2], nodes[1::2], strict=True):
+            other, node = _node_info(text), name.decode("ascii", "replace")
+            if other is None or node == self.name:
+                continue
+            shared = set(mine.keys) & set(other.keys) or mine.keys == other.keys
+            if other.identity != mine.identity or not shared:
+                self._stay_alone(node, "[auth]" if shared else "key_file")
+                return False
+            terms[node] = other.terms
+        self.is_excluded = False
+        for node, theirs in terms.items():
+            if theirs != mine.terms and self._terms.get(node) != theirs:
+                self._log.warn(
+                    "node {node!a} has other settings in [auth] or [offers]",
+                    event="cluster_differs",
+                    node=node,
+                )
+        self._terms = terms
+        return True
+
+    def _stay_alone(self, node: str, what: str) -> None:
+        was_excluded, self.is_excluded = self.is_excluded, True
+        if not was_excluded:
+            self._log.error(
+                "this relay stays alone: {what} of node {node!a} differs from its own",
+                event="cluster_alone",
+                what=what,
+                node=node,
+            )
+
     def link_ready(self, is_lost: bool) -> None:  # noqa: ARG002
         """Assert all registrations, and pass on what has waited."""
-        self._bus.call(self._joined, "nodes")
-
-    def _joined(self, reply: Any) -> None:
-        if isinstance(reply, Exception) or not self._agrees(reply):
-            return
         self.claims.assert_all()
         self.node.resume()
 
@@ -357,6 +390,7 @@ class Member:
     def _reap(self, reply: Any) -> None:
         if isinstance(reply, Exception):
             return
+        self.queries.note(reply)
         dead = [
             name.decode()
             for name, info in zip(reply[::2], reply[1::2], strict=True)
@@ -386,60 +420,13 @@ class Member:
 
         self._bus.call(correct, "held", self.name, cursor)
 
-    def _agrees(self, reply: list[bytes]) -> bool:
-        """Compare the settings of this node with those of the others."""
-        mine = msgspec.json.decode(self._info(), type=NodeInfo)
-        for name, text in zip(reply[::2], reply[1::2], strict=True):
-            try:
-                other = msgspec.json.decode(text or b"null", type=NodeInfo | None)
-            except msgspec.MsgspecError:
-                continue
-            if other is None or name.decode() == self.name:
-                continue
-            shared = set(mine.keys) & set(other.keys) or mine.keys == other.keys
-            if other.identity != mine.identity or not shared:
-                what = "keys" if other.identity == mine.identity else "[auth]"
-                self._log.error(
-                    "this relay stays alone: {what} of node {node} differ from its own",
-                    what=what,
-                    node=name.decode(),
-                )
-                self.is_excluded = True
-                self.link.stop()
-                return False
-            if other.terms != mine.terms:
-                self._log.warn(
-                    "node {node} has other settings in [offers]", node=name.decode()
-                )
-        return True
 
-
-def tls_options(cluster: Cluster, host: str) -> Any:
-    """Options of a TLS connection to the engine.
-
-    Raises:
-        ConfigError: A file cannot be read, or is no certificate or key.
-    """
-    setting = "ca_file"
+def _node_info(lease: bytes) -> NodeInfo | None:
+    """Read the text of a lease; None without one, or if it is of another kind."""
     try:
-        trust = None
-        if cluster.ca_file is not None:
-            found = x509.load_pem_x509_certificates(cluster.ca_file.read_bytes())
-            trust = ssl.trustRootFromCertificates(
-                ssl.Certificate(X509.from_cryptography(each)) for each in found
-            )
-        setting, own = "client_certfile", None
-        if cluster.client_certfile is not None and cluster.client_keyfile is not None:
-            own = ssl.PrivateCertificate.loadPEM(
-                cluster.client_keyfile.read_text("ascii")
-                + cluster.client_certfile.read_text("ascii")
-            )
-    except (OSError, ValueError, TlsError) as error:
-        file = getattr(cluster, setting)
-        reason = getattr(error, "strerror", None) or "it holds no certificate"
-        problem = Problem(f"{file}: {reason}", f"cluster.{setting}")
-        raise ConfigError([problem]) from None
-    return ssl.optionsForClientTLS(host, trustRoot=trust, clientCertificate=own)
+        return msgspec.json.decode(lease or b"null", type=NodeInfo | None)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _limit(config: Config) -> int:

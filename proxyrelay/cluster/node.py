@@ -17,11 +17,10 @@ from proxyrelay.cluster import codec
 from proxyrelay.cluster.bus import Bus, NoReply, NotSent, hashed_user, ignore
 from proxyrelay.cluster.claims import Claims
 from proxyrelay.cluster.seal import Seal, Unsealable
-from proxyrelay.switchboard.delivery import Sent
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import PeerConnection, RegistrationRequest
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import Peer, Registration
+from proxyrelay.switchboard.peer import Peer, Registration, Sent
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
@@ -34,6 +33,9 @@ GONE = "gone"
 
 ANSWER = "answer"
 """Reason for an answer that its receiver does not get."""
+
+REASONS = frozenset({GONE, ANSWER, *(why.name.lower() for why in BounceReason)})
+"""Reasons of a `codec.Returned`. Any other one counts as ``silent``."""
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Node:
         forwards: Offers passed on, by the engine's reply.
         returns: Offers and answers that other nodes sent back, by reason.
         ignored: Messages without effect: repeated, too late, or malformed.
+        further: Called with each envelope that is about no offer and no claim.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Node:
         self.forwards: dict[str, int] = {}
         self.returns: dict[str, int] = {}
         self.ignored = 0
+        self.further: Callable[[codec.Query | codec.Report], None] = ignore
         self._name = name
         self._bus = bus
         self._relay = relay
@@ -180,7 +184,7 @@ class Node:
         envelope = codec.encode(
             codec.Offered(
                 *(self._serial, self._name, offer.number, offer.source, offer.target),
-                *(user, offer.name, text),
+                *(user, offer.name, text, self._is_connected(offer)),
             )
         )
         hold_ms = round(self._relay.broker.settings.hold * 1000)
@@ -189,6 +193,15 @@ class Node:
             *("forward", offer.target, user, self._name, hold_ms),
             self._seal.seal(envelope, offer.target.encode()),
         )
+
+    def _is_connected(self, offer: Offer) -> bool:
+        """Whether a stock client would not expect an offer of its peer now."""
+        peer = self._relay.registry.get(offer.source)
+        if peer is None or peer.registration is None:
+            return False
+        table, now = self._relay.broker.table, self._clock()
+        connected = table.last_connected(offer.source, offer.target, now)
+        return connected > peer.registration.registered_at
 
     def _sent(self, offer: Offer, text: bytes, reply: Any) -> None:
         kind = type(reply).__name__ if isinstance(reply, Exception) else _text(reply[0])
@@ -275,6 +288,8 @@ class Node:
             self._claims.asked(message)
         elif isinstance(message, codec.Confirmation):
             self._claims.told(message)
+        elif isinstance(message, codec.Query | codec.Report):
+            self.further(message)
 
     def _offered(self, head: codec.ForClient, message: codec.Offered) -> None:
         relay = self._relay
@@ -345,13 +360,18 @@ class Node:
         message: codec.Offered | codec.Answered,
         request: PeerConnection,
     ) -> Sent:
-        registered = Registration(request.source_uuid, "", False, -math.inf)
+        # An offer of a client that has registered anew may be crossed.
+        is_new = isinstance(message, codec.Offered) and not message.is_connected
+        since = math.inf if is_new else -math.inf
+        registered = Registration(request.source_uuid, "", False, since)
         node = message.node
         origin = FarSender(user, f"node {node}", node, message.number, registered)
         return Sent(origin, registered, request, message.text)
 
     def _returned(self, message: codec.Returned) -> None:
         reason = message.reason
+        if reason not in REASONS:
+            reason = BounceReason.SILENT.value
         self.returns[reason] = self.returns.get(reason, 0) + 1
         if reason == ANSWER:
             self._answer_returned(message)
@@ -360,8 +380,7 @@ class Node:
         if offer is None or offer.waits:
             return
         if reason != GONE:
-            why = BounceReason.__members__.get(reason.upper(), BounceReason.SILENT)
-            self._relay.undelivered.bounce(offer, why)
+            self._relay.undelivered.bounce(offer, BounceReason[reason.upper()])
         elif offer.is_sent_again:
             # Wrong records would send it in circles.
             self._relay.broker.await_arrival(offer, message.text)

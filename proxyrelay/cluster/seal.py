@@ -35,13 +35,18 @@ def keys(text: str) -> list[bytes]:
     for number, line in enumerate(lines, 1):
         try:
             key = binascii.unhexlify(line)
-        except binascii.Error:
+        except ValueError:  # `binascii.Error` is one
             key = b""
         if len(key) != KEY_BYTES:
-            raise ValueError(f"key {number} is not {2 * KEY_BYTES} hexadecimal digits")
+            raise ValueError(
+                f"must hold {2 * KEY_BYTES} hexadecimal digits in each line, unlike "
+                f"those of key {number}"
+            )
         found.append(key)
     if not found:
-        raise ValueError("it holds no key")
+        raise ValueError(
+            f"holds no key, such as 'openssl rand -hex {KEY_BYTES}' prints"
+        )
     return found
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import (
     IProtocol,
@@ -19,7 +20,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.logger import Logger
-from txredisapi import RedisProtocol
+from txredisapi import RedisProtocol, ResponseError
 from zope.interface import implementer
 
 from proxyrelay.cluster.link import QuietFactory
@@ -111,8 +112,14 @@ class SentinelEndpoint:
             asked = Deferred.fromCoroutine(self._ask_one(sentinel))
             try:
                 found = await asked.addTimeout(ASK_SECONDS, self._clock)
+            except CancelledError:
+                raise
             except Exception as error:
-                self._log.debug("a sentinel does not answer: {error}", error=error)
+                self._log.debug(
+                    "a sentinel does not answer: {reason}",
+                    event="sentinel_silent",
+                    reason=str(error),
+                )
                 continue
             if found is not None:
                 return found
@@ -123,7 +130,9 @@ class SentinelEndpoint:
         await sentinel.connect(QuietFactory.forProtocol(lambda: connection))
         try:
             if credentials := self._credentials():
-                await connection.execute_command("AUTH", *credentials)
+                # Many sentinels have no password beside an engine that has one.
+                with suppress(ResponseError):
+                    await connection.execute_command("AUTH", *credentials)
             found: Any = await connection.execute_command(
                 "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master
             )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta, Struct
+
+from proxyrelay.config.places import LABEL, socket_path
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -20,6 +23,7 @@ _PLACE = re.compile(
     r"(?P<kind>tcp|tls):(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+))"
     r":(?P<port>[0-9]{1,5})"
 )
+_HOST = re.compile(rf"(?:{LABEL}\.)*{LABEL}")
 
 
 class Place(NamedTuple):
@@ -47,11 +51,15 @@ def place(text: str) -> Place:
     Raises:
         ValueError: It is none of them.
     """
-    if text.startswith("unix:/"):
-        return Place("unix", text.removeprefix("unix:"), 0)
+    if text.startswith("unix:"):
+        return Place("unix", str(socket_path(text)), 0)
     found = _PLACE.fullmatch(text)
     if found is None or not 0 < int(found["port"]) < 1 << 16:
-        raise ValueError(text)
+        raise ValueError("no address and port")
+    if found["six"]:
+        ipaddress.IPv6Address(found["six"])
+    elif not _HOST.fullmatch(found["host"]):
+        raise ValueError("no name of a host")
     return Place(found["kind"], found["six"] or found["host"], int(found["port"]))
 
 
@@ -91,7 +99,7 @@ class Cluster(Struct, frozen=True):
     engine: str | None = None
     sentinels: tuple[str, ...] = ()
     master: Name = "proxyrelay"
-    username: str = ""
+    username: Annotated[str, Meta(pattern=r"^[!-~]{0,128}$")] = ""
     password_file: Path | None = None
     ca_file: Path | None = None
     client_certfile: Path | None = None
@@ -128,11 +136,29 @@ def problems(cluster: Cluster, shield: bool) -> Iterator[tuple[tuple[str, ...], 
             ("cluster", "lease"),
             f"expected at least {LEASE_TIMEOUTS} times call_timeout",
         )
-    if (cluster.client_certfile is None) != (cluster.client_keyfile is None):
-        yield ("cluster", "client_certfile"), "needs client_keyfile, and it needs this"
+    pair = ("client_certfile", "client_keyfile")
+    for name, other in (pair, pair[::-1]):
+        if getattr(cluster, name) is not None and getattr(cluster, other) is None:
+            yield ("cluster", name), f"needs {other} beside it"
     is_open = any(each.kind == "tcp" and not each.is_local for each in cluster.places)
     if is_open and cluster.key_file is None:
         yield (
             ("cluster", "sentinels" if cluster.sentinels else "engine"),
             "needs a key_file beside it, or tls: messages cross the network unsealed",
         )
+
+
+def warnings(cluster: Cluster) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield settings of the cluster that have no effect."""
+    if not cluster.is_set:
+        if cluster != Cluster():
+            yield ("cluster",), "has no effect without engine or sentinels"
+        return
+    if cluster.sentinels and cluster.engine is not None:
+        yield ("cluster", "engine"), "has no effect beside sentinels"
+    if cluster.username and cluster.password_file is None:
+        yield ("cluster", "username"), "has no effect without a password_file"
+    if all(each.kind != "tls" for each in cluster.places):
+        for name in ("ca_file", "client_certfile"):
+            if getattr(cluster, name) is not None:
+                yield ("cluster", name), "has no effect without tls:"

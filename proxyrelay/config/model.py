@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from proxyrelay.config.cluster import Cluster
+from proxyrelay.config.places import socket_path
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 """Names of log levels, as the reference relay spells them."""
@@ -32,9 +33,6 @@ AUTHENTICATION_MARGIN_SECONDS = 0.5
 
 PROXYSTORE_RELAY = "ebd5bbed-95e2-47cf-9c80-39e2064274bd"
 """ProxyStore's own relay application. Its clients get tokens for it by default."""
-
-SOCKET_PATH_MAX_BYTES = 107
-"""Longest path of a socket (unix(7))."""
 
 _ADDRESS_AND_PORT = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})"
@@ -392,10 +390,7 @@ def admin_place(listen: str) -> tuple[str, int] | Path:
         ValueError: It is neither.
     """
     if listen.startswith("unix:/"):
-        path = Path(listen.removeprefix("unix:"))
-        if "\0" in listen or len(bytes(path)) > SOCKET_PATH_MAX_BYTES:
-            raise ValueError("no path of a socket")
-        return path
+        return socket_path(listen)
     found = _ADDRESS_AND_PORT.fullmatch(listen)
     if found is None or int(found["port"]) >= 1 << 16:
         raise ValueError("no address and port")

@@ -14,7 +14,9 @@ from typing import Any
 
 import msgspec
 
-from proxyrelay.config import cluster
+from proxyrelay.config.cluster import place
+from proxyrelay.config.cluster import problems as cluster_problems
+from proxyrelay.config.cluster import warnings as cluster_warnings
 from proxyrelay.config.model import (
     AUTHENTICATION_MARGIN_SECONDS,
     PROXYSTORE_RELAY,
@@ -24,6 +26,7 @@ from proxyrelay.config.model import (
     Secret,
     admin_place,
 )
+from proxyrelay.config.places import LABEL
 from proxyrelay.net.proxies import Proxies
 
 Finding = tuple[tuple[str, ...], str]
@@ -43,11 +46,9 @@ _DOMAIN = re.compile(r"[^@*\s]+")
 _SCOPE = re.compile(r"(?=[^:]+:)[!#-;=?-\[\]-~]+")
 """A URL or a URN in the letters of RFC 6749, section 3.3, and no place-holder."""
 
-# Twisted's agent takes no IPv6 address, and raises on labels that IDNA does not know.
-_LABEL = r"(?!..--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-
+# Twisted's agent takes no IPv6 address.
 _HTTPS_URL = re.compile(
-    rf"https://(?P<host>(?:{_LABEL}\.)*{_LABEL})(?::(?P<port>[0-9]{{1,5}}))?"
+    rf"https://(?P<host>(?:{LABEL}\.)*{LABEL})(?::(?P<port>[0-9]{{1,5}}))?"
     r"(?:/[A-Za-z0-9._~%!$&'()*+,;=:@/-]*)?"
 )
 
@@ -77,12 +78,13 @@ _HINTS: Mapping[tuple[str, ...], str] = {
         '"unix:/run/redis/relay.sock"'
     ),
     ("cluster", "sentinels"): (
-        'a list of "tcp:host:port" or "tls:host:port", such as '
-        '["tls:a.example.org:26379"]'
+        'a list of "tls:host:port", such as ["tls:a.example.org:26379"], or of '
+        '"tcp:host:port"'
     ),
     ("cluster", "master"): _NAME_HINT,
     ("cluster", "node"): _NAME_HINT,
     ("cluster", "prefix"): _NAME_HINT,
+    ("cluster", "username"): "a name of an ACL user, in ASCII without spaces",
     ("cluster", "without_engine"): '"serve" or "refuse"',
     ("limits", "trusted_proxies"): (
         'a list of networks, such as ["192.0.2.0/24", "2001:db8::1"], whose bits '
@@ -163,13 +165,14 @@ def _listen(listen: str | None) -> str | None:
 
 def _engine(text: str | None) -> str | None:
     if text is not None:
-        cluster.place(text)
+        place(text)
     return text
 
 
 def _sentinels(texts: tuple[str, ...]) -> tuple[str, ...]:
-    if any(cluster.place(text).kind == "unix" for text in texts):
-        raise ValueError("no address")
+    kinds = {place(text).kind for text in texts}
+    if "unix" in kinds or len(kinds) > 1:
+        raise ValueError("no address, or two kinds of them")
     return texts
 
 
@@ -246,7 +249,7 @@ def problems(config: Config) -> Iterator[Finding]:
             ("admin", "listen"),
             "needs a token_file beside it: other machines reach this address",
         )
-    yield from cluster.problems(config.cluster, config.offers.shield)
+    yield from cluster_problems(config.cluster, config.offers.shield)
 
 
 def warnings(config: Config) -> Iterator[Finding]:
@@ -267,6 +270,7 @@ def warnings(config: Config) -> Iterator[Finding]:
         )
     if config.logging.privacy_key_file is not None and not config.logging.privacy:
         yield ("logging", "privacy_key_file"), "has no effect without privacy = true"
+    yield from cluster_warnings(config.cluster)
 
 
 def _useless_entries(arguments: AuthArguments) -> Iterator[Finding]:

@@ -132,7 +132,7 @@ def load(certfile: Path, keyfile: Path | None) -> KeyPair:
     chain: tuple[x509.Certificate, ...] = ()
     key: PrivateKey | None = None
     try:
-        chain = _load_chain(certfile)
+        chain = load_chain(certfile)
     except ConfigError as error:
         problems.update(dict.fromkeys(error.problems))
     try:
@@ -194,7 +194,12 @@ def _read(setting: str, path: Path) -> bytes:
         raise _wrong(setting, f"{path} cannot be read: {error.strerror}") from None
 
 
-def _load_chain(path: Path) -> tuple[x509.Certificate, ...]:
+def load_chain(path: Path) -> tuple[x509.Certificate, ...]:
+    """Read all certificates of a PEM file.
+
+    Raises:
+        ConfigError: It cannot be read, or holds none.
+    """
     pem = _read("certfile", path)
     # The library skips a certificate with another label.
     if b"BEGIN TRUSTED CERTIFICATE" not in pem:

@@ -28,6 +28,7 @@ from proxyrelay.config import (
     Logging,
     Secret,
 )
+from proxyrelay.config.cluster import Cluster
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net import certificates
 from proxyrelay.net.tls_context import server_context
@@ -39,6 +40,11 @@ MIN_TOKEN_CHARACTERS = 16
 """Shortest token of the private listener."""
 
 MAX_TOKEN_CHARACTERS = 4096
+
+CLUSTER_LACKS = (
+    "[cluster] needs the packages of proxyrelay[cluster]: "
+    "pip install 'proxyrelay[cluster]'"
+)
 
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750, section 2.1: ``b64token``."""
@@ -56,6 +62,7 @@ class Inspection:
         credentials: Those of the relay's application, if authentication needs them.
         pair: Certificate and key, if TLS is on.
         token: Token of the private listener, if it needs one.
+        cluster_keys: Public names of the keys of the cluster.
     """
 
     config: Config
@@ -65,6 +72,7 @@ class Inspection:
     credentials: Credentials | None = None
     pair: certificates.KeyPair | None = None
     token: Secret | None = None
+    cluster_keys: list[str] = field(default_factory=list)
 
 
 def inspect(
@@ -87,6 +95,10 @@ def inspect(
             if config.admin.token_file is not None:
                 found.token = read_token(config.admin.token_file)
             found.warnings += _admin_advice(config.admin)
+    if config.cluster.is_set and loaded.sound("cluster.engine", "cluster.sentinels"):
+        with _collected(found.problems):
+            found.cluster_keys = read_cluster_files(config.cluster)
+            found.warnings += _cluster_advice(config.cluster)
     found.problems += _log_problems(config.logging)
     key = config.logging.privacy_key_file
     if config.logging.privacy and key is not None:
@@ -168,6 +180,30 @@ def read_token(file: Path) -> Secret:
         )
         raise ConfigError([Problem("admin.token_file", wrong)])
     return Secret(text.decode("ascii"))
+
+
+def read_cluster_files(cluster: Cluster) -> list[str]:
+    """Read the files of ``[cluster]``.
+
+    Returns:
+        Public names of the keys of the cluster.
+
+    Raises:
+        ConfigError: The packages of the extra are not there, or a file is wrong.
+    """
+    try:
+        import hiredis  # noqa: F401, PLC0415 - an extra
+        import txredisapi  # noqa: F401, PLC0415
+    except ImportError:
+        raise ConfigError([Problem("cluster", CLUSTER_LACKS)]) from None
+    from proxyrelay.cluster import files  # noqa: PLC0415 - loaded only if set
+
+    return files.read(cluster).fingerprints
+
+
+def _cluster_advice(cluster: Cluster) -> Iterator[Problem]:
+    if cluster.client_keyfile is not None:
+        yield from _readable_by_all("cluster.client_keyfile", cluster.client_keyfile)
 
 
 def _globus_advice(loaded: Loaded, used: Credentials) -> Iterator[Problem]:

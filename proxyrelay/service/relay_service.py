@@ -150,7 +150,10 @@ class RelayService(MultiService):
 
         self.factory.boottime = boottime
         relay = self.factory.relay
-        return Member(self.config, relay, self._reactor, self._clock, _accepted_at)
+        return Member(
+            *(self.config, relay, self._reactor, self._clock, _accepted_at),
+            self.pseudonyms.user,
+        )
 
     @property
     def state(self) -> RelayState:
@@ -192,13 +195,17 @@ class RelayService(MultiService):
     # -- reload
 
     def apply(self, config: Config) -> None:
-        """Serve with other settings from now on. No connection is closed."""
+        """Serve with other settings from now on. No connection is closed.
+
+        Raises:
+            ConfigError: A file of the cluster cannot be read. Nothing has changed.
+        """
+        if self.member is not None:
+            self.member.apply(config)
         self.config = config
         self.factory.apply(config)
         self.log_observer.verbose = config.logging.default_level == "DEBUG"
         self._apply_offers(config.offers)
-        if self.member is not None:
-            self.member.apply(config)
         self._census.every(config.logging.current_client_interval)
 
     def use_certificate(self, pair: certificates.KeyPair) -> None:

@@ -31,6 +31,7 @@ FIXED = (
     *("admin.listen", "cluster.engine", "cluster.sentinels", "cluster.master"),
     *("cluster.database", "cluster.prefix", "cluster.node", "cluster.lease"),
     *("cluster.ca_file", "cluster.client_certfile", "cluster.client_keyfile"),
+    "cluster.username",
 )
 """Settings that need a restart. The method of authentication is among them, since the
 connected clients would keep their users: one that comes back would find its UUID in the
@@ -45,7 +46,12 @@ def applicable(before: Config, after: Config) -> tuple[Config, list[str]]:
     fixed = [*FIXED]
     if (before.certfile is None) != (after.certfile is None):
         fixed += ["certfile", "keyfile"]
-    waiting = [name for name in differences(before, after) if name in fixed]
+    names = [*differences(before, after)]
+    # The rest of this table belongs to the engine, such as a key for one far away.
+    cluster = [name for name in names if name.startswith("cluster.")]
+    if not {*cluster}.isdisjoint(fixed):
+        fixed += cluster
+    waiting = [name for name in names if name in fixed]
     for name in waiting:
         after = _with(after, name.split("."), before)
     # The rest of these tables belongs to the method and to the place.
@@ -247,6 +253,9 @@ class Reload(Service):
         if "admin.listen" not in waiting and found.token != self._token:
             self._token = found.token
             names.append("token")
+        member, is_same = self._relay.member, found.config.cluster == config.cluster
+        if member is not None and is_same and member.keys != found.cluster_keys:
+            names.append("cluster keys")
         authenticator = auth.changed(
             self._relay.authenticator,
             (before.auth.kwargs, self._credentials),

@@ -8,11 +8,11 @@ from typing import Protocol
 from proxyrelay.config import Offers
 from proxyrelay.errors import Deaf, Forbidden, PeerBusy, PeerGone, Refusal
 from proxyrelay.switchboard import events, messages
-from proxyrelay.switchboard.delivery import Sent, Undelivered, about
+from proxyrelay.switchboard.delivery import Undelivered, about
 from proxyrelay.switchboard.events import BounceReason, ForwardObserver, Observer
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer
-from proxyrelay.switchboard.peer import Peer, share_of
+from proxyrelay.switchboard.peer import Peer, Sent, share_of
 from proxyrelay.switchboard.registry import Registry
 from proxyrelay.switchboard.user import ANONYMOUS
 

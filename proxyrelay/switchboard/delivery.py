@@ -11,15 +11,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
-import msgspec
-
 from proxyrelay.errors import PeerGone
 from proxyrelay.switchboard import events, messages
 from proxyrelay.switchboard.directory import Directory
 from proxyrelay.switchboard.events import BounceReason, MessageEvent, Observer
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer, OfferTable
-from proxyrelay.switchboard.peer import Peer, Registration, Sender
+from proxyrelay.switchboard.peer import Peer, Sender, Sent
 from proxyrelay.switchboard.registry import Registry
 
 SENDER_WAIT_SECONDS = 28.0
@@ -66,15 +64,6 @@ TEXTS: Mapping[BounceReason, str] = {
 }
 """Error text of each reason, for the UUIDs of the peer, the source and the sender. That
 of `BounceReason.UNKNOWN` may change."""
-
-
-class Sent(msgspec.Struct, gc=False):
-    """A message of a registered peer, with its text as it came."""
-
-    peer: Sender
-    registration: Registration
-    message: PeerConnection
-    text: bytes = b""
 
 
 class Undelivered:

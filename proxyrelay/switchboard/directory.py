@@ -6,15 +6,12 @@ between clients of one relay depend on nothing else. Without a cluster there is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.messages import RegistrationRequest
 from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import Peer
-
-if TYPE_CHECKING:
-    from proxyrelay.switchboard.delivery import Sent
+from proxyrelay.switchboard.peer import Peer, Sent
 
 
 class Directory(Protocol):

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
 NAME_CHARACTERS = 128
@@ -148,6 +149,15 @@ class Peer(Sender, Protocol):
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection through the close handshake, if it is open."""
+
+
+class Sent(msgspec.Struct, gc=False):
+    """A message of a registered peer, with its text as it came."""
+
+    peer: Sender
+    registration: Registration
+    message: PeerConnection
+    text: bytes = b""
 
 
 def share_of(peer: Sender) -> str:

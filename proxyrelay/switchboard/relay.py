@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from proxyrelay.config import Offers
 from proxyrelay.errors import (
+    Disconnected,
     Forbidden,
     Refusal,
     Superseded,
@@ -37,6 +38,16 @@ from proxyrelay.switchboard.registry import Registry
 
 ROUND_SECONDS = 60.0
 """Seconds from one takeover of a UUID to the next, below which both count in a row."""
+
+
+def marks(registration: Registration) -> list[str]:
+    """What is unusual about a client: ``deaf``, ``fight``, ``legacy``."""
+    found = {
+        "deaf": registration.deaf,
+        "fight": registration.takeovers >= FIGHT_TAKEOVERS,
+        "legacy": registration.legacy,
+    }
+    return [mark for mark, is_set in found.items() if is_set]
 
 
 class Relay:
@@ -96,6 +107,22 @@ class Relay:
         )
         self.leave(peer, f"refused with {refusal.code}", LeaveReason.REFUSED)
         peer.close(refusal.code, refusal.reason)
+
+    def disconnect(self, uuid: str, caller: str) -> Peer | None:
+        """Close a client for an operator.
+
+        Args:
+            uuid: The client.
+            caller: Where the operator is.
+
+        Returns:
+            The client; None if it is not here.
+        """
+        peer = self.registry.get(uuid)
+        if peer is not None:
+            self._observer(events.Operator("disconnect", caller, uuid))
+            self.refuse(peer, Disconnected())
+        return peer
 
     def leave(
         self, peer: Peer, why: str, cause: LeaveReason = LeaveReason.LOST

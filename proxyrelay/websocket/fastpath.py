@@ -12,7 +12,7 @@ the outcome with that of plain Autobahn. Checked against Autobahn 26.10.2.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
@@ -21,9 +21,6 @@ try:
     from _nvx_xormasker import ffi, lib
 except ImportError:  # Autobahn was built without a compiler
     ffi = lib = None
-
-if TYPE_CHECKING:
-    from proxyrelay.websocket.protocol import RelayProtocol
 
 TEXT = 0x81
 PING = 0x89
@@ -118,7 +115,7 @@ _OPEN = WebSocketServerProtocol.STATE_OPEN
 _CLOSED = WebSocketServerProtocol.STATE_CLOSED
 
 
-def frames(data: bytes, parser: RelayProtocol) -> Iterator[tuple[int, bytes]]:
+def frames(data: bytes, parser: Any) -> Iterator[tuple[int, bytes]]:
     """Split a read into payloads and pieces for Autobahn.
 
     The caller processes each item before it asks for the next one. The read may begin

@@ -6,8 +6,7 @@ Autobahn's own timers stay off: they run on the global reactor.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IReactorTime
@@ -16,29 +15,14 @@ from twisted.python.failure import Failure
 from proxyrelay.config import Timeouts
 from proxyrelay.errors import TryAgainLater
 from proxyrelay.net.timers import TimeoutQueue
-
-if TYPE_CHECKING:
-    from proxyrelay.websocket.protocol import RelayProtocol
+from proxyrelay.websocket.flow import Connection
+from proxyrelay.websocket.state import Phase
 
 SLACK_SHARE = 0.01
 """Share of a timeout by which it may end late."""
 
 UNREAD_SECONDS = 1.0
 """Extension of a timeout while the relay has a backlog of unread bytes."""
-
-
-class Phase(Enum):
-    """Phase of a connection. `PHASES` has a row for each but the last."""
-
-    TLS_HANDSHAKE = auto()
-    OPENING = auto()
-    AUTHENTICATING = auto()
-    REGISTERING = auto()
-    READY = auto()
-    AWAITING_PONG = auto()
-    CLOSING = auto()
-    DROPPING = auto()
-    GONE = auto()
 
 
 class Row(NamedTuple):
@@ -55,9 +39,9 @@ class Row(NamedTuple):
     """
 
     setting: str
-    expire: Callable[[RelayProtocol], None]
+    expire: Callable[[Connection], None]
     stage: str = ""
-    extend: Callable[[RelayProtocol], bool] = lambda _: False
+    extend: Callable[[Connection], bool] = lambda _: False
     awaits_input: bool = False
     is_handshake: bool = False
 
@@ -65,32 +49,32 @@ class Row(NamedTuple):
 NO_PONG = "no answer to a ping"
 
 
-def _drop_for(reason: str) -> Callable[[RelayProtocol], None]:
+def _drop_for(reason: str) -> Callable[[Connection], None]:
     return lambda connection: connection.drop(reason)
 
 
-def _cancel(connection: RelayProtocol) -> None:
+def _cancel(connection: Connection) -> None:
     connection.cancel_authentication()
     if connection.phase is Phase.AUTHENTICATING:
         # The authenticator ignores the cancellation.
         connection.drop("authentication took too long")
 
 
-def _refuse(connection: RelayProtocol) -> None:
+def _refuse(connection: Connection) -> None:
     connection.refuse(TryAgainLater("No registration arrived in time."))
 
 
-def _has_pinged(connection: RelayProtocol) -> bool:
+def _has_pinged(connection: Connection) -> bool:
     # Stock clients ping on their own. Such a client needs no ping from the relay.
     return connection.flow.heard and not connection.flow.paused
 
 
-def _pong_may_be_unread(connection: RelayProtocol) -> bool:
+def _pong_may_be_unread(connection: Connection) -> bool:
     # The relay reads slowly from this client; the pong may be behind other frames.
     return connection.flow.heard and connection.flow.is_in_debt
 
 
-def _abort(connection: RelayProtocol) -> None:
+def _abort(connection: Connection) -> None:
     # A TLS peer may never send close_notify; a TCP peer may never read the rest.
     connection.transport.abortConnection()
 
@@ -163,13 +147,13 @@ class Lifecycle:
         has_unread: Callable[[Phase], bool],
     ) -> None:
         self._has_unread = has_unread
-        self.queues: dict[Phase, TimeoutQueue[RelayProtocol]] = {
+        self.queues: dict[Phase, TimeoutQueue[Connection]] = {
             phase: TimeoutQueue(
                 clock, seconds, self.expire, seconds * SLACK_SHARE, is_backlogged
             )
             for phase, seconds in _seconds(timeouts).items()
         }
-        self.unread: TimeoutQueue[RelayProtocol] = TimeoutQueue(
+        self.unread: TimeoutQueue[Connection] = TimeoutQueue(
             clock, UNREAD_SECONDS, self.expire
         )
 
@@ -183,7 +167,7 @@ class Lifecycle:
         for queue in (*self.queues.values(), self.unread):
             queue.stop()
 
-    def enter(self, connection: RelayProtocol, phase: Phase) -> None:
+    def enter(self, connection: Connection, phase: Phase) -> None:
         """Begin a phase and its timeout."""
         if connection.phase is not Phase.GONE:
             self.queues[connection.phase].end(connection)
@@ -193,7 +177,7 @@ class Lifecycle:
         if phase is not Phase.GONE:
             self.queues[phase].begin(connection)
 
-    def expire(self, connection: RelayProtocol) -> None:
+    def expire(self, connection: Connection) -> None:
         """End the timeout of a connection's phase."""
         phase = connection.phase
         row = PHASES[phase]
@@ -204,7 +188,7 @@ class Lifecycle:
         else:
             row.expire(connection)
 
-    def expire_early(self, connection: RelayProtocol) -> None:
+    def expire_early(self, connection: Connection) -> None:
         """End the timeout of a connection's phase early, over a limit."""
         if PHASES[connection.phase].is_handshake:
             connection.drop("too many without a registration")

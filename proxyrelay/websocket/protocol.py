@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 from secrets import token_bytes
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import Deferred, succeed
@@ -26,15 +26,13 @@ from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.admission import Origin
 from proxyrelay.websocket.authentication import authenticate
+from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.fastpath import PIECE, PING, PONG, TEXT, frames
 from proxyrelay.websocket.flow import FlowControl, header
 from proxyrelay.websocket.handshake import origins
-from proxyrelay.websocket.lifecycle import NO_PONG, PHASES, Phase, lost_reason
-from proxyrelay.websocket.state import RelayState
+from proxyrelay.websocket.lifecycle import NO_PONG, PHASES, lost_reason
+from proxyrelay.websocket.state import Phase, RelayState
 from proxyrelay.websocket.upstream import GOING_AWAY, UpstreamProtocol
-
-if TYPE_CHECKING:
-    from proxyrelay.websocket.factory import RelayFactory
 
 DRAIN_REASON = "Another relay takes over here."
 """Close reason for new clients of a draining relay."""

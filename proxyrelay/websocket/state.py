@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum, auto
 
 
 class RelayState(IntEnum):
@@ -14,3 +14,17 @@ class RelayState(IntEnum):
     """Another relay takes over: new clients are asked to come back (1013)."""
     STOPPING = 3
     """All clients are closed (1001)."""
+
+
+class Phase(Enum):
+    """Phase of a connection. `PHASES` has a row for each but the last."""
+
+    TLS_HANDSHAKE = auto()
+    OPENING = auto()
+    AUTHENTICATING = auto()
+    REGISTERING = auto()
+    READY = auto()
+    AWAITING_PONG = auto()
+    CLOSING = auto()
+    DROPPING = auto()
+    GONE = auto()

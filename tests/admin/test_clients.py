@@ -31,13 +31,9 @@ class ClientsTests(WatchedTestCase, TestCase):
             await deferLater(reactor, 0)
         answer = Answer(caller.wire.value())
         self.assertEqual(answer.headers["content-type"], "application/json")
-        body, left = b"", answer.body
-        while left:
-            size, _, left = left.partition(b"\r\n")
-            body, left = body + left[: int(size, 16)], left[int(size, 16) + 2 :]
         caller.lose()
-        self.listing = body
-        return msgspec.json.decode(body, type=Clients)
+        self.listing = answer.whole
+        return msgspec.json.decode(self.listing, type=Clients)
 
     def crowd(self, count: int) -> None:
         registry = self.relay.factory.registry

@@ -14,12 +14,16 @@ from prometheus_client.openmetrics.parser import (
 )
 from twisted.internet.error import ConnectionRefusedError as Refused
 
+from proxyrelay.admin.cluster_metrics import RETURN_REASONS
 from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.cache import TokenCache
 from proxyrelay.auth.introspector import Introspector
 from proxyrelay.auth.policy import Policy
+from proxyrelay.cluster import codec
+from proxyrelay.cluster.member import Member
+from proxyrelay.cluster.node import REASONS
 from proxyrelay.config import Config, Limits, Logging
 from proxyrelay.errors import Problem, Refusal
 from proxyrelay.net import certificates
@@ -186,6 +190,40 @@ def stops(case: MetricsTestCase, _: object) -> None:
     case.relay.factory.state = RelayState.STOPPING
 
 
+def in_cluster(act: Callable[[Any, Any], object]) -> Scenario:
+    """Serve in a cluster without an engine, and do something with its member."""
+
+    def happen(case: MetricsTestCase) -> None:
+        case.serve_in_cluster()
+        case.look()
+        act(case, case.relay.member)
+
+    return happen
+
+
+def joins(_: object, member: Member) -> None:
+    """Reach the engine."""
+    member.link.ready = True
+    member.link.connects += 1
+
+
+def forwards(_: object, member: Member) -> None:
+    """Pass an offer on to another relay."""
+    member.node.forwards["SENT"] = 1
+
+
+def returns(_: object, member: Member) -> None:
+    """Get an offer back."""
+    returned = codec.Returned(1, "n2:x", 1, A, B, "gone")
+    member.inbox_received(codec.DIRECT + codec.encode(returned))
+
+
+def asserts(_: object, member: Member) -> None:
+    """Assert a registration, for which the engine names another relay."""
+    member.claims.asserted += 1
+    member.claims.stale += 1
+
+
 REGISTERS = step(lambda case, _: case.registered())
 
 CONNECTS = step(lambda case, _: case.connect())
@@ -235,6 +273,18 @@ MOVED: Mapping[str, Scenario] = {
     "log_lines_lost_total": Case.a_lost_line,
     "certificate_renewal_timestamp_seconds": Case.a_new_certificate,
     "reloads_total": step(lambda case, _: case.reload.reload()),
+    "cluster_ready": in_cluster(joins),
+    "cluster_lease_age_seconds": in_cluster(joins),
+    "cluster_connects_total": in_cluster(joins),
+    "cluster_unsynced": in_cluster(lambda case, _: case.registered()),
+    "cluster_forwards_total": in_cluster(forwards),
+    "cluster_returns_total": in_cluster(returns),
+    "cluster_stale_total": in_cluster(asserts),
+    "cluster_asserted_total": in_cluster(asserts),
+    "cluster_ignored_total": in_cluster(
+        lambda _, member: member.inbox_received(b"nonsense")
+    ),
+    "cluster_engine_seconds": in_cluster(lambda _, member: member.replied(0.25)),
 }
 """What moves each metric from where it was just before."""
 
@@ -263,6 +313,22 @@ class EveryMetricTests(MetricsTestCase):
 
 class ValueTests(MetricsTestCase):
     """Some of them in detail."""
+
+    def test_metrics_without_a_cluster_have_no_samples_of_one(self) -> None:
+        self.serve()
+        self.assertEqual([name for name in self.metrics() if "cluster_" in name], [])
+
+    def test_returns_of_the_cluster_have_all_reasons(self) -> None:
+        self.assertEqual(set(RETURN_REASONS), REASONS)
+
+    def test_engine_seconds_have_a_sum_and_a_number(self) -> None:
+        self.serve_in_cluster()
+        member = self.relay.member
+        assert member is not None
+        member.replied(0.25)
+        member.replied(0.5)
+        self.assertEqual(self.value("cluster_engine_seconds_sum"), 0.75)
+        self.assertEqual(self.value("cluster_engine_seconds_count"), 2)
 
     def value(self, sample: str) -> float | None:
         return self.metrics().get(PREFIX + sample)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 
 import proxyrelay
 from tests.support import browser
+from tests.support.engine import Engine
 from tests.support.processes import PATIENCE, ProcessTestCase, RelayProcess
 from tests.support.recording import A, B, answer, offer, registration
 
@@ -262,6 +264,40 @@ class PageTests(ProcessTestCase):
             "  (tag) => tag.textContent);"
         )
         self.assertEqual(kinds, ["drain", *["rejected"] * 197, "reload", "reload"])
+
+    def test_page_in_a_cluster_shows_its_nodes(self) -> None:
+        engine = Engine()
+        self.addCleanup(engine.stop)
+        cluster = f"[cluster]\nengine = 'unix:{engine.socket}'\nlease = 6\nnode = "
+        config = self.folder / "other.toml"
+        config.write_text(f"{cluster}'n2'\n", encoding="utf-8")
+        other = self.relay("--config", config)
+        other.wait_for("the link to the engine is ready")
+        self.client(other, A)
+        self.watched(f"{cluster}'n1'\n")
+        self.until_state("Ready")
+        self.until_text("#replies", "2 of 2 nodes reply; clients: 1")
+        states = self.browser.texts("#nodes .tag")
+        self.assertEqual(states, ["ready", "ready"])
+        self.browser.show(1440)
+        self.browser.keep("page-cluster")
+        self.assertEqual(self.browser.barriers(), [])
+        other.send(signal.SIGSTOP)
+        self.addCleanup(other.send, signal.SIGCONT)
+        self.browser.until(
+            lambda: self.browser.texts("#nodes .tag") == ["ready", "silent"],
+            "a silent node",
+        )
+        engine.kill()
+        self.until_state("Degraded")
+        self.assertIn("engine cannot be reached", self.browser.text("#notices"))
+        self.browser.show(PHONE, dark=True)
+        self.until_refreshed()
+        self.browser.keep("page-cluster-phone")
+        wide = self.browser.run("return document.documentElement.scrollWidth")
+        self.assertLessEqual(wide, PHONE)
+        self.assertEqual(self.browser.barriers(), [])
+        self.assert_quiet()
 
     def test_page_on_each_screen_fits_and_is_accessible(self) -> None:
         relay = self.watched()

@@ -77,6 +77,19 @@ class AdminClientTests(SynchronousTestCase):
             self.assertIn(words, text)
             self.assertNotIn("hunter2", text)
 
+    def test_disconnect_asks_and_tells_what_was_done(self) -> None:
+        client = self.answering(answer("200 OK", b'{"ok": true, "detail": "closed"}'))
+        self.assertEqual(client.disconnect("a/b"), "closed")
+        self.assertTrue(self.asked.startswith(b"POST /clients/a%2Fb/disconnect "))
+        self.assertIn(b"X-Proxyrelay: 1\r\n", self.asked)
+
+    def test_error_of_the_relay_is_shown_escaped(self) -> None:
+        body = b'{"error": "n2 is silent\x5cu001b"}'
+        client = self.answering(answer("504 Gateway Timeout", body))
+        with self.assertRaises(Unanswered) as caught:
+            client.disconnect("a")
+        self.assertTrue(str(caught.exception).endswith("HTTP 504: n2 is silent\\x1b"))
+
     def test_place_without_listener_is_named(self) -> None:
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))

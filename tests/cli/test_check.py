@@ -16,6 +16,7 @@ from tests.cli.command_case import (
     CommandTestCase,
     GlobusCommandTestCase,
 )
+from tests.support.engine import Engine
 from tests.support.globus import CLIENT_ID, SERVICE
 
 SOUND = HOST + "port = 0\n"
@@ -249,3 +250,36 @@ class PortTests(CommandTestCase):
         for text in ("port = 'x'\n", "host = 1\n", "port =\n"):
             self.problem(text)
         self.problem("", "--port=x")
+
+
+class ClusterTests(CommandTestCase):
+    """Trial of the engine."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.engine = Engine()
+        self.addCleanup(self.engine.stop)
+        self.text = f"{SOUND}[cluster]\nengine = 'unix:{self.engine.socket}'\n"
+
+    def test_engine_that_suits_is_described(self) -> None:
+        lines = [line for line in self.checked(self.text) if "engine: " in line]
+        self.assertEqual(len(lines), 3)
+        self.assertIn("ACL SETUSER relay on >PASSWORD", lines[2])
+
+    def test_engine_that_refuses_is_a_problem_of_its_line(self) -> None:
+        self.engine.client.config_set("requirepass", "hunter2")
+        start = f"problem: {self.path}:4: cluster.engine: {self.engine.socket} refuses"
+        self.assertTrue(self.problem(self.text).startswith(start))
+
+    def test_engine_that_is_not_there_is_a_warning_of_its_line(self) -> None:
+        self.engine.kill()
+        line = self.checked(self.text)[0]
+        start = f"warning: {self.path}:4: cluster.engine: {self.engine.socket} cannot"
+        self.assertTrue(line.startswith(start), line)
+
+    def test_engine_offline_or_beside_a_problem_is_not_tried(self) -> None:
+        self.engine.kill()
+        lines = self.checked(self.text, "--offline")
+        self.assertIn("engine: not tried (--offline)", lines)
+        line = self.problem(f"{self.text}key_file = 'missing'\n")
+        self.assertIn(":5: cluster.key_file: ", line)

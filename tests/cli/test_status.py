@@ -15,19 +15,25 @@ from proxyrelay.admin.report import (
     Certificate,
     Client,
     Clients,
+    FarClient,
+    FarClients,
     GlobusAuth,
     Lateness,
+    Membership,
     MessageCounts,
+    Nodes,
+    NodeStatus,
+    Peer,
     Quantiles,
     Silence,
     Status,
 )
-from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.cli.status import (
     CURSOR_HOME,
     ERASE_BELOW,
     ERASE_LINE,
     client_lines,
+    node_lines,
     plain_json,
     status_line,
     status_lines,
@@ -68,6 +74,18 @@ STATUS = Status(
     offer_to_answer=Quantiles(None, None),
     offer_wait=Quantiles(0.01, 0.25),
     globus=GlobusAuth("closed"),
+)
+
+NODES = Nodes(
+    "n1:a",
+    [
+        NodeStatus("n1:a", False, False, "1.2.3", 60, 2, 0, True, False),
+        NodeStatus("n2:b", False, False, "1.2.4", 3600, 3, 1, False, True),
+        NodeStatus("n3:c", silent=True),
+        NodeStatus("n4:d", gone=True),
+    ],
+    ["n3:c"],
+    [],
 )
 
 CLIENT = Client(A, "a", "jo", "192.0.2.1:1", NOW - 61, None, 1, 2, 0, [])
@@ -142,6 +160,62 @@ class LinesTests(SynchronousTestCase):
             ],
         )
 
+    def test_status_lines_of_a_cluster_tell_the_other_nodes(self) -> None:
+        peers = [Peer("n2:b", "1.2.4", True, True), Peer("n3:c", "", False, False)]
+        status = replace(
+            STATUS,
+            degraded=["cluster: away"],
+            cluster=Membership("n1:a", False, 61, 7, peers),
+        )
+        self.assertEqual(
+            status_lines(status)[-4:],
+            [
+                "degraded: cluster: away",
+                "cluster: node n1:a, lease renewed 1 min 1 s ago, unsynced clients 7",
+                "other node: n2:b, draining, version 1.2.4",
+                "other node: n3:c, gone",
+            ],
+        )
+        alone = replace(status, cluster=Membership("n1:a", False, None, 0, []))
+        self.assertIn("lease none yet", status_lines(alone)[-1])
+
+    def test_node_lines_name_the_silent(self) -> None:
+        self.assertEqual(
+            node_lines(replace(NODES, degraded=["cluster: away"])),
+            [
+                "nodes: 4, clients: 5, silent: n3:c",
+                "degraded: cluster: away",
+                "n1:a: ready, clients 2 (unsynced: 0), version 1.2.3, up for 1 min 0 s",
+                "n2:b: draining, clients 3 (unsynced: 1), version 1.2.4, up for "
+                "1 h 0 min",
+                "n3:c: silent",
+                "n4:d: gone: its lease has ended",
+            ],
+        )
+
+    def test_client_lines_of_all_nodes_show_what_they_tell(self) -> None:
+        fields = msgspec.structs.asdict(CLIENT)
+        bare = {**fields, "uuid": B, "name": "", "user": "", "address": ""}
+        listed = FarClients(
+            *(9, ["n3:c"], ["n2:b"], ["cluster: away"]),
+            [FarClient(**fields, node="n1:a"), FarClient(**bare, node="n2:b")],
+        )
+        end = (
+            "for 1 min 1 s (messages: 1 sent, 2 received; last offer: never; "
+            "unanswered: 0)"
+        )
+        self.assertEqual(
+            list(client_lines(listed, NOW)),
+            [
+                "clients: 9",
+                "degraded: cluster: away",
+                "silent: n3:c",
+                "not all are listed: n2:b",
+                f"{A} name='a' user='jo' from 192.0.2.1:1 at n1:a {end}",
+                f"{B} at n2:b {end}",
+            ],
+        )
+
     def test_lines_of_evil_texts_control_no_terminal(self) -> None:
         evil = replace(
             CLIENT, uuid=EVIL, name=EVIL, user=EVIL, address=EVIL, marks=[EVIL]
@@ -154,10 +228,17 @@ class LinesTests(SynchronousTestCase):
             ready=False,
             reasons=[EVIL],
             returned={EVIL: 1},
+            degraded=[EVIL],
+            cluster=Membership(EVIL, True, 1, 0, [Peer(EVIL, EVIL, False, True)]),
         )
+        node = NodeStatus(EVIL, False, False, EVIL, 1, 1, 1, True, False)
+        nodes = Nodes(EVIL, [node, NodeStatus(EVIL, silent=True)], [EVIL], [EVIL])
+        far = FarClient(**msgspec.structs.asdict(evil), node=EVIL)
         for line in (
             *client_lines(Clients(1, [evil]), NOW),
+            *client_lines(FarClients(1, [EVIL], [EVIL], [EVIL], [far]), NOW),
             *status_lines(status),
+            *node_lines(nodes),
             status_line(status),
             *plain_json(msgspec.json.encode(evil)).splitlines(),
         ):
@@ -192,7 +273,7 @@ class WatchTests(SynchronousTestCase):
         errors = io.StringIO()
         relay: Any = Answers(STATUS, Unanswered("refused"), STATUS)
         with redirect_stdout(output), redirect_stderr(errors):
-            self.assertRaises(KeyboardInterrupt, watch, relay, 0.0, as_json)
+            self.assertRaises(KeyboardInterrupt, watch, relay.status, 0.0, as_json)
         return output.getvalue(), errors.getvalue()
 
     def test_watch_into_file_prints_lines(self) -> None:
@@ -207,6 +288,13 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(frames[1], f"no answer: refused{ERASE_LINE}{ERASE_BELOW}")
         self.assertEqual(frames[0], frames[2])
 
+    def test_watch_of_a_cluster_into_file_prints_lines(self) -> None:
+        output = io.StringIO()
+        found = iter([NODES])
+        with redirect_stdout(output):
+            self.assertRaises(StopIteration, watch, lambda: next(found), 0.0, False)
+        self.assertEqual(output.getvalue(), "; ".join(node_lines(NODES)) + "\n")
+
     def test_watch_with_json_prints_errors_apart(self) -> None:
         output, errors = self.watch(io.StringIO(), as_json=True)
         lines = output.splitlines()
@@ -214,5 +302,5 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(errors, "no answer: refused\n")
 
     def test_watch_without_first_answer_fails(self) -> None:
-        relay = cast(AdminClient, Answers(Unanswered("refused")))
-        self.assertRaises(Unanswered, watch, relay, 0.0, False)
+        relay = Answers(Unanswered("refused"))
+        self.assertRaises(Unanswered, watch, relay.status, 0.0, False)

@@ -11,9 +11,11 @@ from typing import Any
 from proxyrelay.cluster.bus import NoReply, NotSent
 from proxyrelay.cluster.claims import Claims
 from proxyrelay.cluster.node import Node
+from proxyrelay.cluster.queries import Facts, Queries
 from proxyrelay.cluster.seal import Seal
 from proxyrelay.config import Offers
 from proxyrelay.errors import PeerGone
+from proxyrelay.switchboard.events import Event
 from proxyrelay.switchboard.relay import Relay
 from tests.support.recording import RecordingPeer, RecordingWaiting, registration
 
@@ -103,6 +105,13 @@ class FakeEngine:
     def publish(self, node: str, message: bytes) -> int:
         return self._tell(node, message)
 
+    def nodes(self) -> list[bytes]:
+        return [
+            text
+            for name in self.buses
+            for text in (name.encode(), b"{}" if name in self.leases else b"")
+        ]
+
     def register(
         self,
         uuid: str,
@@ -188,7 +197,8 @@ class FakeNode:
         self.bus = engine.buses[name] = FakeBus(engine, name)
         engine.leases.add(name)
         self.waiting = RecordingWaiting()
-        self.relay = Relay(lambda _: None, self.clock, self.waiting, settings)
+        self.observed: list[Event] = []
+        self.relay = Relay(self.observed.append, self.clock, self.waiting, settings)
         self.claims = Claims(
             name, self.bus, self.relay, "issuer", self.accepted_at, self.clock
         )
@@ -196,6 +206,13 @@ class FakeNode:
             *(name, self.bus, self.relay, self.claims, Seal(keys), "issuer"),
             self.clock,
         )
+        self.queries = Queries(
+            *(name, self.bus, self.relay, self.claims.say, self.clock),
+            facts=lambda: Facts(self.clock(), len(self.claims.unsynced), True, False),
+            shown_user=str.upper,
+            is_sealed=lambda: bool(keys),
+        )
+        self.node.further = self.queries.received
         self.relay.undelivered.directory = self.node
         self.bus.receive = self.node.received
 
@@ -215,6 +232,7 @@ class FakeNode:
     def tick(self) -> None:
         self.relay.tick()
         self.claims.tick()
+        self.queries.tick()
 
     def wake(self) -> None:
         """End the wait of all offers that may be crossed."""

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import random
 import signal
-from typing import Any
+from typing import Any, cast
 
+import redis
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.trial.unittest import TestCase
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    DNSLookupError,
+)
+from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from proxyrelay.cluster import link
 from proxyrelay.cluster.bus import NoReply, NotSent
-from proxyrelay.cluster.link import Link, LinkSettings
+from proxyrelay.cluster.link import CONNECT_SECONDS, Link, LinkSettings
+from tests.support.capture import Capture
 from tests.support.engine import Engine
 
 reactor: Any = _reactor
@@ -24,13 +36,16 @@ class Recorder:
 
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
+        self.is_admitted = True
         self._awaited: list[tuple[str, Deferred[tuple[Any, ...]]]] = []
 
-    def when(self, what: str) -> Deferred[tuple[Any, ...]]:
+    def when(
+        self, what: str, seconds: float = PATIENCE_SECONDS
+    ) -> Deferred[tuple[Any, ...]]:
         """Fires at the next report of a kind."""
         deferred: Deferred[tuple[Any, ...]] = Deferred()
         self._awaited.append((what, deferred))
-        return deferred.addTimeout(PATIENCE_SECONDS, reactor)
+        return deferred.addTimeout(seconds, reactor)
 
     def _say(self, *report: Any) -> None:
         self.said.append(report)
@@ -38,6 +53,10 @@ class Recorder:
         self._awaited = [pair for pair in self._awaited if pair[1] not in due]
         for deferred in due:
             deferred.callback(report)
+
+    def admits(self, nodes: list[bytes]) -> bool:
+        self._say("nodes", nodes)
+        return self.is_admitted
 
     def link_ready(self, is_lost: bool) -> None:
         self._say("ready", is_lost)
@@ -53,6 +72,100 @@ class Recorder:
 
     def replied(self, seconds: float) -> None:
         """Ignore it."""
+
+
+class DeafEndpoint:
+    """An engine that does not answer.
+
+    Attributes:
+        calls: Number of attempts.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def connect(self, _: object) -> Deferred[IProtocol]:
+        self.calls += 1
+        return Deferred(self._give_up)
+
+    def _give_up(self, connecting: Deferred[IProtocol]) -> None:
+        # As Twisted's endpoints do it.
+        connecting.errback(ConnectingCancelledError(None))
+
+
+class DeafEngineTests(SynchronousTestCase):
+    """Without a reply to the attempt to connect."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.engine = DeafEndpoint()
+        settings = LinkSettings("n1", "relay:1", 6.0, 0.5)
+        endpoint = cast(IStreamClientEndpoint, self.engine)
+        self.link = Link(self.clock, endpoint, settings, Recorder())
+        self.link.start()
+
+    def test_attempt_without_an_end_is_given_up_and_repeated(self) -> None:
+        self.clock.advance(CONNECT_SECONDS)
+        self.clock.advance(1)
+        self.assertEqual(self.engine.calls, 2)
+        self.link.stop()
+
+    def test_stop_during_an_attempt_ends_the_link(self) -> None:
+        self.link.stop()
+        self.clock.advance(CONNECT_SECONDS)
+        self.assertEqual(self.engine.calls, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class FailingEndpoint:
+    """An engine whose endpoint fails at once."""
+
+    def __init__(self, error: Exception) -> None:
+        self.calls = 0
+        self._error = error
+
+    def connect(self, _: object) -> Deferred[IProtocol]:
+        self.calls += 1
+        return fail(self._error)
+
+
+class FailureTests(SynchronousTestCase):
+    """Attempts that fail, each in its own way."""
+
+    def test_link_tries_on_whatever_the_failure(self) -> None:
+        for error, is_known in (
+            (ConnectError(), True),
+            (DNSLookupError(), True),
+            (ValueError("no such case"), False),
+        ):
+            clock, engine = Clock(), FailingEndpoint(error)
+            settings = LinkSettings("n1", "relay:1", 6.0, 0.5)
+            endpoint = cast(IStreamClientEndpoint, engine)
+            tried = Link(clock, endpoint, settings, Recorder())
+            tried.start()
+            for attempts in (2, 3, 4):
+                clock.advance(2.5)
+                self.assertEqual(engine.calls, attempts)
+            tried.stop()
+            self.assertEqual(clock.getDelayedCalls(), [])
+            # Only the first one is logged.
+            count = 0 if is_known else 1
+            self.assertEqual(len(self.flushLoggedErrors(ValueError)), count)
+
+
+class CountingEndpoint:
+    """Counts attempts to connect, and tells of the one of a number."""
+
+    def __init__(self, endpoint: Any, number: int) -> None:
+        self.reached: Deferred[None] = Deferred()
+        self._left = number
+        self._endpoint = endpoint
+
+    def connect(self, factory: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            self.reached.callback(None)
+        return self._endpoint.connect(factory)
 
 
 class LinkTestCase(TestCase):
@@ -134,6 +247,64 @@ class LinkTests(LinkTestCase):
             self.engine.signal(signal.SIGCONT)
         await ready
 
+    async def test_calls_to_a_stopped_engine_are_not_carried_out_later(self) -> None:
+        await self.start()
+        self.engine.signal(signal.SIGSTOP)
+        try:
+            early = [self.register(number) for number in range(3)]
+            for call in early:
+                await self.assertFailure(call, NoReply)
+            for number in range(3, 50):
+                await self.assertFailure(self.register(number), NotSent)
+            ready = self.observer.when("ready")
+        finally:
+            self.engine.signal(signal.SIGCONT)
+        await ready
+        # The engine may have read those that were sent before it stood still.
+        carried_out = {int(key[-2:]) for key in self.engine.client.keys("*:u:*")}
+        self.assertLessEqual(carried_out, {0, 1, 2})
+
+    def register(self, number: int) -> Deferred[Any]:
+        return self.link.call(
+            *("register", f"u{number:02}", "n1", number, "user", 1, "new", 0, 1000)
+        )
+
+    async def test_engine_that_is_back_is_ready_within_three_seconds(self) -> None:
+        await self.start()
+        endpoint = CountingEndpoint(self.link._endpoint, 8)
+        self.link._endpoint = cast(IStreamClientEndpoint, endpoint)
+        self.engine.kill()
+        await endpoint.reached  # the longest wait between two attempts
+        ready = self.observer.when("ready", 3.0)
+        self.engine.start()
+        await ready
+
+    async def test_loading_engine_is_tried_until_it_has_loaded(self) -> None:
+        for number in range(20):
+            self.engine.client.set(f"key{number}", random.randbytes(2000))
+        self.engine.client.save()
+        self.engine.kill()
+        self.engine.start(
+            *("--key-load-delay", "50000"),
+            *("--loading-process-events-interval-bytes", "1024"),
+        )
+        self.assertRaises(redis.BusyLoadingError, self.engine.client.get, "key1")
+        await self.start()
+        self.assertTrue(self.engine.client.exists("key1"))
+
+    async def test_right_that_is_missing_is_logged_once(self) -> None:
+        self.patch(link, "REFUSED_SECONDS", 0.1)
+        user = "ACL SETUSER default -@all +script +evalsha +exists +set +sadd +ping"
+        self.engine.client.execute_command(user)
+        logged = Capture(self)
+        endpoint = CountingEndpoint(self.link._endpoint, 7)
+        self.link._endpoint = cast(IStreamClientEndpoint, endpoint)
+        self.link.start()
+        await endpoint.reached
+        (line,) = logged.lines(LogLevel.error)
+        self.assertIn("the engine refuses this relay: NOPERM", line)
+        self.assertIn("subscribe", line)
+
     async def test_flushed_scripts_are_loaded_again(self) -> None:
         await self.start()
         self.engine.client.script_flush()
@@ -162,9 +333,7 @@ class CredentialTests(LinkTestCase):
     options = ("--requirepass", "secret")
 
     async def test_right_password_after_a_wrong_one_makes_it_ready(self) -> None:
-        self.patch(
-            __import__("proxyrelay.cluster.link").cluster.link, "REFUSED_SECONDS", 0.1
-        )
+        self.patch(link, "REFUSED_SECONDS", 0.1)
         self.password = "wrong"
         ready = self.observer.when("ready")
         self.link.start()

@@ -194,6 +194,29 @@ class CrossingTests(NodeTestCase):
                 other.leave()
                 self.settle()
 
+    def test_offer_of_a_client_that_registered_anew_waits_for_a_crossing_one(
+        self,
+    ) -> None:
+        for node in (0, 1):
+            a, b = self.client(A, 0), self.client(B, 1)
+            self.engine.now += 1
+            self.offer(a, B)
+            self.wake()
+            self.answer(b, A)
+            self.settle()
+            moving = (a, b)[node]
+            moving.leave()
+            self.engine.now += 1
+            a, b = (self.client(A, 0), b) if node == 0 else (a, self.client(B, 1))
+            self.offer(a, B, "second")
+            self.settle()
+            self.assertEqual(b.received, {}, node)
+            self.wake()
+            self.assertEqual(b.received, {A: "second"}, node)
+            a.leave()
+            b.leave()
+            self.engine.now += 200
+
     def test_offer_that_crosses_a_waiting_one_comes_back(self) -> None:
         a, b = self.client(A, 0), self.client(B, 1)
         self.offer(a, B)

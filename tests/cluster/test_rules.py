@@ -207,6 +207,7 @@ class ClusterTests(SynchronousTestCase):
                 max_examples=EXAMPLES,
                 stateful_step_count=STEPS,
                 deadline=None,
+                report_multiple_bugs=False,  # trial shows no group of errors
                 suppress_health_check=list(HealthCheck),
             ),
         )

@@ -19,6 +19,13 @@ from tests.support.engine import SentinelGroup, free_port
 reactor: Any = _reactor
 
 
+DOWN_AFTER_SECONDS = 1.0
+"""Silence of a master after which the sentinels here take another one."""
+
+FOLLOW_SECONDS = 6.0
+"""Longest time from there to a link that is ready."""
+
+
 def tcp(host: str, port: int) -> TCP4ClientEndpoint:
     """An endpoint that gives up soon."""
     return TCP4ClientEndpoint(reactor, host, port, timeout=1)
@@ -30,7 +37,7 @@ class SentinelTests(TestCase):
     timeout = 60
 
     def setUp(self) -> None:
-        self.group = SentinelGroup()
+        self.group = SentinelGroup(round(DOWN_AFTER_SECONDS * 1000))
         self.addCleanup(self.group.stop)
         self.observer = Recorder()
         self.endpoint = SentinelEndpoint(
@@ -53,7 +60,7 @@ class SentinelTests(TestCase):
 
     async def follow(self) -> None:
         """Wait until both connections are those of the former replica."""
-        ready = self.observer.when("ready")
+        ready = self.observer.when("ready", DOWN_AFTER_SECONDS + FOLLOW_SECONDS)
         self.assertEqual(await ready, ("ready", True))
         kinds = {
             client["flags"]
@@ -76,6 +83,10 @@ class SentinelTests(TestCase):
         await self.start()
         self.group.master.signal(signal.SIGSTOP)
         await self.follow()
+
+    async def test_sentinel_without_a_password_is_asked_all_the_same(self) -> None:
+        self.endpoint._credentials = lambda: ("relay", "secret")
+        await self.start()
 
     async def test_master_of_another_name_is_a_failure_to_connect(self) -> None:
         endpoint = SentinelEndpoint(

@@ -24,6 +24,9 @@ PLACE = "an address and a port"
 
 IDENTITY = "a3bb189e-8bf9-3888-9912-ace4e6543002"
 
+ENGINE = '"unix:/path", "tcp:host:port" or "tls:host:port"'
+NAME = "a name of up to 64 letters, digits"
+
 LISTS = ("allowed_users", "allowed_domains", "denied_users", "denied_domains")
 
 COUNTS = (
@@ -54,6 +57,17 @@ WRONG_PLACES = (
     *("8701", "''", "'8701'", "'127.0.0.1'", "'127.0.0.1:'", "'127.0.0.1:65536'"),
     *("'::1:8701'", "'[::1]'", "'[x]:1'", "'a b:1'", "'unix:'", "'unix:admin.sock'"),
     *(f"'unix:/{'a' * 107}'", "'http://127.0.0.1:1'", "'[1.2.3.4]:1'"),
+)
+
+WRONG_ENGINES = (
+    *("6379", "''", "'redis'", "'redis://a'", "'tcp:a'", "'tcp:a:'", "'tcp:a:0'"),
+    *("'tcp:a:65536'", "'tcp:a..b:1'", "'tcp:-a:1'", "'tcp:a_b:1'", "'tcp:::1:1'"),
+    *("'tcp:[a]:1'", "'tcp:[1::2::3]:1'", "'udp:a:1'", "'unix:a.sock'", "'unix:'"),
+    *(f"'unix:/{'a' * 107}'", "'tcp:jo@a:1'", "'tls:a:1 '", '"tcp:a:1\\n"'),
+)
+
+CLUSTER_FILES = (
+    *("password_file", "ca_file", "client_certfile", "client_keyfile", "key_file"),
 )
 
 Hints = Mapping[str, Iterable[str]]
@@ -148,6 +162,27 @@ WRONG: Mapping[str, Hints] = {
     "admin.listen": {PLACE: WRONG_PLACES},
     "admin.token_file": {TEXT: ("1",), EMPTY: ("''",)},
     "admin.allowed_hosts": {"a list of names": ("'a'", "[1]")},
+    "cluster": {TABLE: ("'unix:/a'", "true")},
+    "cluster.engine": {ENGINE: WRONG_ENGINES},
+    "cluster.sentinels": {
+        'a list of "tls:host:port"': (
+            *("'tls:a:1'", "[1]", "['']", "['unix:/a']", "['tls:a:1', 'tcp:b:1']"),
+            *(f"[{engine}]" for engine in WRONG_ENGINES),
+        ),
+    },
+    **{
+        f"cluster.{name}": {NAME: ("1", "'a b'", "'a*'", "'a:b'", f"'{'a' * 65}'")}
+        for name in ("master", "prefix", "node")
+    },
+    "cluster.username": {
+        "a name of an ACL user": ("1", "'a b'", '"a\\r\\n"', f"'{'a' * 129}'"),
+    },
+    **{f"cluster.{n}": {TEXT: ("1", "[]"), EMPTY: ("''",)} for n in CLUSTER_FILES},
+    "cluster.database": outside("0", "-1", "1023", "1024", WHOLE, "'1'", "0.5"),
+    "cluster.lease": outside("5", "4.9", "60", "61", NUMBER, "'15'", "nan"),
+    "cluster.call_timeout": outside("0.5", "0.4", "5", "5.1", NUMBER, "true", "inf"),
+    "cluster.without_engine": {'"serve" or "refuse"': ("'Serve'", "true", "''")},
+    "cluster.users_everywhere": {BOOL: ("1", "'no'")},
 }
 """Wrong values of each setting."""
 
@@ -232,11 +267,40 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
 }
 """Right values of each setting but paths as TOML, and as loaded."""
 
+RIGHT_CLUSTER: Mapping[str, Mapping[str, Any]] = {
+    "cluster.engine": {
+        f"'{engine}'": engine
+        for engine in (
+            *("unix:/run/redis/relay.sock", f"unix:/{'a' * 106}", "tcp:localhost:1"),
+            *("tcp:[::1]:65535", "tls:redis.example.org:6380", "tls:192.0.2.1:6380"),
+        )
+    },
+    "cluster.sentinels": {
+        "['tls:a.example:1', 'tls:[::1]:2']": ("tls:a.example:1", "tls:[::1]:2"),
+        "['tcp:127.0.0.1:26379']": ("tcp:127.0.0.1:26379",),
+    },
+    **{
+        f"cluster.{name}": {"'a-1_b.c'": "a-1_b.c", f"'{'a' * 64}'": "a" * 64}
+        for name in ("master", "prefix", "node")
+    },
+    "cluster.username": {"'relay'": "relay", "'a@b'": "a@b"},
+    "cluster.database": {"0": 0, "1023": 1023},
+    "cluster.lease": {"6": 6, "60": 60},
+    "cluster.call_timeout": {"0.5": 0.5, "5": 5},
+    "cluster.without_engine": {"'serve'": "serve", "'refuse'": "refuse"},
+    "cluster.users_everywhere": {"false": False},
+}
+"""The same of the cluster."""
+
 PATHS = (
+    *(f"cluster.{name}" for name in CLUSTER_FILES),
     *("certfile", "keyfile", "auth.kwargs.client_secret_file", "admin.token_file"),
     *("logging.log_dir", "logging.audit_log", "logging.privacy_key_file"),
 )
-TABLES = ("auth", "auth.kwargs", "logging", "timeouts", "limits", "offers", "admin")
+TABLES = (
+    *("auth", "auth.kwargs", "logging", "timeouts", "limits", "offers", "admin"),
+    "cluster",
+)
 
 
 def written(key: str, value: str) -> str:
@@ -262,10 +326,17 @@ class OneValueTests(ConfigTestCase):
                 config = self.sound(written(key, value))
                 self.assertEqual(setting(config, key), meant, key)
 
+    def test_value_of_the_cluster_right_is_taken(self) -> None:
+        for key, values in RIGHT_CLUSTER.items():
+            for value, meant in values.items():
+                loaded = self.load(written(key, value))
+                self.assertEqual(loaded.problems, [], (key, value))
+                self.assertEqual(setting(loaded.config, key), meant, key)
+
     def test_tables_of_these_tests_have_every_setting(self) -> None:
         keys = {".".join(path) for path in settings()}
         self.assertEqual(set(WRONG), keys)
-        self.assertEqual({*RIGHT, *PATHS, *TABLES}, keys)
+        self.assertEqual({*RIGHT, *RIGHT_CLUSTER, *PATHS, *TABLES}, keys)
 
     def test_path_starts_from_folder_or_home(self) -> None:
         nested = self.folder / "conf"
@@ -275,6 +346,7 @@ class OneValueTests(ConfigTestCase):
             "certfile = 'tls/cert.pem'\nkeyfile = '/etc/key.pem'\n"
             "logging.log_dir = '../logs'\nauth.kwargs.client_secret_file = 'secret'\n"
             "logging.audit_log = '~/audit.log'\nadmin.token_file = '~'\n"
+            "cluster.key_file = 'cluster.key'\n"
         )
         config = load(Path(os.path.relpath(path))).config
         for key, expected in {
@@ -282,6 +354,7 @@ class OneValueTests(ConfigTestCase):
             "keyfile": Path("/etc/key.pem"),
             "logging.log_dir": nested / "../logs",
             "auth.kwargs.client_secret_file": nested / "secret",
+            "cluster.key_file": nested / "cluster.key",
             "logging.audit_log": Path.home() / "audit.log",
             "admin.token_file": Path.home(),
         }.items():
@@ -398,3 +471,49 @@ class SeveralValuesTests(ConfigTestCase):
     def test_privacy_key_without_privacy_is_warned_of(self) -> None:
         text = "[logging]\nprivacy_key_file = 'a'\n"
         self.assert_warning(text, "logging.privacy_key_file", 2, "privacy = true")
+
+
+class ClusterTests(ConfigTestCase):
+    """Settings of the cluster that do not go together."""
+
+    def test_engine_far_away_without_tls_needs_a_key_file(self) -> None:
+        for name, value in (
+            ("engine", "'tcp:redis.example:6379'"),
+            ("sentinels", "['tcp:192.0.2.1:26379']"),
+        ):
+            text = f"[cluster]\n{name} = {value}\n"
+            self.assert_problem(text, f"cluster.{name}", 2, "needs a key_file")
+            self.sound(f"{text}key_file = 'key'\n")
+            self.sound(text.replace("tcp", "tls"))
+        for near in ("unix:/a", "tcp:localhost:1", "tcp:127.0.0.1:1", "tcp:[::1]:1"):
+            self.sound(f"[cluster]\nengine = '{near}'\n")
+
+    def test_lease_shorter_than_three_calls_is_refused(self) -> None:
+        text = "[cluster]\nengine = 'unix:/a'\nlease = 5.9\n"
+        self.assert_problem(text, "cluster.lease", 3, "3 times call_timeout")
+        self.sound(f"{text}call_timeout = 1.9\n")
+
+    def test_client_certificate_and_key_need_each_other(self) -> None:
+        text = "[cluster]\nengine = 'tls:a:1'\nclient_{} = 'a'\n"
+        self.assert_problem(
+            *(text.format("certfile"), "cluster.client_certfile", 3),
+            "needs client_keyfile beside it",
+        )
+        self.assert_problem(
+            *(text.format("keyfile"), "cluster.client_keyfile", 3),
+            "needs client_certfile beside it",
+        )
+
+    def test_cluster_without_shield_is_refused(self) -> None:
+        text = "[offers]\nshield = false\n[cluster]\nengine = 'unix:/a'\n"
+        self.assert_problem(text, "offers.shield", 2, "must be true beside [cluster]")
+
+    def test_settings_without_effect_are_warned_of(self) -> None:
+        near, far = "engine = 'unix:/a'\n", "sentinels = ['tls:a:1']\n"
+        for key, line, words, rest in (
+            ("cluster", 1, "without engine or sentinels", "node = 'a'\n"),
+            ("cluster.engine", 2, "beside sentinels", near + far),
+            ("cluster.username", 3, "without a password_file", f"{near}username='a'\n"),
+            ("cluster.ca_file", 3, "without tls:", f"{near}ca_file = 'a'\n"),
+        ):
+            self.assert_warning(f"[cluster]\n{rest}", key, line, words)

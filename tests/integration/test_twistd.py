@@ -95,7 +95,7 @@ class TwistdTestCase(ProcessTestCase):
         with redirect_stdout(output), redirect_stderr(errors):
             status = cli.main([str(argument) for argument in arguments])
         lines, none = output.getvalue(), errors.getvalue()
-        if status and arguments[0] in {"live", "status", "clients"}:
+        if status and arguments[0] in {"live", "status", "clients", "disconnect"}:
             lines, none = none, lines
         self.assertEqual(none, "")
         return status, lines.splitlines()

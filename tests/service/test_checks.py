@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import datetime, timedelta, timezone
+from unittest import mock
 
 import trustme
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +19,7 @@ from proxyrelay.service.checks import Inspection, inspect, open_to_all
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 from tests.config.case import ConfigTestCase
 from tests.net.test_certificates import Issued, ecdsa
+from tests.support.certificates import Authority
 from tests.support.globus import CLIENT_ID
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
@@ -387,3 +390,118 @@ class AdminTests(InspectionTestCase):
         words = "whoever has an account on this machine"
         self.assert_warning(f"{text}'127.0.0.1:0'\n", key, 3, words)
         self.assert_sound(f"{text}'unix:/run/proxyrelay/admin.sock'\n")
+
+
+class ClusterTests(InspectionTestCase):
+    """The files of the cluster, and the packages that it needs."""
+
+    TEXT = f"{HOST}[cluster]\nengine = 'tls:redis.example:6380'\n"
+    FILES = f"{TEXT}password_file = 'password'\nkey_file = 'key'\n"
+
+    def setUp(self) -> None:
+        super().setUp()
+        for name, text in (("password", "secret\n"), ("key", f"# new\n{'0a' * 32}\n")):
+            (self.folder / name).write_text(text)
+            (self.folder / name).chmod(0o640)
+
+    def test_cluster_without_its_packages_is_one_problem(self) -> None:
+        for name in ("txredisapi", "hiredis"):
+            with mock.patch.dict(sys.modules, {name: None}):
+                problem = self.assert_problem(self.TEXT, "cluster", 2)
+            self.assertEqual(
+                problem.message,
+                "[cluster] needs the packages of proxyrelay[cluster]: "
+                "pip install 'proxyrelay[cluster]'",
+            )
+        with mock.patch.dict(sys.modules, {"txredisapi": None}):
+            self.assert_sound(HOST)
+
+    def test_files_right_are_read(self) -> None:
+        found = self.assert_sound(self.FILES)
+        self.assertEqual(len(found.cluster_keys), 1)
+        self.assertNotIn("0a0a", repr(found))
+
+    def test_files_that_others_may_read_are_problems(self) -> None:
+        for name, key, line in (
+            ("password", "cluster.password_file", 4),
+            ("key", "cluster.key_file", 5),
+        ):
+            for mode in (0o644, 0o602):
+                (self.folder / name).chmod(mode)
+                words = f"others may read {self.folder / name}: chmod o= it"
+                self.assert_problem(self.FILES, key, line, words)
+            (self.folder / name).chmod(0o640)
+
+    def test_files_wrong_are_problems(self) -> None:
+        digits = "must hold 64 hexadecimal digits in each line, unlike those of key"
+        for name, line, content, words in (
+            ("password", 4, b"", "must hold one password, in one line"),
+            ("password", 4, b"secret\nmore\n", "must hold one password, in one line"),
+            ("password", 4, b"secret" * 100, "must hold one password, in one line"),
+            ("password", 4, b"secret\xff", "is not UTF-8 text"),
+            ("key", 5, b"", "holds no key, such as 'openssl rand -hex 32' prints"),
+            ("key", 5, b"# none\n\n", "holds no key"),
+            ("key", 5, b"0a" * 31, f"{digits} 1"),
+            ("key", 5, b"0a" * 32 + b"\n" + b"0g" * 32, f"{digits} 2"),
+            ("key", 5, "\u0660".encode() * 64, f"{digits} 1"),
+        ):
+            file = self.folder / name
+            before = file.read_bytes()
+            file.write_bytes(content)
+            problem = self.assert_problem(
+                self.FILES, f"cluster.{name}_file", line, f"{file} {words}"
+            )
+            for secret in ("secret", "0a0a", "0g0g"):
+                self.assertNotIn(secret, problem.message)
+            file.write_bytes(before)
+
+    def test_files_that_cannot_be_read_are_all_named(self) -> None:
+        for name in ("password", "key"):
+            (self.folder / name).unlink()
+        os.mkfifo(self.folder / "key")
+        missing = "cannot be read: No such file or directory"
+        text = (
+            f"{self.FILES}ca_file = 'missing'\n"
+            "client_certfile = 'cert.pem'\nclient_keyfile = 'privkey.pem'\n"
+        )
+        self.assertEqual(
+            [str(problem) for problem in self.inspect(text).problems],
+            [
+                f"{self.path}:{line}: cluster.{name}: {self.folder / file} {words}"
+                for line, name, file, words in (
+                    (4, "password_file", "password", missing),
+                    (5, "key_file", "key", "is no regular file"),
+                    (6, "ca_file", "missing", missing),
+                    (7, "client_certfile", "cert.pem", missing),
+                    (8, "client_keyfile", "privkey.pem", missing),
+                )
+            ],
+        )
+
+    def test_certificates_are_read_and_wrong_ones_are_problems(self) -> None:
+        authority = Authority()
+        authority.write(self.folder)
+        authority.write_root(self.folder)
+        text = (
+            f"{self.TEXT}ca_file = 'root.pem'\nclient_certfile = 'cert.pem'\n"
+            "client_keyfile = 'privkey.pem'\n"
+        )
+        (self.folder / "privkey.pem").chmod(0o600)
+        self.assert_sound(text)
+        (self.folder / "privkey.pem").chmod(0o644)
+        self.assert_warning(text, "cluster.client_keyfile", 6, "chmod o-r")
+        (self.folder / "privkey.pem").chmod(0o600)
+        (self.folder / "root.pem").write_text("nothing")
+        self.assert_problem(text, "cluster.ca_file", 4, "holds no PEM certificate")
+        authority.write_root(self.folder)
+        (self.folder / "other").mkdir()
+        Authority().write(self.folder / "other")
+        self.assert_problem(
+            text.replace("'cert.pem'", "'other/cert.pem'"),
+            *("cluster.client_keyfile", 6, "is not that of the certificate"),
+        )
+
+    def test_files_of_a_cluster_that_is_not_set_are_not_read(self) -> None:
+        self.assert_warning(
+            f"{HOST}[cluster]\nkey_file = 'missing'\n", "cluster", 2, "has no effect"
+        )

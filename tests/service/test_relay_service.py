@@ -17,6 +17,7 @@ from twisted.trial.unittest import TestCase
 from proxyrelay import __version__
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Logging, Timeouts
+from proxyrelay.config.cluster import Cluster
 from proxyrelay.errors import ConfigError, StartError
 from proxyrelay.net import certificates as tls
 from proxyrelay.net import listening
@@ -24,7 +25,7 @@ from proxyrelay.net.process import CROWD_CONNECTIONS, Heap
 from proxyrelay.service.relay_service import SWEEP_SECONDS, RelayService
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.peer import Peer
-from proxyrelay.websocket.lifecycle import Phase
+from proxyrelay.websocket.state import Phase
 from tests.service.case import LOOPBACK, ServiceTestCase, free_port, relay_service
 from tests.support.capture import Capture
 from tests.support.certificates import Authority
@@ -197,6 +198,19 @@ class ApplyTests(ServiceTestCase):
             self.changed(logging(current_client_interval=interval))
             self.memory.pump([10] * 6)
             self.assertEqual(captured.lines(), ["connected clients: 0"] * count)
+
+    def test_apply_with_a_bad_key_file_changes_nothing(self) -> None:
+        key = Path(self.mktemp()).absolute()
+        key.write_text("0a" * 32)
+        key.chmod(0o600)
+        cluster = Cluster(engine="unix:/nowhere.sock", key_file=key)
+        relay = self.serve(structs.replace(LOOPBACK, cluster=cluster))
+        before = relay.config, relay.factory.relay.broker.settings
+        key.write_text("0a")
+        offers = structs.replace(relay.config.offers, hold=1)
+        with self.assertRaises(ConfigError):
+            relay.apply(structs.replace(relay.config, port=1, offers=offers))
+        self.assertEqual((relay.config, relay.factory.relay.broker.settings), before)
 
 
 class RecordingAuthenticator(AnonymousAuthenticator):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from msgspec import structs
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,6 +24,7 @@ from proxyrelay.config import (
     Secret,
     Timeouts,
 )
+from proxyrelay.config.cluster import Cluster
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import Inspection
@@ -50,13 +53,33 @@ class ApplicableTests(SynchronousTestCase):
             privacy=True,
             privacy_key_file=Path("/c"),
         )
+        cluster = Cluster(
+            engine="unix:/a",
+            sentinels=("tls:a:1",),
+            master="a",
+            username="a",
+            ca_file=Path("/a"),
+            client_certfile=Path("/a"),
+            client_keyfile=Path("/a"),
+            database=1,
+            prefix="a",
+            node="a",
+            lease=9,
+        )
         admin = Admin(listen="127.0.0.1:1")
-        after = Config(host="a", port=1, reuse_port=True, logging=logging, admin=admin)
+        after = Config(
+            host="a",
+            port=1,
+            reuse_port=True,
+            logging=logging,
+            admin=admin,
+            cluster=cluster,
+        )
         settings, waiting = applicable(Config(), after)
         self.assertEqual(
             settings, Config(logging=Logging(current_client_limit=1, format="json"))
         )
-        self.assertEqual(waiting, [name for name in FIXED if name != "auth.method"])
+        self.assertEqual({*waiting}, {*FIXED} - {"auth.method"})
 
     def test_applicable_access_waits_with_place(self) -> None:
         """A token that is no longer needed there may be needed here."""
@@ -64,6 +87,18 @@ class ApplicableTests(SynchronousTestCase):
         after = Config(admin=Admin("127.0.0.1:1"))
         self.assertEqual(applicable(before, after), (before, ["admin.listen"]))
         other = Config(admin=Admin("0.0.0.0:1", Path("b"), ("b",)))
+        self.assertEqual(applicable(before, other), (other, []))
+
+    def test_applicable_settings_of_the_cluster_wait_with_its_engine(self) -> None:
+        """A key that a near engine does not need may be needed for a far one."""
+        far = Cluster(engine="tcp:a:1", key_file=Path("/a"))
+        before = Config(cluster=far)
+        after = Config(cluster=Cluster(engine="unix:/a", call_timeout=1))
+        self.assertEqual(
+            applicable(before, after),
+            (before, ["cluster.engine", "cluster.call_timeout", "cluster.key_file"]),
+        )
+        other = Config(cluster=structs.replace(far, call_timeout=1, key_file=Path("b")))
         self.assertEqual(applicable(before, other), (other, []))
 
     def test_applicable_tls_is_not_turned_on_or_off(self) -> None:
@@ -99,6 +134,7 @@ class Relay:
     ) -> None:
         self.refuses = False
         self.changes = 0
+        self.member: Any = None
         self.config, self.pair, self.authenticator = config, pair, authenticator
 
     def apply(self, config: Config) -> None:
@@ -229,6 +265,20 @@ class ReloadTests(ReloadTestCase):
             self.reload.reload()
             self.assertEqual(self.captured.lines()[-1], f"reloaded, changed: {names}")
             self.assertIsNot(self.relay.authenticator, before)
+
+    def test_reload_names_new_keys_of_the_cluster(self) -> None:
+        config = Config(cluster=Cluster(engine="unix:/a"))
+        self.serve(config)
+        self.relay.member = SimpleNamespace(keys=["a"])
+        for keys, names in ((["a"], "nothing"), (["b", "a"], "cluster keys")):
+            self.found = Inspection(config, cluster_keys=keys)
+            self.reload.reload()
+            self.assertEqual(self.captured.lines()[-1], f"reloaded, changed: {names}")
+        # Keys of another engine wait with it.
+        other = Config(cluster=Cluster(engine="unix:/b"))
+        self.found = Inspection(other, cluster_keys=["b"])
+        self.reload.reload()
+        self.assertEqual(self.captured.lines()[-2], "reloaded, changed: nothing")
 
     def test_reload_changes_interval_of_certificate_watch(self) -> None:
         self.serve(Config())

@@ -14,6 +14,8 @@ from typing import Any
 from unittest import SkipTest
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 SECONDS = 10.0
 """Longest wait for the engine's first reply."""
@@ -38,17 +40,24 @@ class Engine:
         self.socket = Path(self._folder.name, "redis.sock")
         self.start()
 
-    def start(self) -> None:
-        """Start the process, with an empty memory."""
+    def start(self, *further: str) -> None:
+        """Start the process, with an empty memory unless it was saved.
+
+        Args:
+            further: Options for this time.
+        """
         self._process = subprocess.Popen(
             [
                 *(self._program, "--port", "0", "--unixsocket", str(self.socket)),
                 *("--save", "", "--dir", self._folder.name, "--loglevel", "warning"),
                 *self._options,
+                *further,
             ],
             stdout=subprocess.DEVNULL,
         )
-        self.client = redis.Redis(unix_socket_path=str(self.socket))
+        self.client = redis.Redis(
+            unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0)
+        )
         deadline = time.monotonic() + SECONDS
         while not self._answers() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -56,8 +65,15 @@ class Engine:
     def _answers(self) -> bool:
         try:
             return bool(self.client.ping())
+        except (redis.BusyLoadingError, redis.AuthenticationError):
+            return True
         except redis.ConnectionError:
             return False
+
+    @property
+    def pid(self) -> int:
+        """ID of the process."""
+        return self._process.pid
 
     def kill(self) -> None:
         """End the process at once."""

@@ -17,6 +17,7 @@ from proxyrelay.admin.listener import AdminService, Instrumentation
 from proxyrelay.auth import Authenticator
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Admin, Config, Offers, Secret
+from proxyrelay.config.cluster import Cluster
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import Inspection
 from proxyrelay.service.relay_service import RelayService
@@ -109,6 +110,15 @@ class Answer:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def whole(self) -> bytes:
+        """The body of an answer in pieces (RFC 9112, section 7.1)."""
+        body, left = b"", self.body
+        while left:
+            size, _, left = left.partition(b"\r\n")
+            body, left = body + left[: int(size, 16)], left[int(size, 16) + 2 :]
+        return body
+
 
 class WatchedTestCase(SynchronousTestCase):
     """Has a relay that is looked at."""
@@ -151,7 +161,14 @@ class WatchedTestCase(SynchronousTestCase):
             service.startService()
         self.addCleanup(self.stop)
 
+    def serve_in_cluster(self, **settings: Any) -> None:
+        """Start it in a cluster whose engine is not there."""
+        cluster = Cluster(engine="unix:/nowhere", node="n1", **settings)
+        self.serve(Config(offers=AT_ONCE, cluster=cluster))
+
     def stop(self) -> None:
+        if self.relay.member is not None:
+            self.relay.member.link.ready = False  # a test may have said otherwise
         self.relay.factory.abort_all()
         for connection in list(self.relay.factory.connections):
             connection.connectionLost()
@@ -168,7 +185,7 @@ class WatchedTestCase(SynchronousTestCase):
 
     def accept(self, host: str = "192.0.2.1") -> RelayProtocol:
         place = IPv4Address("TCP", host, 4711)
-        client = self.relay.factory.buildProtocol(place)
+        client: RelayProtocol = self.relay.factory.buildProtocol(place)
         client.makeConnection(Wire())
         return client
 

@@ -28,8 +28,8 @@ from proxyrelay.websocket.admission import (
 )
 from proxyrelay.websocket.fastpath import FRAMES_PER_TURN
 from proxyrelay.websocket.flow import MAX_EMPTY_RECORDS_BEFORE_UPGRADE
-from proxyrelay.websocket.lifecycle import Phase
 from proxyrelay.websocket.protocol import RelayProtocol
+from proxyrelay.websocket.state import Phase
 from tests.support.frames import CLOSE, CONTINUATION, PING, TEXT, frame
 from tests.support.keyupdate import KeyUpdater
 from tests.support.processes import ProcessTestCase, RelayProcess

@@ -48,6 +48,7 @@ class FloodTests(SynchronousTestCase):
             journal,
             self.clock,
             Config(limits=Limits(messages_per_client=100), offers=offers),
+            kind=RelayProtocol,
         )
 
     def turn(self) -> None:
@@ -58,7 +59,9 @@ class FloodTests(SynchronousTestCase):
             call.func(*call.args, **call.kw)
 
     def opened(self) -> RelayProtocol:
-        protocol = self.factory.buildProtocol(StringTransport().getPeer())
+        protocol: RelayProtocol = self.factory.buildProtocol(
+            StringTransport().getPeer()
+        )
         protocol.makeConnection(StringTransport())
         protocol.dataReceived(upgrade())
         protocol.transport.clear()

@@ -337,7 +337,7 @@ def outcome(
     relay = Relay(journal, clock.seconds, RecordingWaiting())
     limits = Limits(trusted_proxies=(PROXY,))
     config = Config(allowed_origins=origins_allowed, limits=limits)
-    factory = RelayFactory(relay, asked, journal, clock, config)
+    factory = RelayFactory(relay, asked, journal, clock, config, kind=RelayProtocol)
     served: Any = factory.protocol
     tested: Any = type("Tested", (*mixins, served), {})
     factory.protocol = tested

@@ -18,9 +18,9 @@ from proxyrelay.websocket.lifecycle import (
     SLACK_SHARE,
     UNREAD_SECONDS,
     Lifecycle,
-    Phase,
     lost_reason,
 )
+from proxyrelay.websocket.state import Phase
 
 
 class Recorder:

@@ -26,8 +26,8 @@ from proxyrelay.switchboard.events import Dropped, Event, Probed, Rejected, Retu
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.flow import FOLLOW_SECONDS
 from proxyrelay.websocket.handshake import MAX_HEAD_BYTES, MAX_HEADER_LINES
-from proxyrelay.websocket.lifecycle import Phase
 from proxyrelay.websocket.protocol import RelayProtocol
+from proxyrelay.websocket.state import Phase
 from proxyrelay.websocket.upstream import MAX_FRAMES_PER_MESSAGE
 from tests.support.frames import CLOSE, CONTINUATION, PING, PONG, TEXT, frame, header
 from tests.support.recording import A, B, offer, registration

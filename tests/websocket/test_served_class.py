@@ -66,11 +66,12 @@ class ServedMixin:
             journal,
             clock,
             Config(**settings),
+            kind=RelayProtocol,
         )
 
     def open(self, factory: RelayFactory, request: bytes = REQUEST) -> RelayProtocol:
         """A connection that has sent its request."""
-        protocol = factory.buildProtocol(StringTransport().getPeer())
+        protocol: RelayProtocol = factory.buildProtocol(StringTransport().getPeer())
         protocol.makeConnection(ClosedTransport())
         protocol.dataReceived(request)
         return protocol

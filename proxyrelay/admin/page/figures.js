@@ -138,6 +138,7 @@ export function warnings(status) {
   const said = status.reasons.map(
     (/** @type {string} */ reason) => `Not ready: ${legible(reason)}`,
   );
+  for (const reason of status.degraded) said.push(`Degraded: ${legible(reason)}`);
   if (status.draining) said.push("Draining: no new clients, and the end when all have left.");
   const rest = left(status);
   if (rest !== null && rest > 0 && due(status)) {
@@ -150,8 +151,9 @@ export function warnings(status) {
 }
 
 /** @param {Status} status @returns {{word: string, kind: string}} Its state in a word. */
-export function state({ ready, draining }) {
+export function state({ ready, draining, degraded }) {
   if (draining) return { word: "Draining", kind: "warn" };
+  if (ready && degraded.length) return { word: "Degraded", kind: "warn" };
   return ready ? { word: "Ready", kind: "good" } : { word: "Not ready", kind: "bad" };
 }
 

@@ -3,6 +3,7 @@
 import { byId, element, write } from "./dom.js";
 import { Events } from "./events.js";
 import { Figures, state, warnings } from "./figures.js";
+import { NodeTable } from "./nodes.js";
 import { Plots } from "./plots.js";
 import { Source, Unauthorized } from "./source.js";
 import { ClientTable } from "./table.js";
@@ -18,6 +19,7 @@ class Page {
   constructor() {
     this.source = new Source();
     this.figures = new Figures();
+    this.nodes = new NodeTable(this.source);
     this.plots = new Plots(byId("plots"));
     this.table = new ClientTable();
     this.events = new Events();
@@ -76,6 +78,7 @@ class Page {
       full ? this.source.get("clients") : null,
     ]);
     this.figures.update(status);
+    this.nodes.update(status);
     this.plots.add(history);
     this.events.add(events);
     if (list !== null) this._list(list.clients, status.started + status.uptime);
