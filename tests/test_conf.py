@@ -6,9 +6,13 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Mapping
+from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
+from socket import AF_UNIX, socket
 
 from prometheus_client import ProcessCollector
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -16,8 +20,11 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.auth.credentials import CREDENTIAL
+from proxyrelay.cluster.trial import acl, try_engine
 from proxyrelay.config import AuthArguments, Config, load, settings
+from proxyrelay.config.cluster import Cluster
 from tests.service.case import parsed
+from tests.support.processes import PATIENCE, PAUSE
 from tests.support.watched import WatchedTestCase
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -137,6 +144,38 @@ class UnitTests(SynchronousTestCase):
         self.assertIn("AF_UNIX", text)  # for the notifications
 
 
+class EngineTests(SynchronousTestCase):
+    def test_engine_of_the_example_suffices_for_a_cluster(self) -> None:
+        text = (CONF / "redis.conf").read_text()
+        temporary = tempfile.TemporaryDirectory(prefix="relay-engine-")
+        self.addCleanup(temporary.cleanup)
+        folder = Path(temporary.name)
+        password, file = folder / "password", folder / "redis.conf"
+        password.write_text("correct horse\n")
+        password.chmod(0o600)
+        for old, new in (
+            ("#SHA256", f"#{sha256(b'correct horse').hexdigest()}"),
+            ("/run/redis-relay", str(folder)),
+        ):
+            self.assertIn(old, text)
+            text = text.replace(old, new)
+        file.write_text(text)
+        engine = start("redis-server", file)
+        self.addCleanup(engine.wait)
+        self.addCleanup(engine.kill)
+        place = folder / "redis.sock"
+        deadline = time.monotonic() + PATIENCE
+        with socket(AF_UNIX) as probe:
+            while probe.connect_ex(str(place)) and time.monotonic() < deadline:
+                PAUSE.wait(0.01)
+        cluster = Cluster(
+            engine=f"unix:{place}", username="relay", password_file=password
+        )
+        report = try_engine(cluster)
+        self.assertEqual(report.problems + report.warnings, [])
+        self.assertIn(f" {acl(cluster).partition('>PASSWORD ')[2]}\n", text)
+
+
 class ContainerTests(SynchronousTestCase):
     def test_settings_of_the_container_are_those_of_its_health_check(self) -> None:
         loaded = load(CONF / "relay-container.toml")
@@ -253,8 +292,8 @@ def _folded(text: str) -> str:
     return " ".join(line.strip() for line in taken)
 
 
-def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run what operators have.
+def found(program: str) -> str:
+    """Path of what operators have.
 
     Raises:
         SkipTest: Not here.
@@ -262,8 +301,19 @@ def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
     path = shutil.which(program)
     if path is None:
         raise SkipTest(f"no {program} on this machine")
+    return path
+
+
+def start(program: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+    """Run a server that operators have."""
+    command = [found(program), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run what operators have, to its end."""
     return subprocess.run(
-        [path, *map(str, arguments)],
+        [found(program), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,
