@@ -453,6 +453,32 @@ class ClaimTests(NodeTestCase):
         self.assertEqual(other.closed and other.closed[0], 4002)
         self.assertIsNone(holder.closed)
 
+    def test_foreign_record_of_a_connection_that_is_gone_closes_nobody(self) -> None:
+        ghost = self.client(A, 0)
+        self.patch(self.engine, "unregister", lambda *_: 0)
+        ghost.leave()
+        self.settle()
+        del self.engine.unregister
+        other = self.client(A, 1, OTHER)
+        self.assertTrue(other.accepted)
+        self.assertIsNone(other.closed)
+
+    def test_claims_of_two_users_leave_the_first_one(self) -> None:
+        one, other = self.connecting(A, 0), self.connecting(A, 0, OTHER)
+        self.settle()
+        self.assertTrue(one.accepted)
+        self.assertIsNone(one.closed)
+        self.assertEqual(other.closed and other.closed[0], 1013)
+
+    def test_limit_of_a_user_does_not_count_clients_without_one(self) -> None:
+        limits = []
+        self.nodes[0].claims.limit = 5
+        for uuid, user in (A, USER), (B, ANONYMOUS):
+            self.connecting(uuid, 0, user)
+            _, script, arguments = self.nodes[0].bus.calls[-1]
+            limits.append((script, arguments[-2]))
+        self.assertEqual(limits, [("register", 5), ("register", 0)])
+
     def test_users_that_met_without_the_engine_leave_the_earlier_one(self) -> None:
         for node in self.nodes:
             node.bus.cut(0)
