@@ -102,8 +102,12 @@ class Commands(Protocol):
             self.abort()
 
     def _received(self, reply: Any) -> None:
-        call = self._calls.popleft()
-        call.done(call, reply)
+        if self._calls:
+            call = self._calls.popleft()
+            call.done(call, reply)
+        else:  # an engine with too many clients says so unasked
+            self._lost(self, f"the engine ends a connection: {reply!s}")
+            self.abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell it, and let no call wait on."""
