@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from proxyrelay.cluster import codec
-from proxyrelay.cluster.bus import Bus, hashed_user, ignore
+from proxyrelay.cluster.bus import Bus, NoReply, hashed_user, ignore
 from proxyrelay.errors import Forbidden, Refusal, Superseded, TryAgainLater
 from proxyrelay.switchboard.messages import RegistrationRequest
 from proxyrelay.switchboard.peer import REPLACED, LeaveReason, Peer
@@ -172,9 +172,11 @@ class Claims:
     def _decided(self, claim: Claim, reply: Any) -> None:
         uuid, failed = claim.request.uuid, isinstance(reply, Exception)
         kind = b"" if failed else reply[0]
+        # Without a reply the engine may have it all the same.
+        may_be_known = kind == b"OK" or isinstance(reply, NoReply)
         if not self._is_pending(claim):
             claims_again = self._claiming.get(claim.peer) == uuid
-            if kind == b"OK" and not claims_again:
+            if may_be_known and not claims_again:
                 self.disown(uuid, claim.peer.arrival)
         elif kind == b"OK" and claim.is_kicked:
             self._refuse(claim, Superseded())
@@ -196,6 +198,8 @@ class Claims:
             self._refuse(claim, TryAgainLater("Too many connections of this user."))
         else:
             self._accept_alone(claim)
+            if may_be_known:
+                self.disown(uuid, claim.peer.arrival)  # unless it was accepted
 
     def _confirmed(self, claim: Claim, refusal: Refusal, is_held: bool | None) -> None:
         if not self._is_pending(claim):

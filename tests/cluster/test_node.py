@@ -539,6 +539,18 @@ class ClaimTests(NodeTestCase):
         self.assertEqual(self.engine.records[A]["node"], "")
         self.assertFalse(client.accepted)
 
+    def test_claim_without_a_reply_of_a_client_that_left_leaves_no_record(self) -> None:
+        for serve_alone in (True, False):
+            self.nodes[0].claims.serve_alone = serve_alone
+            client = self.connecting(A, 0)
+            if serve_alone:
+                client.leave()
+            self.nodes[0].bus.cut(1)
+            self.assertIsNotNone(client.closed)
+            self.nodes[0].heal()
+            self.settle()
+            self.assertEqual(self.engine.records[A]["node"], "")
+
     def test_two_connections_of_a_node_leave_the_latest(self) -> None:
         one, two = self.connecting(A, 0), self.connecting(A, 0)
         self.settle()
