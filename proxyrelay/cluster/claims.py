@@ -272,6 +272,16 @@ class Claims:
     def _unregistered(self, uuid: str, connection: int, reply: Any) -> None:
         if isinstance(reply, Exception):
             self._remember(uuid, connection)
+        else:
+            self._part(1)
+
+    def _part(self, most: int) -> None:
+        """Send some farewells. All at once would keep this node from the replies."""
+        while self._farewells and most:
+            (uuid, connection), _ = self._farewells.popitem(last=False)
+            if not self._holds(uuid, connection):
+                self._unregister(uuid, connection)
+                most -= 1
 
     def _remember(self, uuid: str, connection: int) -> None:
         self._farewells[uuid, connection] = None
@@ -305,9 +315,7 @@ class Claims:
             for peer in self._relay.registry
             if peer.registration is not None
         )
-        farewells, self._farewells = self._farewells, OrderedDict()
-        for uuid, connection in farewells:
-            self.disown(uuid, connection)
+        self._part(BATCH)
         self._next_batch()
 
     def tick(self) -> None:
