@@ -378,6 +378,8 @@ class Link:
 
     def _refused(self, reason: str) -> Refused:
         """Log a refusal, unless the last one was the same."""
+        # An unknown command is quoted with its arguments, such as the password.
+        reason = reason.partition(", with args")[0]
         if reason != self._refusal:
             self._refusal = reason
             self._log.error(

@@ -1,7 +1,8 @@
 """Sealed messages between nodes: AES-256-GCM (RFC 5116). Pure.
 
-A sealed message is bound to its receiver and connection. So the engine's other users
-can neither read a message, nor forge one, nor replay one to another pair.
+A sealed message is bound to its receiver: a client, or a node. So the engine's other
+users can neither read a message, nor forge one, nor pass one on to another receiver.
+The scripts have no key. So who may publish can have a node close a connection.
 """
 
 from __future__ import annotations

@@ -416,6 +416,21 @@ class CredentialTests(LinkTestCase):
         await ready
         self.flushLoggedErrors()
 
+    async def test_password_is_not_logged_if_the_engine_quotes_it(self) -> None:
+        self.engine.kill()
+        self.engine.start("--rename-command", "AUTH", "")
+        self.password = "open sesame"
+        logged = Capture(self)
+        endpoint = CountingEndpoint(self.link._endpoint, 2)
+        self.patch(link, "REFUSED_SECONDS", 0.1)
+        self.link._endpoint = cast(IStreamClientEndpoint, endpoint)
+        self.link.start()
+        await endpoint.reached
+        self.assertEqual(
+            logged.lines(),
+            ["the engine refuses this relay: ERR unknown command 'AUTH'"],
+        )
+
     async def test_engine_that_stands_at_the_password_is_left_in_time(self) -> None:
         self.password = "secret"
         endpoint = CountingEndpoint(self.link._endpoint, 3)
