@@ -1,4 +1,4 @@
-"""``[cluster]``: settings of several relays that act as one."""
+"""``[cluster]``: settings of several relays that act as one. Pure."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Cluster(Struct, frozen=True):
         master: Name of the service that the sentinels watch.
         username: User of the engine's ACL; the default user if it is empty.
         password_file: File with the password. It is read anew for each connection. Only
-            the relay's user may read it.
+            the relay's user and group may read it. Sentinels get the same.
         ca_file: Certificates of the authorities for ``tls:``; the system's by default.
         client_certfile: Certificate that the relay shows to the engine.
         client_keyfile: Its key.
@@ -88,8 +88,9 @@ class Cluster(Struct, frozen=True):
         lease: Seconds after which a relay that has stopped counts as gone.
         call_timeout: Longest wait for a reply of the engine, in seconds.
         key_file: File with keys of 64 hexadecimal digits, one in each line. Messages
-            between relays are sealed with the first one, and opened with all. Required
-            for an engine on another machine without TLS.
+            between relays are sealed with the first one, and opened with all. Only the
+            relay's user and group may read it. Required for an engine on another
+            machine without TLS.
         without_engine: ``serve`` accepts new clients while the engine cannot be
             reached; ``refuse`` has them come back later.
         users_everywhere: Whether ``limits.connections_per_user`` counts the clients of

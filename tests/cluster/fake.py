@@ -37,6 +37,21 @@ class Message:
 
 
 @dataclass(eq=False)
+class Reply:
+    """A reply on its way to a node. If the connection is lost, its call has none."""
+
+    done: Callable[[Any], None]
+    reply: Any
+
+    def __call__(self) -> None:
+        self.done(self.reply)
+
+    def lose(self) -> None:
+        is_failure = isinstance(self.reply, Exception)
+        self.done(self.reply if is_failure else NoReply())
+
+
+@dataclass(eq=False)
 class FakeBus:
     """One node's way to the engine: calls and what comes back, each in order."""
 
@@ -67,9 +82,9 @@ class FakeBus:
             done, script, arguments = self.calls.popleft()
             if self.ready:
                 reply = getattr(self.engine, script)(*arguments)
-                self.events.append(lambda: done(reply))
+                self.events.append(Reply(done, reply))
             else:
-                self.events.append(lambda: done(NotSent()))
+                self.events.append(Reply(done, NotSent()))
         else:
             return False
         return True
@@ -77,8 +92,11 @@ class FakeBus:
     def cut(self, carried_out: int) -> None:
         """Lose the connection; the engine has carried out some of the calls."""
         self.ready = False
-        self.events.clear()
+        events, self.events = self.events, deque()
         calls, self.calls = self.calls, deque()
+        for event in events:
+            if isinstance(event, Reply):
+                event.lose()
         for number, (done, script, arguments) in enumerate(calls):
             if number < carried_out:
                 getattr(self.engine, script)(*arguments)
@@ -155,6 +173,15 @@ class FakeEngine:
         for waiting in sorted(self.waiting.pop(uuid, ())):
             self._tell(waiting, f"arrived {uuid}\n".encode())
         return [b"OK", rounds, int(again)]
+
+    def again(self, node: str, recent: int, *words: Any) -> list[list[Any]]:
+        found = []
+        for start in range(0, len(words), 4):
+            uuid, connection, user, stamp = words[start : start + 4]
+            found.append(
+                self.register(uuid, node, connection, user, stamp, "again", 0, recent)
+            )
+        return found
 
     def unregister(self, uuid: str, node: str, connection: int, _recent: int) -> int:
         record = self.records.get(uuid)

@@ -15,7 +15,8 @@ from twisted.internet.error import (
     ConnectingCancelledError,
     DNSLookupError,
 )
-from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint, ITransport
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -168,6 +169,13 @@ class CountingEndpoint:
         return self._endpoint.connect(factory)
 
 
+class WebServer(Protocol):
+    """Answers as a web server does."""
+
+    def dataReceived(self, _: bytes) -> None:
+        cast(ITransport, self.transport).write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
 class LinkTestCase(TestCase):
     """An engine and a link to it."""
 
@@ -292,6 +300,23 @@ class LinkTests(LinkTestCase):
         await self.start()
         self.assertTrue(self.engine.client.exists("key1"))
 
+    async def test_something_else_than_an_engine_is_told_and_left(self) -> None:
+        path = f"{self.engine.socket}.web"
+        listening = reactor.listenUNIX(path, Factory.forProtocol(WebServer))
+        self.addCleanup(listening.stopListening)
+        there = UNIXClientEndpoint(reactor, path)
+        endpoint = CountingEndpoint(there, 2)
+        self.link._endpoint = cast(IStreamClientEndpoint, endpoint)
+        logged = Capture(self)
+        self.link.start()
+        await endpoint.reached
+        self.assertEqual(
+            logged.lines(),
+            [
+                "the engine cannot be reached: something else than an engine answers",
+            ],
+        )
+
     async def test_right_that_is_missing_is_logged_once(self) -> None:
         self.patch(link, "REFUSED_SECONDS", 0.1)
         user = "ACL SETUSER default -@all +script +evalsha +exists +set +sadd +ping"
@@ -302,8 +327,9 @@ class LinkTests(LinkTestCase):
         self.link.start()
         await endpoint.reached
         (line,) = logged.lines(LogLevel.error)
-        self.assertIn("the engine refuses this relay: NOPERM", line)
-        self.assertIn("subscribe", line)
+        self.assertRegex(
+            line, "the engine refuses this relay: .*can't run this command"
+        )
 
     async def test_flushed_scripts_are_loaded_again(self) -> None:
         await self.start()
@@ -340,3 +366,14 @@ class CredentialTests(LinkTestCase):
         reactor.callLater(0.3, setattr, self, "password", "secret")
         await ready
         self.flushLoggedErrors()
+
+    async def test_engine_that_stands_at_the_password_is_left_in_time(self) -> None:
+        self.password = "secret"
+        endpoint = CountingEndpoint(self.link._endpoint, 3)
+        self.link._endpoint = cast(IStreamClientEndpoint, endpoint)
+        self.engine.signal(signal.SIGSTOP)
+        try:
+            self.link.start()
+            await endpoint.reached.addTimeout(5, reactor)
+        finally:
+            self.engine.signal(signal.SIGCONT)
