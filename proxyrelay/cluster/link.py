@@ -133,6 +133,14 @@ class LinkObserver(Protocol):
         """The engine has taken so long for a call."""
 
 
+def scripts() -> dict[str, bytes]:
+    """Texts of the scripts by their names."""
+    folder = files(__package__) / "lua"
+    texts = {name: (folder / f"{name}.lua").read_bytes() for name in SCRIPTS}
+    register = b"local function register(ARGV)\n" + texts["register"] + b"\nend\n"
+    return texts | {"again": register + texts["again"]}
+
+
 def _first(failure: Failure) -> Failure:
     failure.trap(FirstError)
     return cast(FirstError, failure.value).subFailure
@@ -177,11 +185,7 @@ class Link:
         self._observer = observer
         self._needs_master = needs_master
         self._boottime = boottime
-        texts = {
-            name: (files(__package__) / "lua" / f"{name}.lua").read_bytes()
-            for name in SCRIPTS
-        }
-        self._scripts = texts
+        self._scripts = texts = scripts()
         self._hashes = {
             name: hashlib.sha1(text, usedforsecurity=False).hexdigest()
             for name, text in texts.items()
