@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # For example: make serve ARGS="--config relay.toml"
 ARGS ?=
-# For example: make unit TESTS=tests.test_relay
+# For example: make unit TESTS=tests.switchboard.test_relay
 TESTS ?= tests
 # Processes that the tests run in; some tests wait, so one more than cores.
 JOBS ?= 3
@@ -22,9 +22,9 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
 	@echo "make test    linters, types, all tests, coverage"
-	@echo "make unit    tests only; TESTS=tests.test_relay takes some"
+	@echo "make unit    tests only; TESTS=tests.switchboard.test_relay takes some"
 	@echo "make cluster-rules  1,000 random histories of a cluster, a minute"
-	@echo "make matrix  unit tests on each Python that is found; ARGS=--ends for two"
+	@echo "make matrix  tests on each Python that is found; ARGS=--ends for two"
 	@echo "make docs    the documentation, into docs/_build/html"
 	@echo "make bench   speed and memory beside proxystore-relay, some minutes; ARGS=..."
 	@echo "make bench-quick  the same in less than one, and less precise"

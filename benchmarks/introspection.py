@@ -281,7 +281,7 @@ async def crowd(
     complete = True
     try:
         await asyncio.wait_for(all_in.wait(), limit)
-    except (TimeoutError, asyncio.TimeoutError):
+    except TimeoutError:
         complete = False
     seconds = max(registered) - began if complete else limit
     arrived()

@@ -248,7 +248,7 @@ class Client:
             opening = Line.open(self._crowd.place, self._crowd.trust)
             try:
                 line = await asyncio.wait_for(opening, GIVES_UP)
-            except (OSError, asyncio.TimeoutError) as error:
+            except OSError as error:  # a TimeoutError, too
                 return f"no connection: {type(error).__name__}"
             why = await self._enter(line)
         if why:

@@ -171,12 +171,7 @@ class Inbox:
         self._uuid = uuid
         self._partner = partner
         self._seen: set[int] = set()
-        self._returned: set[int] = set()
-
-    @property
-    def is_asking(self) -> bool:
-        """Whether an offer is open."""
-        return self.asked is not None and not self.asked.end.done()
+        self._answers = 0
 
     def take(self, text: bytes, now: float, *, is_current: bool = True) -> int | None:
         """Act on a message; gives the number of the offer to answer, if it is one.
@@ -190,40 +185,46 @@ class Inbox:
             Ended: A stock client ends at this.
         """
         message = json.loads(text)
-        kind, number = message["description_type"], number_of(message)
+        kind = message["description_type"]
         if message.get("error") is not None:
-            if is_current:
-                self._take_error(kind, number, now, message["error"])
-        elif text != text_of(kind, self._partner, self._uuid, number):
+            # It need not have the text that comes back.
+            if kind == "answer":
+                self._take_back()
+            elif is_current:
+                self._resolve(None, now, message["error"])
+            return None
+        number = number_of(message)
+        if text != text_of(kind, self._partner, self._uuid, number):
             raise Ended("a message that nobody has sent")
-        elif kind == "offer":
-            return self._take_offer(number, is_current)
-        elif is_current:
-            self._resolve(number, now, "", "an answer")
+        if kind == "offer":
+            return self._take_offer(number, now, is_current)
+        if is_current:
+            self._resolve(number, now, "")
         return None
 
-    def _take_offer(self, number: int, is_current: bool) -> int:
+    def _take_offer(self, number: int, now: float, is_current: bool) -> int:
         if number in self._seen:
             raise Ended(f"offer {number} for the second time")
         self._seen.add(number)
-        if is_current and self.is_asking:
-            raise Ended(f"offer {number}, which crosses its own")
+        self._answers += 1
+        if is_current and self.asked is not None and not self.asked.end.done():
+            own, age = self.asked.number, now - self.asked.since
+            raise Ended(f"offer {number}, which crosses its own {own} of {age:.2f} s")
         return number
 
-    def _take_error(self, kind: str, number: int, now: float, error: str) -> None:
-        if kind == "offer":
-            self._resolve(number, now, error, "an error")
-        elif number in self._returned:
-            raise Ended(f"answer {number} returned for the second time")
-        else:
-            self._returned.add(number)
+    def _take_back(self) -> None:
+        self._answers -= 1
+        if self._answers < 0:
+            raise Ended("an answer for the second time, returned")
 
-    def _resolve(self, number: int, now: float, why: str, what: str) -> None:
+    def _resolve(self, number: int | None, now: float, why: str) -> None:
+        what = f"an error ({why})" if number is None else f"an answer to {number}"
         asked = self.asked
-        if asked is None or asked.number != number or asked.end.done():
-            raise Ended(f"{what} to offer {number}, which is not open: {why or 'ok'}")
+        if asked is None or asked.end.done() or number not in {None, asked.number}:
+            last = "none" if asked is None else f"{asked.number}, {asked.end}"
+            raise Ended(f"{what}, unasked; the last offer: {last}")
         if now - asked.since > WINDOW:
-            raise Ended(f"{what} to offer {number} after {now - asked.since:.0f} s")
+            raise Ended(f"{what} after {now - asked.since:.0f} s")
         asked.end.set_result(why)
 
     def lose(self) -> None:
@@ -348,7 +349,8 @@ class Client:
             while (line := await self._come()) is not None:
                 await self._be_here(line)
         except Ended as ended:
-            words = f"{self.uuid} at node {self.node} gets {ended}"
+            since = time.monotonic() - self.since
+            words = f"{self.uuid}, {since:.1f} s at node {self.node}, gets {ended}"
             self._journal.note(self._journal.breaches, words)
         finally:
             self.here.clear()
@@ -392,7 +394,7 @@ class Client:
             opening = Line.open(place, crowd.trust)
             try:
                 line = await asyncio.wait_for(opening, GIVES_UP)
-            except (OSError, asyncio.TimeoutError) as error:
+            except (TimeoutError, OSError) as error:
                 return f"no connection: {type(error).__name__}"
             why = ""
             try:
@@ -571,9 +573,9 @@ class Client:
 class Pair:
     """Two clients that make each other offers.
 
-    A third of the pairs are at one relay, a third at two, and a third moves. Two fifths
-    make their offers at the same time. They do so less often than the others: so a
-    quarter of all offers are crossed.
+    A third of the pairs are at one relay, a third at two, and a third moves. Half of
+    each make their offers at the same time. They do so less often than the others: so
+    a quarter of all offers are crossed.
 
     Args:
         crowd: That it belongs to.
@@ -584,16 +586,18 @@ class Pair:
         probed: Set after the first exchange since it was cleared.
         failed: Why that was not complete.
         nudge: Set for the next exchange to begin at once.
+        since: When the exchange under way began, in seconds; None if there is none.
     """
 
     def __init__(self, crowd: Travellers, number: int) -> None:
         self.number = number
         self.is_local = number % 3 == 0
         self.moves = number % 3 == 2  # noqa: PLR2004
-        self.crosses = number // 3 % 5 < 2  # noqa: PLR2004
+        self.crosses = number // 3 % 2 == 0
         self.probed = asyncio.Event()
         self.probed.set()
         self.nudge = asyncio.Event()
+        self.since: float | None = None
         self.failed = ""
         self._crowd = crowd
         count = len(crowd.places)
@@ -631,7 +635,11 @@ class Pair:
                 return
             sources = self._sources()
             if sources:
+                self.since = time.monotonic()
                 await self._exchange(sources)
+                self.since = None
+            if self._is_probe:
+                continue
             self.nudge.clear()
             pause = crowd.chance.uniform(0.5, 1.5) * PAUSE
             with contextlib.suppress(*LATE):
@@ -790,8 +798,12 @@ class Guide:
         }
 
     async def _probe(self, seconds: float) -> list[str]:
-        """Let each pair do an exchange, while nobody moves; gives what fails."""
-        crowd = self._crowd
+        """Let each pair do an exchange, while nobody moves; gives what fails.
+
+        An offer that a relay or the engine has lost comes back after 20 s. Its pair is
+        left out, if that is later than the end of the probe.
+        """
+        crowd, began = self._crowd, time.monotonic()
         crowd.moving.clear()
         for pair in crowd.pairs:
             pair.probed.clear()
@@ -801,7 +813,11 @@ class Guide:
         await asyncio.wait(waiting, timeout=seconds)
         for task in waiting:
             task.cancel()
-        failed = [f"pair {p.number}: {p.failed}" for p in crowd.pairs if p.failed]
+        failed = [
+            f"pair {pair.number}: {pair.failed}"
+            for pair in crowd.pairs
+            if pair.failed and (pair.since is None or pair.since > began)
+        ]
         for pair in crowd.pairs:
             pair.probed.set()
         crowd.moving.set()

@@ -1,4 +1,4 @@
-"""Everything that goes wrong, in one tree.
+"""Everything that goes wrong, in one tree. Pure.
 
 ::
 
@@ -21,9 +21,10 @@
           |-- PolicyViolation   1008
           `-- TryAgainLater     1013
 
-Only exceptions, and what they carry, live here. The codes are those of the
-ProxyStore relay (4000 to 4004) and of RFC 6455, section 7.4.1. Clients give up
-for good on 4001, 4002 and 4004 and come back after any other code.
+Only exceptions, and what they carry, live here. The codes 4000 to 4004 are those of the
+ProxyStore relay. 1008 is of RFC 6455, section 7.4.1, and 1013 of IANA's registry of
+close codes. Clients give up for good on 4001, 4002 and 4004. They come back after any
+other code.
 """
 
 from __future__ import annotations

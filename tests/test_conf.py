@@ -6,9 +6,13 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Mapping
+from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
+from socket import AF_UNIX, socket
 
 from prometheus_client import ProcessCollector
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -16,7 +20,11 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.auth.credentials import CREDENTIAL
+from proxyrelay.cluster.trial import acl, try_engine
 from proxyrelay.config import AuthArguments, Config, load, settings
+from proxyrelay.config.cluster import Cluster
+from tests.service.case import parsed
+from tests.support.processes import PATIENCE, PAUSE
 from tests.support.watched import WatchedTestCase
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -57,8 +65,9 @@ class UnitTests(SynchronousTestCase):
         """It exits with 0 even on unknown keys, so any word is a complaint."""
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
-        for kind in ("service", "socket"):
-            text = (CONF / f"proxyrelay.{kind}").read_text()
+        names = ("proxyrelay.service", "proxyrelay.socket", "proxyrelay-node@.service")
+        for name in names:
+            text = (CONF / name).read_text()
             text = re.sub("/opt/proxyrelay/bin/[a-z]+", "/bin/true", text)
             text = text.replace("proxyrelay@1.service", "proxyrelay.service")
             text = re.sub(
@@ -67,17 +76,50 @@ class UnitTests(SynchronousTestCase):
                 text,
                 flags=re.MULTILINE,
             )
-            (folder / f"proxyrelay.{kind}").write_text(text)
+            (folder / name.replace("@", "@1")).write_text(text)
         done = run("systemd-analyze", "verify", "--man=no", *folder.iterdir())
         lines = done.stderr.splitlines()
-        complaints = [line for line in lines if "proxyrelay." in line]
+        complaints = [line for line in lines if "proxyrelay" in line]
         self.assertEqual((done.returncode, complaints), (0, []))
         # From 0 to 10: what is left is the network, and what TLS needs.
-        done = run(
-            *("systemd-analyze", "security", "--offline=yes", "--no-pager"),
-            *("--threshold=15", CONF / "proxyrelay.service"),
+        for service in folder.glob("*.service"):
+            done = run(
+                *("systemd-analyze", "security", "--offline=yes", "--no-pager"),
+                *("--threshold=15", service),
+            )
+            self.assertEqual(done.returncode, 0, done.stdout)
+
+    def test_unit_of_a_node_differs_only_in_names(self) -> None:
+        """Each node has a name and a private listener; the sandbox is the same."""
+        single, node = (
+            {
+                line
+                for line in (CONF / name).read_text().splitlines()
+                if line and not line.startswith("#")
+            }
+            for name in ("proxyrelay.service", "proxyrelay-node@.service")
         )
-        self.assertEqual(done.returncode, 0, done.stdout)
+        command = "ExecStart=/opt/proxyrelay/bin/twistd -n --pidfile= proxyrelay "
+        command += "--config /etc/proxyrelay/relay.toml"
+        folder = "proxyrelay-node-%i"
+        self.assertEqual(
+            (single - node, node - single),
+            (
+                {
+                    *("Description=ProxyStore relay", command),
+                    *("RuntimeDirectory=proxyrelay", "RuntimeDirectoryPreserve=yes"),
+                },
+                {
+                    "Description=ProxyStore relay, node %i",
+                    f"{command} --node %l-%i "
+                    f"--admin-listen unix:/run/{folder}/admin.sock",
+                    f"RuntimeDirectory={folder}",
+                },
+            ),
+        )
+        options = " --node one-1 --admin-listen unix:/run/proxyrelay-node-1/admin.sock"
+        config = parsed(*options.split()).load()
+        self.assertEqual(config.problems, [])
 
     def test_unit_has_the_folders_that_examples_name(self) -> None:
         text = (CONF / "proxyrelay.service").read_text()
@@ -100,6 +142,38 @@ class UnitTests(SynchronousTestCase):
             self.assertIn(f"\n{line}\n", text)
         self.assertIn(f"# LoadCredential={CREDENTIAL}:", text)
         self.assertIn("AF_UNIX", text)  # for the notifications
+
+
+class EngineTests(SynchronousTestCase):
+    def test_engine_of_the_example_suffices_for_a_cluster(self) -> None:
+        text = (CONF / "redis.conf").read_text()
+        temporary = tempfile.TemporaryDirectory(prefix="relay-engine-")
+        self.addCleanup(temporary.cleanup)
+        folder = Path(temporary.name)
+        password, file = folder / "password", folder / "redis.conf"
+        password.write_text("correct horse\n")
+        password.chmod(0o600)
+        for old, new in (
+            ("#SHA256", f"#{sha256(b'correct horse').hexdigest()}"),
+            ("/run/redis-relay", str(folder)),
+        ):
+            self.assertIn(old, text)
+            text = text.replace(old, new)
+        file.write_text(text)
+        engine = start("redis-server", file)
+        self.addCleanup(engine.wait)
+        self.addCleanup(engine.kill)
+        place = folder / "redis.sock"
+        deadline = time.monotonic() + PATIENCE
+        with socket(AF_UNIX) as probe:
+            while probe.connect_ex(str(place)) and time.monotonic() < deadline:
+                PAUSE.wait(0.01)
+        cluster = Cluster(
+            engine=f"unix:{place}", username="relay", password_file=password
+        )
+        report = try_engine(cluster)
+        self.assertEqual(report.problems + report.warnings, [])
+        self.assertIn(f" {acl(cluster).partition('>PASSWORD ')[2]}\n", text)
 
 
 class ContainerTests(SynchronousTestCase):
@@ -218,8 +292,8 @@ def _folded(text: str) -> str:
     return " ".join(line.strip() for line in taken)
 
 
-def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run what operators have.
+def found(program: str) -> str:
+    """Path of what operators have.
 
     Raises:
         SkipTest: Not here.
@@ -227,8 +301,19 @@ def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
     path = shutil.which(program)
     if path is None:
         raise SkipTest(f"no {program} on this machine")
+    return path
+
+
+def start(program: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+    """Run a server that operators have."""
+    command = [found(program), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run what operators have, to its end."""
     return subprocess.run(
-        [path, *map(str, arguments)],
+        [found(program), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,

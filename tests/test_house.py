@@ -38,18 +38,28 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 PURE = (
     *("errors", "config", "switchboard"),
-    *("net.proxies", "net.rate", "net.timing"),
-    *("auth.cache", "auth.circuit_breaker", "auth.globus_error"),
+    *("net.ip", "net.proxies", "net.rate", "net.timing"),
+    *("auth.cache", "auth.circuit_breaker"),
     *("auth.policy", "auth.stats"),
-    *("cluster.bus", "cluster.claims", "cluster.codec", "cluster.node", "cluster.seal"),
-    *("observe.counters", "observe.privacy"),
+    *("cluster.bus", "cluster.claims", "cluster.codec", "cluster.node"),
+    *("cluster.queries", "cluster.seal"),
+    "observe.counters",
     *("observe.records", "websocket.admission", "websocket.handshake"),
     *("admin.history", "admin.report"),
-    "websocket.state",
+    *("websocket.connection", "websocket.state"),
 )
-"""Folders and modules without a network, a clock or a log."""
+"""Folders and modules without a network, a clock or a log. They may read files."""
 
-FRAMEWORKS = ("twisted", "autobahn", "txaio", "zope")
+FRAMEWORKS = ("twisted", "autobahn", "txaio", "zope", "OpenSSL")
+
+OUTSIDE = {
+    *("asyncio", "http.client", "http.server", "select", "selectors", "signal"),
+    *("socket", "ssl", "subprocess", "threading", "time", "urllib.request"),
+}
+"""Modules of Python with a network, a clock, processes or threads."""
+
+CLOCK_METHODS = {"now", "today", "utcnow"}
+"""Methods of `datetime` that read the clock."""
 
 
 @functools.cache
@@ -215,6 +225,25 @@ class LoggingRuleTests(SynchronousTestCase):
         self.assertGreater(count, 20)
 
 
+def impurities(tree: ast.AST) -> list[str]:
+    """All that no pure module may have: imports, readings of a clock, log calls."""
+    found = [
+        other
+        for other in imported(tree)
+        if other in OUTSIDE or other.partition(".")[0] in FRAMEWORKS
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            found += {node.func.attr} & CLOCK_METHODS
+    return found + [ast.unparse(call.func) for call in calls_of_loggers(tree)]
+
+
+def is_marked_pure(tree: ast.Module) -> bool:
+    """Whether the first paragraph of a module's docstring says that it is pure."""
+    first = (ast.get_docstring(tree) or "").partition("\n\n")[0]
+    return re.search(r"\bPure[.:]", first) is not None
+
+
 def is_pure(name: str) -> bool:
     """Whether a module belongs to `PURE`."""
     inner = name.removeprefix("proxyrelay.")
@@ -227,11 +256,25 @@ class PureRoomTests(SynchronousTestCase):
     def test_pure_modules_import_only_each_other_and_no_framework(self) -> None:
         found = modules()
         for name in filter(is_pure, found):
+            self.assertEqual(impurities(found[name]), [], name)
             for other in imported(found[name]):
-                self.assertNotIn(other.partition(".")[0], FRAMEWORKS, name)
                 is_empty = other in found and len(found[other].body) == 1
                 if other in found and other != "proxyrelay" and not is_empty:
                     self.assertTrue(is_pure(other), (name, other))
+
+    def test_checker_finds_network_clock_and_log(self) -> None:
+        for source in (
+            *("import time", "from socket import socket", "from OpenSSL import SSL"),
+            *("datetime.now(UTC)", "date.today()", "log.info('a')"),
+            *("import http.client", "from urllib import request"),
+        ):
+            self.assertNotEqual(impurities(ast.parse(source)), [], source)
+        for source in ("from http import HTTPStatus", "path.read_text()", "now()"):
+            self.assertEqual(impurities(ast.parse(source)), [], source)
+
+    def test_pure_modules_and_no_others_are_marked_in_their_docstring(self) -> None:
+        for name, tree in modules().items():
+            self.assertEqual(is_marked_pure(tree), is_pure(name), name)
 
     def test_pure_names_are_those_of_modules(self) -> None:
         self.assertLessEqual({f"proxyrelay.{name}" for name in PURE}, set(modules()))
@@ -247,7 +290,7 @@ class PureRoomTests(SynchronousTestCase):
             loaded = {
                 other
                 for other in loaded_by(f"proxyrelay.{name}")
-                if other.startswith(("proxyrelay.cluster", "txredisapi", "hiredis"))
+                if other.startswith(("proxyrelay.cluster", "hiredis"))
             }
             self.assertEqual(loaded, set(), name)
 
@@ -335,19 +378,21 @@ class FloorTests(SynchronousTestCase):
 
 
 class ReactorTests(SynchronousTestCase):
-    """The reactor is handed down; one module takes it from Twisted."""
+    """The reactor is handed down; one module takes it from Twisted, one runs it."""
 
-    def importers(self, found: dict[str, ast.Module]) -> set[str]:
-        return {
-            name
-            for name, tree in found.items()
-            if "twisted.internet.reactor" in set(imported(tree))
-        }
+    def importers(
+        self, found: dict[str, ast.Module], what: str = "twisted.internet.reactor"
+    ) -> set[str]:
+        return {name for name, tree in found.items() if what in set(imported(tree))}
 
     def test_reactor_is_imported_by_the_composition_root_alone(self) -> None:
         self.assertEqual(self.importers(modules()), {"proxyrelay.service.app"})
         loaded = loaded_by("proxyrelay.service.app")
         self.assertNotIn("twisted.internet.reactor", loaded)
+
+    def test_reactor_is_run_by_react_in_one_command_alone(self) -> None:
+        users = self.importers(modules(), "twisted.internet.task.react")
+        self.assertEqual(users, {"proxyrelay.cli.globus"})
 
     def test_checker_finds_each_spelling_of_the_reactor(self) -> None:
         for source in (

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 
-from proxyrelay.config import Secret
+from proxyrelay.auth.policy import bearer
+from proxyrelay.config import ALL_INTERFACES, Secret
 
 _HOST = re.compile(r"(?:\[(?P<six>[^][]*)\]|(?P<name>[^]:[]+))(?::[0-9]*)?")
 
@@ -33,7 +34,7 @@ class Access:
     def change(self, names: Iterable[str], token: Secret | None) -> None:
         """Apply other names and another token."""
         own = {*OWN_NAMES, self._host or "", *map(str.lower, names)}
-        self._names = own - {"", "0.0.0.0", "::"}  # noqa: S104 - these are no names
+        self._names = own - {"", *ALL_INTERFACES}  # these are no names
         self._token = None if token is None else token.reveal().encode()
 
     def knows(self, host: str | None) -> bool:
@@ -46,15 +47,14 @@ class Access:
         if name in self._names:
             return True
         # An address in place of a name cannot be rebound.
-        return self._host in {"0.0.0.0", "::"} and _is_address(name)  # noqa: S104
+        return self._host in ALL_INTERFACES and _is_address(name)
 
     def admits(self, authorization: str | None) -> bool:
         """Whether this ``Authorization`` header has the token, if there is one."""
         if self._token is None:
             return True
-        scheme, _, token = (authorization or "").strip().partition(" ")
-        given = token.strip().encode()
-        return scheme.lower() == "bearer" and hmac.compare_digest(given, self._token)
+        given = bearer(authorization or "")
+        return given is not None and hmac.compare_digest(given.encode(), self._token)
 
 
 def _is_address(name: str) -> bool:

@@ -58,11 +58,11 @@ class Instrumentation:
         token: Secret | None,
         shared: bool,
         inherited: Sequence[int] = (),
-        asked: Reloadable | None = None,
+        reloader: Reloadable | None = None,
     ) -> AdminService:
         """Build the listener; for the arguments see `AdminService`."""
         return AdminService(
-            self, relay, reload, token, shared, inherited, asked or reload
+            self, relay, reload, token, shared, inherited, reloader or reload
         )
 
 
@@ -81,7 +81,7 @@ class AdminService(Service):
             leaves the place when it drains, and callers must name the process to drain.
         inherited: Descriptors of listening sockets from the parent process, in the
             place of own sockets. They must listen at the place of the settings.
-        asked: Reads the settings for a caller.
+        reloader: Reloads the settings for a caller.
 
     Raises:
         StartError: The place cannot be listened on.
@@ -97,7 +97,7 @@ class AdminService(Service):
         token: Secret | None,
         shared: bool,
         inherited: Sequence[int],
-        asked: Reloadable,
+        reloader: Reloadable,
     ) -> None:
         settings = relay.config.admin
         place = settings.place
@@ -128,7 +128,7 @@ class AdminService(Service):
         self._sampling = LoopingCall(self._take_sample)
         self._sampling.clock = reactor
         root = Root(
-            *(self._access, self._view, watch.events, self._history, asked),
+            *(self._access, self._view, watch.events, self._history, reloader),
             shared or bool(inherited),
         )
         self.site = PrivateSite(root, reactor)

@@ -30,7 +30,7 @@ from proxyrelay.admin.prometheus import (
 from proxyrelay.admin.view import View
 from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.stats import CacheResult, IntrospectionOutcome
-from proxyrelay.errors import Refusal
+from proxyrelay.errors import PolicyViolation, Refusal
 from proxyrelay.switchboard import events
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import DropReason
@@ -69,6 +69,11 @@ _VERSIONS = (
     *(__version__, platform.python_version()),
     *(twisted.__version__, autobahn_version),
 )
+
+REFUSAL_CODES = frozenset(kind.code for kind in Refusal.__subclasses__()) - {
+    PolicyViolation.code
+}
+"""Close codes of refusals. A policy violation counts among ``failures_total``."""
 
 METRICS = (
     gauge(
@@ -141,7 +146,7 @@ METRICS = (
         "refusals_total",
         "Clients that were closed for what they did or are, by the close code.",
         "code",
-        frozenset(kind.code for kind in Refusal.__subclasses__()),
+        REFUSAL_CODES,
         events.Refused,
     ),
     codes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
@@ -103,7 +103,7 @@ class View:
         if globus is not None and globus.breaker != "closed":
             found.append("globus: Globus Auth does not answer")
         pair = self.relay.pair
-        now = datetime.fromtimestamp(self.wall(), timezone.utc)
+        now = datetime.fromtimestamp(self.wall(), UTC)
         for certificate in () if pair is None else pair.chain:
             end = certificate.not_valid_after_utc
             if now > end:

@@ -1,4 +1,7 @@
-"""Credentials of the relay's Globus application, and the places to look for them."""
+"""Credentials of the relay's own Globus application, and the places to look for them.
+
+Bearer tokens of clients are in `proxyrelay.auth.policy`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from proxyrelay.config import (
     application_id,
 )
 from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.net.files import NotRegular, read_small
 
 ID_VARIABLE = "PROXYSTORE_GLOBUS_CLIENT_ID"
 SECRET_VARIABLE = "PROXYSTORE_GLOBUS_CLIENT_SECRET"  # noqa: S105 - a name
@@ -69,7 +73,7 @@ def find(
     for look_up in (_client_id, _secret):
         try:
             found.append(look_up(arguments, environment, names or {}))
-        except ConfigError as error:  # noqa: PERF203 - two places
+        except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
@@ -137,15 +141,13 @@ def _secret(
 
 def _read(setting: str, path: Path) -> str:
     try:
-        # A read from a pipe could block for ever.
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise _wrong(setting, f"{path} is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(MAX_SECRET_BYTES + 1)
+        data = read_small(path, MAX_SECRET_BYTES + 1)
         if len(data) > MAX_SECRET_BYTES:
             text = f"expected a secret: {path} has over {MAX_SECRET_BYTES} bytes"
             raise _wrong(setting, text)
         return data.decode("utf-8-sig")
+    except NotRegular:
+        raise _wrong(setting, f"{path} is not a regular file") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise _wrong(setting, f"{path} cannot be read: {reason}") from None

@@ -1,4 +1,4 @@
-"""Errors of requests to Globus; no text holds a secret. Pure."""
+"""Errors of requests to Globus; no text holds a secret."""
 
 from __future__ import annotations
 

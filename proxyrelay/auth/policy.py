@@ -18,7 +18,7 @@ from proxyrelay.switchboard.user import User
 MAX_TOKEN_CHARACTERS = 8192
 """Longest bearer token."""
 
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+B64TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750, section 2.1: ``b64token``."""
 
 SCOPES = "https://auth.globus.org/scopes"
@@ -26,6 +26,12 @@ SCOPES = "https://auth.globus.org/scopes"
 
 RELAY_SCOPE = "relay_all"
 """Suffix of the scope for clients of a relay."""
+
+
+def bearer(authorization: str) -> str | None:
+    """Text after ``Bearer`` in an ``Authorization`` header; None for another scheme."""
+    scheme, _, token = authorization.strip(" \t").partition(" ")
+    return token.strip(" \t") if scheme.lower() == "bearer" else None
 
 
 def bearer_token(headers: Mapping[str, str]) -> str:
@@ -39,11 +45,10 @@ def bearer_token(headers: Mapping[str, str]) -> str:
     value = headers.get("authorization")
     if value is None:
         raise Unauthorized("The request has no Authorization header.")
-    scheme, _, token = value.strip(" \t").partition(" ")
-    if scheme.lower() != "bearer":
+    token = bearer(value)
+    if token is None:
         raise Unauthorized("The Authorization header holds no bearer token.")
-    token = token.strip(" \t")
-    if len(token) > MAX_TOKEN_CHARACTERS or not _TOKEN.fullmatch(token):
+    if len(token) > MAX_TOKEN_CHARACTERS or not B64TOKEN.fullmatch(token):
         raise Unauthorized("The bearer token is malformed.")
     return token
 

@@ -1,1 +1,1 @@
-"""The ``proxyrelay`` command, a module a subcommand."""
+"""The ``proxyrelay`` command. `main` parses it, other modules run its subcommands."""

@@ -12,14 +12,11 @@ from urllib.parse import quote
 import msgspec
 
 from proxyrelay.admin.report import Clients, FarClients, Nodes, Status
-from proxyrelay.config import Secret
+from proxyrelay.config import ALL_INTERFACES, Secret
 from proxyrelay.errors import Unanswered
 
 STEP_TIMEOUT_SECONDS = 10
 """Timeout of each step of a request."""
-
-CONNECTABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
-"""Address to connect to, for a listener on all interfaces."""
 
 Report = TypeVar("Report", Status, Clients, Nodes, FarClients)
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -140,5 +137,5 @@ class AdminClient:
             return _UnixHTTPConnection(self._place), f"unix:{self._place}"
         host, port = self._place
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        host = CONNECTABLE.get(host, host)
+        host = ALL_INTERFACES.get(host, host)
         return HTTPConnection(host, port, timeout=STEP_TIMEOUT_SECONDS), where

@@ -7,7 +7,7 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Coroutine
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -204,7 +204,7 @@ async def try_credentials(globus: Globus) -> str:
 
 
 def _explain(answer: Introspection, policy: Policy) -> int:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     if answer.active:
         audience = ", ".join(map(ascii, answer.audience)) or "nobody"
         print(f"token: belongs to {answer.username!a}, identity {answer.sub!a}")
@@ -225,6 +225,6 @@ def _explain(answer: Introspection, policy: Policy) -> int:
 
 def _date(seconds: float) -> str:
     try:
-        return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
     except (OverflowError, ValueError, OSError):
         return f"a day beyond the calendar ({seconds:g})"

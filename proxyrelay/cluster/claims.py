@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 
 from proxyrelay.cluster import codec
@@ -20,7 +21,7 @@ from proxyrelay.switchboard.peer import REPLACED, LeaveReason, Peer
 from proxyrelay.switchboard.relay import Relay
 
 BATCH = 500
-"""Registrations asserted at once. They keep the engine for about 20 ms."""
+"""Registrations asserted at once. They keep the engine for some milliseconds."""
 
 ASSERT_SECONDS = 120.0
 """Interval in which each registration is asserted, to repair lost records."""
@@ -118,8 +119,7 @@ class Claims:
             OrderedDict()
         )
         self._farewells: OrderedDict[tuple[str, int], None] = OrderedDict()
-        self._in_batch = 0
-        self._is_stuck = False
+        self._in_batch = False
         self._due: list[str] = []
         self._last_tick = clock()
 
@@ -151,19 +151,13 @@ class Claims:
             self._accept_alone(claim)
 
     def _register(self, claim: Claim) -> None:
-        self._call_register(
-            claim.peer, claim.request.uuid, "new", partial(self._decided, claim)
-        )
-
-    def _call_register(
-        self, peer: Peer, uuid: str, mode: str, done: Callable[[Any], None]
-    ) -> None:
+        peer = claim.peer
         self._bus.call(
-            done,
-            *("register", uuid, self._name, peer.arrival),
+            partial(self._decided, claim),
+            *("register", claim.request.uuid, self._name, peer.arrival),
             hashed_user(self._issuer, peer.user.sub),
             self._bus.engine_time(self._stamps(peer)),
-            *(mode, self.limit, self._recent_ms),
+            *("new", self.limit, self._recent_ms),
         )
 
     def _is_pending(self, claim: Claim) -> bool:
@@ -248,8 +242,10 @@ class Claims:
             self._unregister(uuid, connection)
 
     def _holds(self, uuid: str, connection: int) -> bool:
-        peer = self._relay.registry.get(uuid)
-        return peer is not None and peer.arrival == connection
+        peer, claim = self._relay.registry.get(uuid), self._pending.get(uuid)
+        # The engine may have a connection whose acceptance is still on its way.
+        peers = (peer, None if claim is None else claim.peer)
+        return any(each is not None and each.arrival == connection for each in peers)
 
     def _unregister(self, uuid: str, connection: int) -> None:
         if self._bus.ready:
@@ -320,7 +316,6 @@ class Claims:
                 for peer in self._relay.registry
                 if peer.registration is not None
             ]
-        self._is_stuck = False
         share = int(len(self._relay.registry) * passed / ASSERT_SECONDS) + 1
         for uuid in self._due[-share:]:
             self.unsynced[uuid] = None
@@ -330,20 +325,33 @@ class Claims:
     def _next_batch(self) -> None:
         if self._in_batch or not self._bus.ready:
             return
-        batch = list(self.unsynced)[:BATCH]
-        for uuid in batch:
+        batch: list[tuple[str, Peer]] = []
+        words: list[str | int] = []
+        for uuid in list(islice(self.unsynced, BATCH)):
             peer = self._relay.registry.get(uuid)
             if peer is None:
                 del self.unsynced[uuid]
                 continue
-            self._in_batch += 1
-            self._call_register(
-                peer, uuid, "again", partial(self._asserted, uuid, peer)
-            )
+            batch.append((uuid, peer))
+            words += (uuid, peer.arrival, hashed_user(self._issuer, peer.user.sub))
+            words.append(self._bus.engine_time(self._stamps(peer)))
+        if batch:
+            self._in_batch = True
+            done = partial(self._batch_asserted, batch)
+            self._bus.call(done, "again", self._name, self._recent_ms, *words)
 
-    def _asserted(self, uuid: str, peer: Peer, reply: Any) -> None:
-        self._in_batch -= 1
-        kind = b"" if isinstance(reply, Exception) else reply[0]
+    def _batch_asserted(self, batch: list[tuple[str, Peer]], reply: Any) -> None:
+        self._in_batch = False
+        if isinstance(reply, Exception):
+            return  # until the next tick
+        all_well = True
+        for (uuid, peer), each in zip(batch, reply, strict=True):
+            all_well &= self._asserted(uuid, peer, each)
+        if all_well:
+            self._next_batch()
+
+    def _asserted(self, uuid: str, peer: Peer, reply: Any) -> bool:
+        kind: bytes = reply[0]
         if self._relay.registry.get(uuid) is peer:
             if kind == b"OK":
                 self.asserted += 1
@@ -356,10 +364,7 @@ class Claims:
                     *(reply[1].decode(), uuid, int(reply[2])),
                     partial(self._judged, uuid, peer, is_foreign),
                 )
-        if kind != b"OK":
-            self._is_stuck = True  # until the next tick
-        if not self._in_batch and not self._is_stuck:
-            self._next_batch()
+        return kind == b"OK"
 
     def _judged(
         self, uuid: str, peer: Peer, is_foreign: bool, is_held: bool | None

@@ -13,12 +13,11 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from importlib.resources import files
 from typing import Any, Protocol, cast
 
 import msgspec
-from OpenSSL.SSL import Error as TlsError
-from service_identity import VerificationError
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import (
     CancelledError,
@@ -30,14 +29,19 @@ from twisted.internet.defer import (
 from twisted.internet.defer import TimeoutError as Late
 from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from txredisapi import ConnectionError as EngineLost
-from txredisapi import InvalidData, RedisProtocol, ResponseError, SubscriberProtocol
 
-from proxyrelay.cluster.bus import NoReply, NotSent
+from proxyrelay.cluster.bus import Done, NoReply, NotSent
+from proxyrelay.cluster.resp import (
+    Call,
+    Commands,
+    Inbox,
+    QuietFactory,
+    ReplyError,
+    Word,
+)
 from proxyrelay.net.clock import Clock, boottime
 from proxyrelay.net.timers import Heartbeat, TimeoutQueue
 
@@ -57,13 +61,14 @@ TIME_SAMPLES = 10
 """Last readings of the engine's clock, of which the fastest one counts."""
 
 SCRIPTS = (
-    *("lease", "register", "unregister", "forward", "reap", "nodes", "leave", "held"),
+    *("lease", "register", "again", "unregister", "forward", "reap"),
+    *("nodes", "leave", "held"),
 )
 
 WRONG_ENGINE = ("READONLY", "LOADING", "MASTERDOWN")
 """Errors of an engine that is not, or not yet, a master."""
 
-UNREACHABLE = (ConnectError, ConnectingCancelledError, EngineLost, Late, OSError)
+UNREACHABLE = (ConnectError, ConnectingCancelledError, Late, OSError)
 """Errors of an engine that does not answer. An endpoint has its own error for a
 connection that is given up. Name servers fail with an `OSError`."""
 
@@ -137,57 +142,6 @@ def _jitter() -> float:
     return random.uniform(0, 0.2)  # noqa: S311 - no secret
 
 
-class QuietFactory(Factory):
-    """Logs neither its start nor its end."""
-
-    noisy = False
-
-
-class _Commands(RedisProtocol):  # type: ignore[misc]
-    """Calls and their replies."""
-
-    def __init__(self, lost: Callable[[_Commands, str], None]) -> None:
-        super().__init__(charset=None, convertNumbers=False)
-        self._lost = lost
-
-    def dataReceived(self, data: bytes) -> None:
-        """Read replies."""
-        try:
-            super().dataReceived(data)
-        except InvalidData:
-            self._lost(self, "something else than an engine answers")
-
-    def connectionLost(self, why: Failure) -> None:
-        """Tell the link."""
-        self._lost(self, _ending(why.value))
-        super().connectionLost(why)
-
-
-def _ending(error: Any) -> str:
-    if isinstance(error, VerificationError):
-        return "the engine's certificate is for another host"
-    if isinstance(error, TlsError) and error.args and error.args[0]:
-        reasons = ", ".join(str(reason) for _, _, reason in error.args[0])
-        return f"TLS with the engine failed: {reasons}"
-    return "the engine closed a connection"
-
-
-class _Inbox(SubscriberProtocol, _Commands):  # type: ignore[misc]
-    """Messages for this node."""
-
-    def __init__(
-        self,
-        lost: Callable[[_Commands, str], None],
-        received: Callable[[bytes], None],
-    ) -> None:
-        _Commands.__init__(self, lost)
-        self._received = received
-
-    def messageReceived(self, _pattern: None, _channel: bytes, message: bytes) -> None:
-        """Hand on a message."""
-        self._received(message)
-
-
 class Link:
     """The link of a node to the engine.
 
@@ -232,7 +186,7 @@ class Link:
             name: hashlib.sha1(text, usedforsecurity=False).hexdigest()
             for name, text in texts.items()
         }
-        self._connections: list[_Commands] = []
+        self._connections: list[Commands] = []
         self._session: Deferred[str] | None = None
         self._loop: Deferred[None] | None = None
         self._is_stopped = False
@@ -242,7 +196,7 @@ class Link:
         self._renewed = -settings.lease
         self._heard = 0.0
         self._samples: deque[tuple[float, float]] = deque(maxlen=TIME_SAMPLES)
-        self._deadlines: TimeoutQueue[Deferred[Any]] = TimeoutQueue(
+        self._deadlines: TimeoutQueue[Call] = TimeoutQueue(
             clock, settings.call_timeout, lambda _: self.drop("no reply in time")
         )
         self._heartbeats = (
@@ -292,6 +246,21 @@ class Link:
             return fail(NotSent("the link to the engine is down"))
         return self._execute("PUBLISH", self._inbox_of(node), message)
 
+    def run(self, done: Done, script: str, *arguments: Word) -> None:
+        """Run a script, while the link is ready.
+
+        Args:
+            done: Called once with the reply, or with a `NotSent` or a `NoReply`.
+            script: Its name.
+            *arguments: What it gets, after the prefix.
+        """
+        prefix = self._settings.prefix
+        self._send(done, ("EVALSHA", self._hashes[script], 0, prefix, *arguments))
+
+    def tell(self, done: Done, node: str, message: bytes) -> None:
+        """Send a message to the inbox of a node, while the link is ready."""
+        self._send(done, ("PUBLISH", self._inbox_of(node), message))
+
     def change(self, call_timeout: float) -> None:
         """Wait longer or shorter for replies."""
         self._deadlines.change(call_timeout, 0.0)
@@ -320,7 +289,7 @@ class Link:
         connections, self._connections = self._connections, []
         was_ready, self.ready = self.ready, False
         for connection in connections:
-            connection.transport.abortConnection()
+            connection.abort()
         if was_ready:
             if not self._is_stopped:
                 self._log.warn(
@@ -334,7 +303,7 @@ class Link:
             self._why = reason
             session.callback(reason)
 
-    def _lost(self, connection: _Commands, reason: str) -> None:
+    def _lost(self, connection: Commands, reason: str) -> None:
         # One that was dropped may end during the next session.
         if connection in self._connections:
             self.drop(reason)
@@ -348,27 +317,47 @@ class Link:
         prefix = self._settings.prefix
         return self._execute("EVALSHA", self._hashes[script], 0, prefix, *arguments)
 
-    def _execute(self, *command: bytes | str | int) -> Deferred[Any]:
-        result: Deferred[Any] = self._connections[0].execute_command(*command)
-        self._deadlines.begin(result)
-        return result.addBoth(self._replied, result, self._clock.seconds())
+    def _execute(self, *command: Word) -> Deferred[Any]:
+        result: Deferred[Any] = Deferred()
 
-    def _replied(self, reply: Any, call: Deferred[Any], since: float) -> Any:
+        def done(reply: Any) -> None:
+            if isinstance(reply, Exception):
+                result.errback(reply)
+            else:
+                result.callback(reply)
+
+        self._send(done, command)
+        return result
+
+    def _send(self, done: Done, command: tuple[Word, ...]) -> None:
+        call = Call(partial(self._replied, done), self._clock.seconds())
+        self._connections[0].send(call, command)
+        self._deadlines.begin(call)
+
+    def _replied(self, done: Done, call: Call, reply: Any) -> None:
         self._deadlines.end(call)
-        if not isinstance(reply, Failure):
-            self._observer.replied(self._clock.seconds() - since)
-            return reply
-        error = reply.value
-        if not isinstance(error, ResponseError):
-            raise NoReply("the connection was lost")
+        if isinstance(reply, Exception):
+            reply = self._judged(reply)
+        else:
+            self._observer.replied(self._clock.seconds() - call.since)
+        try:
+            done(reply)
+        except Exception:
+            self._log.failure("a reply of the engine could not be used")
+
+    def _judged(self, error: Exception) -> Exception:
+        """What an error of the engine means for a call."""
+        if not isinstance(error, ReplyError):
+            return error
         reason = str(error)
         if reason.startswith("NOSCRIPT"):
-            self._quietly(self._load_scripts())
-            raise NotSent(reason)
+            if self.ready:
+                self._quietly(self._load_scripts())
+            return NotSent(reason)
         if reason.startswith(WRONG_ENGINE):
             self.drop(f"it is no master: {reason}")
-            raise NotSent(reason)
-        raise self._refused(reason)
+            return NotSent(reason)
+        return self._refused(reason)
 
     def _refused(self, reason: str) -> Refused:
         """Log a refusal, unless the last one was the same."""
@@ -421,14 +410,15 @@ class Link:
 
     async def _open(self, session: Deferred[str]) -> None:
         self._samples.clear()
-        await self._connect(_Commands(self._lost), session)
+        await self._connect(Commands(self._lost), session)
         await self._load_scripts()
-        inbox = await self._connect(_Inbox(self._lost, self._received), session)
-        await self._ask(inbox, "SUBSCRIBE", self._inbox_of(self._settings.node))
+        inbox = await self._connect(Inbox(self._lost, self._received), session)
         is_lost = await self._take_lease()
         if not self._observer.admits(await self._call("nodes", ())):
             await self._call("leave", (self._settings.node,))
             raise Refused("this relay stays alone")
+        # From here on, no message is lost: the first one may follow at once.
+        await self._ask(inbox, "SUBSCRIBE", self._inbox_of(self._settings.node))
         self._heard = self._boottime()
         self.ready = True
         self.connects += 1
@@ -436,9 +426,7 @@ class Link:
         self._log.info("the link to the engine is ready", event="cluster_ready")
         self._observer.link_ready(is_lost)
 
-    async def _connect(
-        self, connection: _Commands, session: Deferred[str]
-    ) -> _Commands:
+    async def _connect(self, connection: Commands, session: Deferred[str]) -> Commands:
         await self._endpoint.connect(QuietFactory.forProtocol(lambda: connection))
         self._connections.append(connection)
         if session.called:  # the other connection was lost meanwhile
@@ -455,18 +443,27 @@ class Link:
                 raise NotSent("the engine is no master")
         return connection
 
-    async def _ask(self, connection: _Commands, *command: str | int) -> Any:
-        asked: Deferred[Any] = connection.execute_command(*command)
-        self._deadlines.begin(asked)
+    async def _ask(self, connection: Commands, *command: Word) -> Any:
+        asked: Deferred[Any] = Deferred()
+
+        def done(_: Call, reply: Any) -> None:
+            if isinstance(reply, Exception):
+                asked.errback(reply)
+            else:
+                asked.callback(reply)
+
+        call = Call(done)
+        connection.send(call, command)
+        self._deadlines.begin(call)
         try:
             return await asked
-        except ResponseError as error:
+        except ReplyError as error:
             reason = str(error)
             if reason.startswith(WRONG_ENGINE):
                 raise NotSent(f"it is no master: {reason}") from None
             raise self._refused(reason) from None
         finally:
-            self._deadlines.end(asked)
+            self._deadlines.end(call)
 
     async def _load_scripts(self) -> None:
         loads = [

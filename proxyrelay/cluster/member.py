@@ -6,7 +6,6 @@ import random
 import secrets
 import socket
 from collections.abc import Callable
-from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -19,11 +18,10 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from proxyrelay import __version__
 from proxyrelay.cluster import files
-from proxyrelay.cluster.bus import FORMAT, Done, NoReply, NotSent
+from proxyrelay.cluster.bus import FORMAT, Done, NotSent
 from proxyrelay.cluster.claims import Claims, Stamps
 from proxyrelay.cluster.link import Link, LinkSettings
 from proxyrelay.cluster.node import Node
@@ -66,9 +64,7 @@ def _fingerprint(*values: object) -> str:
 
 
 class LinkBus:
-    """The link, with callbacks in place of Deferreds."""
-
-    _log = Logger()
+    """The link, as the rules of a node see it."""
 
     def __init__(self, link: Link, clock: Any) -> None:
         self._link = link
@@ -81,31 +77,21 @@ class LinkBus:
 
     def call(self, done: Done, script: str, *arguments: bytes | str | int) -> None:
         """Run a script."""
-        self._then(done, partial(self._link.call, script, *arguments))
+        if self._link.ready:
+            self._link.run(done, script, *arguments)
+        else:
+            self._clock.callLater(0, done, NotSent())
 
     def publish(self, done: Done, node: str, message: bytes) -> None:
         """Send a message to a node."""
-        self._then(done, partial(self._link.publish, node, message))
+        if self._link.ready:
+            self._link.tell(done, node, message)
+        else:
+            self._clock.callLater(0, done, NotSent())
 
     def engine_time(self, boottime: float | None = None) -> int:
         """A time of this machine, or now, in microseconds of the engine's clock."""
         return self._link.engine_time(boottime)
-
-    def _then(self, done: Done, call: Callable[[], Deferred[Any]]) -> None:
-        if not self._link.ready:
-            self._clock.callLater(0, self._finish, NotSent(), done)
-            return
-        call().addBoth(self._finish, done)
-
-    def _finish(self, reply: Any, done: Done) -> None:
-        if isinstance(reply, Failure):
-            reply = reply.value
-            if not isinstance(reply, (NotSent, NoReply)):
-                self._log.failure("a call of the engine failed", Failure(reply))
-        try:
-            done(reply)
-        except Exception:
-            self._log.failure("a reply of the engine could not be used")
 
 
 class Member:

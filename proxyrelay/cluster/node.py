@@ -217,11 +217,19 @@ class Node:
                 source.registration.sent += 1
                 source.registration.last_offer = offer.since
         elif kind == "HOLD" or isinstance(reply, NotSent):
-            relay.broker.await_arrival(offer, text)
+            self._await_arrival(offer, text)
         else:
             foreign = kind == "FOREIGN"
             why = BounceReason.FOREIGN if foreign else BounceReason.UNKNOWN
             relay.undelivered.bounce(offer, why)
+
+    def _await_arrival(self, offer: Offer, text: bytes) -> None:
+        """Let an offer wait for its receiver, which may have come here meanwhile."""
+        broker = self._relay.broker
+        broker.await_arrival(offer, text)
+        peer = self._relay.registry.get(offer.target)
+        if peer is not None:
+            broker.hand_over(peer, offer.target)
 
     def _is_open(self, offer: Offer) -> bool:
         return self._relay.broker.table.find(offer.source, offer.target) is offer
@@ -241,7 +249,7 @@ class Node:
         is_here = self._relay.registry.get(offer.target) is not None
         text = offer.text
         if offer.origin is None and not is_here and text is not None:
-            self._relay.broker.table.pass_on(offer)
+            self._relay.broker.table.mark_passed_on(offer)
             if not offer.number:
                 self._number += 1
                 offer.number = self._number
@@ -293,6 +301,11 @@ class Node:
 
     def _offered(self, head: codec.ForClient, message: codec.Offered) -> None:
         relay = self._relay
+        if message.node == self._name:
+            mine = self._mine(message.source, message.target, message.number)
+            if mine is not None:
+                self._await_arrival(mine, message.text)
+            return
         peer = relay.registry.get(head.uuid)
         reason, text = "", b""
         if self._bus.engine_time() - head.time > LATE_US:
@@ -347,7 +360,9 @@ class Node:
         if offer is None:
             return
         why: BounceReason | None = BounceReason.UNKNOWN
-        if source is not None:
+        if source is None:
+            self._relay.broker.table.close(offer)
+        else:
             answer = PeerConnection(message.target, "", message.source, "answer", "")
             sent = self._sent_there(source.user, message, answer)
             why = self._relay.broker.receive_answer(sent, offer)
@@ -380,10 +395,11 @@ class Node:
         if offer is None or offer.waits:
             return
         if reason != GONE:
-            self._relay.undelivered.bounce(offer, BounceReason[reason.upper()])
-        elif offer.is_sent_again:
+            why = BounceReason.__members__.get(reason.upper(), BounceReason.SILENT)
+            self._relay.undelivered.bounce(offer, why)
+        elif offer.is_sent_again or self._relay.registry.get(offer.target):
             # Wrong records would send it in circles.
-            self._relay.broker.await_arrival(offer, message.text)
+            self._await_arrival(offer, message.text)
         else:
             offer.is_sent_again = True
             self._send(offer, message.text)

@@ -20,10 +20,9 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.logger import Logger
-from txredisapi import RedisProtocol, ResponseError
 from zope.interface import implementer
 
-from proxyrelay.cluster.link import QuietFactory
+from proxyrelay.cluster.resp import Commands, QuietFactory, ReplyError
 from proxyrelay.net.timers import Heartbeat
 
 ASK_SECONDS = 1.0
@@ -35,7 +34,7 @@ LOOK_SECONDS = 5.0
 Address = tuple[str, int]
 
 
-def _ignore(_: str) -> None:
+def _ignore(*_: object) -> None:
     """Nobody listens yet."""
 
 
@@ -126,16 +125,16 @@ class SentinelEndpoint:
         return None
 
     async def _ask_one(self, sentinel: IStreamClientEndpoint) -> Address | None:
-        connection = RedisProtocol(charset=None, convertNumbers=False)
+        connection = Commands(_ignore)
         await sentinel.connect(QuietFactory.forProtocol(lambda: connection))
         try:
             if credentials := self._credentials():
                 # Many sentinels have no password beside an engine that has one.
-                with suppress(ResponseError):
-                    await connection.execute_command("AUTH", *credentials)
-            found: Any = await connection.execute_command(
+                with suppress(ReplyError):
+                    await connection.execute("AUTH", *credentials)
+            found: Any = await connection.execute(
                 "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master
             )
         finally:
-            connection.transport.abortConnection()
+            connection.abort()
         return None if found is None else (found[0].decode(), int(found[1]))

@@ -1,4 +1,4 @@
-"""``[cluster]``: settings of several relays that act as one."""
+"""``[cluster]``: settings of several relays that act as one. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From relay.toml and the command line to one frozen `Config`.
+"""From relay.toml and the command line to one frozen `Config`. Pure.
 
 All problems of a file are found in one go, each with its key, its line and the expected
 value.

@@ -1,4 +1,4 @@
-"""Lines of settings in a TOML text.
+"""Lines of settings in a TOML text. Pure.
 
 tomlkit keeps no positions, but writes a text as it was. So a mark takes the place of
 the setting, and is found in the written text.
@@ -49,7 +49,7 @@ def line_of_repetition(text: str) -> int | None:
     for number in range(1, len(lines) + 1):
         try:
             tomlkit.parse("".join(lines[:number]))
-        except KeyAlreadyPresent:  # noqa: PERF203
+        except KeyAlreadyPresent:
             return number
         except TOMLKitError:
             continue

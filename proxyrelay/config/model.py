@@ -1,4 +1,4 @@
-"""The settings of relay.toml: name, type, range, default and meaning of each.
+"""The settings of relay.toml: name, type, range, default and meaning of each. Pure.
 
 The reference of settings is generated from these docstrings. Rules that a type cannot
 say are in `proxyrelay.config.rules`.
@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from proxyrelay.config.cluster import Cluster
 from proxyrelay.config.places import socket_path
+from proxyrelay.net.ip import ip
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 """Names of log levels, as the reference relay spells them."""
@@ -27,6 +28,9 @@ PositiveSeconds = Annotated[float, Meta(ge=0.1, le=86400)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 HeldCount = Annotated[int, Meta(ge=0, le=65_536)]
 PerSecond = Annotated[float, Meta(ge=0.01, le=1_000_000)]
+
+ALL_INTERFACES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
+"""Hosts that stand for all interfaces, each with an address to connect to."""
 
 AUTHENTICATION_MARGIN_SECONDS = 0.5
 """Least difference of ``timeouts.authentication`` and ``auth.kwargs.timeout``."""
@@ -165,8 +169,9 @@ class Timeouts(Struct, frozen=True):
         authentication: From the request to the authenticator's answer; at most 8, as
             clients wait 10 s for the whole upgrade.
         registration: From the upgrade to the first registration.
-        ping_interval: From the last data of a client to the relay's ping. Stock
-            clients send pings themselves, so the relay seldom does.
+        ping_interval: Least silence of a client before the relay's ping, which comes
+            one to two intervals after the client's last data. Stock clients send pings
+            themselves, so the relay seldom does.
         ping_timeout: From that ping to its pong. A client that reads nothing cannot
             answer, and its connection is ended.
         close_handshake: From the relay's close frame to the answer, and again
@@ -401,6 +406,6 @@ def admin_place(listen: str) -> tuple[str, int] | Path:
 
 def _is_loopback(host: str | None) -> bool:
     try:
-        return host is not None and ipaddress.ip_address(host).is_loopback
+        return host is not None and ip(host).is_loopback
     except ValueError:
         return host == "localhost"

@@ -1,4 +1,4 @@
-"""Names of hosts and paths of sockets, as settings spell them."""
+"""Names of hosts and paths of sockets, as settings spell them. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules that the types of the model cannot say.
+"""Rules that the types of the model cannot say. Pure.
 
 `convert` reads one value, and `problems` and `warnings` compare several. Rules about
 files and the environment are in `proxyrelay.service.checks`.
@@ -18,6 +18,7 @@ from proxyrelay.config.cluster import place
 from proxyrelay.config.cluster import problems as cluster_problems
 from proxyrelay.config.cluster import warnings as cluster_warnings
 from proxyrelay.config.model import (
+    ALL_INTERFACES,
     AUTHENTICATION_MARGIN_SECONDS,
     PROXYSTORE_RELAY,
     AuthArguments,
@@ -38,8 +39,8 @@ MIN_CENSUS_SECONDS = 0.1
 MAX_HOST_NAME_CHARACTERS = 253
 """Longest name of a host (RFC 1035, section 2.3.4)."""
 
-_IDENTITY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""A UUID as Globus prints it."""
+CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""A UUID in lower case with dashes, as Globus prints it."""
 
 _DOMAIN = re.compile(r"[^@*\s]+")
 
@@ -107,9 +108,6 @@ _PLAIN_WORDS: Mapping[str, str] = {
     "`": "",
 }
 
-_ALL_INTERFACES = frozenset({None, "0.0.0.0", "::"})  # noqa: S104 - not bound here
-"""Hosts that stand for all interfaces, IPv4 and IPv6 alike."""
-
 
 # -- one value
 
@@ -143,7 +141,7 @@ def application_id(text: str) -> str:
         ValueError: It is no UUID.
     """
     lower = text.lower()
-    if not _IDENTITY.fullmatch(lower):
+    if not CANONICAL_UUID.fullmatch(lower):
         raise ValueError("no ID")
     return lower
 
@@ -285,8 +283,8 @@ def _useless_entries(arguments: AuthArguments) -> Iterator[Finding]:
         f'"https://auth.globus.org/scopes/{PROXYSTORE_RELAY}/relay_all"'
     )
     for name, pattern, expected in (
-        ("allowed_users", _IDENTITY, identities),
-        ("denied_users", _IDENTITY, identities),
+        ("allowed_users", CANONICAL_UUID, identities),
+        ("denied_users", CANONICAL_UUID, identities),
         ("allowed_domains", _DOMAIN, domains),
         ("denied_domains", _DOMAIN, domains),
         ("required_scopes", _SCOPE, scopes),
@@ -299,4 +297,5 @@ def _overlap(one: object, other: tuple[str | None, int]) -> bool:
     """Tell whether two places to listen are one, or one is within the other."""
     if not isinstance(one, tuple) or not one[1] == other[1] != 0:
         return False
-    return one[0] == other[0] or not _ALL_INTERFACES.isdisjoint({one[0], other[0]})
+    hosts = {one[0], other[0]}
+    return len(hosts) == 1 or not hosts.isdisjoint({None, *ALL_INTERFACES})

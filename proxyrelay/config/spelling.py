@@ -1,4 +1,4 @@
-"""Names of settings: deprecated spellings, and hints for unknown names."""
+"""Names of settings: deprecated spellings, and hints for unknown names. Pure."""
 
 from __future__ import annotations
 

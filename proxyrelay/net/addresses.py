@@ -8,6 +8,8 @@ from ipaddress import IPv6Network
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
 
+from proxyrelay.net.ip import ip
+
 SITE_PREFIX_BITS = 64
 """Length of an IPv6 prefix that one site owns (RFC 6177)."""
 
@@ -57,9 +59,7 @@ def source(address: IAddress, alone: bool = False) -> str:
 
 
 def _ip(address: IAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """IP address without a scope, IPv4 also where it is mapped; None if local."""
+    """IP address, as `ip` reads it; None if local."""
     if not isinstance(address, IPv4Address | IPv6Address):
         return None
-    # A scope, after "%", names an interface of the relay.
-    host = ipaddress.ip_address(address.host.partition("%")[0])
-    return getattr(host, "ipv4_mapped", None) or host
+    return ip(address.host)

@@ -1,4 +1,7 @@
-"""Certificates and keys: loading and checking the files."""
+"""Certificates and keys: loading and checking the files.
+
+`proxyrelay.service.reload.CertificateWatch` serves renewed files.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from stat import S_ISREG
@@ -23,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import crypto
 
 from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.net.files import NotRegular, read_small
 
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 """Curves of the ECDSA keys that current clients accept."""
@@ -174,7 +178,7 @@ def _fingerprint(path: Path) -> tuple[int, int, int] | None:
 
 def now() -> datetime:
     """Present time, with its zone."""
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def _fault(message: str) -> Problem:
@@ -187,9 +191,9 @@ def _wrong(setting: str, message: str) -> ConfigError:
 
 def _read(setting: str, path: Path) -> bytes:
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise _wrong(setting, f"{path} is not a regular file")
-        return path.read_bytes()
+        return read_small(path)
+    except NotRegular:
+        raise _wrong(setting, f"{path} is not a regular file") from None
     except OSError as error:
         raise _wrong(setting, f"{path} cannot be read: {error.strerror}") from None
 

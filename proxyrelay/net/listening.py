@@ -83,7 +83,7 @@ def inherited(descriptors: Iterable[int]) -> list[socket.socket]:
             ):
                 raise OSError("no listening TCP socket")
             _prepare(taken)
-        except OSError as error:  # noqa: PERF203
+        except OSError as error:
             _close(sockets)
             reason = os.strerror(error.errno).lower() if error.errno else str(error)
             raise StartError(

@@ -51,10 +51,14 @@ class TurnBudget:
         Refused work is not queued: the caller retries on its next event.
         """
         if self.full:
-            self._refused = self._clock.seconds()
+            self.note_refusal()
             return False
         self._spend()
         return True
+
+    def note_refusal(self) -> None:
+        """Count refused work as a backlog, for `BACKLOG_HOLD_SECONDS`."""
+        self._refused = self._clock.seconds()
 
     def _spend(self) -> None:
         self._left -= 1

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
+
+from proxyrelay.net.ip import ip
 
 MAX_HOPS = 16
 """Entries of ``X-Forwarded-For`` that are read, from the right."""
@@ -32,19 +34,14 @@ class Proxies:
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = [ip_network(network) for network in networks]
 
-    def __bool__(self) -> bool:
-        return bool(self._networks)
-
     def trust(self, host: str) -> bool:
         """Whether an address belongs to a trusted proxy. Other texts never do."""
         if not self._networks:
             return False
         try:
-            address = ip_address(host.partition("%")[0])
+            address = ip(host)
         except ValueError:
             return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
         return any(address in network for network in self._networks)
 
     def client(self, host: str, forwarded: str | None) -> str:

@@ -56,9 +56,6 @@ class RateLimitedLog:
         # By key: the time at which its lines are paid for, and the lines left out.
         self._keys: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def admit(self, now: float, key: Hashable = None) -> int | None:
         """Ask for one line, at a time in seconds.
 

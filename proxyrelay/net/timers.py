@@ -1,5 +1,7 @@
 """Timeouts and intervals that survive a pause of the process.
 
+The timeouts of connections are in `proxyrelay.websocket.lifecycle`.
+
 SIGSTOP or a moved machine may pause the process. Twisted runs timers before it reads
 sockets. So late work waits until the unread data has been read: a client is not timed
 out for data that lies in its socket.

@@ -110,7 +110,7 @@ class TlsTransport(DirectWriteTransport):
     def _begin(self) -> Exception | None:
         """Take a step of the handshake, in its turn and of a bounded length."""
         if self._handshakes.full:
-            self._handshakes.try_acquire()  # in vain, to note the backlog
+            self._handshakes.note_refusal()
             return None
         try:
             data = self.socket.recv(MAX_HANDSHAKE_BYTES + 1, MSG_PEEK)

@@ -24,7 +24,7 @@ def fan_out(observers: Sequence[Callable[P, None]]) -> Callable[P, None]:
         for observer in observers:
             try:
                 observer(*args, **kwargs)
-            except Exception:  # noqa: PERF203
+            except Exception:
                 _log.failure("an observer has failed")
 
     return tell

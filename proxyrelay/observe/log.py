@@ -1,4 +1,4 @@
-"""Sinks and formats of the log.
+"""Levels and formats of the log, and its observer.
 
 The words of its lines about clients stand in `proxyrelay.switchboard.events`. All other
 lines are where they are logged.

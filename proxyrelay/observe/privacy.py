@@ -14,6 +14,7 @@ from secrets import token_bytes, token_hex
 
 from proxyrelay.config import Logging
 from proxyrelay.errors import ConfigError, Problem
+from proxyrelay.net.files import NotRegular, read_small
 from proxyrelay.switchboard.events import Event
 from proxyrelay.switchboard.user import ANONYMOUS
 
@@ -117,13 +118,12 @@ def _read(path: Path) -> bytes | None:
         OSError: It cannot be read.
         ValueError: It holds no key; the text says why.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError("is no regular file")
     try:
-        with path.open("rb") as file:
-            key = file.read(KEY_CEILING + 1).strip()
+        key = read_small(path, KEY_CEILING + 1).strip()
     except FileNotFoundError:
         return None
+    except (NotRegular, IsADirectoryError):
+        raise ValueError("is no regular file") from None
     if not KEY_BYTES <= len(key) <= KEY_CEILING:
         raise ValueError(
             f"holds no key: expected {KEY_BYTES} to {KEY_CEILING} bytes that nobody "

@@ -7,7 +7,7 @@ line or control a terminal.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import lru_cache
 from json import JSONEncoder
 from math import isfinite
@@ -34,7 +34,7 @@ def moment(time: float) -> str:
 @lru_cache(maxsize=2)
 def _second(time: int) -> str:
     """A second as text; many lines of a burst share it."""
-    return datetime.fromtimestamp(time, timezone.utc).replace(tzinfo=None).isoformat()
+    return datetime.fromtimestamp(time, UTC).replace(tzinfo=None).isoformat()
 
 
 def _plain(value: object) -> object:

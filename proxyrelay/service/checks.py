@@ -8,7 +8,6 @@ rules for values in `proxyrelay.config.rules`.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from proxyrelay.auth import credentials
 from proxyrelay.auth.credentials import Credentials
+from proxyrelay.auth.policy import B64TOKEN
 from proxyrelay.config import (
     PROXYSTORE_RELAY,
     Admin,
@@ -31,6 +31,7 @@ from proxyrelay.config import (
 from proxyrelay.config.cluster import Cluster
 from proxyrelay.errors import ConfigError, Problem
 from proxyrelay.net import certificates
+from proxyrelay.net.files import read_small
 from proxyrelay.net.tls_context import server_context
 from proxyrelay.observe import audit, privacy
 from proxyrelay.observe.log import FILE_NAME
@@ -45,9 +46,6 @@ CLUSTER_LACKS = (
     "[cluster] needs the packages of proxyrelay[cluster]: "
     "pip install 'proxyrelay[cluster]'"
 )
-
-_TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
-"""RFC 6750, section 2.1: ``b64token``."""
 
 
 @dataclass
@@ -165,21 +163,19 @@ def read_token(file: Path) -> Secret:
         ConfigError: The file cannot be read, or holds no token.
     """
     try:
-        if file.exists() and not file.is_file():  # a read from a pipe could block
-            raise OSError(0, "it is no regular file")
-        with file.open("rb") as opened:
-            text = opened.read(MAX_TOKEN_CHARACTERS + 2).strip()
+        text = read_small(file, MAX_TOKEN_CHARACTERS + 2).strip()
     except OSError as error:
         wrong = f"{file} cannot be read: {error.strerror}"
         raise ConfigError([Problem("admin.token_file", wrong)]) from None
+    token = text.decode("ascii", "replace")
     has_length = MIN_TOKEN_CHARACTERS <= len(text) <= MAX_TOKEN_CHARACTERS
-    if not has_length or not _TOKEN.fullmatch(text):
+    if not has_length or not B64TOKEN.fullmatch(token):
         wrong = (
             f"{file} must hold one token of {MIN_TOKEN_CHARACTERS} or more letters, "
             "digits and -._~+/, such as 'openssl rand -hex 32' prints"
         )
         raise ConfigError([Problem("admin.token_file", wrong)])
-    return Secret(text.decode("ascii"))
+    return Secret(token)
 
 
 def read_cluster_files(cluster: Cluster) -> list[str]:
@@ -193,7 +189,6 @@ def read_cluster_files(cluster: Cluster) -> list[str]:
     """
     try:
         import hiredis  # noqa: F401, PLC0415 - an extra
-        import txredisapi  # noqa: F401, PLC0415
     except ImportError:
         raise ConfigError([Problem("cluster", CLUSTER_LACKS)]) from None
     from proxyrelay.cluster import files  # noqa: PLC0415 - loaded only if set

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="proxyrelay")
 
-SWEEP_SECONDS = 0.5
+TICK_SECONDS = 0.5
 """Interval between two looks at the offers that wait for an answer."""
 
 
@@ -60,8 +60,8 @@ class RelayService(MultiService):
 
     Args:
         pair: Certificate and key; None to serve without TLS.
-        reactor: Runs everything but the deadlines of connections.
-        clock: Runs those; None for the reactor.
+        reactor: Runs the sockets. The end of a drain stops it.
+        clock: Runs the timers of the relay; None for the reactor.
         inherited: Listening sockets from a supervisor, in place of own ones.
         further: Observers beside the log.
         on_forward: Observers of forwarded messages beside the log.
@@ -127,7 +127,7 @@ class RelayService(MultiService):
             self._list_clients, clock, "the list of clients has stopped"
         )
         self._sweep = Heartbeat(
-            clock, SWEEP_SECONDS, self._tick, self.factory.has_backlog
+            clock, TICK_SECONDS, self._tick, self.factory.has_backlog
         )
         self.factory.held_up = lambda: self._sweep.overdue
         self._heap = Heap()

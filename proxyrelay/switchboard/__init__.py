@@ -1,1 +1,1 @@
-"""The rules: register, forward, leave. No Twisted."""
+"""The rules: register, forward, leave. Pure."""

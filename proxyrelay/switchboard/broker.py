@@ -74,7 +74,7 @@ class Broker:
         self.table.forget(now)
 
     def _put_down(self) -> None:
-        """Empty the table without the shield: every answer is passed on from now on."""
+        """Empty the table after the shield is turned off: answers need no offer."""
         for offer in self.table.unanswered(self._clock(), 0.0):
             self.pass_on(offer)
             if offer.waits:
@@ -177,6 +177,9 @@ class Broker:
     def _forward_offer(self, sent: Sent) -> None:
         source, target = sent.message.source_uuid, sent.message.peer_uuid
         undelivered, other = self._undelivered, self.table.find(target, source)
+        if other is not None and self._is_elsewhere(other, sent):
+            undelivered.bounce(other, BounceReason.CROSSED)
+            other = None
         if source == target:
             # A stock client ends on an offer that it has just made itself.
             undelivered.send_back(sent, BounceReason.SELF)
@@ -193,6 +196,18 @@ class Broker:
             undelivered.drop(sent, DropReason.CROSSING)
         else:
             self._forward_new(sent)
+
+    def _is_elsewhere(self, other: Offer, sent: Sent) -> bool:
+        """Whether an offer does not concern this connection of its receiver.
+
+        The sender has left this relay before the offer was passed on; or it was passed
+        on to an older connection at another relay.
+        """
+        if self._undelivered.directory is None:
+            return False
+        if other.waits:
+            return other.origin is None and self._find(other.source) is None
+        return other.since + other.waited < sent.registration.registered_at
 
     def _forward_new(self, sent: Sent) -> None:
         """Pass on an offer that no other one forbids, now or later."""
@@ -340,7 +355,7 @@ class Broker:
         offer.waited = self._clock() - offer.since
         why = self._deliver(sent, offer)
         if why is None:
-            self.table.pass_on(offer)
+            self.table.mark_passed_on(offer)
         elif why is not BounceReason.UNKNOWN:
             self._undelivered.bounce(offer, why)
 

@@ -2,7 +2,8 @@
 
 Log, audit log, counters and live page read names, texts and fields here. A new event
 needs a class here, the call that reports it, and its words in ``docs/_ext/events.py``.
-`proxyrelay.observe.log` has only the sinks and formats of the log.
+`proxyrelay.observe.log` has the levels and formats of the log, and its observer.
+`proxyrelay.observe.sinks` writes the lines.
 
 A format is a constant. What a client chose stands in it with ``!a``, so that it can
 neither forge a line nor control a terminal.

@@ -1,4 +1,4 @@
-"""The wire grammar: what clients and the relay say to each other.
+"""The wire grammar: what clients and the relay say to each other. Pure.
 
 All messages are JSON objects in text frames::
 
@@ -17,19 +17,19 @@ Only the grammar lives here: types, decoding, encoding. No rules, no I/O.
 from __future__ import annotations
 
 import json
-import re
 from typing import Literal
 from uuid import UUID
 
 import msgspec
 
+from proxyrelay.config import CANONICAL_UUID
 from proxyrelay.errors import UnknownMessage
 
 MESSAGE_CEILING = 1024 * 1024
 """Bytes of the longest message that stock clients accept: the default
 ``max_size`` of the websockets library."""
 
-_is_canonical = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+_is_canonical = CANONICAL_UUID.fullmatch
 
 
 def canonical_uuid(text: str) -> str:

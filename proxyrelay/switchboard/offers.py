@@ -102,9 +102,10 @@ class OfferTable:
     """Outstanding offers, at most one from a client to another; and connected pairs."""
 
     def __init__(self) -> None:
-        # The oldest first, in both.
+        # All offers, and those that wait; the oldest first in both.
         self._open: dict[Pair, Offer] = {}
         self._held: dict[Pair, Offer] = {}
+        # The offers to and from each client; the oldest first, too.
         self._with: dict[str, dict[Pair, Offer]] = {}
         self._shares: Shares[Offer] = Shares()
         self._held_shares: Shares[Offer] = Shares()
@@ -191,7 +192,7 @@ class OfferTable:
             or self._held_shares.size(offer.holder) < settings.held_per_user
         )
 
-    def pass_on(self, offer: Offer) -> None:
+    def mark_passed_on(self, offer: Offer) -> None:
         """Note that a waiting offer reached its receiver."""
         del self._held[offer.source, offer.target]
         self._held_shares.remove(offer.holder, offer)
@@ -210,7 +211,7 @@ class OfferTable:
         del self._open[pair]
         self._shares.remove(offer.holder, offer)
         if offer.waits:
-            self.pass_on(offer)
+            self.mark_passed_on(offer)
         for uuid in set(pair):
             offers = self._with[uuid]
             del offers[pair]

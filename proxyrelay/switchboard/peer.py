@@ -27,7 +27,7 @@ class LeaveReason(Enum):
     CLOSED = "closed"
     """The client has closed its connection."""
     SHUT = "shut"
-    """The relay has closed it, since it stops."""
+    """The relay has closed it: it stops, or its drain is overdue."""
     LOST = "lost"
     """The connection has ended without a close handshake."""
     IDLE = "idle"
@@ -136,9 +136,13 @@ class Peer(Sender, Protocol):
         """
 
     def ping(self, answered: Callable[[], None]) -> bool:
-        """Ping the client, unless it reads nothing, in the place of the ping before.
+        """Ping the client; a client that reads nothing gets no ping.
 
-        The pong calls ``answered``, after all messages before it.
+        Only the pong to the latest ping calls ``answered``. The messages before the
+        pong are processed by then.
+
+        Returns:
+            Whether a ping was sent.
         """
 
     def await_claim(self, awaits: bool) -> None:

@@ -95,9 +95,6 @@ class Crossing:
         self._probe_of: dict[Offer, _Probe] = {}
         self._ping_debts: dict[str, float] = {}
 
-    def __len__(self) -> int:
-        return len(self._deadlines)
-
     def begin(self, offer: Offer, peer: Peer) -> None:
         """Let an offer with its text wait for its receiver, perhaps anew."""
         self.yield_time(offer)

@@ -7,19 +7,19 @@ over its rate are read later, never refused.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from proxyrelay.config import Config
-from proxyrelay.errors import PeerBusy, PeerGone, PolicyViolation, Refusal
+from proxyrelay.errors import PeerBusy, PeerGone, PolicyViolation
 from proxyrelay.net.pacing import TurnBudget
 from proxyrelay.net.timers import TimeoutQueue
 from proxyrelay.net.write_batch import WriteBatch
-from proxyrelay.websocket.admission import Limits, Origin
+from proxyrelay.websocket.admission import Limits
+from proxyrelay.websocket.connection import Connection
 from proxyrelay.websocket.fastpath import LENGTH_16, LENGTH_64, TEXT
-from proxyrelay.websocket.state import Phase
 
 FOLLOW_SECONDS = 1.0
 """Longest wait for the end of a replaced connection."""
@@ -50,49 +50,6 @@ def header(first: int, payload_length: int) -> bytes:
     if payload_length < 1 << 16:
         return bytes((first, LENGTH_16)) + payload_length.to_bytes(2, "big")
     return bytes((first, LENGTH_64)) + payload_length.to_bytes(8, "big")
-
-
-class Connection(Protocol):
-    """A `proxyrelay.websocket.protocol.RelayProtocol`, as its parts see it.
-
-    Attributes:
-        phase: Set by `proxyrelay.websocket.lifecycle.Lifecycle.enter` alone.
-    """
-
-    STATE_CONNECTING: int
-    STATE_OPEN: int
-    STATE_CLOSED: int
-    state: int
-    phase: Phase
-    flow: FlowControl
-    origin: Origin[Any]
-    transport: Any
-    awaits_claim: bool
-
-    @property
-    def request_is_whole(self) -> bool:
-        """Whether the request was read and waits for its turn."""
-
-    def dataReceived(self, data: bytes) -> None:
-        """Process a read."""
-
-    def slowed_down(self) -> None:
-        """Report a pause in reading from a client over its rate."""
-
-    def violate(self, refusal: Refusal) -> None:
-        """Close after a violation."""
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Close for what the client did or is."""
-
-    def drop(self, reason: str) -> None:
-        """End the connection without a close handshake."""
-
-    def check_alive(self) -> None:
-        """Send a ping; the next phase is AWAITING_PONG."""
-
-    def cancel_authentication(self) -> None:
-        """Complete the upgrade now, with a refusal."""
 
 
 class FlowQueues:
@@ -134,9 +91,9 @@ class FlowControl:
         heard: Whether bytes came since the phase of the connection began.
         paused: Whether the client leaves bytes unread.
         is_following: Whether writes wait for the end of a replaced connection.
-        unread: Bytes written since one of these two began.
-        message_debt: Time in seconds of the clock, not an amount: from then on the
-            client's frames are within its rate.
+        unread: Bytes written since ``paused`` or ``is_following`` became true.
+        message_debt: Time on the clock, in seconds, and not an amount. From that time
+            on, the client's frames are within its rate.
         out_of_turn: Frames before the registration, or after a close frame.
         awaited_pongs: Pongs of this read that the relay has asked for. They are free.
     """

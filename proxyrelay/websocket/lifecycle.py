@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from proxyrelay.config import Timeouts
 from proxyrelay.errors import TryAgainLater
 from proxyrelay.net.timers import TimeoutQueue
-from proxyrelay.websocket.flow import Connection
+from proxyrelay.websocket.connection import Connection
 from proxyrelay.websocket.state import Phase
 
 SLACK_SHARE = 0.01
@@ -64,7 +64,7 @@ def _refuse(connection: Connection) -> None:
     connection.refuse(TryAgainLater("No registration arrived in time."))
 
 
-def _has_pinged(connection: Connection) -> bool:
+def _was_heard(connection: Connection) -> bool:
     # Stock clients ping on their own. Such a client needs no ping from the relay.
     return connection.flow.heard and not connection.flow.paused
 
@@ -102,7 +102,7 @@ PHASES = {
     Phase.READY: Row(
         "ping_interval",
         lambda connection: connection.check_alive(),
-        extend=_has_pinged,
+        extend=_was_heard,
     ),
     Phase.AWAITING_PONG: Row(
         "ping_timeout",

@@ -63,8 +63,8 @@ class RelayProtocol(UpstreamProtocol):
     origin: Origin[RelayProtocol]
     slowed = False
 
-    # Attributes of Twisted and Autobahn, as they mostly are between two reads. So
-    # `forget_request` deletes them from the connection.
+    # Attributes of Twisted and Autobahn, with their usual values between two reads.
+    # `forget_request` deletes such values from the connection.
     connected = 1
     current_frame = None
     data = b""
@@ -152,7 +152,7 @@ class RelayProtocol(UpstreamProtocol):
             self.cancel_authentication()
 
     def abort(self) -> None:
-        """End the connection at once, with unwritten data."""
+        """End the connection at once. Unwritten data is lost."""
         self.drop("aborted at shutdown")
         if self.phase is Phase.DROPPING:
             self.transport.abortConnection()

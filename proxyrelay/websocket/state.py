@@ -1,4 +1,8 @@
-"""The life of a relay: one state, in `RelayFactory.state`. Pure."""
+"""States of a relay, and phases of a connection. Pure.
+
+`RelayFactory.state` holds the state of a relay. `proxyrelay.websocket.lifecycle` has
+the table of phases.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ class RelayState(IntEnum):
 
 
 class Phase(Enum):
-    """Phase of a connection. `PHASES` has a row for each but the last."""
+    """Phase of a connection. `lifecycle.PHASES` has a row for each but the last."""
 
     TLS_HANDSHAKE = auto()
     OPENING = auto()

@@ -1,11 +1,13 @@
-"""Every override of Autobahn's behaviour. Checked against Autobahn 26.10.2.
+"""Overrides of Autobahn's behaviour. Checked against Autobahn 26.10.2.
 
-`UpstreamProtocol` offers plain hooks in their place, so that `RelayProtocol` reads
-without knowledge of Autobahn. ``tests/upstream`` checks a new Autobahn.
+`UpstreamProtocol` offers plain hooks in their place, so that `RelayProtocol` needs
+little knowledge of Autobahn. Two overrides are elsewhere: `RelayProtocol.dataReceived`,
+and `proxyrelay.websocket.factory.served_class`. ``tests/upstream`` checks a new
+Autobahn.
 
-`proxyrelay.errors` has the close codes of refusals. Three codes have no refusal: 1001
-(the relay stops), 1002 (Autobahn found a violation), and 1009 (a message is longer than
-any relay takes).
+`proxyrelay.errors` has the close codes of refusals. Four codes have no refusal: 1001
+(the relay stops), 1002 (Autobahn found a violation), 1007 (a text is not UTF-8), and
+1009 (a message is longer than any relay takes).
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class UpstreamProtocol(WebSocketServerProtocol):
     _frame_count = 0
 
     def __init__(self) -> None:
-        """Leave all attributes to the class; see `factory.served_class`."""
+        """Do nothing: `proxyrelay.websocket.factory.served_class` sets attributes."""
 
     # -- hooks
 

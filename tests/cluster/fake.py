@@ -174,6 +174,15 @@ class FakeEngine:
             self._tell(waiting, f"arrived {uuid}\n".encode())
         return [b"OK", rounds, int(again)]
 
+    def again(self, node: str, recent: int, *words: Any) -> list[list[Any]]:
+        found = []
+        for start in range(0, len(words), 4):
+            uuid, connection, user, stamp = words[start : start + 4]
+            found.append(
+                self.register(uuid, node, connection, user, stamp, "again", 0, recent)
+            )
+        return found
+
     def unregister(self, uuid: str, node: str, connection: int, _recent: int) -> int:
         record = self.records.get(uuid)
         if record and (record["node"], record["connection"]) == (node, connection):

@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from proxyrelay.cluster import codec
 from proxyrelay.cluster.bus import hashed_user
 from proxyrelay.config import Offers
 from proxyrelay.errors import TryAgainLater
@@ -193,6 +194,48 @@ class CrossingTests(NodeTestCase):
                 one.leave()
                 other.leave()
                 self.settle()
+
+    def test_offer_of_a_client_to_which_one_went_elsewhere_is_passed_on(self) -> None:
+        a, b = self.client(A, 0), self.client(B, 1)
+        self.offer(a, B)
+        self.wake()
+        self.engine.now += 1
+        a.leave()
+        self.settle()
+        a = self.client(A, 1)
+        self.engine.now += 1
+        b.leave()
+        self.settle()
+        b = self.client(B, 0)
+        self.engine.now += 1
+        self.offer(b, A, "other")
+        self.wake()
+        self.assertEqual(a.received, {B: "other"})
+
+    def test_offer_reaches_a_client_that_comes_to_the_same_node_meanwhile(self) -> None:
+        a = self.client(A, 0)
+        b = self.connecting(B, 0)
+        self.offer(a, B)
+        self.wake()
+        self.assertEqual(b.received, {A: "v=0"})
+        self.answer(b, A)
+        self.settle()
+        self.assertEqual(a.ends, [(B, "v=0", "answered")])
+
+    def test_answer_to_a_client_that_left_closes_the_offer(self) -> None:
+        a, b = self.client(A, 0), self.client(B, 1)
+        self.offer(a, B)
+        self.wake()
+        a.leave()
+        self.answer(b, A)
+        self.settle()
+        self.assertEqual([len(n.relay.broker.table) for n in self.nodes], [0, 0])
+
+    def test_registration_whose_acceptance_is_on_its_way_is_not_given_up(self) -> None:
+        a = self.connecting(A, 0)
+        self.nodes[0].claims.asked(codec.Question(1, "n2:x", A, a.arrival))
+        self.settle()
+        self.assertEqual(self.engine.records[A]["node"], "n1:x")
 
     def test_offer_of_a_client_that_registered_anew_waits_for_a_crossing_one(
         self,

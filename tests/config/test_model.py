@@ -93,9 +93,14 @@ class ConfigTests(ConfigTestCase):
             self.assertEqual({word for word in words if word in exposure}, missing)
 
     def test_exposure_depends_on_interface(self) -> None:
-        for private in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
+        for private in (
+            *("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "localhost"),
+        ):
             self.assertIsNone(Config(host=private).exposure(), private)
-        for host in (None, "0.0.0.0", "::", "192.0.2.1", "relay.example"):
+        for host in (
+            *(None, "0.0.0.0", "::"),
+            *("192.0.2.1", "::ffff:192.0.2.1", "relay.example"),
+        ):
             self.assertIsNotNone(Config(host=host).exposure(), host)
 
 

@@ -72,7 +72,7 @@ class Watched(RelayClient):
         super().__init__(address, **options)  # type: ignore[arg-type]
         self.refused = asyncio.Event()
 
-    async def _register(self, timeout: float) -> ClientConnection:
+    async def _register(self, timeout: float) -> ClientConnection:  # noqa: ASYNC109 - of proxystore
         try:
             return await super()._register(timeout)
         except ConnectionClosed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from socket import socket
@@ -15,9 +16,10 @@ from proxystore.p2p.relay.client import RelayClient
 from websockets.sync.client import connect
 
 from tests.integration.test_twistd import TwistdTestCase
-from tests.support.certificates import Authority
+from tests.support.certificates import SETTINGS, Authority
+from tests.support.cluster import ClusterTestCase
 from tests.support.processes import PATIENCE, PAUSE, RelayProcess
-from tests.support.recording import registration
+from tests.support.recording import B, answer, offer, registration
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 
@@ -39,7 +41,8 @@ class HaproxyTests(TwistdTestCase):
         path = shutil.which(self.program, path=f"{os.environ['PATH']}:/usr/sbin")
         if path is None:
             raise SkipTest(f"no {self.program} on this machine")
-        authority = Authority()
+        self.path = path
+        self.authority = authority = Authority()
         self.certfile, self.keyfile = authority.write(self.folder)
         self.context = authority.client_context()
         self.port, self.relay_port = self.reserve(), self.reserve()
@@ -122,6 +125,74 @@ class HaproxyTests(TwistdTestCase):
         self.addCleanup(client.close)
         client.send(registration(uuid).decode())
         relay.wait_for(rf"registered {uuid} .* from 127\.0\.0\.2\b")
+
+
+class HaproxyClusterTests(HaproxyTests, ClusterTestCase):
+    """conf/haproxy-cluster.cfg, in front of two nodes; a third one never comes."""
+
+    def options(self) -> list[str | Path]:
+        text = (CONF / "haproxy-cluster.cfg").read_text()
+        both, file = self.folder / "both.pem", self.folder / "haproxy.cfg"
+        both.write_text(self.certfile.read_text() + self.keyfile.read_text())
+        self.ports = [(self.reserve(), self.reserve()) for _ in range(3)]
+        for number, (port, admin) in enumerate(self.ports):
+            host = f"192.0.2.{11 + number}"
+            checked = f"{host}:8700 check port 8701"
+            self.assertIn(checked, text)
+            text = text.replace(checked, f"{PROXY}:{port} check port {admin}")
+            text = text.replace(f"{host}:8700 backup", f"{PROXY}:{port} backup")
+        for old, new in (
+            ("bind :443", f"bind {PROXY}:{self.port}"),
+            ("/etc/haproxy/relay.pem", str(both)),
+            ("/etc/haproxy/nodes.pem", str(self.authority.write_root(self.folder))),
+        ):
+            self.assertIn(old, text)
+            text = text.replace(old, new)
+        file.write_text(f"global\n    maxconn 100\n{text}")
+        trial = self.start(self.path, "-c", "-f", file)
+        self.assertEqual(trial.wait(), 0, trial.said)
+        self.assertEqual(trial.errors, [])
+        return ["-q", "-db", "-f", file]  # or it reports each node that is away
+
+    def serve(self, number: int = 0) -> RelayProcess:
+        port, admin = self.ports[number]
+        text = (
+            f"{SETTINGS}[limits]\ntrusted_proxies = ['{PROXY}']\n{self.settings}"
+            f"[admin]\nlisten = '{PROXY}:{admin}'\n"
+        )
+        return self.node(f"node{number}", text, port)
+
+    def test_draining_node_is_left_out_and_keeps_its_clients(self) -> None:
+        first = self.serve()
+        one = self.registered(self.url, self.context)
+        second = self.serve(1)
+        first.send(signal.SIGUSR2)
+        first.wait_for("draining: ")
+        two = self.registered(self.url, self.context, uuid=B)
+        second.wait_for(f"registered {B} ")
+        for source, target, text in ((one, two, offer()), (two, one, answer())):
+            source.send(text.decode())
+            self.assertEqual(target.recv(), text.decode())
+        one.close()
+        self.assertEqual(first.wait(), 0)
+        two.ping()
+
+    def test_client_of_a_killed_node_comes_back_to_the_other(self) -> None:
+        nodes = [self.serve(0), self.serve(1)]
+        uuid = uuid4()
+
+        async def scenario() -> None:
+            client = RelayClient(
+                self.url, client_uuid=uuid, ssl_context=self.context, timeout=PATIENCE
+            )
+            async with client:
+                home = ["node0", "node1"].index(self.holder(uuid) or "")
+                await asyncio.to_thread(nodes[home].stop, signal.SIGKILL)
+                other = nodes[1 - home]
+                await asyncio.to_thread(other.wait_for, f"registered {uuid} ")
+                await client.connect()
+
+        self.play(scenario())
 
 
 class NginxTests(HaproxyTests):

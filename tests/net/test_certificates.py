@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from base64 import encodebytes
 from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -28,7 +28,7 @@ from proxyrelay.errors import ConfigError
 from proxyrelay.net import certificates
 from proxyrelay.net.tls_context import server_context
 
-NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey

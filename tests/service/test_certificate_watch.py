@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -55,7 +55,7 @@ class CertificateWatchTests(ReloadTestCase):
         self.assertEqual(self.relay.changes, 0)
 
     def test_watch_served_expired_certificate_is_not_logged_again(self) -> None:
-        expired = Authority(end=datetime(2020, 1, 1, tzinfo=timezone.utc))
+        expired = Authority(end=datetime(2020, 1, 1, tzinfo=UTC))
         expired.write(self.folder)
         self.relay.pair = expired.pair()
         self.assertEqual([self.look(), self.look()], [[], []])

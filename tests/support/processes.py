@@ -118,14 +118,14 @@ class Process:
             raise AssertionError(f"no line has {pattern!r}:\n{self.said}")
         return found
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait for the end, and read the rest; returns the exit status.
 
         Raises:
             AssertionError: It does not end.
         """
         try:
-            status = self._child.wait(PATIENCE)
+            status = self._child.wait(seconds)
         except subprocess.TimeoutExpired:
             self.end()
             raise AssertionError(f"the process does not end:\n{self.said}") from None

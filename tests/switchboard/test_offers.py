@@ -161,7 +161,7 @@ class OfferTableTests(SynchronousTestCase):
         self.assertIsNone(table.displaced(waiting(C, B), TERMS))
         long = waiting(C, B, holder="others", length=MAX_HELD_BYTES + 1)
         self.assertIsNone(table.displaced(long, TERMS))
-        table.pass_on(first)
+        table.mark_passed_on(first)
         self.assertTrue(table.hold(other, TERMS))
         self.assertIsNone(table.displaced(waiting(C, A, holder="others"), TERMS))
 
@@ -228,7 +228,7 @@ class OfferTableMachine(RuleBasedStateMachine):
     def pass_on(self, source: str, peer: str) -> None:
         offer = self.found(source, peer)
         if offer is not None and offer.text is not None:
-            self.table.pass_on(offer)
+            self.table.mark_passed_on(offer)
             assert offer.text is None
 
     @rule(source=UUIDS, peer=UUIDS)

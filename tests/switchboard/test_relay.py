@@ -697,7 +697,7 @@ class CrossingTests(RelayTestCase):
             self.other = self.registered(B)
             self.offer(A, C)
             self.assertEqual(self.errors(self.one), [FOREIGN.format(C)])
-        self.assertEqual((others.sent, len(self.waiting)), ([], 0))
+        self.assertEqual((others.sent, len(self.waiting._deadlines)), ([], 0))
 
     def test_crossing_receiver_of_another_user_gets_no_offer(self) -> None:
         self.offer()

@@ -137,7 +137,7 @@ class InterleavingTests(SynchronousTestCase):
         clock.callLater(0.2, relay.receive, one, text)
         while calls := clock.getDelayedCalls():
             clock.advance(max(0.0, calls[0].getTime() - clock.seconds()))
-        self.assertEqual(len(waiting), 0)
+        self.assertEqual(len(waiting._deadlines), 0)
         if other.connected is not None:
             other.connected -= start
         return other
@@ -214,7 +214,7 @@ class CrossingTests(SynchronousTestCase):
         for _ in range(6):
             self.assertEqual(self.passed, [])
             self.pong(0.001)
-        self.assertEqual((self.passed, len(self.crossing)), ([waiting], 0))
+        self.assertEqual((self.passed, len(self.crossing._deadlines)), ([waiting], 0))
         self.clock.advance(0.25)
         self.assertEqual((self.passed, self.clock.getDelayedCalls()), ([waiting], []))
 
@@ -305,4 +305,4 @@ class CrossingTests(SynchronousTestCase):
         waiting.text = None
         self.pong(0.001)
         self.clock.advance(RETRY_SECONDS)
-        self.assertEqual((len(self.crossing), self.peer.pings), (0, 1))
+        self.assertEqual((len(self.crossing._deadlines), self.peer.pings), (0, 1))

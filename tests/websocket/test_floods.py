@@ -124,7 +124,7 @@ class FloodTests(SynchronousTestCase):
 
     def test_frames_over_the_rate_are_processed_later(self) -> None:
         client = self.registered()
-        burst = int(self.factory.config.limits.burst) * 100
+        burst = int(Config().limits.burst) * 100
         client.dataReceived(frame(PING, b"x") * (burst + 1000))
         for _ in range(burst):
             self.turn()
@@ -169,7 +169,7 @@ class FloodTests(SynchronousTestCase):
 
     def test_ping_timeout_while_relay_is_late_is_extended(self) -> None:
         client: Any = self.registered()
-        timeouts = self.factory.config.timeouts
+        timeouts = Config().timeouts
         late = timeouts.ping_interval * 1.02 + timeouts.ping_timeout * 1.02
         self.factory.outbox.backlogged = True
         self.clock.pump([1.0] * int(late + timeouts.ping_timeout))
