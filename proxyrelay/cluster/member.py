@@ -46,9 +46,6 @@ FORMAT = 1
 MAX_FORWARDS = 64
 """Messages that are passed on with one call. They keep the engine for under 1 ms."""
 
-SWEEP_SECONDS = 0.5
-"""Interval between two looks at what is due."""
-
 REAP_SECONDS = 30.0
 """Interval between two looks at the other nodes."""
 
@@ -247,10 +244,7 @@ class Member:
             clock.seconds,
         )
         self._bus = bus
-        self._heartbeats = (
-            Heartbeat(clock, SWEEP_SECONDS, self.claims.tick),
-            Heartbeat(clock, REAP_SECONDS, self._look_around),
-        )
+        self._heartbeat = Heartbeat(clock, REAP_SECONDS, self._look_around)
 
     def start(self) -> None:
         """Join the cluster, as soon as the engine can be reached."""
@@ -258,8 +252,11 @@ class Member:
         if self._sentinel is not None:
             self._sentinel.start()
         self.link.start()
-        for heartbeat in self._heartbeats:
-            heartbeat.start()
+        self._heartbeat.start()
+
+    def tick(self) -> None:
+        """Act on what is due; to be called twice a second."""
+        self.claims.tick()
 
     def stop(self) -> Deferred[None]:
         """Leave the cluster, after the last client has left.
@@ -267,8 +264,7 @@ class Member:
         Returns:
             Fires when the engine knows it, or cannot be told.
         """
-        for heartbeat in self._heartbeats:
-            heartbeat.stop()
+        self._heartbeat.stop()
         if self._sentinel is not None:
             self._sentinel.stop()
         leaving: Deferred[Any] = (
