@@ -118,7 +118,7 @@ class LinkBus:
     def call(self, done: Done, script: str, *arguments: Word) -> None:
         """Run a script."""
         if not self._link.ready:
-            self._clock.callLater(0, done, NotSent())
+            self._clock.callLater(0, self._link.finish, done, NotSent())
         elif script == "forward":
             self._forward(done, arguments)
         else:
@@ -131,7 +131,7 @@ class LinkBus:
             self._flush()
             self._link.tell(done, node, message)
         else:
-            self._clock.callLater(0, done, NotSent())
+            self._clock.callLater(0, self._link.finish, done, NotSent())
 
     def _forward(self, done: Done, arguments: tuple[Word, ...]) -> None:
         """Pass on a message, with the others of this turn of the reactor."""

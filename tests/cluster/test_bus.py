@@ -61,3 +61,14 @@ class LinkBusTests(LinkTestCase):
         reply = self.forward(bus, "uuid", b"text")
         self.link.drop("a test")
         self.assertIsInstance(await reply, NotSent)
+
+    async def test_many_registrations_are_asserted_as_one_by_one(self) -> None:
+        await self.registered()
+        words = [("uuid", 1, "user", 1), ("other", 2, "user", 1), ("uuid", 3, "no", 2)]
+        replies = await self.link.call(
+            "again", "n1", 1000, *(word for each in words for word in each)
+        )
+        self.assertEqual(replies, [[b"OK", 0, 0], [b"OK", 0, 0], [b"OK", 1, 1]])
+        await self.link.call("leave", "n1")
+        replies = await self.link.call("again", "n1", 1000, "uuid", 1, "user", 1)
+        self.assertEqual(replies, [[b"LEASE"]])
