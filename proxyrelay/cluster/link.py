@@ -61,9 +61,12 @@ TIME_SAMPLES = 10
 """Last readings of the engine's clock, of which the fastest one counts."""
 
 SCRIPTS = (
-    *("lease", "register", "again", "unregister", "forward", "reap"),
-    *("nodes", "leave", "held"),
+    *("lease", "register", "again", "unregister", "forward", "forwards"),
+    *("reap", "nodes", "leave", "held"),
 )
+
+MANY = {"register": "again", "forward": "forwards"}
+"""Scripts that are run for many at once by another one."""
 
 WRONG_ENGINE = ("READONLY", "LOADING", "MASTERDOWN")
 """Errors of an engine that is not, or not yet, a master."""
@@ -133,6 +136,16 @@ class LinkObserver(Protocol):
         """The engine has taken so long for a call."""
 
 
+def scripts() -> dict[str, bytes]:
+    """Texts of the scripts by their names."""
+    folder = files(__package__) / "lua"
+    texts = {name: (folder / f"{name}.lua").read_bytes() for name in SCRIPTS}
+    for one, many in MANY.items():
+        head = b"local function %s(ARGV)\n%s\nend\n" % (one.encode(), texts[one])
+        texts[many] = head + texts[many]
+    return texts
+
+
 def _first(failure: Failure) -> Failure:
     failure.trap(FirstError)
     return cast(FirstError, failure.value).subFailure
@@ -177,11 +190,7 @@ class Link:
         self._observer = observer
         self._needs_master = needs_master
         self._boottime = boottime
-        texts = {
-            name: (files(__package__) / "lua" / f"{name}.lua").read_bytes()
-            for name in SCRIPTS
-        }
-        self._scripts = texts
+        texts = self._scripts = scripts()
         self._hashes = {
             name: hashlib.sha1(text, usedforsecurity=False).hexdigest()
             for name, text in texts.items()
@@ -340,6 +349,10 @@ class Link:
             reply = self._judged(reply)
         else:
             self._observer.replied(self._clock.seconds() - call.since)
+        self.finish(done, reply)
+
+    def finish(self, done: Done, reply: Any) -> None:
+        """Hand on a reply."""
         try:
             done(reply)
         except Exception:
