@@ -61,9 +61,12 @@ TIME_SAMPLES = 10
 """Last readings of the engine's clock, of which the fastest one counts."""
 
 SCRIPTS = (
-    *("lease", "register", "again", "unregister", "forward", "reap"),
-    *("nodes", "leave", "held"),
+    *("lease", "register", "again", "unregister", "forward", "forwards"),
+    *("reap", "nodes", "leave", "held"),
 )
+
+MANY = {"register": "again", "forward": "forwards"}
+"""Scripts that are run for many at once by another one."""
 
 WRONG_ENGINE = ("READONLY", "LOADING", "MASTERDOWN")
 """Errors of an engine that is not, or not yet, a master."""
@@ -137,8 +140,10 @@ def scripts() -> dict[str, bytes]:
     """Texts of the scripts by their names."""
     folder = files(__package__) / "lua"
     texts = {name: (folder / f"{name}.lua").read_bytes() for name in SCRIPTS}
-    register = b"local function register(ARGV)\n" + texts["register"] + b"\nend\n"
-    return texts | {"again": register + texts["again"]}
+    for one, many in MANY.items():
+        head = b"local function %s(ARGV)\n%s\nend\n" % (one.encode(), texts[one])
+        texts[many] = head + texts[many]
+    return texts
 
 
 def _first(failure: Failure) -> Failure:
@@ -185,7 +190,7 @@ class Link:
         self._observer = observer
         self._needs_master = needs_master
         self._boottime = boottime
-        self._scripts = texts = scripts()
+        texts = self._scripts = scripts()
         self._hashes = {
             name: hashlib.sha1(text, usedforsecurity=False).hexdigest()
             for name, text in texts.items()
@@ -344,6 +349,10 @@ class Link:
             reply = self._judged(reply)
         else:
             self._observer.replied(self._clock.seconds() - call.since)
+        self.finish(done, reply)
+
+    def finish(self, done: Done, reply: Any) -> None:
+        """Hand on a reply."""
         try:
             done(reply)
         except Exception:

@@ -102,6 +102,10 @@ class Commands(Protocol):
             self.abort()
 
     def _received(self, reply: Any) -> None:
+        if not self._calls:  # an engine with too many clients says so unasked
+            self._lost(self, str(reply))
+            self.abort()
+            return
         call = self._calls.popleft()
         call.done(call, reply)
 

@@ -261,6 +261,12 @@ class FakeNode:
         self.claims.tick()
         self.queries.tick()
 
+    def look_around(self) -> None:
+        """Correct what the engine knows of this node, as a member does."""
+        for uuid, record in self.engine.records.items():
+            if record["node"] == self.name:
+                self.claims.disown(uuid, record["connection"])
+
     def wake(self) -> None:
         """End the wait of all offers that may be crossed."""
         offers, self.waiting.offers = self.waiting.offers, []

@@ -317,6 +317,22 @@ class LinkTests(LinkTestCase):
             ],
         )
 
+    async def test_engine_with_too_many_clients_is_told_and_tried_again(self) -> None:
+        client, logged = self.engine.client, Capture(self)
+        # The client of this test has one of them; the inbox finds none left.
+        client.config_set("maxclients", 2)
+        endpoint = CountingEndpoint(self.link._endpoint, 4)
+        self.link._endpoint = cast(IStreamClientEndpoint, endpoint)
+        ready = self.observer.when("ready")
+        self.link.start()
+        await endpoint.reached
+        self.assertEqual(
+            logged.lines(),
+            ["the engine cannot be reached: ERR max number of clients reached"],
+        )
+        client.config_set("maxclients", 9)
+        await ready
+
     async def test_right_that_is_missing_is_logged_once(self) -> None:
         self.patch(link, "REFUSED_SECONDS", 0.1)
         user = "ACL SETUSER default -@all +script +evalsha +exists +set +sadd +ping"
