@@ -19,6 +19,7 @@ from proxyrelay.errors import Forbidden, Refusal, Superseded, TryAgainLater
 from proxyrelay.switchboard.messages import RegistrationRequest
 from proxyrelay.switchboard.peer import REPLACED, LeaveReason, Peer
 from proxyrelay.switchboard.relay import Relay
+from proxyrelay.switchboard.user import ANONYMOUS
 
 BATCH = 500
 """Registrations asserted at once. They keep the engine for some milliseconds."""
@@ -137,9 +138,12 @@ class Claims:
 
         Raises:
             Superseded: A newer connection of this node asks for it, too.
+            TryAgainLater: Another user asks for it, too.
         """
         other = self._pending.get(request.uuid)
         if other is not None and other.peer is not peer:
+            if other.peer.user != peer.user:
+                raise TryAgainLater("Another client asks for this UUID.")
             if other.peer.arrival > peer.arrival:
                 raise Superseded
             self._withdraw(other.peer)
@@ -155,12 +159,14 @@ class Claims:
 
     def _register(self, claim: Claim) -> None:
         peer = claim.peer
+        # Without authentication all clients are one user.
+        limit = 0 if peer.user == ANONYMOUS else self.limit
         self._bus.call(
             partial(self._decided, claim),
             *("register", claim.request.uuid, self._name, peer.arrival),
             hashed_user(self._issuer, peer.user.sub),
             self._bus.engine_time(self._stamps(peer)),
-            *("new", self.limit, self._recent_ms),
+            *("new", limit, self._recent_ms),
         )
 
     def _is_pending(self, claim: Claim) -> bool:
@@ -177,25 +183,28 @@ class Claims:
             self._refuse(claim, Superseded())
         elif kind == b"OK":
             self._accept(claim, int(reply[1]), bool(reply[2]))
-        elif kind == b"STALE":
+        elif kind in {b"STALE", b"FOREIGN"}:
             self.stale += 1
+            text = f"The client UUID {uuid} is already registered to another user."
+            is_foreign = kind == b"FOREIGN"
             self._ask(
                 *(reply[1].decode(), uuid, int(reply[2])),
-                partial(self._confirmed, claim),
+                partial(
+                    self._confirmed,
+                    claim,
+                    Forbidden(text) if is_foreign else Superseded(),
+                ),
             )
-        elif kind == b"FOREIGN":
-            text = f"The client UUID {uuid} is already registered to another user."
-            self._refuse(claim, Forbidden(text))
         elif kind == b"FULL":
             self._refuse(claim, TryAgainLater("Too many connections of this user."))
         else:
             self._accept_alone(claim)
 
-    def _confirmed(self, claim: Claim, is_held: bool | None) -> None:
+    def _confirmed(self, claim: Claim, refusal: Refusal, is_held: bool | None) -> None:
         if not self._is_pending(claim):
             return
         if is_held:
-            self._refuse(claim, Superseded())
+            self._refuse(claim, refusal)
         elif is_held is None or claim.is_repeated:
             self._refuse(claim, TryAgainLater("Another relay does not answer."))
         else:

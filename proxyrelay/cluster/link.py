@@ -60,6 +60,9 @@ REFUSED_SECONDS = 10.0
 TIME_SAMPLES = 10
 """Last readings of the engine's clock, of which the fastest one counts."""
 
+STEP_SECONDS = 0.5
+"""Difference of two readings by which the engine's clock was set. Clocks drift less."""
+
 SCRIPTS = (
     *("lease", "register", "again", "unregister", "forward", "forwards"),
     *("reap", "nodes", "leave", "held"),
@@ -492,7 +495,12 @@ class Link:
         )
         ended = self._boottime()
         now = int(seconds) + int(microseconds) / 1e6
-        self._samples.append((ended - began, now - (began + ended) / 2))
+        took, offset = ended - began, now - (began + ended) / 2
+        if self._samples:
+            best, known_offset = min(self._samples)
+            if abs(offset - known_offset) > best + took + STEP_SECONDS:
+                self._samples.clear()
+        self._samples.append((took, offset))
         self._renewed = began
         known, self._epoch = self._epoch, epoch
         return not held or epoch != known

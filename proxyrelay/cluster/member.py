@@ -353,7 +353,7 @@ class Member:
             other, node = _node_info(text), name.decode("ascii", "replace")
             if other is None or node == self.name:
                 continue
-            shared = set(mine.keys) & set(other.keys) or mine.keys == other.keys
+            shared = _opens(mine.keys, other.keys) and _opens(other.keys, mine.keys)
             if other.identity != mine.identity or not shared:
                 self._stay_alone(node, "[auth]" if shared else "key_file")
                 return False
@@ -447,6 +447,11 @@ def _node_info(lease: bytes) -> NodeInfo | None:
         return msgspec.json.decode(lease or b"null", type=NodeInfo | None)
     except msgspec.MsgspecError:
         return None
+
+
+def _opens(keys: list[str], others: list[str]) -> bool:
+    """Whether a node with these keys opens what one with others seals."""
+    return others[0] in keys if others else not keys
 
 
 def _limit(config: Config) -> int:

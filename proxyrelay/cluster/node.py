@@ -218,6 +218,9 @@ class Node:
                 source.registration.last_offer = offer.since
         elif kind == "HOLD" or isinstance(reply, NotSent):
             self._await_arrival(offer, text)
+            if offer.has_arrived and offer.waits:
+                offer.has_arrived = False
+                self._send_again(offer)
         else:
             foreign = kind == "FOREIGN"
             why = BounceReason.FOREIGN if foreign else BounceReason.UNKNOWN
@@ -245,6 +248,15 @@ class Node:
         for offer in table.unclaimed(self._clock(), 0.0):
             self._send_again(offer)
 
+    def _arrived(self, uuid: str) -> None:
+        for offer in self._relay.broker.table.of(uuid):
+            if offer.target != uuid:
+                continue
+            if offer.waits:
+                self._send_again(offer)
+            else:  # perhaps the reply that it should wait is on its way
+                offer.has_arrived = True
+
     def _send_again(self, offer: Offer) -> None:
         is_here = self._relay.registry.get(offer.target) is not None
         text = offer.text
@@ -264,9 +276,7 @@ class Node:
             if isinstance(parsed, codec.Kick):
                 self._claims.kick(parsed)
             elif isinstance(parsed, codec.Arrived):
-                for offer in self._relay.broker.table.of(parsed.uuid):
-                    if offer.waits and offer.target == parsed.uuid:
-                        self._send_again(offer)
+                self._arrived(parsed.uuid)
             elif isinstance(parsed, codec.ForClient):
                 envelope = self._open(parsed.envelope, parsed.uuid)
                 if isinstance(envelope, codec.Offered):
@@ -302,6 +312,7 @@ class Node:
     def _offered(self, head: codec.ForClient, message: codec.Offered) -> None:
         relay = self._relay
         if message.node == self._name:
+            self._claims.disown(head.uuid, head.connection)
             mine = self._mine(message.source, message.target, message.number)
             if mine is not None:
                 self._await_arrival(mine, message.text)
@@ -406,7 +417,12 @@ class Node:
 
     def _answer_returned(self, message: codec.Returned) -> None:
         peer = self._relay.registry.get(message.target)
-        if peer is not None and peer.registration is not None:
+        table = self._relay.broker.table
+        # The client would take the error for one of an exchange that has begun since.
+        has_begun = table.find(message.target, message.source) or table.find(
+            message.source, message.target
+        )
+        if peer is not None and peer.registration is not None and not has_begun:
             name = peer.registration.name
             answer = PeerConnection(message.target, name, message.source, "answer", "")
             sent = Sent(peer, peer.registration, answer)

@@ -75,6 +75,7 @@ class Offer(msgspec.Struct, eq=False, gc=False):
         target_address: Where the receiver is; None until it is passed on.
         number: Number by which other relays know an offer of this one.
         is_sent_again: Whether another relay has sent it back, and it was sent anew.
+        has_arrived: Whether its receiver came while another relay was looked for.
         origin: The sender, if it is a client of another relay; else None.
     """
 
@@ -92,6 +93,7 @@ class Offer(msgspec.Struct, eq=False, gc=False):
     target_address: str | None = None
     number: int = 0
     is_sent_again: bool = False
+    has_arrived: bool = False
     origin: Sender | None = None
 
 

@@ -323,9 +323,13 @@ class StockClient(RecordingPeer):
         return str(json.loads(message["description"])["sdp"])
 
     def _returned(self, kind: str, message: dict[str, Any]) -> None:
-        if kind == "answer":
-            return
         peer = message["peer_uuid"]
+        if kind == "answer":
+            if peer in self.offers:
+                self.breaches.append(
+                    f"{self.uuid}: an old error for an offer to {peer}"
+                )
+            return
         mark = self.offers.pop(peer, None)
         if mark is None:
             self.breaches.append(f"{self.uuid}: an error for no offer to {peer}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 from typing import Any, cast
 
 import redis
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import (
     ConnectError,
@@ -225,6 +226,19 @@ class LinkTests(LinkTestCase):
         there = seconds * 1_000_000 + microseconds
         here = self.link.engine_time(self.link._boottime())
         self.assertLess(abs(here - there), 1_000_000)
+
+    async def test_engine_whose_clock_was_set_is_believed_at_once(self) -> None:
+        await self.start()
+        before = self.link.engine_time(0.0)
+        slow = itertools.count(self.link._boottime(), 0.1)
+        self.patch(self.link, "_boottime", slow.__next__)
+        for step in (-60, 60):
+            seconds, microseconds = self.engine.client.time()
+            reply = [1, str(seconds + step), str(microseconds), self.link._epoch]
+            self.patch(self.link, "_call", lambda *_, reply=reply: succeed(reply))
+            await self.link._take_lease()
+            shift = (self.link.engine_time(0.0) - before) / 1e6
+            self.assertLess(abs(shift - step), 1)
 
     async def test_call_before_the_link_is_ready_is_not_sent(self) -> None:
         await self.assertFailure(self.link.call("reap", "n2", "0", 1), NotSent)

@@ -211,10 +211,24 @@ class AgreementTests(MemberTestCase):
         self.assertEqual(len(self.log.named("cluster_alone")), 1)
 
     async def test_common_key_suffices(self) -> None:
-        both = self.write("both", f"{KEYS[0]}\n{KEYS[1]}")
+        both = self.write("both", f"{KEYS[1]}\n{KEYS[0]}")
         await self.joined(key_file=self.write("key", KEYS[1]))
         await self.joined(node="n2", key_file=both)
         self.assertEqual(self.log.named("cluster_alone"), [])
+
+    async def test_first_key_that_another_member_lacks_keeps_a_member_alone(
+        self,
+    ) -> None:
+        both = self.write("both", f"{KEYS[0]}\n{KEYS[1]}")
+        one = self.write("key", KEYS[1])
+        for old, new in ((one, both), (both, one)):
+            first = await self.joined(key_file=old)
+            member = self.member(node="n2", key_file=new)
+            found = self.log.when("cluster_alone")
+            member.start()
+            self.assertEqual((await found)["what"], "key_file")
+            await member.stop()
+            await first.stop()
 
     async def test_other_terms_are_warned_of_once(self) -> None:
         await self.joined()

@@ -127,6 +127,19 @@ class ExchangeTests(NodeTestCase):
         self.wake()
         self.assertEqual(b.received, {A: "v=0"})
 
+    def test_arrival_that_overtakes_the_reply_is_not_lost(self) -> None:
+        a, b = self.client(A, 0), self.client(B, 1)
+        b.leave()
+        self.settle()
+        self.offer(a, B)
+        bus = self.nodes[0].bus
+        bus.step()  # it should wait; the reply is on its way
+        again = self.connecting(B, 1)
+        self.nodes[1].bus.step()
+        bus.events.rotate(1)
+        self.wake()
+        self.assertEqual(again.received, {A: "v=0"})
+
     def test_offer_to_a_client_that_stays_away_comes_back_once(self) -> None:
         a, b = self.client(A, 0), self.client(B, 1)
         b.leave()
@@ -222,6 +235,23 @@ class CrossingTests(NodeTestCase):
         self.settle()
         self.assertEqual(a.ends, [(B, "v=0", "answered")])
 
+    def test_returned_answer_spares_an_exchange_that_has_begun_since(self) -> None:
+        a, b = self.client(A, 0), self.client(B, 1)
+        self.offer(a, B)
+        self.wake()
+        a.leave()
+        self.settle()
+        self.answer(b, A)
+        self.nodes[1].bus.step()
+        self.nodes[0].bus.step()  # it will go back
+        again = self.connecting(A, 1)
+        for _ in range(3):
+            self.nodes[1].bus.step()
+        self.assertTrue(again.accepted)
+        self.offer(b, A)
+        self.wake()
+        self.assertEqual(again.received, {B: "v=0"})
+
     def test_answer_to_a_client_that_left_closes_the_offer(self) -> None:
         a, b = self.client(A, 0), self.client(B, 1)
         self.offer(a, B)
@@ -309,6 +339,16 @@ class FaultTests(NodeTestCase):
         events.append(events[-1])
         self.wake()
         self.assertEqual((b.received, self.nodes[1].node.ignored), ({A: "v=0"}, 1))
+
+    def test_own_wrong_record_is_repaired_by_the_next_offer(self) -> None:
+        a, ghost = self.client(A, 0), self.client(B, 0)
+        self.patch(self.engine, "unregister", lambda *_: 0)
+        ghost.leave()
+        self.settle()
+        del self.engine.unregister
+        self.offer(a, B)
+        self.settle()
+        self.assertEqual(self.engine.records[B]["node"], "")
 
     def test_wrong_records_return_an_offer_twice_at_most(self) -> None:
         a, b = self.client(A, 0), self.client(B, 1)
@@ -452,6 +492,32 @@ class ClaimTests(NodeTestCase):
         other = self.client(A, 1, OTHER)
         self.assertEqual(other.closed and other.closed[0], 4002)
         self.assertIsNone(holder.closed)
+
+    def test_foreign_record_of_a_connection_that_is_gone_closes_nobody(self) -> None:
+        ghost = self.client(A, 0)
+        self.patch(self.engine, "unregister", lambda *_: 0)
+        ghost.leave()
+        self.settle()
+        del self.engine.unregister
+        other = self.client(A, 1, OTHER)
+        self.assertTrue(other.accepted)
+        self.assertIsNone(other.closed)
+
+    def test_claims_of_two_users_leave_the_first_one(self) -> None:
+        one, other = self.connecting(A, 0), self.connecting(A, 0, OTHER)
+        self.settle()
+        self.assertTrue(one.accepted)
+        self.assertIsNone(one.closed)
+        self.assertEqual(other.closed and other.closed[0], 1013)
+
+    def test_limit_of_a_user_does_not_count_clients_without_one(self) -> None:
+        limits = []
+        self.nodes[0].claims.limit = 5
+        for uuid, user in (A, USER), (B, ANONYMOUS):
+            self.connecting(uuid, 0, user)
+            _, script, arguments = self.nodes[0].bus.calls[-1]
+            limits.append((script, arguments[-2]))
+        self.assertEqual(limits, [("register", 5), ("register", 0)])
 
     def test_users_that_met_without_the_engine_leave_the_earlier_one(self) -> None:
         for node in self.nodes:
