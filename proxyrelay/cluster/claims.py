@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from proxyrelay.cluster import codec
-from proxyrelay.cluster.bus import Bus, hashed_user, ignore
+from proxyrelay.cluster.bus import Bus, NoReply, hashed_user, ignore
 from proxyrelay.errors import Forbidden, Refusal, Superseded, TryAgainLater
 from proxyrelay.switchboard.messages import RegistrationRequest
 from proxyrelay.switchboard.peer import REPLACED, LeaveReason, Peer
@@ -175,9 +175,11 @@ class Claims:
     def _decided(self, claim: Claim, reply: Any) -> None:
         uuid, failed = claim.request.uuid, isinstance(reply, Exception)
         kind = b"" if failed else reply[0]
+        # Without a reply the engine may have it all the same.
+        may_be_known = kind == b"OK" or isinstance(reply, NoReply)
         if not self._is_pending(claim):
             claims_again = self._claiming.get(claim.peer) == uuid
-            if kind == b"OK" and not claims_again:
+            if may_be_known and not claims_again:
                 self.disown(uuid, claim.peer.arrival)
         elif kind == b"OK" and claim.is_kicked:
             self._refuse(claim, Superseded())
@@ -199,6 +201,8 @@ class Claims:
             self._refuse(claim, TryAgainLater("Too many connections of this user."))
         else:
             self._accept_alone(claim)
+            if may_be_known:
+                self.disown(uuid, claim.peer.arrival)  # unless it was accepted
 
     def _confirmed(self, claim: Claim, refusal: Refusal, is_held: bool | None) -> None:
         if not self._is_pending(claim):
@@ -271,6 +275,16 @@ class Claims:
     def _unregistered(self, uuid: str, connection: int, reply: Any) -> None:
         if isinstance(reply, Exception):
             self._remember(uuid, connection)
+        else:
+            self._part(1)
+
+    def _part(self, most: int) -> None:
+        """Send some farewells. All at once would keep this node from the replies."""
+        while self._farewells and most:
+            (uuid, connection), _ = self._farewells.popitem(last=False)
+            if not self._holds(uuid, connection):
+                self._unregister(uuid, connection)
+                most -= 1
 
     def _remember(self, uuid: str, connection: int) -> None:
         self._farewells[uuid, connection] = None
@@ -304,9 +318,7 @@ class Claims:
             for peer in self._relay.registry
             if peer.registration is not None
         )
-        farewells, self._farewells = self._farewells, OrderedDict()
-        for uuid, connection in farewells:
-            self.disown(uuid, connection)
+        self._part(BATCH)
         self._next_batch()
 
     def tick(self) -> None:

@@ -60,6 +60,10 @@ REFUSED_SECONDS = 10.0
 TIME_SAMPLES = 10
 """Last readings of the engine's clock, of which the fastest one counts."""
 
+GRACE_SECONDS = 0.05
+"""Further wait for a reply. After a pause of the process, timers run before the sockets
+are read, where the reply may lie."""
+
 STEP_SECONDS = 0.5
 """Difference of two readings by which the engine's clock was set. Clocks drift less."""
 
@@ -202,14 +206,18 @@ class Link:
         self._session: Deferred[str] | None = None
         self._loop: Deferred[None] | None = None
         self._is_stopped = False
+        self._is_loading = False
         self._why = ""
         self._refusal = ""
         self._epoch: bytes | None = None
         self._renewed = -settings.lease
         self._heard = 0.0
         self._samples: deque[tuple[float, float]] = deque(maxlen=TIME_SAMPLES)
+        self._overdue: TimeoutQueue[Call] = TimeoutQueue(
+            clock, GRACE_SECONDS, lambda _: self.drop("no reply in time")
+        )
         self._deadlines: TimeoutQueue[Call] = TimeoutQueue(
-            clock, settings.call_timeout, lambda _: self.drop("no reply in time")
+            clock, settings.call_timeout, self._overdue.begin
         )
         self._heartbeats = (
             Heartbeat(clock, settings.lease / 3, self._renew),
@@ -235,6 +243,7 @@ class Link:
             self._loop.cancel()
         self.drop("the relay stops")
         self._deadlines.stop()
+        self._overdue.stop()
 
     # -- calls
 
@@ -347,7 +356,7 @@ class Link:
         self._deadlines.begin(call)
 
     def _replied(self, done: Done, call: Call, reply: Any) -> None:
-        self._deadlines.end(call)
+        self._end_deadline(call)
         if isinstance(reply, Exception):
             reply = self._judged(reply)
         else:
@@ -361,13 +370,18 @@ class Link:
         except Exception:
             self._log.failure("a reply of the engine could not be used")
 
+    def _end_deadline(self, call: Call) -> None:
+        self._deadlines.end(call)
+        self._overdue.end(call)
+
     def _judged(self, error: Exception) -> Exception:
         """What an error of the engine means for a call."""
         if not isinstance(error, ReplyError):
             return error
         reason = str(error)
         if reason.startswith("NOSCRIPT"):
-            if self.ready:
+            if self.ready and not self._is_loading:
+                self._is_loading = True
                 self._quietly(self._load_scripts())
             return NotSent(reason)
         if reason.startswith(WRONG_ENGINE):
@@ -479,13 +493,16 @@ class Link:
                 raise NotSent(f"it is no master: {reason}") from None
             raise self._refused(reason) from None
         finally:
-            self._deadlines.end(call)
+            self._end_deadline(call)
 
     async def _load_scripts(self) -> None:
         loads = [
             self._execute("SCRIPT", "LOAD", text) for text in self._scripts.values()
         ]
-        await gatherResults(loads, consumeErrors=True).addErrback(_first)
+        try:
+            await gatherResults(loads, consumeErrors=True).addErrback(_first)
+        finally:
+            self._is_loading = False
 
     async def _take_lease(self) -> bool:
         settings, began = self._settings, self._boottime()

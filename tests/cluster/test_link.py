@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import signal
+import time
 from typing import Any, cast
 
 import redis
@@ -367,6 +368,25 @@ class LinkTests(LinkTestCase):
         await self.assertFailure(self.link.call("reap", "n2", "0", 1), NotSent)
         await self.link.publish("n1", b"message")  # the scripts go before it
         self.assertEqual(await self.link.call("reap", "n2", "0", 1), b"0")
+
+    async def test_flushed_scripts_are_loaded_once_for_many_calls(self) -> None:
+        await self.start()
+        client = self.engine.client
+        client.script_flush()
+        client.config_resetstat()
+        calls = [self.link.call("nodes") for _ in range(20)]
+        for call in calls:
+            await self.assertFailure(call, NotSent)
+        await self.link.publish("n1", b"")  # after the scripts
+        loads = client.info("commandstats")["cmdstat_script|load"]["calls"]
+        self.assertEqual(loads, len(link.SCRIPTS))
+
+    async def test_reply_that_came_during_a_pause_of_the_process_counts(self) -> None:
+        await self.start()
+        call = self.link.call("nodes")
+        time.sleep(0.7)  # noqa: ASYNC251 - longer than the wait for a reply
+        self.assertEqual((await call)[0], b"n1")
+        self.assertTrue(self.link.ready)
 
     async def test_flushed_data_are_noticed_at_the_next_renewal(self) -> None:
         await self.start()

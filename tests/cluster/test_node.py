@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.cluster import codec
 from proxyrelay.cluster.bus import hashed_user
+from proxyrelay.cluster.claims import BATCH
 from proxyrelay.config import Offers
 from proxyrelay.errors import TryAgainLater
 from proxyrelay.switchboard import delivery
@@ -538,6 +539,30 @@ class ClaimTests(NodeTestCase):
         self.settle()
         self.assertEqual(self.engine.records[A]["node"], "")
         self.assertFalse(client.accepted)
+
+    def test_claim_without_a_reply_of_a_client_that_left_leaves_no_record(self) -> None:
+        for serve_alone in (True, False):
+            self.nodes[0].claims.serve_alone = serve_alone
+            client = self.connecting(A, 0)
+            if serve_alone:
+                client.leave()
+            self.nodes[0].bus.cut(1)
+            self.assertIsNotNone(client.closed)
+            self.nodes[0].heal()
+            self.settle()
+            self.assertEqual(self.engine.records[A]["node"], "")
+
+    def test_many_farewells_are_sent_a_few_at_a_time(self) -> None:
+        node, count = self.nodes[0], 2 * BATCH + 10
+        node.bus.ready = False
+        for number in range(count):
+            node.claims.disown(f"uuid {number}", number)
+        told: dict[str, int] = {}
+        self.patch(self.engine, "unregister", lambda uuid, *_: told.setdefault(uuid, 1))
+        node.heal()
+        self.assertEqual(len(node.bus.calls), BATCH)
+        self.settle()
+        self.assertEqual(len(told), count)
 
     def test_two_connections_of_a_node_leave_the_latest(self) -> None:
         one, two = self.connecting(A, 0), self.connecting(A, 0)
