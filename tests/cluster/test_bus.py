@@ -8,7 +8,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
 from proxyrelay.cluster.bus import NotSent
-from proxyrelay.cluster.member import MAX_FORWARDS, LinkBus
+from proxyrelay.cluster.link_bus import MAX_FORWARDS, LinkBus
 from tests.cluster.test_link import LinkTestCase
 
 reactor: Any = _reactor
