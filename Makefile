@@ -32,7 +32,7 @@ help:
 	@echo "make conformance  the WebSocket test suite; needs a CPython 2.7, see conformance/"
 	@echo "make proxystore-tests  proxystore's own tests of its relay, against this one"
 	@echo "make chaos   honest clients among troublemakers, two minutes; ARGS=..."
-	@echo "make chaos-cluster  the same on three relays and Redis, five minutes; ARGS=--quick"
+	@echo "make chaos-cluster  the same on three relays and Redis, six minutes; ARGS=--quick"
 	@echo "make format  rewrite the sources in the house's layout"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove everything that was made"

@@ -580,7 +580,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="one minute, with a lease of 5 s"
     )
     parser.add_argument(
-        "--scale", type=float, help="of all lengths; 1 is a run of five minutes"
+        "--scale", type=float, help="of all lengths; 1 is a run of six minutes"
     )
     parser.add_argument(
         "--only",

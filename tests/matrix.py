@@ -22,8 +22,13 @@ from conformance.suite import candidates
 
 ROOT = Path(__file__).parents[1]
 
-REAL = (ROOT / "tests/integration", ROOT / "tests/admin/test_page.py")
-"""Tests that start real processes: a relay, a browser. All others are unit tests."""
+ENGINE = ("test_link.py", "test_member.py", "test_scripts.py", "test_sentinel.py")
+
+REAL = (
+    *(ROOT / "tests/integration", ROOT / "tests/admin/test_page.py"),
+    *(ROOT / "tests/cluster" / name for name in (*ENGINE, "test_trial.py")),
+)
+"""Tests that start real processes: a relay, a browser, an engine."""
 
 LIMIT = 300.0
 """Seconds for the installation, and then for the tests, on one interpreter."""

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
+import json
 import random
+import shutil
+import tempfile
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from itertools import islice, pairwise
 from pathlib import Path
 from ssl import create_default_context
+from typing import Any
 
+import trustme
 from twisted.trial.unittest import SynchronousTestCase
 
 from chaos import __main__ as chaos
-from chaos import honest, trouble
+from chaos import cluster, honest, travellers, trouble
+from chaos.faults import FaultLine
 from chaos.line import HOST, Place
 from chaos.plan import FAULTS, LASTS, RELOADS, WELL, plan
 from chaos.report import Check, Vitals, counted, kept, suspicious, table
@@ -75,6 +83,174 @@ class PlanTests(SynchronousTestCase):
         steps = plan(60, ["clock", "reload"])
         self.assertEqual(len(steps), 3 + 6)
         self.assertTrue(all(s.reload or s.clock is not None for s in steps))
+
+
+class InboxTests(SynchronousTestCase):
+    """What a client on a cluster takes, and what ends it."""
+
+    def setUp(self) -> None:
+        self.one, self.other = honest.uuid_of(3, 0), honest.uuid_of(3, 1)
+        self.inbox = travellers.Inbox(self.one, self.other)
+        self.loop = asyncio.new_event_loop()
+        self.addCleanup(self.loop.close)
+
+    def ask(self, number: int) -> asyncio.Future[str]:
+        end: asyncio.Future[str] = self.loop.create_future()
+        self.inbox.asked = travellers.Ask(number, 100.0, end)
+        return end
+
+    def take(self, kind: str, number: int, now: float = 101.0) -> int | None:
+        text = honest.text_of(kind, self.other, self.one, number)
+        return self.inbox.take(text, now)
+
+    def take_error(self, kind: str, number: int) -> None:
+        text = json.loads(honest.text_of(kind, self.one, self.other, number))
+        self.inbox.take(json.dumps(text | {"error": "no"}).encode(), 101.0)
+
+    def assert_end(self, words: str, take: Callable[..., Any], *message: Any) -> None:
+        with self.assertRaises(travellers.Ended) as caught:
+            take(*message)
+        self.assertIn(words, str(caught.exception))
+
+    def test_offer_is_answered_once(self) -> None:
+        self.assertEqual(self.take("offer", 1), 1)
+        self.assert_end("second time", self.take, "offer", 1)
+
+    def test_open_offer_ends_once(self) -> None:
+        end = self.ask(1)
+        self.take("answer", 1)
+        self.assertEqual(end.result(), "")
+        self.assert_end("unasked", self.take, "answer", 1)
+        self.assert_end("unasked", self.take_error, "offer", 1)
+
+    def test_error_ends_an_open_offer(self) -> None:
+        end = self.ask(1)
+        self.take_error("offer", 1)
+        self.assertEqual(end.result(), "no")
+
+    def test_messages_against_the_contract_end_a_client(self) -> None:
+        self.assert_end("unasked", self.take, "answer", 1)
+        self.ask(2)
+        self.assert_end("unasked", self.take, "answer", 1)
+        self.assert_end("after 31 s", self.take, "answer", 2, 131.0)
+        self.assert_end("crosses its own 2", self.take, "offer", 2)
+        wrong = honest.text_of("offer", self.one, self.other, 3)
+        self.assert_end("nobody has sent", self.inbox.take, wrong, 101.0)
+
+    def test_answer_comes_back_once(self) -> None:
+        self.take("offer", 1)
+        self.take_error("answer", 1)
+        self.assert_end("second time", self.take_error, "answer", 1)
+
+
+class ClusterTests(SynchronousTestCase):
+    def test_settings_of_a_node_are_served(self) -> None:
+        path = Path(self.mktemp())
+        line = Path("/tmp/line.sock")
+        timing = cluster.LEASES["quick"]
+        path.write_text(
+            cluster.settings("https://127.0.0.1:1", "node-0", 0, line, timing)
+        )
+        path.chmod(0o600)
+        loaded = load(path)
+        self.assertEqual(loaded.problems + loaded.warnings, [])
+
+    def test_pairs_are_of_each_kind(self) -> None:
+        root = Path(self.mktemp())
+        root.write_bytes(trustme.CA().cert_pem.bytes())
+
+        async def pairs() -> list[travellers.Pair]:
+            places = [Place(port, root) for port in (1, 2, 3)]
+            return travellers.Travellers(places, 60, 1, 1.0).pairs
+
+        kinds = Counter((p.is_local, p.moves, p.crosses) for p in asyncio.run(pairs()))
+        self.assertEqual(set(kinds.values()), {10})
+        self.assertEqual(len(kinds), 6)
+
+    def test_checks_name_what_is_wrong(self) -> None:
+        fault = cluster.FAULTS[2]
+        journal = travellers.Journal()
+        for key in ((fault.name, "local"), (travellers.CALM, "across")):
+            score = journal.scores[key] = travellers.Score()
+            score.add(1.0, "")
+        well = cluster.Outcome(fault, 0.1, [], [])
+        self.assertTrue(all(c.passed for c in cluster.checks([well], journal)))
+        ill = cluster.Outcome(fault, None, ["one is away"], ["pair 1"])
+        journal.breaches.append("one ends")
+        journal.scores[fault.name, "local"].add(3.0, "")
+        failed = [c.words for c in cluster.checks([ill], journal) if not c.passed]
+        self.assertEqual(len(failed), 4)
+
+
+class FaultLineTests(SynchronousTestCase):
+    """A line to a server that sends everything back."""
+
+    def play(self, scenario: Callable[[FaultLine], Coroutine[Any, Any, None]]) -> None:
+        async def echo(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            while data := await reader.read(100):
+                writer.write(data)
+            writer.close()
+
+        async def run() -> None:
+            folder = Path(tempfile.mkdtemp(prefix="line-"))
+            try:
+                server = await asyncio.start_unix_server(echo, folder / "server")
+                line = FaultLine(folder / "line", folder / "server")
+                await line.start()
+                await scenario(line)
+                await line.stop()
+                server.close()
+            finally:
+                shutil.rmtree(folder)
+
+        asyncio.run(asyncio.wait_for(run(), 30))
+
+    def test_line_passes_bytes_on_and_delays_all_by_the_same_time(self) -> None:
+        async def scenario(line: FaultLine) -> None:
+            line.delay = 0.05
+            reader, writer = await asyncio.open_unix_connection(line.path)
+            began = asyncio.get_running_loop().time()
+            for _ in range(3):
+                writer.write(b"x" * 100)
+                await writer.drain()
+            self.assertEqual(await reader.readexactly(300), b"x" * 300)
+            passed = asyncio.get_running_loop().time() - began
+            self.assertGreaterEqual(passed, 0.1)
+            writer.close()
+
+        self.play(scenario)
+
+    def test_cut_ends_connections_until_it_heals(self) -> None:
+        async def scenario(line: FaultLine) -> None:
+            reader, writer = await asyncio.open_unix_connection(line.path)
+            writer.write(b"x")
+            await reader.readexactly(1)
+            line.cut()
+            with contextlib.suppress(ConnectionError):
+                self.assertEqual(await reader.read(), b"")
+            line.heal()
+            reader, writer = await asyncio.open_unix_connection(line.path)
+            writer.write(b"y")
+            self.assertEqual(await reader.readexactly(1), b"y")
+            writer.close()
+
+        self.play(scenario)
+
+    def test_black_hole_keeps_bytes_until_it_heals(self) -> None:
+        async def scenario(line: FaultLine) -> None:
+            line.passes.clear()
+            reader, writer = await asyncio.open_unix_connection(line.path)
+            writer.write(b"x")
+            coming = asyncio.create_task(reader.readexactly(1))
+            await asyncio.sleep(0)
+            self.assertFalse(coming.done())
+            line.heal()
+            self.assertEqual(await coming, b"x")
+            writer.close()
+
+        self.play(scenario)
 
 
 class HonestTests(SynchronousTestCase):

@@ -42,6 +42,7 @@ PURE = (
     *("auth.cache", "auth.circuit_breaker"),
     *("auth.policy", "auth.stats"),
     *("cluster.bus", "cluster.claims", "cluster.codec", "cluster.node"),
+    *("cluster.engine_clock", "cluster.link_settings"),
     *("cluster.queries", "cluster.seal"),
     "observe.counters",
     *("observe.records", "websocket.admission", "websocket.handshake"),

@@ -27,6 +27,9 @@ BATCH = 500
 ASSERT_SECONDS = 120.0
 """Interval in which each registration is asserted, to repair lost records."""
 
+SHARE_SECONDS = 5.0
+"""Interval in which some of them are: a call for a few costs as much as for many."""
+
 QUESTION_SECONDS = 2.0
 """Longest wait for a node that is asked for a connection."""
 
@@ -122,7 +125,7 @@ class Claims:
         self._farewells: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._in_batch = False
         self._due: list[str] = []
-        self._last_tick = clock()
+        self._last_share = clock()
 
     @property
     def _recent_ms(self) -> int:
@@ -321,7 +324,6 @@ class Claims:
     def tick(self) -> None:
         """Assert what is due; to be called twice a second."""
         now = self._clock()
-        passed, self._last_tick = now - self._last_tick, now
         while self._inquiries:
             key, inquiries = next(iter(self._inquiries.items()))
             if now - inquiries[0].asked < QUESTION_SECONDS:
@@ -331,6 +333,14 @@ class Claims:
                 inquiry.decided(None)
         if not self._bus.ready:
             return
+        passed = now - self._last_share
+        if passed >= SHARE_SECONDS:
+            self._last_share = now
+            self._assert_share(passed)
+        self._next_batch()
+
+    def _assert_share(self, passed: float) -> None:
+        """Assert those that are next, so that each is asserted in time."""
         if not self._due:
             self._due = [
                 peer.registration.uuid
@@ -341,7 +351,6 @@ class Claims:
         for uuid in self._due[-share:]:
             self.unsynced[uuid] = None
         del self._due[-share:]
-        self._next_batch()
 
     def _next_batch(self) -> None:
         if self._in_batch or not self._bus.ready:

@@ -8,16 +8,12 @@ engine may still carry it out, if it has got it by then. No later call waits for
 
 from __future__ import annotations
 
-import hashlib
 import random
 import secrets
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
-from importlib.resources import files
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-import msgspec
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import (
     CancelledError,
@@ -34,6 +30,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from proxyrelay.cluster.bus import Done, NoReply, NotSent
+from proxyrelay.cluster.engine_clock import EngineClock
+from proxyrelay.cluster.link_settings import LinkObserver, LinkSettings
 from proxyrelay.cluster.resp import (
     Call,
     Commands,
@@ -42,6 +40,7 @@ from proxyrelay.cluster.resp import (
     ReplyError,
     Word,
 )
+from proxyrelay.cluster.scripts import script_hash, scripts
 from proxyrelay.net.clock import Clock, boottime
 from proxyrelay.net.timers import Heartbeat, TimeoutQueue
 
@@ -57,20 +56,9 @@ CONNECT_SECONDS = 10.0
 REFUSED_SECONDS = 10.0
 """Wait before the next attempt after the engine has refused the user."""
 
-TIME_SAMPLES = 10
-"""Last readings of the engine's clock, of which the fastest one counts."""
-
 GRACE_SECONDS = 0.05
 """Further wait for a reply. After a pause of the process, timers run before the sockets
 are read, where the reply may lie."""
-
-STEP_SECONDS = 0.5
-"""Difference of two readings by which the engine's clock was set. Clocks drift less."""
-
-SCRIPTS = (
-    *("lease", "register", "again", "unregister", "forward", "reap"),
-    *("nodes", "leave", "held"),
-)
 
 WRONG_ENGINE = ("READONLY", "LOADING", "MASTERDOWN")
 """Errors of an engine that is not, or not yet, a master."""
@@ -84,60 +72,6 @@ PROBE = b"probe\n"
 
 class Refused(NotSent):
     """The engine does not let this relay do that."""
-
-
-class LinkSettings(msgspec.Struct, frozen=True):
-    """What the link needs to know.
-
-    Attributes:
-        node: Name of this node, with its incarnation.
-        prefix: Start of all keys.
-        lease: Life of the lease in seconds.
-        call_timeout: Longest wait for a reply in seconds.
-        username: User of the engine's ACL; empty for none.
-        password: Read anew for each connection; empty for none.
-        database: Number of the database.
-        info: Text of the lease.
-    """
-
-    node: str
-    prefix: str
-    lease: float
-    call_timeout: float
-    username: str = ""
-    password: Callable[[], str] = str
-    database: int = 0
-    info: Callable[[], bytes] = bytes
-
-
-class LinkObserver(Protocol):
-    """Hears of the link."""
-
-    def admits(self, nodes: list[bytes]) -> bool:
-        """Tell whether this node may join others; else the link tries again later.
-
-        Args:
-            nodes: Names and texts of the leases in turn, the own one among them.
-        """
-
-    def link_ready(self, is_lost: bool) -> None:
-        """Calls may be made.
-
-        Args:
-            is_lost: Whether the engine may have lost the registrations of this node.
-        """
-
-    def link_down(self, reason: str) -> None:
-        """No call may be made."""
-
-    def registrations_lost(self) -> None:
-        """The lease had ended, or the engine was emptied."""
-
-    def inbox_received(self, message: bytes) -> None:
-        """A message of another node, or of a script."""
-
-    def replied(self, seconds: float) -> None:
-        """The engine has taken so long for a call."""
 
 
 def _first(failure: Failure) -> Failure:
@@ -163,6 +97,7 @@ class Link:
     Attributes:
         ready: Whether calls may be made.
         connects: Number of times that the link became ready.
+        engine_clock: Dates connections and messages.
     """
 
     _log = Logger()
@@ -183,16 +118,10 @@ class Link:
         self._settings = settings
         self._observer = observer
         self._needs_master = needs_master
+        self.engine_clock = EngineClock(boottime)
         self._boottime = boottime
-        texts = {
-            name: (files(__package__) / "lua" / f"{name}.lua").read_bytes()
-            for name in SCRIPTS
-        }
-        self._scripts = texts
-        self._hashes = {
-            name: hashlib.sha1(text, usedforsecurity=False).hexdigest()
-            for name, text in texts.items()
-        }
+        texts = self._scripts = scripts()
+        self._hashes = {name: script_hash(text) for name, text in texts.items()}
         self._connections: list[Commands] = []
         self._session: Deferred[str] | None = None
         self._loop: Deferred[None] | None = None
@@ -203,7 +132,6 @@ class Link:
         self._epoch: bytes | None = None
         self._renewed = -settings.lease
         self._heard = 0.0
-        self._samples: deque[tuple[float, float]] = deque(maxlen=TIME_SAMPLES)
         self._overdue: TimeoutQueue[Call] = TimeoutQueue(
             clock, GRACE_SECONDS, lambda _: self.drop("no reply in time")
         )
@@ -277,20 +205,6 @@ class Link:
         """Wait longer or shorter for replies."""
         self._deadlines.change(call_timeout, 0.0)
 
-    def engine_time(self, boottime: float | None = None) -> int:
-        """Convert a time of the node to the engine's clock.
-
-        Args:
-            boottime: Seconds of the node's clock; now by default.
-
-        Returns:
-            Microseconds since 1970.
-        """
-        # The offset of the fastest reading is the most exact one.
-        offset = min(self._samples)[1] if self._samples else 0.0
-        when = self._boottime() if boottime is None else boottime
-        return round((when + offset) * 1e6)
-
     @property
     def lease_age(self) -> float:
         """Seconds since the lease was renewed."""
@@ -352,6 +266,10 @@ class Link:
             reply = self._judged(reply)
         else:
             self._observer.replied(self._clock.seconds() - call.since)
+        self.finish(done, reply)
+
+    def finish(self, done: Done, reply: Any) -> None:
+        """Hand on a reply."""
         try:
             done(reply)
         except Exception:
@@ -428,7 +346,7 @@ class Link:
             )
 
     async def _open(self, session: Deferred[str]) -> None:
-        self._samples.clear()
+        self.engine_clock.forget()
         await self._connect(Commands(self._lost), session)
         await self._load_scripts()
         inbox = await self._connect(Inbox(self._lost, self._received), session)
@@ -501,12 +419,7 @@ class Link:
         )
         ended = self._boottime()
         now = int(seconds) + int(microseconds) / 1e6
-        took, offset = ended - began, now - (began + ended) / 2
-        if self._samples:
-            best, known_offset = min(self._samples)
-            if abs(offset - known_offset) > best + took + STEP_SECONDS:
-                self._samples.clear()
-        self._samples.append((took, offset))
+        self.engine_clock.read(began, ended, now)
         self._renewed = began
         known, self._epoch = self._epoch, epoch
         return not held or epoch != known

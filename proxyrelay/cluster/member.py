@@ -21,9 +21,11 @@ from twisted.logger import Logger
 
 from proxyrelay import __version__
 from proxyrelay.cluster import files
-from proxyrelay.cluster.bus import FORMAT, Done, NotSent
+from proxyrelay.cluster.bus import FORMAT
 from proxyrelay.cluster.claims import Claims, Stamps
-from proxyrelay.cluster.link import Link, LinkSettings
+from proxyrelay.cluster.link import Link
+from proxyrelay.cluster.link_bus import LinkBus
+from proxyrelay.cluster.link_settings import LinkSettings
 from proxyrelay.cluster.node import Node
 from proxyrelay.cluster.queries import Facts, Queries
 from proxyrelay.cluster.seal import Seal
@@ -33,9 +35,6 @@ from proxyrelay.config.cluster import Cluster, Place, place
 from proxyrelay.errors import ConfigError
 from proxyrelay.net.timers import Heartbeat
 from proxyrelay.switchboard.relay import Relay
-
-SWEEP_SECONDS = 0.5
-"""Interval between two looks at what is due."""
 
 REAP_SECONDS = 30.0
 """Interval between two looks at the other nodes."""
@@ -61,37 +60,6 @@ class NodeInfo(msgspec.Struct):
 
 def _fingerprint(*values: object) -> str:
     return sha256(repr(values).encode()).hexdigest()[:8]
-
-
-class LinkBus:
-    """The link, as the rules of a node see it."""
-
-    def __init__(self, link: Link, clock: Any) -> None:
-        self._link = link
-        self._clock = clock
-
-    @property
-    def ready(self) -> bool:
-        """Whether the engine can be reached."""
-        return self._link.ready
-
-    def call(self, done: Done, script: str, *arguments: bytes | str | int) -> None:
-        """Run a script."""
-        if self._link.ready:
-            self._link.run(done, script, *arguments)
-        else:
-            self._clock.callLater(0, done, NotSent())
-
-    def publish(self, done: Done, node: str, message: bytes) -> None:
-        """Send a message to a node."""
-        if self._link.ready:
-            self._link.tell(done, node, message)
-        else:
-            self._clock.callLater(0, done, NotSent())
-
-    def engine_time(self, boottime: float | None = None) -> int:
-        """A time of this machine, or now, in microseconds of the engine's clock."""
-        return self._link.engine_time(boottime)
 
 
 class Member:
@@ -186,11 +154,7 @@ class Member:
         self.node.further = self.queries.received
         self._started = clock.seconds()
         self._bus = bus
-        self._heartbeats = (
-            Heartbeat(clock, SWEEP_SECONDS, self.claims.tick),
-            Heartbeat(clock, SWEEP_SECONDS, self.queries.tick),
-            Heartbeat(clock, REAP_SECONDS, self._look_around),
-        )
+        self._heartbeat = Heartbeat(clock, REAP_SECONDS, self._look_around)
 
     @property
     def keys(self) -> list[str]:
@@ -203,8 +167,12 @@ class Member:
         if self._sentinel is not None:
             self._sentinel.start()
         self.link.start()
-        for heartbeat in self._heartbeats:
-            heartbeat.start()
+        self._heartbeat.start()
+
+    def tick(self) -> None:
+        """Act on what is due; to be called twice a second."""
+        self.claims.tick()
+        self.queries.tick()
 
     def stop(self) -> Deferred[None]:
         """Leave the cluster, after the last client has left.
@@ -212,8 +180,7 @@ class Member:
         Returns:
             Fires when the engine knows it, or cannot be told.
         """
-        for heartbeat in self._heartbeats:
-            heartbeat.stop()
+        self._heartbeat.stop()
         if self._sentinel is not None:
             self._sentinel.stop()
         leaving: Deferred[Any] = (

@@ -102,12 +102,12 @@ class Commands(Protocol):
             self.abort()
 
     def _received(self, reply: Any) -> None:
-        if self._calls:
-            call = self._calls.popleft()
-            call.done(call, reply)
-        else:  # an engine with too many clients says so unasked
-            self._lost(self, f"the engine ends a connection: {reply!s}")
+        if not self._calls:  # an engine with too many clients says so unasked
+            self._lost(self, str(reply))
             self.abort()
+            return
+        call = self._calls.popleft()
+        call.done(call, reply)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell it, and let no call wait on."""

@@ -272,6 +272,8 @@ class RelayService(MultiService):
 
     def _tick(self) -> None:
         self.factory.relay.tick()
+        if self.member is not None:
+            self.member.tick()
         if not self.factory.pace.backlogged:
             self._heap.look(len(self.factory.connections), self._clock.seconds())
 

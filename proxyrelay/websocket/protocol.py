@@ -135,7 +135,8 @@ class RelayProtocol(UpstreamProtocol):
         if awaits:
             self.transport.pauseProducing()
         else:
-            self._settle()
+            if self.phase is Phase.REGISTERING:
+                self._settle()
             self.flow.read_on()
 
     def close_going_away(self) -> None:
@@ -386,10 +387,12 @@ class RelayProtocol(UpstreamProtocol):
             self.factory.relay.receive(self, payload, binary=isBinary)
         except Exception:
             self._log.failure("a message of {address} failed", address=self.address)
-        self._settle()
+        if self.phase is Phase.REGISTERING:
+            self._settle()
 
     def _settle(self) -> None:
-        if self.phase is Phase.REGISTERING and self.registration is not None:
+        """Begin the next phase once the client holds a UUID."""
+        if self.registration is not None:
             self._enter(Phase.READY)
             self.factory.limits.settle(self, self.origin)
 

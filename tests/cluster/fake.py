@@ -261,8 +261,8 @@ class FakeNode:
         self.claims.tick()
         self.queries.tick()
 
-    def check_held(self) -> None:
-        """Correct the engine, as the member does it now and then."""
+    def look_around(self) -> None:
+        """Correct what the engine knows of this node, as a member does."""
         for uuid, record in self.engine.records.items():
             if record["node"] == self.name:
                 self.claims.disown(uuid, record["connection"])

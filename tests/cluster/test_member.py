@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -21,8 +22,8 @@ from proxyrelay.config import Auth, AuthArguments, Config, Offers
 from proxyrelay.config.cluster import Cluster
 from proxyrelay.errors import ConfigError
 from proxyrelay.switchboard.relay import Relay
-from tests.support.engine import Engine, free_port
-from tests.support.recording import RecordingWaiting
+from tests.support.engine import Engine, SentinelGroup, free_port
+from tests.support.recording import A, B, RecordingWaiting
 
 reactor: Any = _reactor
 
@@ -300,3 +301,40 @@ class TlsTests(MemberTestCase):
         self.assertIn(
             "certificate required", await self.reason("cluster_unreachable", member)
         )
+
+
+class LookTests(MemberTestCase):
+    """What a member mends from time to time."""
+
+    async def test_dead_member_is_reaped_and_lost_farewells_are_made_up(self) -> None:
+        client = self.engine.client
+        member = await self.joined()
+        start = f"{member._config.cluster.prefix}:1"
+        for node, uuid in (("n2:dead", A), (member.name, B)):
+            client.sadd(f"{start}:nodes", node)
+            client.sadd(f"{start}:s:{node}", uuid)
+            client.hset(f"{start}:u:{uuid}", mapping={"n": node, "c": 5, "u": "-"})
+        member._look_around()
+        for uuid in (A, B):
+            key = f"{start}:u:{uuid}"
+            await self.until(partial(lambda key: client.hget(key, "n") == b"", key))
+        self.assertEqual(client.smembers(f"{start}:nodes"), {member.name.encode()})
+
+
+class SentinelTests(MemberTestCase):
+    """A member whose engine is named by sentinels."""
+
+    timeout = 60
+
+    async def test_member_follows_the_master(self) -> None:
+        group = SentinelGroup()
+        self.addCleanup(group.stop)
+        places = tuple(f"tcp:127.0.0.1:{port}" for port in group.sentinels)
+        member = await self.joined(engine=None, sentinels=places, master="relay")
+        self.assertEqual(len(group.master.client.keys("*:n:n1:*")), 1)
+        ready = self.log.when("cluster_ready")
+        group.master.kill()
+        await ready
+        self.assertEqual(len(group.replica.client.keys("*:n:n1:*")), 1)
+        await member.stop()
+        self.assertEqual(group.replica.client.keys("*:n:n1:*"), [])

@@ -192,7 +192,7 @@ class ClusterMachine(RuleBasedStateMachine):
             self.engine.now += seconds
             for node in self.nodes:
                 node.tick()
-                node.check_held()
+                node.look_around()
             settle(self.nodes)
         self.no_client_ends()
         self.no_newest_client_is_closed()

@@ -11,7 +11,8 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import TestCase
 
-from proxyrelay.cluster.link import Link, LinkSettings
+from proxyrelay.cluster.link import Link
+from proxyrelay.cluster.link_settings import LinkSettings
 from proxyrelay.cluster.sentinel import SentinelEndpoint
 from tests.cluster.test_link import Recorder
 from tests.support.engine import SentinelGroup, free_port

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from proxyrelay.cluster.claims import Claims
+from proxyrelay.cluster.codec import Confirmation
 from proxyrelay.cluster.node import Node
 from proxyrelay.cluster.seal import Seal
 from proxyrelay.errors import Forbidden
@@ -150,6 +151,7 @@ class ClaimTests(RelayTestCase):
         self.engine.register(A, OTHER, 1, "another", 0, "new", 0, 0)
         client = self.claiming(frame(TEXT, offer(A, B)))
         self.settle()
+        self.in_reactor(self.claims.told, Confirmation(1, OTHER, A, 1, True))
         self.assert_refused(client, Forbidden.code)
         self.assert_nothing_left()
 

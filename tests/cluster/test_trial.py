@@ -225,6 +225,34 @@ class UserTests(TrialTestCase):
         self.assertIn("+role", acl(every))
 
 
+class FakeTests(TrialTestCase):
+    """Engines that are too old, or none."""
+
+    def test_old_or_other_engine_is_a_problem(self) -> None:
+        old = "*12\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n6.2.9\r\n"
+        rest = "$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n"
+        rest += "$1\r\na\r\n:1\r\n$1\r\nb\r\n:2\r\n"
+        for reply, words in (
+            (old + rest, "Redis 6.2.9 is too old: 7.0 is needed"),
+            ("-ERR unknown command\r\n", "refuses this relay: ERR unknown command"),
+        ):
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                arguments = (listening, reply.encode())
+                thread = threading.Thread(target=self.answer, args=arguments)
+                thread.start()
+                engine = f"tcp:127.0.0.1:{listening.getsockname()[1]}"
+                report = try_engine(self.cluster(engine=engine))
+                thread.join()
+            self.assertIn(words, self.problem(report, "engine"))
+
+    def answer(self, listening: socket.socket, reply: bytes) -> None:
+        """Answer all commands of one connection in the same way."""
+        connection, _ = listening.accept()
+        with connection:
+            while connection.recv(1000):
+                connection.sendall(reply)
+
+
 class TlsTests(TrialTestCase):
     """An engine with TLS."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -17,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from tests.integration.test_real_clients import EndpointTestCase, need_addresses
 from tests.integration.test_twistd import TwistdTestCase
 from tests.support.cluster import ClusterTestCase
-from tests.support.processes import PATIENCE, RelayProcess
+from tests.support.processes import PATIENCE, PAUSE, RelayProcess
 from tests.support.recording import A, B, C, answer, offer, registration
 from tests.support.served import Client
 
@@ -90,6 +91,38 @@ class HandOverTests(ClusterTestCase, TwistdTestCase):
         back = self.registered(two.url)
         self.assertEqual(back.recv(), offer(C, A).decode())
         self.assertEqual(one.errors + two.errors, [])
+
+
+class EngineTests(ClusterTestCase, TwistdTestCase):
+    """Clients while the engine is away, and after it."""
+
+    def test_engine_that_comes_back_empty_is_told_of_all_clients(self) -> None:
+        nodes = [self.node(name) for name in ("one", "two")]
+        first = self.registered(nodes[0].url)
+        second = self.registered(nodes[1].url, uuid=B)
+        self.engine.kill()
+        for node in nodes:
+            node.wait_for("the link to the engine is down")
+
+        # New clients are accepted, and reach the others of their node.
+        third = self.registered(nodes[0].url, uuid=C)
+        third.send(offer(C, A).decode())
+        self.assertEqual(first.recv(), offer(C, A).decode())
+        self.engine.start()
+        deadline = time.monotonic() + PATIENCE
+        expected: list[str | None] = ["one", "two", "one"]
+        while [self.holder(each) for each in (A, B, C)] != expected:
+            self.assertLess(time.monotonic(), deadline)
+            PAUSE.wait(0.02)
+        for source, one, target, other in (
+            (A, first, B, second),
+            (B, second, C, third),
+        ):
+            one.send(offer(source, target).decode())
+            self.assertEqual(other.recv(), offer(source, target).decode())
+        for node in nodes:
+            self.assertEqual((node.stop(), node.errors), (0, []))
+            self.assertNotIn(" ERROR ", node.said)
 
 
 class Pair:
