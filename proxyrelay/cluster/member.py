@@ -191,11 +191,14 @@ class Member:
     def apply(self, config: Config) -> None:
         """Serve with other settings.
 
-        Raises:
-            ConfigError: A file cannot be read.
+        The keys stay if the file cannot be read. It may have gone with settings that
+        wait for a restart.
         """
         cluster = config.cluster
-        self._seal.use(files.read(cluster).keys)
+        try:
+            self._seal.use(files.keys(cluster))
+        except ConfigError as error:
+            self._log.error("{problem}", event="problem", problem=str(error))
         self._config = config
         self.claims.limit = _limit(config)
         self.claims.serve_alone = cluster.without_engine == "serve"

@@ -195,11 +195,7 @@ class RelayService(MultiService):
     # -- reload
 
     def apply(self, config: Config) -> None:
-        """Serve with other settings from now on. No connection is closed.
-
-        Raises:
-            ConfigError: A file of the cluster cannot be read. Nothing has changed.
-        """
+        """Serve with other settings from now on. No connection is closed."""
         if self.member is not None:
             self.member.apply(config)
         self.config = config

@@ -20,7 +20,6 @@ from proxyrelay.cluster import link
 from proxyrelay.cluster.member import Member
 from proxyrelay.config import Auth, AuthArguments, Config, Offers
 from proxyrelay.config.cluster import Cluster
-from proxyrelay.errors import ConfigError
 from proxyrelay.switchboard.relay import Relay
 from tests.support.engine import Engine, SentinelGroup, free_port
 from tests.support.recording import A, B, RecordingWaiting
@@ -161,16 +160,17 @@ class ReloadTests(MemberTestCase):
         self.assertFalse(member.claims.serve_alone)
         self.assertEqual(member.link._deadlines._seconds, 2)
 
-    async def test_wrong_key_file_changes_nothing(self) -> None:
+    async def test_wrong_key_file_keeps_the_keys(self) -> None:
         file = self.write("key", KEYS[0])
         member = await self.joined(key_file=file)
         before = member.keys
         self.write("key", "0a")
         cluster = structs.replace(member._config.cluster, without_engine="refuse")
         config = structs.replace(member._config, cluster=cluster)
-        self.assertRaises(ConfigError, member.apply, config)
+        member.apply(config)
         self.assertEqual(member.keys, before)
-        self.assertTrue(member.claims.serve_alone)
+        self.assertFalse(member.claims.serve_alone)
+        self.assertEqual(len(self.log.named("problem")), 1)
 
 
 class AgreementTests(MemberTestCase):
