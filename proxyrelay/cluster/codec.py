@@ -45,6 +45,7 @@ class Offered(Envelope, tag="offer"):
         text: The message as it came.
         is_connected: Whether the two have just been connected, as far as the sending
             node knows, and the sender has not registered anew since.
+        time: When it was sealed, in microseconds of the engine's clock.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Offered(Envelope, tag="offer"):
     name: str
     text: bytes
     is_connected: bool = False
+    time: int = 0
 
 
 class Answered(Envelope, tag="answer"):

@@ -28,6 +28,10 @@ LATE_US = 5_000_000
 """Age of an offer, from the engine to its receiver, over which it goes back. Its node
 stood still, and the sender may have given it up."""
 
+SEALED_US = 60_000_000
+"""The same since it was sealed. A node that has not met the sender's cannot know by the
+serial number whether it is a repetition. Nodes read the engine's clock now and then."""
+
 GONE = "gone"
 """Reason for an offer to a connection that the node does not have."""
 
@@ -185,6 +189,7 @@ class Node:
             codec.Offered(
                 *(self._serial, self._name, offer.number, offer.source, offer.target),
                 *(user, offer.name, text, self._is_connected(offer)),
+                self._bus.engine_time(),
             )
         )
         hold_ms = round(self._relay.broker.settings.hold * 1000)
@@ -319,7 +324,8 @@ class Node:
             return
         peer = relay.registry.get(head.uuid)
         reason, text = "", b""
-        if self._bus.engine_time() - head.time > LATE_US:
+        now = self._bus.engine_time()
+        if now - head.time > LATE_US or now - message.time > SEALED_US:
             reason = "silent"
         elif peer is None or peer.arrival != head.connection:
             self._claims.disown(head.uuid, head.connection)

@@ -351,6 +351,20 @@ class FaultTests(NodeTestCase):
         self.settle()
         self.assertEqual(self.engine.records[B]["node"], "")
 
+    def test_old_offer_that_is_repeated_to_another_node_is_not_passed_on(self) -> None:
+        a, b = self.client(A, 0), self.client(B, 1)
+        sealed: list[bytes] = []
+        self.patch(self.nodes[1].bus, "receive", sealed.append)
+        self.offer(a, B)
+        self.settle()
+        self.engine.now += 61
+        head, _, envelope = sealed[-1].partition(b"\n")
+        words = head.split()
+        words[-1] = str(self.nodes[1].bus.engine_time()).encode()
+        self.nodes[1].node.received(b" ".join(words) + b"\n" + envelope)
+        self.settle()
+        self.assertEqual(b.received, {})
+
     def test_wrong_records_return_an_offer_twice_at_most(self) -> None:
         a, b = self.client(A, 0), self.client(B, 1)
         self.engine.records[B]["connection"] += 1000
