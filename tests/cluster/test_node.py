@@ -362,7 +362,7 @@ class FaultTests(NodeTestCase):
         words = head.split()
         words[-1] = str(self.nodes[1].bus.engine_time()).encode()
         self.nodes[1].node.received(b" ".join(words) + b"\n" + envelope)
-        self.settle()
+        self.wake()
         self.assertEqual(b.received, {})
 
     def test_wrong_records_return_an_offer_twice_at_most(self) -> None:
