@@ -53,6 +53,9 @@ SILENCE_SECONDS = 6.0
 CONNECT_SECONDS = 10.0
 """Longest time from the first attempt to a link that is ready."""
 
+STEADY_SECONDS = 10.0
+"""Life of a link after which the next attempt follows soon."""
+
 REFUSED_SECONDS = 10.0
 """Wait before the next attempt after the engine has refused the user."""
 
@@ -311,16 +314,19 @@ class Link:
 
     async def _run(self) -> None:
         wait = backoffPolicy(0.2, 2.0, 1.5, jitter=_jitter)
-        failures = 0
+        failures = flaps = 0
         while not self._is_stopped:
-            seconds = wait(0)
+            seconds = wait(flaps)
             session: Deferred[str] = Deferred()
             self._session, self._why = session, ""
             try:
                 opening = Deferred.fromCoroutine(self._open(session))
                 await opening.addTimeout(CONNECT_SECONDS, self._clock)
-                failures = 0
+                failures, began = 0, self._boottime()
                 await session
+                lasted = self._boottime() - began
+                flaps = 0 if lasted > STEADY_SECONDS else flaps + 1
+                seconds = wait(flaps)
             except CancelledError:
                 raise
             except Exception as error:

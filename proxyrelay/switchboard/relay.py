@@ -170,6 +170,8 @@ class Relay:
         peer.registers()
         holder, directory = self.registry.get(request.uuid), self.undelivered.directory
         if directory is None or holder is peer:
+            if directory is not None:
+                directory.release(peer, None)  # its wish for another UUID
             self.accept(peer, request)
             return
         if holder is not None:

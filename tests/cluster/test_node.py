@@ -14,7 +14,7 @@ from proxyrelay.errors import TryAgainLater
 from proxyrelay.switchboard import delivery
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from tests.cluster.fake import FakeEngine, FakeNode, StockClient, settle
-from tests.support.recording import A, B, answer, offer
+from tests.support.recording import A, B, answer, offer, registration
 
 USER, OTHER = User("one"), User("other")
 
@@ -584,6 +584,15 @@ class ClaimTests(NodeTestCase):
         self.assertEqual(one.closed and one.closed[0], 4004)
         self.assertTrue(two.accepted)
         self.assertEqual(self.engine.records[A]["connection"], two.arrival)
+
+    def test_claim_yields_to_the_uuid_that_the_client_holds(self) -> None:
+        client = self.client(A, 0)
+        for uuid in (B, A):
+            client.node.relay.receive(client, registration(uuid))
+        self.settle()
+        self.assertIs(self.nodes[0].relay.registry.get(A), client)
+        self.assertIsNone(self.nodes[0].relay.registry.get(B))
+        self.assertEqual(self.engine.records[B]["node"], "")
 
     def test_claim_holds_back_what_the_client_sends(self) -> None:
         client = self.connecting(A, 0)
