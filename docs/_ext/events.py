@@ -73,6 +73,7 @@ EVENTS: Mapping[str, str] = {
     "cluster_unreachable": "The engine cannot be reached; the relay goes on trying.",
     "cluster_refused": "The engine does not let the relay do something.",
     "cluster_alone": "The relay stays alone, as its settings do not fit the others'.",
+    "cluster_stranger": "Another node does not fit since a reload.",
     "cluster_differs": "Another relay has other settings, which should be the same.",
     "sentinel_silent": "A sentinel does not answer; the next one is asked.",
     "defect": "An error of the relay's own, which it has survived.",

@@ -22,10 +22,15 @@ ROWS_PER_BATCH = 500
 
 
 def degraded(member: Member) -> list[str]:
-    """Why the relay serves its own clients only."""
+    """Why clients of other nodes cannot be reached, or not all of them."""
     if member.is_excluded:
         return ["cluster: other settings than those of other nodes; see the log"]
-    return [] if member.link.ready else ["cluster: the engine cannot be reached"]
+    if not member.link.ready:
+        return ["cluster: the engine cannot be reached"]
+    return [
+        f"cluster: {what} of node {node!a} differs"
+        for node, what in sorted(member.strangers.items())
+    ]
 
 
 def lease_age(member: Member) -> float | None:

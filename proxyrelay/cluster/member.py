@@ -82,6 +82,7 @@ class Member:
         is_ready: Whether new clients are served. It may be replaced.
         is_excluded: Whether other nodes know users in another way, so that this one
             stays alone.
+        strangers: Nodes that do not fit since a reload, with the setting.
         engine_seconds: Time that the engine has taken for all calls.
         calls: Number of these calls.
 
@@ -104,6 +105,7 @@ class Member:
         host = cluster.node or socket.gethostname().partition(".")[0]
         self.name = f"{host}:{secrets.token_hex(4)}"
         self.is_excluded = False
+        self.strangers: dict[str, str] = {}
         self.is_draining = False
         self.is_ready: Callable[[], bool] = lambda: not self.is_draining
         self.engine_seconds = 0.0
@@ -289,9 +291,8 @@ class Member:
             other, node = _node_info(text), name.decode("ascii", "replace")
             if other is None or node == self.name:
                 continue
-            shared = _opens(mine.keys, other.keys) and _opens(other.keys, mine.keys)
-            if other.identity != mine.identity or not shared:
-                self._stay_alone(node, "[auth]" if shared else "key_file")
+            if what := _misfit(mine, other):
+                self._stay_alone(node, what)
                 return False
             terms[node] = other.terms
         self.is_excluded = False
@@ -347,6 +348,7 @@ class Member:
         if isinstance(reply, Exception):
             return
         self.queries.note(reply)
+        self._compare(reply)
         dead = [
             name.decode()
             for name, info in zip(reply[::2], reply[1::2], strict=True)
@@ -355,6 +357,27 @@ class Member:
         for node in random.sample(dead, len(dead)):
             self.node.forget(node)
             self._reap_page(node, b"0")
+
+    def _compare(self, nodes: list[bytes]) -> None:
+        """Notice a reload, here or elsewhere, after which messages stay closed."""
+        mine, known = msgspec.json.decode(self._info(), type=NodeInfo), self.strangers
+        self.strangers = {}
+        for name, text in zip(nodes[::2], nodes[1::2], strict=True):
+            other, node = _node_info(text), name.decode("ascii", "replace")
+            if other is None or node == self.name:
+                continue
+            what = _misfit(mine, other)
+            if not what:
+                continue
+            self.strangers[node] = what
+            if node not in known:
+                self._log.error(
+                    "{what} of node {node!a} differs: messages between it and this "
+                    "node are lost",
+                    event="cluster_stranger",
+                    what=what,
+                    node=node,
+                )
 
     def _reap_page(self, node: str, cursor: bytes) -> None:
         recent_ms = round(self._config.offers.recent * 1000)
@@ -383,6 +406,14 @@ def _node_info(lease: bytes) -> NodeInfo | None:
         return msgspec.json.decode(lease or b"null", type=NodeInfo | None)
     except msgspec.MsgspecError:
         return None
+
+
+def _misfit(mine: NodeInfo, other: NodeInfo) -> str:
+    """Setting for which two nodes do not fit; empty if they do."""
+    if other.identity != mine.identity:
+        return "[auth]"
+    opens = _opens(mine.keys, other.keys) and _opens(other.keys, mine.keys)
+    return "" if opens else "key_file"
 
 
 def _opens(keys: list[str], others: list[str]) -> bool:

@@ -84,6 +84,14 @@ class ClusterHealthTests(NodesTestCase):
         self.member.is_excluded = True
         self.assertIn(b"degraded: cluster: other settings", self.ask("/readyz").body)
 
+    def test_health_beside_a_node_that_does_not_fit_says_so(self) -> None:
+        self.member.link.ready = True
+        self.member.strangers = {"n2:1": "key_file"}
+        self.assertEqual(
+            self.ask("/readyz").body,
+            b"ok\ndegraded: cluster: key_file of node 'n2:1' differs\n",
+        )
+
     def test_node_with_an_obstacle_reports_it(self) -> None:
         self.assertTrue(self.member.is_ready())
         self.relay.ports.close()

@@ -199,6 +199,25 @@ class AgreementTests(MemberTestCase):
             await member.stop()
         self.assertEqual(len(self.log.named("cluster_alone")), 4)
 
+    async def test_key_that_another_member_lacks_after_a_reload_is_told_once(
+        self,
+    ) -> None:
+        key = self.write("key", KEYS[0])
+        first = await self.joined(key_file=key)
+        await self.joined(node="n2", key_file=key)
+        told = self.log.when("cluster_stranger")
+        self.write("key", KEYS[1])
+        first.apply(first._config)
+        for _ in range(2):
+            first._look_around()
+        self.assertEqual((await told)["what"], "key_file")
+        self.assertEqual(list(first.strangers.values()), ["key_file"])
+        self.write("key", KEYS[0])
+        first.apply(first._config)
+        first._look_around()
+        await self.until(lambda: not first.strangers)
+        self.assertEqual(len(self.log.named("cluster_stranger")), 1)
+
     async def test_member_alone_joins_when_the_others_fit(self) -> None:
         first = await self.joined(self.GLOBUS)
         member, alone = self.member(node="n2"), self.log.when("cluster_alone")
