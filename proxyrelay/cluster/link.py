@@ -345,10 +345,12 @@ class Link:
         if not isinstance(error, (*UNREACHABLE, NotSent, NoReply)):
             self._log.failure("the link to the engine failed", Failure(error))
         elif not isinstance(error, Refused):
+            place = self._settings.place
             self._log.warn(
-                "the engine cannot be reached: {reason}",
+                "the engine{_at} cannot be reached: {reason}",
                 event="cluster_unreachable",
                 reason=self._why or str(error),
+                _at=f" at {place}" if place else "",
             )
 
     async def _open(self, session: Deferred[str]) -> None:

@@ -20,6 +20,7 @@ class LinkSettings(msgspec.Struct, frozen=True):
         password: Read anew for each connection; empty for none.
         database: Number of the database.
         info: Text of the lease.
+        place: Where the engine is, for the log.
     """
 
     node: str
@@ -30,6 +31,7 @@ class LinkSettings(msgspec.Struct, frozen=True):
     password: Callable[[], str] = str
     database: int = 0
     info: Callable[[], bytes] = bytes
+    place: str = ""
 
 
 class LinkObserver(Protocol):

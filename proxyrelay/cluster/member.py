@@ -130,6 +130,7 @@ class Member:
                 self._password,
                 cluster.database,
                 self._info,
+                ", ".join(cluster.sentinels) or cluster.engine or "",
             ),
             self,
             needs_master=bool(cluster.sentinels),
