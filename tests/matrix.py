@@ -22,11 +22,11 @@ from conformance.suite import candidates
 
 ROOT = Path(__file__).parents[1]
 
-ENGINE = ("test_link.py", "test_member.py", "test_scripts.py", "test_sentinel.py")
+ENGINE = ("bus", "link", "member", "scripts", "sentinel", "trial")
 
 REAL = (
     *(ROOT / "tests/integration", ROOT / "tests/admin/test_page.py"),
-    *(ROOT / "tests/cluster" / name for name in (*ENGINE, "test_trial.py")),
+    *(ROOT / "tests/cluster" / f"test_{name}.py" for name in ENGINE),
 )
 """Tests that start real processes: a relay, a browser, an engine."""
 

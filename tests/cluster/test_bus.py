@@ -27,9 +27,10 @@ class LinkBusTests(LinkTestCase):
 
     async def texts(self) -> list[bytes]:
         """All messages so far."""
-        self.link.publish("n1", b"end")
+        ended = self.link.publish("n1", b"end")
         while self.observer.said[-1] != ("message", b"end"):
             await self.observer.when("message")
+        await ended
         said = [each[1] for each in self.observer.said if each[0] == "message"]
         return [text.rpartition(b"\n")[2] for text in said[:-1]]
 
