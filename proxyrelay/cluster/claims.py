@@ -322,7 +322,7 @@ class Claims:
         self._next_batch()
 
     def tick(self) -> None:
-        """Assert what is due; to be called twice a second."""
+        """Assert due registrations; to be called twice a second."""
         now = self._clock()
         while self._inquiries:
             key, inquiries = next(iter(self._inquiries.items()))

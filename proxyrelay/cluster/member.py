@@ -173,7 +173,7 @@ class Member:
         self._heartbeat.start()
 
     def tick(self) -> None:
-        """Act on what is due; to be called twice a second."""
+        """Do the regular work; to be called twice a second."""
         self.claims.tick()
         self.queries.tick()
 
@@ -318,7 +318,7 @@ class Member:
             )
 
     def link_ready(self, is_lost: bool) -> None:  # noqa: ARG002
-        """Assert all registrations, and pass on what has waited."""
+        """Assert all registrations, and pass on waiting offers."""
         self.claims.assert_all()
         self.node.resume()
 

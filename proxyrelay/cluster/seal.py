@@ -2,7 +2,7 @@
 
 A sealed message is bound to its receiver: a client, or a node. So the engine's other
 users can neither read a message, nor forge one, nor pass one on to another receiver.
-The scripts have no key. So who may publish can have a node close a connection.
+The scripts have no key. So any user of the engine with PUBLISH can close connections.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def commands(cluster: Cluster) -> list[str]:
 
 
 def acl(cluster: Cluster) -> str:
-    """The command that makes a user of the engine's ACL who may do that alone."""
+    """The engine command for an ACL user with exactly these rights."""
     rights = " ".join(_right(command) for command in commands(cluster))
     name, (keys, channels) = cluster.username or "relay", _patterns(cluster)
     return (
