@@ -303,6 +303,21 @@ class Broker:
 
     # -- offers that wait for their peers
 
+    def resume_waiting(self, offer: Offer, text: bytes) -> None:
+        """Let an offer wait again that waited in the process before."""
+        sent = self._undelivered.sent(offer)
+        if sent is None:
+            return
+        sent.text = text
+        if not self._keep(sent, offer):
+            self._undelivered.send_back(sent, BounceReason.UNKNOWN, offer)
+            return
+        target = self._find(offer.target)
+        if target is not None and self.settings.crossing:
+            self._waiting.begin(offer, target)
+        elif target is not None:
+            self.pass_on(offer)
+
     def _hold(self, sent: Sent, offer: Offer) -> bool:
         """Let an offer wait, if its receiver is likely to come back."""
         since = self._clock() - self.settings.recent

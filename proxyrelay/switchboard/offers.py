@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable
 from enum import Enum
 from itertools import takewhile
+from typing import Protocol
 
 import msgspec
 
@@ -77,6 +78,7 @@ class Offer(msgspec.Struct, eq=False, gc=False):
         is_sent_again: Whether another relay has sent it back, and it was sent anew.
         has_arrived: Whether its receiver came while another relay was looked for.
         origin: The sender, if it is a client of another relay; else None.
+        slot: Its place in the checkpoint; -1 for none.
     """
 
     source: str
@@ -95,15 +97,34 @@ class Offer(msgspec.Struct, eq=False, gc=False):
     is_sent_again: bool = False
     has_arrived: bool = False
     origin: Sender | None = None
+    slot: int = -1
+
+
+class OfferLog(Protocol):
+    """The part of `proxyrelay.switchboard.checkpoint.Checkpoint` for offers."""
+
+    def opened(self, offer: Offer, /) -> None:
+        """An offer is outstanding."""
+
+    def passed_on(self, offer: Offer, /) -> None:
+        """An offer that waited has reached its receiver."""
+
+    def closed(self, offer: Offer, /) -> None:
+        """An offer is no longer outstanding."""
 
 
 Pair = tuple[str, str]
 
 
 class OfferTable:
-    """Outstanding offers, at most one from a client to another; and connected pairs."""
+    """Outstanding offers, at most one from a client to another; and connected pairs.
+
+    Attributes:
+        log: Is told of each change; None for nobody.
+    """
 
     def __init__(self) -> None:
+        self.log: OfferLog | None = None
         # All offers, and those that wait; the oldest first in both.
         self._open: dict[Pair, Offer] = {}
         self._held: dict[Pair, Offer] = {}
@@ -160,6 +181,8 @@ class OfferTable:
             self._with.setdefault(uuid, {})[pair] = offer
             if uuid in self._crowds:
                 self._crowds[uuid].add(offer.holder, offer)
+        if self.log is not None and offer.origin is None:
+            self.log.opened(offer)
 
     def hold(self, offer: Offer, settings: Offers) -> bool:
         """Add an offer that waits, with its text, if there is room.
@@ -171,8 +194,8 @@ class OfferTable:
             offer, settings
         ):
             return False
-        self.add(offer)
         offer.waits = True
+        self.add(offer)
         self._held[offer.source, offer.target] = offer
         self._held_shares.add(offer.holder, offer)
         return True
@@ -200,6 +223,8 @@ class OfferTable:
         self._held_shares.remove(offer.holder, offer)
         offer.text = None
         offer.waits = False
+        if offer.slot >= 0 and self.log is not None:
+            self.log.passed_on(offer)
 
     def close(self, offer: Offer) -> bool:
         """Remove an offer, since it is answered or about to be returned.
@@ -211,6 +236,8 @@ class OfferTable:
         if self._open.get(pair) is not offer:
             return False
         del self._open[pair]
+        if offer.slot >= 0 and self.log is not None:
+            self.log.closed(offer)
         self._shares.remove(offer.holder, offer)
         if offer.waits:
             self.mark_passed_on(offer)

@@ -20,6 +20,7 @@ from proxyrelay.errors import (
 )
 from proxyrelay.switchboard import events, messages
 from proxyrelay.switchboard.broker import Broker, Waiting
+from proxyrelay.switchboard.checkpoint import Checkpoint
 from proxyrelay.switchboard.delivery import Undelivered
 from proxyrelay.switchboard.events import FIGHT_TAKEOVERS, ForwardObserver, Observer
 from proxyrelay.switchboard.messages import (
@@ -72,6 +73,11 @@ class Relay:
         )
         self._observer = observer
         self._clock = clock
+        self._checkpoint: Checkpoint | None = None
+
+    def use_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write down all registrations and open offers from now on."""
+        self._checkpoint = self.undelivered.table.log = checkpoint
 
     def receive(self, peer: Peer, payload: bytes, *, binary: bool = False) -> None:
         """Act on one message of a peer, as it came in a text or binary frame."""
@@ -142,6 +148,8 @@ class Relay:
         self.undelivered.report_abandoned(uuid)
         peer.registration = None
         self.registry.remove(uuid, peer, None if moved else now)
+        if self._checkpoint is not None and not moved:
+            self._checkpoint.left(peer)
         self._observer(
             events.Left(
                 *(uuid, registration.name, peer.user.sub, peer.address),
@@ -223,6 +231,8 @@ class Relay:
             peer.registration = registration
             self.registry.add(request.uuid, peer)
             self.broker.forget_offers_of(request.uuid)
+        if self._checkpoint is not None:
+            self._checkpoint.registered(peer)
         self._observer(
             events.Registered(
                 *(registration.uuid, name, peer.user.sub, peer.address),

@@ -1,0 +1,1 @@
+"""Connections that outlive the process: kept by the supervisor, resumed by the next."""

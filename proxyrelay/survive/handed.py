@@ -1,0 +1,76 @@
+"""What the supervisor has kept of the process before."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from proxyrelay.survive import memory
+
+LISTENER = "kept-listener"
+"""Name of the descriptors of the relay's own listening sockets."""
+
+
+@dataclass
+class Handed:
+    """The descriptors that a process gets at its start.
+
+    Attributes:
+        activated: Listening sockets of socket activation, with their names.
+        listeners: Listening sockets of the relay before.
+        memories: Memory files of the relay before: one, if all went well.
+        connections: Everything else, with its names: connections of clients.
+    """
+
+    activated: dict[int, str] = field(default_factory=dict)
+    listeners: list[int] = field(default_factory=list)
+    memories: list[int] = field(default_factory=list)
+    connections: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def sort(cls, given: Mapping[int, str]) -> Handed:
+        """Tell descriptors apart by what they are."""
+        handed = cls()
+        for number, name in given.items():
+            if name == memory.NAME:
+                handed.memories.append(number)
+            elif name == LISTENER:
+                handed.listeners.append(number)
+            elif _is_connection(number):
+                handed.connections[number] = name
+            else:
+                handed.activated[number] = name
+                continue
+            with suppress(OSError):
+                os.set_inheritable(number, False)
+        return handed
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all that the relay before has stored."""
+        found = set(self.connections.values())
+        found |= {LISTENER} if self.listeners else set()
+        return found | ({memory.NAME} if self.memories else set())
+
+    def close(self) -> None:
+        """Close all but the sockets of socket activation."""
+        for number in (*self.listeners, *self.memories, *self.connections):
+            with suppress(OSError):
+                os.close(number)
+        self.listeners, self.memories, self.connections = [], [], {}
+
+
+def _is_connection(number: int) -> bool:
+    """Whether a descriptor is a TCP socket that does not listen."""
+    try:
+        with socket.socket(fileno=os.dup(number)) as found:
+            return (
+                found.family in {socket.AF_INET, socket.AF_INET6}
+                and found.type == socket.SOCK_STREAM
+                and not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            )
+    except OSError:
+        return False

@@ -1,0 +1,227 @@
+"""The memory file: what outlives the process beside the descriptors. Pure of Twisted.
+
+It is a file without a name (memfd_create(2)), mapped into memory. The supervisor keeps
+its descriptor. A write is a copy in memory, and survives ``kill -9`` at once.
+
+Layout: a header, slots for registrations, slots for offers, and at the end the snapshot
+of an orderly end, if there is one. A slot becomes valid by its first byte, which is
+written last. So a crash leaves the entry before, the new one, or none.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from struct import Struct
+
+from proxyrelay.errors import ProxyRelayError
+
+FORMAT = 1
+"""Number of this layout. Within one number, entries may get further fields with
+defaults, which other versions ignore. Everything else needs a new number, and a
+reader for the one before."""
+
+MAX_CONNECTIONS = 30_000
+"""Registrations with a slot. The names of so many descriptors fit into one variable of
+the environment, which may have 128 KiB."""
+
+MAX_OFFERS = 65_536
+"""Offers with a slot: as many as the table of offers has."""
+
+CONNECTION_BYTES = 512
+OFFER_BYTES = 256
+HEADER_BYTES = 4096
+"""Sizes of a slot, and of the header."""
+
+NAME = "kept-memory"
+"""Name of the descriptor."""
+
+_MAGIC = b"PRXRELAY"
+_HEADER = Struct("<8sIQ")
+"""Magic bytes, format, and length of the snapshot in bytes (0: none)."""
+
+_WORD = Struct("<I")
+_USED_AT, _INFO_AT = 24, 64
+"""Where the numbers of used slots are, and what the relay has noted of itself."""
+
+_HEAD = Struct("<BBH")
+"""Head of a slot: whether it is valid, whether it is marked, and its length in bytes."""
+
+_VALID = 1
+
+
+class UnreadableError(ProxyRelayError):
+    """The memory file has another format, or is none."""
+
+
+class Slots:
+    """Slots of one size in a mapped file.
+
+    Args:
+        mapped: The file.
+        start: Where the first slot is.
+        size: Bytes of a slot, with its head.
+        count: Number of slots.
+        used_at: Where the file has the number of slots that were ever used. Nothing
+            looks at the others: that would fill the memory with zeros.
+    """
+
+    def __init__(
+        self, mapped: mmap.mmap, start: int, size: int, count: int, used_at: int
+    ) -> None:
+        self.longest = size - _HEAD.size
+        self._mapped = mapped
+        self._start = start
+        self._size = size
+        self._count = count
+        self._used_at = used_at
+        self._free: list[int] = []
+        (used,) = _WORD.unpack_from(mapped, used_at)
+        self._used = min(used, count)
+
+    def put(self, entry: bytes) -> int:
+        """Write an entry; returns its slot, or -1 without room for it."""
+        if len(entry) > self.longest:
+            return -1
+        if self._free:
+            slot = self._free.pop()
+        elif self._used < self._count:
+            slot = self._used
+            self._used += 1
+            _WORD.pack_into(self._mapped, self._used_at, self._used)
+        else:
+            return -1
+        start, mapped = self._start + slot * self._size, self._mapped
+        body = start + _HEAD.size
+        mapped[body : body + len(entry)] = entry
+        _HEAD.pack_into(mapped, start, 0, 0, len(entry))
+        mapped[start] = _VALID
+        return slot
+
+    def clear(self, slot: int) -> None:
+        """Make a slot free."""
+        self._mapped[self._start + slot * self._size] = 0
+        self._free.append(slot)
+
+    def mark(self, slot: int, is_marked: bool) -> None:
+        """Set or remove the mark of an entry."""
+        self._mapped[self._start + slot * self._size + 1] = is_marked
+
+    def entries(self) -> list[tuple[int, bool, bytes]]:
+        """Slot, mark and content of all entries. It also finds the free slots."""
+        found: list[tuple[int, bool, bytes]] = []
+        self._free = []
+        for slot in range(self._used):
+            start = self._start + slot * self._size
+            valid, mark, length = _HEAD.unpack_from(self._mapped, start)
+            if valid == _VALID:
+                body = start + _HEAD.size
+                entry = self._mapped[body : body + min(length, self.longest)]
+                found.append((slot, bool(mark), entry))
+            else:
+                self._free.append(slot)
+        return found
+
+
+class Memory:
+    """The memory file.
+
+    Args:
+        descriptor: The file; it is closed by `close`.
+
+    Attributes:
+        connections: Registrations; marked while the client got a part of a frame.
+        offers: Outstanding offers; marked while they wait.
+
+    Raises:
+        UnreadableError: It is no such file, or has another format.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        size = _size()
+        if os.fstat(descriptor).st_size < size:
+            raise UnreadableError("it is too short")
+        self._mapped = mmap.mmap(descriptor, size)
+        magic, number, _ = _HEADER.unpack_from(self._mapped)
+        if magic != _MAGIC or number != FORMAT:
+            self._mapped.close()
+            told = f"its format is {number}, not {FORMAT}"
+            raise UnreadableError(told if magic == _MAGIC else "it is no such file")
+        start = HEADER_BYTES
+        self.connections = Slots(
+            *(self._mapped, start, CONNECTION_BYTES, MAX_CONNECTIONS), _USED_AT
+        )
+        start += CONNECTION_BYTES * MAX_CONNECTIONS
+        self.offers = Slots(
+            *(self._mapped, start, OFFER_BYTES, MAX_OFFERS), _USED_AT + _WORD.size
+        )
+
+    @classmethod
+    def create(cls) -> Memory:
+        """Make an empty file.
+
+        Raises:
+            OSError: The system has none left, or no such files.
+        """
+        descriptor = os.memfd_create("proxyrelay", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, _size())
+        os.pwrite(descriptor, _HEADER.pack(_MAGIC, FORMAT, 0), 0)
+        return cls(descriptor)
+
+    # -- the header
+
+    @property
+    def info(self) -> bytes:
+        """What the relay has noted of itself."""
+        (length,) = _WORD.unpack_from(self._mapped, _INFO_AT)
+        start = _INFO_AT + _WORD.size
+        return self._mapped[start : start + length]
+
+    @info.setter
+    def info(self, text: bytes) -> None:
+        start = _INFO_AT + _WORD.size
+        self._mapped[start : start + len(text)] = text
+        _WORD.pack_into(self._mapped, _INFO_AT, len(text))
+
+    # -- the snapshot
+
+    def save(self, snapshot: bytes) -> None:
+        """Write the snapshot. It is valid once all of it is written.
+
+        Raises:
+            OSError: The system has no memory left for it.
+        """
+        written = 0
+        while written < len(snapshot):
+            written += os.pwrite(
+                self.descriptor, snapshot[written:], _size() + written
+            )
+        _HEADER.pack_into(self._mapped, 0, _MAGIC, FORMAT, len(snapshot))
+
+    def take_snapshot(self) -> bytes | None:
+        """Read the snapshot and remove it: nothing in it may happen twice."""
+        _, _, length = _HEADER.unpack_from(self._mapped)
+        if not length:
+            return None
+        snapshot = os.pread(self.descriptor, length, _size())
+        _HEADER.pack_into(self._mapped, 0, _MAGIC, FORMAT, 0)
+        os.ftruncate(self.descriptor, _size())
+        return snapshot if len(snapshot) == length else None
+
+    def close(self) -> None:
+        """Unmap and close the file. What the supervisor keeps of it stays."""
+        self._mapped.close()
+        os.close(self.descriptor)
+
+
+def _size() -> int:
+    return HEADER_BYTES + CONNECTION_BYTES * MAX_CONNECTIONS + OFFER_BYTES * MAX_OFFERS
+
+
+def is_memory(descriptor: int) -> bool:
+    """Whether a descriptor may be a memory file."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}").startswith("/memfd:proxyrelay")
+    except OSError:
+        return False
