@@ -67,6 +67,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--log-level": {"help": "override logging.default_level"},
     "--admin-listen": {"help": "override admin.listen"},
     "--node": {"help": "override cluster.node"},
+    "--survive": {
+        "action": "store_const",
+        "const": True,
+        "help": "override survive.enabled",
+    },
     "--offline": {
         "action": "store_true",
         "help": "try neither the credentials nor the engine",

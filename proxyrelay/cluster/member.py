@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from proxyrelay import __version__
 from proxyrelay.cluster import files
-from proxyrelay.cluster.bus import FORMAT
+from proxyrelay.cluster.bus import FORMAT, ignore
 from proxyrelay.cluster.claims import Claims, Stamps
 from proxyrelay.cluster.link import Link
 from proxyrelay.cluster.link_bus import LinkBus
@@ -85,6 +85,8 @@ class Member:
         strangers: Nodes that do not fit since a reload, with the setting.
         engine_seconds: Time that the engine has taken for all calls.
         calls: Number of these calls.
+        predecessor: Name of this node in the process before, whose connections it has;
+            empty if there was none. May be set.
 
     Raises:
         ConfigError: A file cannot be read.
@@ -110,6 +112,7 @@ class Member:
         self.is_ready: Callable[[], bool] = lambda: not self.is_draining
         self.engine_seconds = 0.0
         self.calls = 0
+        self.predecessor = ""
         self._config = config
         self._relay = relay
         self._reactor = reactor
@@ -319,6 +322,9 @@ class Member:
 
     def link_ready(self, is_lost: bool) -> None:  # noqa: ARG002
         """Assert all registrations, and pass on waiting offers."""
+        if self.predecessor:
+            # Its lease may still run. Its UUIDs are this node's.
+            self._bus.call(ignore, "leave", self.predecessor)
         self.claims.assert_all()
         self.node.resume()
 

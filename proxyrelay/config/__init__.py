@@ -18,6 +18,7 @@ from proxyrelay.config.model import Limits as Limits
 from proxyrelay.config.model import Logging as Logging
 from proxyrelay.config.model import Offers as Offers
 from proxyrelay.config.model import Secret as Secret
+from proxyrelay.config.model import Survive as Survive
 from proxyrelay.config.model import Timeouts as Timeouts
 from proxyrelay.config.model import admin_place as admin_place
 from proxyrelay.config.model import settings as settings

@@ -30,6 +30,7 @@ OVERRIDES: Mapping[str, tuple[str, ...]] = {
     "--log-level": ("logging", "default_level"),
     "--admin-listen": ("admin", "listen"),
     "--node": ("cluster", "node"),
+    "--survive": ("survive", "enabled"),
 }
 """Options of the command line, and the settings that they override."""
 
@@ -83,7 +84,7 @@ class Loaded:
 
 
 def load(
-    path: Path | None, overrides: Mapping[str, str | None] | None = None
+    path: Path | None, overrides: Mapping[str, str | bool | None] | None = None
 ) -> Loaded:
     """Read the settings, and find all problems: it does not raise.
 
@@ -91,14 +92,15 @@ def load(
         path: The TOML file, or None for the defaults. Relative paths in it start
             from its folder.
         overrides: Values of the command line by the name of the option
-            (``--log-dir``), None for an absent option. They win over the file.
+            (``--log-dir``), None for an absent option; True for a switch. They win
+            over the file.
     """
     given: dict[str, Any] = {
         option: value
         for option, value in (overrides or {}).items()
         if value is not None
     }
-    if given.get("--port", "").isdecimal():
+    if str(given.get("--port", "")).isdecimal():
         given["--port"] = int(given["--port"][:9])
     loaded = Loaded(file=None if path is None else str(path))
     if path is None:

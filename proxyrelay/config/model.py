@@ -307,6 +307,23 @@ class Admin(Struct, frozen=True):
         return not isinstance(place, tuple) or _is_loopback(place[0])
 
 
+class Survive(Struct, frozen=True):
+    """``[survive]``: connections that outlive the process.
+
+    The supervisor must keep descriptors: systemd with ``FileDescriptorStoreMax``, or
+    ``proxyrelay keep``. Connections over TLS of the relay itself are not kept.
+
+    Attributes:
+        enabled: Whether registered connections are kept. After a restart, an upgrade or
+            a crash, the next process goes on with them.
+        capacity: Most connections that are kept; at most 30000. The store of the
+            supervisor has to take ten descriptors more.
+    """
+
+    enabled: bool = False
+    capacity: Annotated[int, Meta(ge=1, le=30_000)] = 10_000
+
+
 class Config(Struct, frozen=True):
     """The settings of a relay.
 
@@ -332,6 +349,7 @@ class Config(Struct, frozen=True):
         limits: See `Limits`.
         offers: See `Offers`.
         admin: See `Admin`.
+        survive: See `Survive`.
         cluster: See `Cluster`.
     """
 
@@ -351,6 +369,7 @@ class Config(Struct, frozen=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     offers: Offers = msgspec.field(default_factory=Offers)
     admin: Admin = msgspec.field(default_factory=Admin)
+    survive: Survive = msgspec.field(default_factory=Survive)
     cluster: Cluster = msgspec.field(default_factory=Cluster)
 
     @property

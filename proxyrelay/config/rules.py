@@ -268,6 +268,12 @@ def warnings(config: Config) -> Iterator[Finding]:
         )
     if config.logging.privacy_key_file is not None and not config.logging.privacy:
         yield ("logging", "privacy_key_file"), "has no effect without privacy = true"
+    if config.survive.enabled and config.certfile is not None:
+        yield (
+            ("survive", "enabled"),
+            "keeps no connection over TLS of the relay itself: a proxy in front of it "
+            "should end TLS",
+        )
     yield from cluster_warnings(config.cluster)
 
 

@@ -1,8 +1,8 @@
 """The descriptor store of a supervisor, which outlives the process (sd_notify(3)).
 
-systemd and ``proxyrelay keep`` hold such a store. A socket lives as long as some process
-has a descriptor of it. The next process of the service gets the descriptors as those of
-socket activation: see `proxyrelay.net.listening.handed_over`.
+systemd and ``proxyrelay keep`` hold such a store. A socket lives as long as some
+process has a descriptor of it. The next process of the service gets the descriptors as
+those of socket activation: see `proxyrelay.net.listening.handed_over`.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class DescriptorStore:
         """Send what waits."""
         self._flush()
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002
         """Forget what waits, as the reactor stops."""
         self._queue.clear()
         self._flush()
@@ -199,4 +199,3 @@ def _is_ready(descriptor: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
-

@@ -163,6 +163,8 @@ def retire(port: Any, shared: bool) -> None:
     if not shared:
         port.numberAccepts = ACCEPT_BACKLOG
         port.doRead()
+        # A supervisor may have a descriptor of it, too.
+        port.socket.shutdown(socket.SHUT_RDWR)
     port.connectionLost(Failure(ConnectionDone()))
 
 

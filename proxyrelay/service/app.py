@@ -25,6 +25,8 @@ from proxyrelay.service.options import Options
 from proxyrelay.service.relay_service import RelayService
 from proxyrelay.service.reload import Reload, log_problems
 from proxyrelay.service.signals import Signals, ignore_early_signals
+from proxyrelay.survive.handed import Handed
+from proxyrelay.survive.survival import RESTART_STATUS, Survival, open_survival
 from proxyrelay.websocket.admission import RESERVED_DESCRIPTORS
 from proxyrelay.websocket.protocol import RelayProtocol
 
@@ -98,8 +100,10 @@ def build(options: Options, reactor: Any) -> Application:
     if found.problems:
         raise ConfigError(found.problems)
     observer = _observer(options, found.config.logging)
-    given = listening.handed_over()
+    handed = Handed.sort(listening.handed_over())
+    given = handed.activated
     inherited = listening.inherited(n for n in given if given[n] != listening.ADMIN)
+    survival = open_survival(found.config, handed, os.environ, reactor)
     watch = _instrumentation(found.config.admin, reactor)
     relay = RelayService(
         found.config,
@@ -107,6 +111,7 @@ def build(options: Options, reactor: Any) -> Application:
         found.pair,
         reactor,
         inherited=inherited,
+        survival=survival,
         further=() if watch is None else watch.observers,
         on_forward=() if watch is None else (watch.counts.forwarded,),
         kind=RelayProtocol if watch is None else watch.kind,
@@ -131,11 +136,23 @@ def build(options: Options, reactor: Any) -> Application:
         services.append(watch.listener(relay, reload, found.token, shared, own, asked))
     if notifier is not None:
         services.append(notifier)
+    if survival is not None:
+        atexit.register(_leave_to_next, survival)
     application = Application(observer)
     for service in services:
         service.setServiceParent(application)
     _report(found, open_files)
     return application
+
+
+def _leave_to_next(survival: Survival) -> None:
+    """Tell the supervisor by the exit status to start the next process at once.
+
+    Handlers of `atexit` run in reverse order: this one is registered before the log's.
+    """
+    if survival.is_over:
+        sys.stdout.flush()
+        os._exit(RESTART_STATUS)
 
 
 def _inspected_again(options: Options) -> Inspection:

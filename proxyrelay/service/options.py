@@ -39,6 +39,10 @@ class Options(UsageOptions):
         ["node", None, None, "Name of this relay in its cluster."],
     ]
 
+    optFlags = [  # noqa: N815, RUF012 - Twisted's, as above
+        ["survive", None, "Keep connections for the next process."],
+    ]
+
     def opt_version(self) -> None:
         """Display the version and exit."""
         print(f"proxyrelay {__version__}")
@@ -72,5 +76,9 @@ class Options(UsageOptions):
         path = self["config"]
         return config.load(
             None if path is None else Path(path),
-            {option: self[option.removeprefix("--")] for option in config.OVERRIDES},
+            {
+                option: self[option.removeprefix("--")] or None
+                for option in config.OVERRIDES
+            }
+            | {"--survive": True if self["survive"] else None},
         )

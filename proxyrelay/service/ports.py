@@ -71,8 +71,16 @@ class ClientPorts:
             bound.close()  # the reactor has its own descriptor of it
         self.sockets = []
 
-    def close(self) -> Deferred[Any]:
+    @property
+    def descriptors(self) -> list[int]:
+        """Descriptors of the sockets that the reactor has adopted."""
+        return [port.fileno() for port in self._ports]
+
+    def close(self, is_restart: bool = False) -> Deferred[Any]:
         """Stop accepting. Connections that wait to be accepted are not reset.
+
+        Args:
+            is_restart: Whether the next process accepts them.
 
         Returns:
             Fires when the ports are closed. A failure of it is logged.
@@ -80,17 +88,18 @@ class ClientPorts:
         for bound in self.sockets:
             bound.close()
         self._factory.gate.accept_backlog()
+        shared = self._shared or is_restart
         closing = [
-            maybeDeferred(self._close, port).addErrback(self._failed)
+            maybeDeferred(self._close, port, shared).addErrback(self._failed)
             for port in self._ports
         ]
         self.sockets, self._ports = [], []
         return DeferredList(closing)
 
-    def _close(self, port: Any) -> Any:
+    def _close(self, port: Any, shared: bool) -> Any:
         if not isinstance(port, Port):
             return port.stopListening()
-        return listening.retire(port, self._shared)
+        return listening.retire(port, shared)
 
     def _failed(self, failure: Failure) -> None:
         self._log.failure("a port is not closed", failure)

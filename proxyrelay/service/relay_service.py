@@ -33,6 +33,7 @@ from proxyrelay.observe.fan_out import fan_out, fan_out_forwards
 from proxyrelay.observe.log_observer import LogObserver
 from proxyrelay.service.drain import Drain
 from proxyrelay.service.ports import ClientPorts
+from proxyrelay.survive.survival import Survival
 from proxyrelay.switchboard.delivery import PARTED
 from proxyrelay.switchboard.events import ForwardObserver, Observer
 from proxyrelay.switchboard.offers import Offer
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from proxyrelay.cluster.member import Member
 
 log = Logger(namespace="proxyrelay")
+
+RESTART_SECONDS = 0.5
+"""Longest wait for clients without a UUID, before the next process starts."""
 
 TICK_SECONDS = 0.5
 """Interval between two looks at the offers that wait for an answer."""
@@ -63,6 +67,7 @@ class RelayService(MultiService):
         reactor: Runs the sockets. The end of a drain stops it.
         clock: Runs the timers of the relay; None for the reactor.
         inherited: Listening sockets from a supervisor, in place of own ones.
+        survival: Keeps the connections for the next process; None to close them.
         further: Observers beside the log.
         on_forward: Observers of forwarded messages beside the log.
         observer: Writes the log; None if twistd does.
@@ -72,6 +77,8 @@ class RelayService(MultiService):
         ports: Accept the connections.
         pseudonyms: Spelling of users and addresses in all output.
         drained: Called when draining begins. It may be set.
+        survival: Keeps the connections for the next process; None to close them.
+        is_restarting: Whether the end leaves them to it. It may be set.
         member: Its part in a cluster; None if it is alone.
 
     Raises:
@@ -88,6 +95,7 @@ class RelayService(MultiService):
         reactor: Any,
         clock: IReactorTime | None = None,
         inherited: Sequence[socket] = (),
+        survival: Survival | None = None,
         further: Sequence[Observer] = (),
         on_forward: Sequence[ForwardObserver] = (),
         kind: type[RelayProtocol] = RelayProtocol,
@@ -133,9 +141,13 @@ class RelayService(MultiService):
         self._heap = Heap()
         self._drain: Drain | None = None
         self._shared = bool(inherited)
+        self.survival = survival
+        self.is_restarting = False
+        kept = () if survival is None or inherited else survival.listeners()
         self.ports = ClientPorts(
             self.factory,
             inherited
+            or kept
             or listening.bind(settings.host, settings.port, reuse=settings.reuse_port),
             self._shared,
             self._contexts,
@@ -240,7 +252,11 @@ class RelayService(MultiService):
 
     def startService(self) -> None:
         """Accept connections. The ports have been bound with the privileges of root."""
+        if self.survival is not None:
+            self._resume(self.survival)
         self.ports.listen()
+        if self.survival is not None and not self._shared:
+            self.survival.keep_listeners(self.ports.descriptors)
         super().startService()
         self.factory.state = RelayState.SERVING
         if self._audit is not None:
@@ -251,6 +267,14 @@ class RelayService(MultiService):
             self.member.start()
         self._reactor.callWhenRunning(self._announce)
         self._reactor.callWhenRunning(self.factory.authenticator.start)
+
+    def _resume(self, survival: Survival) -> None:
+        """Go on with the connections of the process before."""
+        survival.note("" if self.member is None else self.member.name)
+        if self.member is not None:
+            self.member.predecessor = survival.before.node
+        if self._contexts is None:
+            survival.resume(self.factory, self.ports.revive)
 
     def _announce(self) -> None:
         log.info(
@@ -284,6 +308,8 @@ class RelayService(MultiService):
             return
         places = self.ports.addresses
         self.ports.close()
+        if self.survival is not None:
+            self.survival.release_listeners()
         self.drained()
         # Nobody can see whether another process accepts from a shared socket.
         if not self._shared and all(
@@ -306,19 +332,35 @@ class RelayService(MultiService):
         with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
             self._reactor.stop()
 
+    @property
+    def can_restart(self) -> bool:
+        """Whether the next process can go on with the connections."""
+        return self.survival is not None and self.survival.works
+
     def stopService(self) -> Deferred[None]:
         """Stop accepting, and close every connection with 1001.
+
+        If the relay `is_restarting`, kept connections stay open for the next process.
+        Clients without a UUID are asked to come back, and only the others are closed.
 
         Returns:
             Fires when no connection is left, at the latest after ``timeouts.stop``.
         """
+        survival = self.survival
+        if survival is not None and not self.is_restarting:
+            survival.release_listeners()
         self.factory.authenticator.stop()
         if self._drain is not None:
             self._drain.stop()
         self._sweep.stop()
         self._census.every(0)
-        closed = self.ports.close()
-        gone = self.factory.stop(self.config.timeouts.stop)
+        closed = self.ports.close(is_restart=self.is_restarting)
+        if survival is not None and self.is_restarting:
+            self._crossing.stop()
+            gone = self.factory.stop(RESTART_SECONDS, survival.staying)
+            survival.suspend(self.factory.relay)
+        else:
+            gone = self.factory.stop(self.config.timeouts.stop)
         return Deferred.fromCoroutine(
             self._stopped(closed, gone, super().stopService())
         )
@@ -332,6 +374,9 @@ class RelayService(MultiService):
         self._crossing.stop()
         if self.member is not None:
             await self.member.stop()
+        if self.survival is not None:
+            await self.survival.sent()
+            self.survival.close()
         if self._audit is not None:
             self._audit.stopped()
             self._audit = None

@@ -31,7 +31,7 @@ FIXED = (
     *("admin.listen", "cluster.engine", "cluster.sentinels", "cluster.master"),
     *("cluster.database", "cluster.prefix", "cluster.node", "cluster.lease"),
     *("cluster.ca_file", "cluster.client_certfile", "cluster.client_keyfile"),
-    "cluster.username",
+    *("cluster.username", "survive.enabled", "survive.capacity"),
 )
 """Settings that need a restart. The method of authentication is among them, since the
 connected clients would keep their users: one that comes back would find its UUID in the

@@ -37,9 +37,10 @@ def ignore_early_signals(is_rotating: bool) -> None:
 class Signals(Service):
     """Acts on signals.
 
-    SIGINT and SIGTERM stop the relay in order, with exit status 0. A second one aborts
-    its connections. SIGHUP reloads the settings. SIGUSR1 reopens the log files. SIGUSR2
-    drains the relay.
+    SIGINT stops the relay in order, with exit status 0, and so does SIGTERM. If
+    connections are kept, SIGTERM leaves them to the next process, with exit status 75.
+    A second signal aborts the connections that are left. SIGHUP reloads the settings.
+    SIGUSR1 reopens the log files. SIGUSR2 drains the relay.
 
     Twisted's own handlers stop the reactor, too, but twistd then ends by the signal,
     and a supervisor takes that for a crash.
@@ -84,18 +85,21 @@ class Signals(Service):
         self._relay.reopen()
 
     def _stop_caught(self, number: int, _frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+        self._reactor.callFromThread(self._stop, signal.Signals(number))
 
-    def _stop(self, name: str) -> None:
+    def _stop(self, number: signal.Signals) -> None:
         factory = self._relay.factory
         if factory.state is RelayState.STOPPING:
             factory.abort_all()
             return
+        relay = self._relay
+        relay.is_restarting = number == signal.SIGTERM and relay.can_restart
+        kept = relay.survival.kept if relay.survival and relay.is_restarting else 0
         log.info(
             "stopping on {signal}, connections to close: {count}",
             event="stopping",
-            signal=name,
-            count=len(factory.connections),
+            signal=number.name,
+            count=len(factory.connections) - kept,
         )
         with suppress(ReactorNotRunning):  # it may have been stopped meanwhile
             self._reactor.stop()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from proxyrelay.survive import memory
 
 LISTENER = "kept-listener"
-"""Name of the descriptors of the relay's own listening sockets."""
+"""Beginning of the names of the relay's own listening sockets."""
 
 
 @dataclass
@@ -21,12 +21,14 @@ class Handed:
     Attributes:
         activated: Listening sockets of socket activation, with their names.
         listeners: Listening sockets of the relay before.
+        listener_names: Their names.
         memories: Memory files of the relay before: one, if all went well.
         connections: Everything else, with its names: connections of clients.
     """
 
     activated: dict[int, str] = field(default_factory=dict)
     listeners: list[int] = field(default_factory=list)
+    listener_names: list[str] = field(default_factory=list)
     memories: list[int] = field(default_factory=list)
     connections: dict[int, str] = field(default_factory=dict)
 
@@ -37,8 +39,9 @@ class Handed:
         for number, name in given.items():
             if name == memory.NAME:
                 handed.memories.append(number)
-            elif name == LISTENER:
+            elif name.startswith(LISTENER):
                 handed.listeners.append(number)
+                handed.listener_names.append(name)
             elif _is_connection(number):
                 handed.connections[number] = name
             else:
@@ -51,8 +54,7 @@ class Handed:
     @property
     def names(self) -> set[str]:
         """Names of all that the relay before has stored."""
-        found = set(self.connections.values())
-        found |= {LISTENER} if self.listeners else set()
+        found = {*self.connections.values(), *self.listener_names}
         return found | ({memory.NAME} if self.memories else set())
 
     def close(self) -> None:

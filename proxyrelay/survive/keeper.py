@@ -1,7 +1,7 @@
-"""Keeps the connections of a relay: each entry in the memory file, each socket in the
-supervisor's store.
+"""Keeps the connections of a relay for the next process.
 
-The entry is written before its descriptor is stored, and cleared before the descriptor
+Each has an entry in the memory file, and its socket is in the supervisor's store. The
+entry is written before its descriptor is stored, and cleared before the descriptor
 is removed. So a crash in between leaves an entry without a descriptor, or the other way
 round. `proxyrelay.survive.resume` drops both.
 """
@@ -9,7 +9,7 @@ round. `proxyrelay.survive.resume` drops both.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 from msgspec import structs
@@ -80,8 +80,9 @@ class Keeper:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __iter__(self) -> Iterator[tuple[Peer, Kept]]:
-        return iter(list(self._kept.items()))
+    def peers(self) -> list[tuple[RelayProtocol, Kept]]:
+        """All kept connections."""
+        return [(cast(RelayProtocol, peer), kept) for peer, kept in self._kept.items()]
 
     # -- registrations
 

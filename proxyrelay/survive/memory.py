@@ -45,7 +45,7 @@ _USED_AT, _INFO_AT = 24, 64
 """Where the numbers of used slots are, and what the relay has noted of itself."""
 
 _HEAD = Struct("<BBH")
-"""Head of a slot: whether it is valid, whether it is marked, and its length in bytes."""
+"""Head of a slot: whether it is valid, whether it is marked, and its length."""
 
 _VALID = 1
 
@@ -194,9 +194,7 @@ class Memory:
         """
         written = 0
         while written < len(snapshot):
-            written += os.pwrite(
-                self.descriptor, snapshot[written:], _size() + written
-            )
+            written += os.pwrite(self.descriptor, snapshot[written:], _size() + written)
         _HEADER.pack_into(self._mapped, 0, _MAGIC, FORMAT, len(snapshot))
 
     def take_snapshot(self) -> bytes | None:
@@ -218,10 +216,3 @@ class Memory:
 def _size() -> int:
     return HEADER_BYTES + CONNECTION_BYTES * MAX_CONNECTIONS + OFFER_BYTES * MAX_OFFERS
 
-
-def is_memory(descriptor: int) -> bool:
-    """Whether a descriptor may be a memory file."""
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}").startswith("/memfd:proxyrelay")
-    except OSError:
-        return False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
+from socket import socket
 from typing import Protocol
 
 from twisted.logger import Logger
@@ -29,21 +29,16 @@ log = Logger(namespace="proxyrelay")
 
 
 class Revive(Protocol):
-    """Builds a connection on a descriptor."""
+    """Builds a connection on a socket."""
 
     def __call__(
         self,
-        descriptor: int,
+        connected: socket,
         record: Record,
         suspended: Suspended | None,
-        *,
         is_torn: bool,
     ) -> RelayProtocol:
-        """Register it, and take the descriptor over.
-
-        Raises:
-            OSError: The socket has ended.
-        """
+        """Register it."""
 
 
 @dataclass
@@ -98,17 +93,9 @@ def resume(
             continue
         slot, is_torn, entry = found
         carried = suspended.get(entry.inode)
-        try:
-            peer = revive(
-                number, entry.record, carried, is_torn=is_torn and carried is None
-            )
-        except OSError:
-            with suppress(OSError):
-                os.close(number)
-            memory.connections.clear(slot)
-            stray.add(name)
-            outcome.lost += 1
-            continue
+        peer = revive(
+            socket(fileno=number), entry.record, carried, is_torn and carried is None
+        )
         keeper.adopt(peer, Kept(slot, entry.key, entry.inode))
         if name != name_of(entry.key):
             stray |= {name, name_of(entry.key)}
@@ -142,7 +129,7 @@ def _entries(keeper: Keeper) -> dict[int, tuple[int, bool, Connection]]:
                 continue
             slots.clear(older[0])
         found[entry.inode] = slot, is_torn, entry
-    for inode, (slot, _, entry) in list(found.items()):
+    for inode, (_, _, entry) in list(found.items()):
         # A UUID has one connection.
         other = holders.setdefault(entry.record.uuid, inode)
         if other != inode:

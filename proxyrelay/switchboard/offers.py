@@ -145,6 +145,10 @@ class OfferTable:
         """Number of offers that wait."""
         return len(self._held)
 
+    def waiting(self) -> list[Offer]:
+        """The offers that wait, the oldest first."""
+        return list(self._held.values())
+
     def find(self, source: str, target: str) -> Offer | None:
         """The outstanding offer of a client to another, or None."""
         return self._open.get((source, target))

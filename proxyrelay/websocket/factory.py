@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from itertools import count
 from typing import Any
 
@@ -52,6 +52,7 @@ class RelayFactory(WebSocketServerFactory):
         tls_pace: Spreads TLS handshakes over turns of the reactor.
         behind_proxies: Builds the same connections, with PROXY headers of trusted
             proxies.
+        has_successor: Whether another process takes over as this relay stops.
         held_up: Whether the process stood still, and has unread bytes. May be set.
     """
 
@@ -78,6 +79,7 @@ class RelayFactory(WebSocketServerFactory):
         self.pseudonyms = pseudonyms
         self.connections: set[Any] = set()
         self.state = RelayState.STARTING
+        self.has_successor = False
         self.outbox = WriteBatch()
         self.limits: Limits[Any] = Limits(config.limits)
         self.flows = FlowQueues(clock, config, self.limits, self.outbox)
@@ -165,18 +167,32 @@ class RelayFactory(WebSocketServerFactory):
 
     # -- the end
 
-    def stop(self, seconds: float) -> Deferred[None]:
+    def stop(
+        self, seconds: float, staying: Container[object] | None = None
+    ) -> Deferred[None]:
         """Close every connection with 1001.
 
         The result fires when no connection is left. After the given seconds, the rest
         is aborted.
+
+        Args:
+            seconds: Until the rest is aborted.
+            staying: Connections that another process goes on with; None if there is
+                none. With another process, clients without a UUID are asked to come
+                back.
         """
         if self.state is RelayState.STOPPING:
             return self.all_gone()
         self.state = RelayState.STOPPING
+        self.has_successor = staying is not None
         deadline = self.clock.callLater(seconds, self.abort_all)
         for connection in list(self.connections):
-            connection.close_going_away()
+            if staying is None:
+                connection.close_going_away()
+            elif connection.registration is None:
+                connection.refuse_for_drain()
+            elif connection not in staying:
+                connection.close_going_away()
 
         def cancel(_: object) -> None:
             if deadline.active():
@@ -210,7 +226,8 @@ class RelayFactory(WebSocketServerFactory):
     def _tell_if_all_gone(self) -> None:
         is_stopping = self.state is RelayState.STOPPING
         headers = self.behind_proxies.waiting
-        if self.connections or (len(headers) and not is_stopping):
+        is_last = is_stopping and not self.has_successor
+        if self.connections or (len(headers) and not is_last):
             return
         if is_stopping:
             for part in (self.lifecycle, self.flows, self.gate, headers):

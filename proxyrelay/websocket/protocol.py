@@ -330,9 +330,10 @@ class RelayProtocol(UpstreamProtocol):
         refusal = self._refusal
         self.forget_request("_checking", "_place", "_refusal")
         self.flow.out_of_turn = 0
-        if self.factory.state is RelayState.STOPPING:
+        factory = self.factory
+        if factory.state is RelayState.STOPPING and not factory.has_successor:
             self.close_going_away()
-        elif self.factory.state is RelayState.DRAINING:
+        elif factory.state >= RelayState.DRAINING:
             self.refuse(TryAgainLater(DRAIN_REASON))
         elif refusal is not None:
             self.refuse(refusal)
