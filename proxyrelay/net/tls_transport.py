@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from socket import MSG_PEEK, socket
-from typing import Any, cast
+from typing import Any
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
@@ -197,7 +197,7 @@ class TlsTransport(DirectWriteTransport):
                 over = self.doRead() if self._established else self._shake_hands()
                 if over is not None or self._reads_after_write:
                     return over
-        return cast(Exception | int | None, super().doWrite())
+        return super().doWrite()
 
     def writeSomeData(self, data: bytes) -> int | Exception:  # type: ignore[override]  # noqa: N802
         """Write as much as the socket takes, a record at a time."""

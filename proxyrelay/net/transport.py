@@ -39,6 +39,9 @@ class DirectWriteTransport(Server):
     protocol: Any
     _over = False
 
+    repstr = "<a connection of an earlier process>"
+    """Twisted's text for a connection without a port; see `Server.__init__`."""
+
     header_reader: ProxyHeaderReader | None = None
     """Reads the bytes in front of the protocol's own; None after them."""
 
@@ -94,6 +97,21 @@ class DirectWriteTransport(Server):
             self.stopWriting()
             self._pace.do(partial(super().connectionLost, reason))
 
+    def detach(self) -> bytes:
+        """Close the descriptor alone: another process goes on with the connection.
+
+        Returns:
+            Bytes that the socket has not taken.
+        """
+        self._over = True
+        self.connected, self.disconnected, self.producer = 0, 1, None
+        self.stopReading()
+        self.stopWriting()
+        unwritten = b"".join((self.dataBuffer[self.offset :], *self._tempDataBuffer))
+        self.dataBuffer, self._tempDataBuffer, self._tempDataLen = b"", [], 0
+        self.socket.close()
+        return unwritten
+
     def write(self, data: bytes) -> None:
         """Write to the socket, and keep the rest for the reactor.
 
@@ -110,7 +128,18 @@ class DirectWriteTransport(Server):
                 if sent == len(data):
                     return
                 data = data[sent:]
+            if self._outbox.unwritten is not None:
+                self._outbox.unwritten(self.protocol, True)
         super().write(data)
+
+    def doWrite(self) -> Exception | int | None:  # type: ignore[override]  # noqa: N802
+        """Write kept bytes, and tell when none are left."""
+        failed: Exception | int | None = super().doWrite()
+        if self._outbox.unwritten is not None and not (
+            self.dataBuffer or self._tempDataBuffer
+        ):
+            self._outbox.unwritten(self.protocol, False)
+        return failed
 
     def writeSomeData(self, data: bytes) -> int | Exception:  # type: ignore[override]  # noqa: N802
         """Write as much as the socket takes; returns its length, or an error."""

@@ -7,7 +7,8 @@ Its messages then leave in one system call, and over TLS in one record.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from twisted.logger import Logger
 
@@ -30,12 +31,15 @@ class WriteBatch:
         read_bytes: Bytes read since the last flush. They bound the gathered bytes.
         saw_messages: Whether anything but pings came since this was last cleared.
         backlogged: Whether readable sockets still wait to be read.
+        unwritten: Called with a protocol, and whether its transport has begun to keep
+            bytes that the socket did not take, or has none left. May be set.
     """
 
     _log = Logger()
     read_bytes = 0
     saw_messages = True
     backlogged = False
+    unwritten: Callable[[Any, bool], None] | None = None
 
     def __init__(self) -> None:
         self.waiting: list[Sender] | None = None

@@ -16,6 +16,7 @@ from proxyrelay.net.epoll import EpollMultiplexer
 from proxyrelay.net.tls_context import TlsContexts
 from proxyrelay.net.tls_transport import TlsTransport
 from proxyrelay.net.transport import DirectWriteTransport
+from proxyrelay.websocket.continuity import Record, Suspended
 from proxyrelay.websocket.factory import RelayFactory
 
 
@@ -108,6 +109,29 @@ class ClientPorts:
         """Watch no connection any more: none is left."""
         if self.multiplexer is not None:
             self.multiplexer.stop()
+
+    def revive(
+        self,
+        connected: socket,
+        record: Record,
+        suspended: Suspended | None = None,
+        is_torn: bool = False,
+    ) -> Any:
+        """Go on with a connection of another process; see `RelayFactory.revive`."""
+
+        def build(protocol: Any) -> DirectWriteTransport:
+            try:
+                client = connected.getpeername()
+            except OSError:
+                client = ("", 0)  # The connection is over: the first read tells.
+            watch: Any = self.multiplexer or self._reactor
+            port: Any = None
+            return DirectWriteTransport(
+                *(self._factory.pace, self._factory.outbox),
+                *(connected, protocol, client, port, record.arrival, watch),
+            )
+
+        return self._factory.revive(record, suspended, build, is_torn)
 
     def _transport(self, *arguments: Any) -> DirectWriteTransport:
         """Build the transport of a connection, as Twisted's ports do."""

@@ -215,4 +215,3 @@ class Memory:
 
 def _size() -> int:
     return HEADER_BYTES + CONNECTION_BYTES * MAX_CONNECTIONS + OFFER_BYTES * MAX_OFFERS
-

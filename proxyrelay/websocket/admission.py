@@ -122,14 +122,26 @@ class Limits(Generic[T]):
         self, connection: T, name: str, limited: bool = True, now: float = 0.0
     ) -> Origin[T]:
         """Count a connection of an address or network, until `leave`."""
+        origin = self._origin(name, limited)
+        origin.unregistered[connection] = now
+        self._recount(origin, 1)
+        self.unregistered += 1
+        return origin
+
+    def readmit(self, name: str, limited: bool, user: User) -> Origin[T]:
+        """Count an admitted connection that has a UUID already, over any limit."""
+        origin = self._origin(name, limited)
+        origin.open += 1
+        if user != ANONYMOUS:
+            self._users[user] = self._users.get(user, 0) + 1
+        return origin
+
+    def _origin(self, name: str, limited: bool) -> Origin[T]:
         origin = self._origins.get(name)
         if origin is None:
             origin = self._owing.pop(name, None) or Origin(name, limited)
             self._origins[name] = origin
         origin.limited = limited
-        origin.unregistered[connection] = now
-        self._recount(origin, 1)
-        self.unregistered += 1
         return origin
 
     def over_address_cap(self, origin: Origin[T], now: float) -> T | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from itertools import count
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
@@ -22,6 +21,7 @@ from proxyrelay.switchboard.events import Dropped, Observer, Probed
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 from proxyrelay.switchboard.relay import Relay
 from proxyrelay.websocket.admission import Limits
+from proxyrelay.websocket.continuity import Record, Suspended
 from proxyrelay.websocket.flow import FlowQueues
 from proxyrelay.websocket.handshake import origin_matcher
 from proxyrelay.websocket.lifecycle import Lifecycle
@@ -98,7 +98,7 @@ class RelayFactory(WebSocketServerFactory):
         self.origin_allowed = origin_matcher(config.allowed_origins)
         self.held_up: Callable[[], bool] = lambda: False
         self._kind = kind
-        self._arrivals = count()
+        self._arrivals = 0
         self._awaiting_end: list[Deferred[None]] = []
         self.setProtocolOptions(
             webStatus=False,
@@ -130,7 +130,36 @@ class RelayFactory(WebSocketServerFactory):
         """Build a connection, numbered in the order of arrival."""
         protocol: Any = super().buildProtocol(addr)
         protocol.come_from(addr)
-        protocol.arrival = next(self._arrivals)
+        protocol.arrival = self._arrivals
+        self._arrivals += 1
+        return protocol
+
+    def revive(
+        self,
+        record: Record,
+        suspended: Suspended | None,
+        build: Callable[[Any], Any],
+        is_torn: bool = False,
+    ) -> Any:
+        """Go on with a registered connection of another process.
+
+        A ping proves its stream. No limit refuses it, and no event tells of it. Kept
+        frames wait for `RevivableProtocol.proceed`, in the same turn of the reactor.
+        Connections are revived in the order of their arrival.
+
+        Args:
+            record: What is known of it.
+            suspended: What it carried at an orderly end; None after a crash.
+            build: Builds the transport of the given protocol.
+            is_torn: Whether its client has read a part of a frame, whose rest is lost.
+                The connection is dropped.
+
+        Returns:
+            The connection.
+        """
+        protocol: Any = self.protocol()
+        self._arrivals = max(self._arrivals, record.arrival + 1)
+        protocol.revive(record, suspended, build, is_torn)
         return protocol
 
     def _dropped(self, address: str, why: str) -> None:

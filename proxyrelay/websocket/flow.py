@@ -120,6 +120,31 @@ class FlowControl:
         self.paused = False
         self.unread = 0
 
+    def suspend(self) -> tuple[bytes, bytes]:
+        """End without a write: the connection goes on in another process.
+
+        Returns:
+            Frames that were read and put off, and bytes that were not written.
+        """
+        deferred, held = self._rest, b"".join(self._held or ())
+        self._rest, self._held, self.is_following = b"", None, False
+        self._queues.slow.end(self)
+        self._queues.followers.end(self)
+        return deferred, held
+
+    def revive(self, unsent: bytes, unread: int, deferred: bytes) -> None:
+        """Write what is left of another process, and keep its frames for `read_on`.
+
+        A client that leaves it unread has as much to read as before.
+        """
+        if unsent:
+            self._transport.write(unsent)
+            if self.paused:
+                self.unread = unread
+        if deferred:
+            self._rest = deferred
+            self._transport.pauseProducing()
+
     def close(self) -> None:
         """End with the connection, and let its follower write."""
         queues, follower = self._queues, self._follower

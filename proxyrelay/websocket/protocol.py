@@ -1,7 +1,8 @@
 """A connected client: Autobahn's hooks, and the `Peer` of the rules.
 
 `upstream` adapts Autobahn, `lifecycle` holds the phases with their timeouts, `flow` the
-flow control, `fastpath` the splitting of reads, `admission` the limits.
+flow control, `fastpath` the splitting of reads, `admission` the limits, `revival` the
+way into another process.
 """
 
 from __future__ import annotations
@@ -22,53 +23,32 @@ from zope.interface import implementer
 from proxyrelay.errors import MessageTooLong, Refusal, TryAgainLater
 from proxyrelay.net import addresses
 from proxyrelay.switchboard.events import Dropped, Failed, Probed, Rejected, Slowed
-from proxyrelay.switchboard.peer import LeaveReason, Peer, Registration
-from proxyrelay.switchboard.user import ANONYMOUS, User
+from proxyrelay.switchboard.peer import LeaveReason, Peer
+from proxyrelay.switchboard.user import User
 from proxyrelay.websocket.admission import Origin
 from proxyrelay.websocket.authentication import authenticate
-from proxyrelay.websocket.factory import RelayFactory
 from proxyrelay.websocket.fastpath import PIECE, PING, PONG, TEXT, frames
-from proxyrelay.websocket.flow import FlowControl, header
+from proxyrelay.websocket.flow import header
 from proxyrelay.websocket.handshake import origins
 from proxyrelay.websocket.lifecycle import NO_PONG, PHASES, lost_reason
+from proxyrelay.websocket.revival import RevivableProtocol
 from proxyrelay.websocket.state import Phase, RelayState
-from proxyrelay.websocket.upstream import GOING_AWAY, UpstreamProtocol
+from proxyrelay.websocket.upstream import GOING_AWAY
 
 DRAIN_REASON = "Another relay takes over here."
 """Close reason for new clients of a draining relay."""
 
 
 @implementer(IHandshakeListener)
-class RelayProtocol(UpstreamProtocol):
+class RelayProtocol(RevivableProtocol):
     """A client: the `proxyrelay.switchboard.peer.Peer` of the rules.
 
     Attributes:
-        flow_class: Class of its flow control; a subclass may count.
-        phase: Set by `Lifecycle.enter` alone.
-        origin: All that is known of the client's address.
-        accepted_at: Seconds of the machine's clock; 0 without a cluster.
         awaits_claim: Whether other relays have not decided on its UUID yet.
-        slowed: Whether the client was ever over its rate.
     """
 
-    factory: RelayFactory
-    flow_class = FlowControl
-    user: User = ANONYMOUS
-    registration: Registration | None = None
-    awaits_claim = False
-    accepted_at = 0.0
-    address: str
-    arrival: int
-    phase = Phase.GONE
     origin: Origin[RelayProtocol]
-    slowed = False
-
-    # Attributes of Twisted and Autobahn, with their usual values between two reads.
-    # `forget_request` deletes such values from the connection.
-    connected = 1
-    current_frame = None
-    data = b""
-    inside_message = False
+    awaits_claim = False
 
     # Not "log": Autobahn's logger of that name writes requests as they are.
     _log = Logger()
@@ -76,8 +56,6 @@ class RelayProtocol(UpstreamProtocol):
     _place: IAddress
     _checking: Deferred[Any] | None = None
     _refusal: Refusal | None = None
-    _is_admitted = False
-    _registration_debt = 0.0
     _ping = b""
     _probe: tuple[bytes, Callable[[], None]] | None = None
 
@@ -172,9 +150,6 @@ class RelayProtocol(UpstreamProtocol):
         self._enter(Phase.TLS_HANDSHAKE if secure else Phase.OPENING)
         self._arrive()
 
-    def _enter(self, phase: Phase) -> None:
-        self.factory.lifecycle.enter(self, phase)
-
     def handshakeCompleted(self) -> None:
         """Wait for the request: TLS is up."""
         if self.phase is Phase.TLS_HANDSHAKE:
@@ -259,11 +234,6 @@ class RelayProtocol(UpstreamProtocol):
             over_address_cap = limits.over_address_cap(self.origin, now)
             if over_address_cap is not None:
                 factory.lifecycle.expire_early(over_address_cap)
-
-    def _leave_origin(self) -> None:
-        user = self.user if self._is_admitted else None
-        now = self.factory.clock.seconds()
-        self.factory.limits.leave(self, self.origin, now, user)
 
     def _look_behind_proxies(self, headers: dict[str, str]) -> None:
         proxies = self.factory.limits.proxies

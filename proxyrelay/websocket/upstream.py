@@ -29,7 +29,8 @@ from twisted.python.failure import Failure
 from proxyrelay.errors import BadRequest, PolicyViolation, Refusal
 from proxyrelay.switchboard.messages import MESSAGE_CEILING
 from proxyrelay.websocket import handshake
-from proxyrelay.websocket.flow import FlowControl
+from proxyrelay.websocket.fastpath import MASKED, unmask
+from proxyrelay.websocket.flow import FlowControl, header
 
 MAX_FRAMES_PER_MESSAGE = 1024
 """Frames of the most fragmented message. Stock clients send one."""
@@ -40,8 +41,14 @@ MAX_REASON_BYTES = 123
 MAX_CONTROL_BYTES = 125
 """Longest payload of a control frame (RFC 6455, section 5.5)."""
 
-CONTINUATION, FIRST_CONTROL_OPCODE = 0, 8
+CONTINUATION, TEXT, BINARY, FIRST_CONTROL_OPCODE = 0, 1, 2, 8
 """Opcodes of frames (RFC 6455, section 5.2)."""
+
+FIN = 0x80
+"""Bit of the last frame of a message (RFC 6455, section 5.2)."""
+
+NO_MASK = bytes(4)
+"""Mask that leaves a payload as it is."""
 
 GOING_AWAY = 1001
 """Close code of a relay that stops (RFC 6455, section 7.4.1)."""
@@ -63,14 +70,21 @@ class UpstreamProtocol(WebSocketServerProtocol):
     request_is_whole = False
     websocket_version = 13
 
+    # Attributes of Twisted and Autobahn, with their usual values between two reads.
+    # `forget_request` deletes such values from the connection.
+    connected = 1
+    current_frame: Any = None
+    data = b""
+    inside_message = False
+
     # Autobahn's attributes, which have no types of their own.
-    data: bytes
     state: int
     transport: Any
-    current_frame: Any
     current_frame_masker: Any
     frame_data: list[bytearray]
-    inside_message: bool
+    control_frame_data: list[bytes]
+    message_data: list[bytes]
+    message_is_binary: bool
     maxMessagePayloadSize: int
 
     _headers: dict[str, str]
@@ -245,6 +259,26 @@ class UpstreamProtocol(WebSocketServerProtocol):
             return None
         return super().onFrameData(payload)
 
+    def unparsed(self) -> bytes:
+        """Bytes that bring a new parser to the state of this one, which is open.
+
+        They are the frames of an unfinished message, as many as there were, and the
+        begin of one more frame, under its own mask.
+        """
+        frame, parts = self.current_frame, []
+        is_data = frame is not None and frame.opcode < FIRST_CONTROL_OPCODE
+        if self.inside_message and (whole := self._frame_count - is_data):
+            payload = b"".join(self.message_data)
+            first = BINARY if self.message_is_binary else TEXT
+            parts += [_masked_header(first, len(payload), NO_MASK), payload]
+            parts.append(_masked_header(CONTINUATION, 0, NO_MASK) * (whole - 1))
+        if frame is not None:
+            first = frame.opcode | (FIN if frame.fin else 0)
+            seen = b"".join(self.frame_data if is_data else self.control_frame_data)
+            parts.append(_masked_header(first, frame.length, frame.mask))
+            parts.append(unmask(seen, frame.mask))
+        return b"".join((*parts, self.data))
+
     # -- the end
 
     def close(self, code: int, reason: str) -> None:
@@ -311,3 +345,10 @@ class UpstreamProtocol(WebSocketServerProtocol):
             self.transport.abortConnection()
         else:
             self.transport.loseConnection()
+
+
+def _masked_header(first: int, length: int, mask: bytes) -> bytes:
+    """Header of a client's frame."""
+    head = bytearray(header(first, length))
+    head[1] |= MASKED
+    return bytes(head) + mask
