@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("switchboard",),
     ("auth", "observe", "cluster"),
     ("websocket",),
+    ("survive",),
     ("admin",),
     ("service",),
     ("cli",),
@@ -47,7 +48,8 @@ PURE = (
     "observe.counters",
     *("observe.records", "websocket.admission", "websocket.handshake"),
     *("admin.history", "admin.report"),
-    *("websocket.connection", "websocket.state"),
+    *("websocket.connection", "websocket.continuity", "websocket.state"),
+    "survive.memory",
 )
 """Folders and modules without a network, a clock or a log. They may read files."""
 

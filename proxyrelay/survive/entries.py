@@ -1,4 +1,4 @@
-"""The contents of the memory file: registrations, offers, the snapshot. Pure.
+"""The contents of the memory file: registrations, offers, the snapshot.
 
 Further fields need a default: an older relay may have written the entry.
 """

@@ -162,6 +162,15 @@ class Keeper:
                 descriptor = cast(RelayProtocol, peer).transport.fileno()
                 self.store.keep(name_of(kept.key), descriptor)
 
+    def pinged(self, peer: Peer, payload: bytes) -> None:
+        """Note a ping: after a crash, the next process answers it.
+
+        Stock clients send the next one only after the pong, and close without it.
+        """
+        kept = self._kept.get(peer)
+        if kept is not None:
+            self.memory.connections.note(kept.slot, payload)
+
     def torn(self, peer: Peer, is_torn: bool) -> None:
         """Note whether the client has got a part of a frame: it cannot go on there."""
         kept = self._kept.get(peer)

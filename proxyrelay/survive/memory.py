@@ -1,4 +1,4 @@
-"""The memory file: what outlives the process beside the descriptors. Pure of Twisted.
+"""The memory file: what outlives the process beside the descriptors. Pure.
 
 It is a file without a name (memfd_create(2)), mapped into memory. The supervisor keeps
 its descriptor. A write is a copy in memory, and survives ``kill -9`` at once.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 from struct import Struct
+from typing import NamedTuple
 
 from proxyrelay.errors import ProxyRelayError
 
@@ -47,11 +48,30 @@ _USED_AT, _INFO_AT = 24, 64
 _HEAD = Struct("<BBH")
 """Head of a slot: whether it is valid, whether it is marked, and its length."""
 
+_NOTE = Struct("<17p")
+"""End of a slot: a text of 16 bytes at most."""
+
 _VALID = 1
 
 
 class UnreadableError(ProxyRelayError):
     """The memory file has another format, or is none."""
+
+
+class Slot(NamedTuple):
+    """A valid slot.
+
+    Attributes:
+        number: Its number.
+        is_marked: See `Memory`.
+        entry: What was written.
+        note: See `Memory`.
+    """
+
+    number: int
+    is_marked: bool
+    entry: bytes
+    note: bytes
 
 
 class Slots:
@@ -69,7 +89,7 @@ class Slots:
     def __init__(
         self, mapped: mmap.mmap, start: int, size: int, count: int, used_at: int
     ) -> None:
-        self.longest = size - _HEAD.size
+        self.longest = size - _HEAD.size - _NOTE.size
         self._mapped = mapped
         self._start = start
         self._size = size
@@ -95,6 +115,7 @@ class Slots:
         body = start + _HEAD.size
         mapped[body : body + len(entry)] = entry
         _HEAD.pack_into(mapped, start, 0, 0, len(entry))
+        _NOTE.pack_into(mapped, start + self._size - _NOTE.size, b"")
         mapped[start] = _VALID
         return slot
 
@@ -107,9 +128,14 @@ class Slots:
         """Set or remove the mark of an entry."""
         self._mapped[self._start + slot * self._size + 1] = is_marked
 
-    def entries(self) -> list[tuple[int, bool, bytes]]:
-        """Slot, mark and content of all entries. It also finds the free slots."""
-        found: list[tuple[int, bool, bytes]] = []
+    def note(self, slot: int, text: bytes) -> None:
+        """Write a text beside an entry, cut to 16 bytes."""
+        end = self._start + (slot + 1) * self._size
+        _NOTE.pack_into(self._mapped, end - _NOTE.size, text)
+
+    def entries(self) -> list[Slot]:
+        """All valid slots. It also finds the free ones."""
+        found: list[Slot] = []
         self._free = []
         for slot in range(self._used):
             start = self._start + slot * self._size
@@ -117,7 +143,9 @@ class Slots:
             if valid == _VALID:
                 body = start + _HEAD.size
                 entry = self._mapped[body : body + min(length, self.longest)]
-                found.append((slot, bool(mark), entry))
+                end = start + self._size
+                (note,) = _NOTE.unpack_from(self._mapped, end - _NOTE.size)
+                found.append(Slot(slot, bool(mark), entry, note))
             else:
                 self._free.append(slot)
         return found
@@ -130,7 +158,8 @@ class Memory:
         descriptor: The file; it is closed by `close`.
 
     Attributes:
-        connections: Registrations; marked while the client got a part of a frame.
+        connections: Registrations; marked while the client got a part of a frame. The
+            note is the payload of the client's last ping.
         offers: Outstanding offers; marked while they wait.
 
     Raises:

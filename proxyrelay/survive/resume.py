@@ -17,6 +17,7 @@ from proxyrelay.survive.entries import (
     name_of,
 )
 from proxyrelay.survive.keeper import Keeper, Kept
+from proxyrelay.survive.memory import Slot
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import share_of
@@ -78,33 +79,39 @@ def resume(
     snapshot = None if text is None else decode(text, Snapshot)
     outcome.was_orderly = snapshot is not None
     suspended = {} if snapshot is None else snapshot.suspended
-    entries = _entries(keeper)
+    found = _entries(keeper)
     keeper.continue_after(
-        {entry.key for _, _, entry in entries.values()},
-        max((entry.serial for _, _, entry in entries.values()), default=0),
+        {entry.key for _, entry in found.values()},
+        max((entry.serial for _, entry in found.values()), default=0),
     )
+    relay.use_checkpoint(keeper)
     stray: set[str] = set()
     revived: list[RelayProtocol] = []
     for number, name in connections.items():
-        found = entries.pop(os.fstat(number).st_ino, None)
-        if found is None:
+        inode = os.fstat(number).st_ino
+        if inode not in found:
             os.close(number)
             stray.add(name)
             continue
-        slot, is_torn, entry = found
-        carried = suspended.get(entry.inode)
-        peer = revive(
-            socket(fileno=number), entry.record, carried, is_torn and carried is None
-        )
-        keeper.adopt(peer, Kept(slot, entry.key, entry.inode))
+        slot, entry = found.pop(inode)
+        carried = suspended.get(inode)
+        is_torn = slot.is_marked and carried is None
+        peer = revive(socket(fileno=number), entry.record, carried, is_torn)
+        if peer.registration is None:  # out of step
+            memory.connections.clear(slot.number)
+            stray.add(name)
+            outcome.lost += 1
+            continue
+        keeper.adopt(peer, Kept(slot.number, entry.key, inode))
         if name != name_of(entry.key):
             stray |= {name, name_of(entry.key)}
+        if slot.note and carried is None:
+            peer.onPing(slot.note)
         revived.append(peer)
-    for slot, _, _ in entries.values():
-        memory.connections.clear(slot)
+    for slot, _ in found.values():
+        memory.connections.clear(slot.number)
         outcome.lost += 1
     keeper.tidy(stray)
-    relay.use_checkpoint(keeper)
     outcome.back = len(revived)
     outcome.offers = _resume_offers(keeper, relay, snapshot)
     for peer in revived:
@@ -112,30 +119,31 @@ def resume(
     return outcome
 
 
-def _entries(keeper: Keeper) -> dict[int, tuple[int, bool, Connection]]:
-    """The last entry of each socket, by inode; all others are cleared."""
+def _entries(keeper: Keeper) -> dict[int, tuple[Slot, Connection]]:
+    """The entry of each socket, by inode, one for a UUID; all others are cleared."""
     slots = keeper.memory.connections
-    found: dict[int, tuple[int, bool, Connection]] = {}
-    holders: dict[str, int] = {}
-    for slot, is_torn, data in slots.entries():
-        entry = decode(data, Connection)
+    found: dict[int, tuple[Slot, Connection]] = {}
+    for slot in slots.entries():
+        entry = decode(slot.entry, Connection)
         if entry is None:
-            slots.clear(slot)
+            slots.clear(slot.number)
             continue
         older = found.get(entry.inode)
-        if older is not None:
-            if older[2].serial > entry.serial:
-                slots.clear(slot)
-                continue
-            slots.clear(older[0])
-        found[entry.inode] = slot, is_torn, entry
-    for inode, (_, _, entry) in list(found.items()):
-        # A UUID has one connection.
-        other = holders.setdefault(entry.record.uuid, inode)
-        if other != inode:
-            loser = min(other, inode, key=lambda each: found[each][2].record.arrival)
-            holders[entry.record.uuid] = other if loser == inode else inode
-            slots.clear(found.pop(loser)[0])
+        if older is None:
+            found[entry.inode] = slot, entry
+        elif older[1].serial < entry.serial:
+            found[entry.inode] = slot, entry
+            slots.clear(older[0].number)
+        else:
+            slots.clear(slot.number)
+    latest = {
+        entry.record.uuid: inode
+        for inode, (_, entry) in sorted(
+            found.items(), key=lambda item: item[1][1].record.arrival
+        )
+    }
+    for inode in found.keys() - latest.values():
+        slots.clear(found.pop(inode)[0].number)
     return found
 
 
@@ -146,34 +154,39 @@ def _resume_offers(keeper: Keeper, relay: Relay, snapshot: Snapshot | None) -> i
     peers that are gone.
     """
     texts = {} if snapshot is None else {(s, t): text for s, t, text in snapshot.texts}
-    slots = keeper.memory.offers
-    entries = slots.entries()
-    for slot, _, _ in entries:
-        slots.clear(slot)  # those that go on get a new one
-    table, count = relay.undelivered.table, 0
-    for _, waits, data in entries:
-        entry = decode(data, OpenOffer)
-        sender = None if entry is None else relay.registry.get(entry.source)
-        if entry is None or sender is None:
-            continue
-        offer = Offer(
-            *(entry.source, entry.target, entry.name, entry.since),
-            user=sender.user.sub,
-            place=sender.source,
-            holder=share_of(sender),
-            capped=sender.limited or sender.user.sub != ANONYMOUS.sub,
-            waited=entry.waited,
-        )
-        text = texts.get((offer.source, offer.target))
-        target = relay.registry.get(offer.target)
-        if waits and text is not None:
-            relay.broker.resume_waiting(offer, text)
-        else:
-            offer.target_address = None if target is None else target.address
-            table.add(offer)
-        if waits and text is None:
-            relay.undelivered.bounce(offer, BounceReason.UNKNOWN)
-        elif not waits and target is None:
-            relay.undelivered.bounce(offer, BounceReason.LEFT)
-        count += 1
+    slots, table, count = keeper.memory.offers, relay.undelivered.table, 0
+    for slot in slots.entries():
+        entry, text = decode(slot.entry, OpenOffer), None
+        if entry is not None and table.find(entry.source, entry.target) is None:
+            text = texts.get((entry.source, entry.target))
+            count += _resume_offer(relay, entry, slot.is_marked, text)
+        slots.clear(slot.number)  # it has a new one
     return count
+
+
+def _resume_offer(
+    relay: Relay, entry: OpenOffer, waits: bool, text: bytes | None
+) -> bool:
+    """Put an offer back into the table; tells whether its sender is still there."""
+    sender = relay.registry.get(entry.source)
+    target = relay.registry.get(entry.target)
+    if sender is None:
+        return False
+    offer = Offer(
+        *(entry.source, entry.target, entry.name, entry.since),
+        user=sender.user.sub,
+        place=sender.source,
+        holder=share_of(sender),
+        capped=sender.limited or sender.user.sub != ANONYMOUS.sub,
+        waited=entry.waited,
+    )
+    if waits and text is not None:
+        relay.broker.resume_waiting(offer, text)
+        return True
+    offer.target_address = None if target is None else target.address
+    relay.undelivered.table.add(offer)
+    if waits:
+        relay.undelivered.bounce(offer, BounceReason.UNKNOWN)
+    elif target is None:
+        relay.undelivered.bounce(offer, BounceReason.LEFT)
+    return True

@@ -151,6 +151,7 @@ class Survival:
             self._memory, self._store, self.capacity, factory.clock.seconds
         )
         factory.outbox.unwritten = keeper.torn
+        factory.pinged = keeper.pinged
         connections, self._handed.connections = self._handed.connections, {}
         self.outcome = resume(keeper, connections, factory.relay, revive)
         if self.before.version:

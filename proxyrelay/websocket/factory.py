@@ -53,6 +53,8 @@ class RelayFactory(WebSocketServerFactory):
         behind_proxies: Builds the same connections, with PROXY headers of trusted
             proxies.
         has_successor: Whether another process takes over as this relay stops.
+        pinged: Called with each ping of an open connection before the pong; None for
+            nobody. May be set.
         held_up: Whether the process stood still, and has unread bytes. May be set.
     """
 
@@ -97,6 +99,7 @@ class RelayFactory(WebSocketServerFactory):
         self.behind_proxies.probed = self._probed
         self.origin_allowed = origin_matcher(config.allowed_origins)
         self.held_up: Callable[[], bool] = lambda: False
+        self.pinged: Callable[[Any, bytes], None] | None = None
         self._kind = kind
         self._arrivals = 0
         self._awaiting_end: list[Deferred[None]] = []

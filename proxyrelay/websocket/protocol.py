@@ -372,6 +372,8 @@ class RelayProtocol(RevivableProtocol):
         if self.phase is Phase.REGISTERING:
             self.flow.received_early()
         if self.state == self.STATE_OPEN:
+            if self.factory.pinged is not None:
+                self.factory.pinged(self, payload)
             self.flow.send(header(PONG, len(payload)) + payload)
 
     def onPong(self, payload: bytes) -> None:

@@ -162,6 +162,9 @@ WRONG: Mapping[str, Hints] = {
     "admin.listen": {PLACE: WRONG_PLACES},
     "admin.token_file": {TEXT: ("1",), EMPTY: ("''",)},
     "admin.allowed_hosts": {"a list of names": ("'a'", "[1]")},
+    "survive": {TABLE: ("true",)},
+    "survive.enabled": {BOOL: ("1", "'true'")},
+    "survive.capacity": outside("1", "0", "30000", "30001", WHOLE, "1.5"),
     "cluster": {TABLE: ("'unix:/a'", "true")},
     "cluster.engine": {ENGINE: WRONG_ENGINES},
     "cluster.sentinels": {
@@ -243,6 +246,8 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
     "timeouts.stop": {"0": 0, "86400": 86400},
     **{f"limits.{name}": {"1": 1, "10_000_000": 10_000_000} for name in COUNTS},
     **{f"limits.{name}": {"0.01": 0.01, "1_000_000": 1_000_000} for name in RATES},
+    "survive.enabled": {"true": True, "false": False},
+    "survive.capacity": {"1": 1, "30000": 30_000},
     "limits.burst": {"1": 1, "3600": 3600},
     "limits.trusted_proxies": {
         "[]": (),
@@ -299,7 +304,7 @@ PATHS = (
 )
 TABLES = (
     *("auth", "auth.kwargs", "logging", "timeouts", "limits", "offers", "admin"),
-    "cluster",
+    *("cluster", "survive"),
 )
 
 

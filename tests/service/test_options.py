@@ -22,7 +22,7 @@ class OptionsTests(SynchronousTestCase):
 
     def test_options_absent_mean_defaults(self) -> None:
         options = parsed()
-        self.assertEqual(dict(options), dict.fromkeys(NAMES))
+        self.assertEqual(dict(options), {**dict.fromkeys(NAMES), "survive": 0})
         self.assertEqual(options.load().config, Config())
 
     def test_options_config_names_file(self) -> None:

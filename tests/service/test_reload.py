@@ -22,6 +22,7 @@ from proxyrelay.config import (
     Config,
     Logging,
     Secret,
+    Survive,
     Timeouts,
 )
 from proxyrelay.config.cluster import Cluster
@@ -74,6 +75,7 @@ class ApplicableTests(SynchronousTestCase):
             logging=logging,
             admin=admin,
             cluster=cluster,
+            survive=Survive(enabled=True, capacity=1),
         )
         settings, waiting = applicable(Config(), after)
         self.assertEqual(
