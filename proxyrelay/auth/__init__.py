@@ -12,7 +12,7 @@ The way of a bearer token:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -20,11 +20,12 @@ from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.cache import TokenCache
 from proxyrelay.auth.credentials import Credentials
-from proxyrelay.auth.globus_api import Globus
-from proxyrelay.auth.introspector import Introspector
 from proxyrelay.auth.policy import Policy
 from proxyrelay.config import Auth, AuthArguments
 from proxyrelay.switchboard.user import User
+
+if TYPE_CHECKING:
+    from proxyrelay.auth.introspector import Introspector
 
 
 class Authenticator(Protocol):
@@ -119,6 +120,10 @@ def _needed(credentials: Credentials | None) -> Credentials:
 def _introspector(
     settings: AuthArguments, credentials: Credentials, reactor: Any
 ) -> Introspector:
+    # treq is large: a relay without Globus starts in two thirds of the time.
+    from proxyrelay.auth.globus_api import Globus  # noqa: PLC0415
+    from proxyrelay.auth.introspector import Introspector  # noqa: PLC0415
+
     url, timeout = settings.service_url, settings.timeout
     globus = Globus.connect(reactor, url, credentials, timeout)
     return Introspector(globus, reactor, timeout)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from traceback import format_tb
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -14,12 +15,14 @@ from twisted.python.failure import Failure
 
 from proxyrelay.auth.cache import TokenCache, fingerprint
 from proxyrelay.auth.globus_error import GlobusError
-from proxyrelay.auth.introspector import Introspector
 from proxyrelay.auth.policy import Introspection, Policy, authorize, bearer_token
 from proxyrelay.auth.stats import CacheResult, IntrospectionStats
 from proxyrelay.errors import Refusal, TryAgainLater
 from proxyrelay.net.clock import Clock
 from proxyrelay.switchboard.user import User
+
+if TYPE_CHECKING:
+    from proxyrelay.auth.introspector import Introspector
 
 
 class _Pending:
