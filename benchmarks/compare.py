@@ -31,6 +31,7 @@ from benchmarks.figures import ROWS, Result, document, percentile, table
 from benchmarks.servers import (
     CEILING,
     CLUSTERED,
+    KEPT,
     OBSERVED,
     OURS,
     THEIRS,
@@ -60,6 +61,9 @@ BESIDE = {
     "cluster_connect": (CLUSTERED, OURS),
     "cluster_connect_tls": (CLUSTERED, OURS),
     "cluster_idle": (CLUSTERED, OURS),
+    "survive": (KEPT, OURS),
+    "survive_connect": (KEPT, OURS),
+    "survive_idle": (KEPT, OURS),
 }
 """Rows that compare other servers than this relay and the reference."""
 
@@ -200,6 +204,19 @@ class Comparison:
             took, stall = _assertion()
             self.results["cluster_assert"].ours.append(took)
             self.results["cluster_stall"].ours.append(stall)
+
+    def surviving(self) -> None:
+        """What it costs to keep all connections: this relay beside itself."""
+        with self._running([KEPT, OURS]) as relays:
+            for relay in self._turns(relays, 2 * self._plan.rounds):
+                self._forward(relay, "survive", IN_FLIGHT)
+        for number in range(2 * self._plan.crowd_rounds):
+            for name in _order([KEPT, OURS], number):
+                with self._start(name) as relay:
+                    spent, _ = self._come(relay, self._plan.crowd)
+                self._note("survive_connect", relay, spent / self._plan.crowd)
+        with self._running([KEPT, OURS]) as relays:
+            self._idle(relays, "survive_idle")
 
     def _two(
         self,
@@ -403,6 +420,7 @@ STAGES = {
     "idling": Comparison.idling,
     "storms": Comparison.storms,
     "cluster": Comparison.clustering,
+    "survive": Comparison.surviving,
 }
 
 

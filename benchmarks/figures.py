@@ -60,6 +60,9 @@ ROWS = (
     Row("cluster_connect", "connect, ws, [cluster] on : off", "us CPU", 1e6, 1.15),
     Row("cluster_connect_tls", "connect, wss, on : off", "us CPU", 1e6, 1.05),
     Row("cluster_idle", "pings, [cluster] on : off", "% of a core", 100, 1.02),
+    Row("survive", "forward, [survive] on : off", "us CPU", 1e6, 1.02),
+    Row("survive_connect", "connect, ws, [survive] on : off", "us CPU", 1e6, 1.15),
+    Row("survive_idle", "pings, [survive] on : off", "% of a core", 100, 1.05),
     Row("cluster_assert", "assert 100,000 clients", "s", 1, limit=10),
     Row("cluster_stall", "longest call meanwhile", "ms", 1e3, limit=100),
 )

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import trustme
 
+from benchmarks import processes
+
 PATIENCE = 30.0
 """Seconds in which a relay must listen."""
 
@@ -90,6 +92,11 @@ def _ours(_port: int, config: Path, _pair: Certificate | None) -> list[str]:
     ]
 
 
+def _kept(_port: int, config: Path, _pair: Certificate | None) -> list[str]:
+    command = str(SCRIPTS / "proxyrelay")
+    return [command, "keep", "--", "--survive", "--config", str(config)]
+
+
 def _theirs(_port: int, config: Path, _pair: Certificate | None) -> list[str]:
     # Another environment's, if that has another version.
     command = os.environ.get("REFERENCE", str(SCRIPTS / "proxystore-relay"))
@@ -109,6 +116,9 @@ OBSERVED = "proxyrelay-observed"
 CLUSTERED = "proxyrelay-cluster"
 """Ours, as one of a cluster."""
 
+KEPT = "proxyrelay-kept"
+"""Ours, with all connections kept for the next process."""
+
 JOINED = "the link to the engine is ready"
 """What it logs when it is."""
 
@@ -116,6 +126,7 @@ COMMANDS: dict[str, Command] = {
     OURS: _ours,
     CLUSTERED: _ours,
     OBSERVED: _ours,
+    KEPT: _kept,
     THEIRS: _theirs,
     CEILING: _ceiling,
 }
@@ -161,7 +172,8 @@ def running(
             stderr=subprocess.STDOUT,
         )
         stack.callback(child.wait, PATIENCE)
-        stack.callback(child.kill)
+        # The parent of a kept relay ends its child, too.
+        stack.callback(child.terminate if name == KEPT else child.kill)
         if not _listens(port, child):
             raise RuntimeError(f"{name} does not listen:\n{log.read_text()}")
         deadline = time.monotonic() + PATIENCE
@@ -170,7 +182,8 @@ def running(
                 raise RuntimeError(f"{name} is alone:\n{log.read_text()}")
             time.sleep(0.05)
         scheme = "ws" if pair is None else "wss"
-        yield Server(name, f"{scheme}://127.0.0.1:{port}", child.pid)
+        pid = processes.child(child.pid) if name == KEPT else child.pid
+        yield Server(name, f"{scheme}://127.0.0.1:{port}", pid)
 
 
 def _listens(port: int, child: subprocess.Popen[bytes]) -> bool:
