@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from array import array
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping
 from contextlib import suppress
 
 TYPE_CHECKING = False
@@ -248,14 +248,12 @@ class Keeper:
                     lines = message.decode().split("\n")
             self._act(lines, opened(parts)[1])
 
-    def _act(self, lines: Sequence[str], descriptors: Sequence[int]) -> None:
+    def _act(self, lines: list[str], descriptors: list[int]) -> None:
         said = dict(line.split("=", 1) for line in lines if "=" in line)
         name = said.get("FDNAME", "stored")
         if said.get("FDSTORE") == "1" and is_name(name):
-            for descriptor in descriptors:
-                self._store.add(name, descriptor)
-        else:
-            close_all(descriptors)  # The sender of a barrier waits for this.
+            while descriptors:
+                self._store.add(name, descriptors.pop(0))
         if said.get("FDSTOREREMOVE") == "1" and "FDNAME" in said:
             self._store.remove(name)
         if said.get("READY") == "1" and self._ready_at is None:
@@ -264,6 +262,7 @@ class Keeper:
             while self._waiting:
                 self._send(self._waiting.pop())
         self._pass_on(lines)
+        close_all(descriptors)  # The sender of a barrier waits for this.
 
     def _pass_on(self, lines: Iterable[str]) -> None:
         # To our own supervisor, a relay that is started again does not stop.
