@@ -38,7 +38,7 @@ help:
 	@echo "make clean   remove everything that was made"
 
 serve: $(VENV)/relay
-	$(BIN)/twistd -n --pidfile= proxyrelay $(ARGS)
+	$(BIN)/proxyrelay keep -- $(ARGS)
 
 test: lint types unit
 

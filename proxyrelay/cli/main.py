@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from proxyrelay import __version__, config
-from proxyrelay.cli import actions, check, globus, status
+from proxyrelay.cli import actions, check, globus, keep, status
 from proxyrelay.errors import ConfigError, Unanswered
 
 MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 0.1, 3600.0
@@ -82,6 +82,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "twistd.pid",
         "help": "file with the process ID (default: %(default)s)",
     },
+    "keep --pidfile": {"help": "file for the process ID of the relay"},
+    "keep options": {
+        "nargs": "*",
+        "metavar": "OPTION",
+        "help": "option of 'twistd proxyrelay', behind '--'",
+    },
     "--watch": {"action": "store_true", "help": "repeat it until Ctrl-C"},
     "--interval": {
         "type": interval,
@@ -97,7 +103,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--client-id": {"help": "client ID of the application"},
     "--client-secret-file": {"type": Path, "help": "file with its secret"},
 }
-"""Options and arguments of the commands, by their spellings."""
+"""Options and arguments of the commands, by their spellings. Those of one command alone
+have its name in front."""
 
 PROCESS_OPTIONS = ("--pid", "--pidfile")
 """Options that exclude each other."""
@@ -117,6 +124,7 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
     ),
     "reload": (actions.reload, (_CONFIG, *PROCESS_OPTIONS)),
     "drain": (actions.drain, PROCESS_OPTIONS),
+    "keep": (keep.keep, ("--pidfile", "options")),
     "live": (status.live, (_CONFIG, "--admin")),
     "status": (
         status.status,
@@ -136,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="proxyrelay",
         description="Looks after a ProxyStore relay. To serve one, run "
-        "'twistd -n proxyrelay'.",
+        "'twistd -n proxyrelay', or 'proxyrelay keep'.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -171,7 +179,8 @@ def _add(
         for spellings in options:
             if spellings == PROCESS_OPTIONS[0]:
                 group = parser.add_mutually_exclusive_group()
-            group.add_argument(*spellings.split(), **OPTIONS[spellings])
+            option = OPTIONS.get(f"{name} {spellings}") or OPTIONS[spellings]
+            group.add_argument(*spellings.split(), **option)
 
 
 if __name__ == "__main__":
