@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import signal
-import sys
-from pathlib import Path
 
 from tests.support.processes import SCRIPTS, ProcessTestCase
-from tests.support.systemd import Systemd
-
-CONF = Path(__file__).parents[2] / "conf"
+from tests.support.systemd import Systemd, shipped_unit
 
 UNIT = "proxyrelay.service"
-
-OUTPUT = """[Service]
-StandardOutput=append:/run/test/relay.log
-StandardError=inherit
-"""
-"""There is no journal."""
 
 
 class UnitTestCase(ProcessTestCase):
@@ -35,18 +25,8 @@ class UnitTestCase(ProcessTestCase):
         Args:
             settings: The text of its relay.toml.
         """
-        text = (CONF / UNIT).read_text()
-        for old, new in (
-            ("/opt/proxyrelay/bin/", f"{SCRIPTS}/"),
-            ("/etc/proxyrelay/", "/run/test/"),
-            ("[Service]\n", OUTPUT),
-        ):
-            self.assertIn(old, text)
-            text = text.replace(old, new)
-        if sys.base_prefix.startswith(("/home/", "/root/")):
-            text = text.replace("ProtectHome=yes", "ProtectHome=no")
         (self.systemd.folder / "relay.toml").write_text(settings)
-        self.systemd.write_unit(UNIT, text)
+        self.systemd.write_unit(UNIT, shipped_unit(SCRIPTS))
         self.systemd.control("start", UNIT)
 
 

@@ -69,6 +69,38 @@ find /sys/fs/cgroup/"$1" -depth -type d -exec rmdir {} +
 """A shell script: remove the cgroup, which no process is in any more."""
 
 
+CONF = Path(__file__).parents[2] / "conf"
+
+OUTPUT = """[Service]
+StandardOutput=append:/run/test/relay.log
+StandardError=inherit
+"""
+"""There is no journal."""
+
+
+def shipped_unit(scripts: Path, further: str = "") -> str:
+    """conf/proxyrelay.service, made to run here.
+
+    It reads relay.toml in the folder ``/run/test``, and writes relay.log there.
+
+    Args:
+        scripts: Where the programs are.
+        further: Lines for the service.
+    """
+    text = (CONF / "proxyrelay.service").read_text()
+    for old, new in (
+        ("/opt/proxyrelay/bin/", f"{scripts}/"),
+        ("/etc/proxyrelay/", "/run/test/"),
+        ("[Service]\n", OUTPUT + further),
+    ):
+        if old not in text:
+            raise AssertionError(f"the unit has no {old}")
+        text = text.replace(old, new)
+    if sys.base_prefix.startswith(("/home/", "/root/")):
+        text = text.replace("ProtectHome=yes", "ProtectHome=no")
+    return text
+
+
 class Systemd:
     """A system manager; the network and most files are those of the machine.
 
