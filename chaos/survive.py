@@ -272,6 +272,11 @@ class Installation:
         libraries = sysconfig.get_path("purelib", vars={"base": str(self._home)})
         Path(libraries, "dependencies.pth").write_text(sysconfig.get_path("purelib"))
         self.scripts = self._home / "bin"
+        # That of Twisted, for this environment.
+        _, text = (SCRIPTS / "twistd").read_text().split("\n", 1)
+        twistd = self.scripts / "twistd"
+        twistd.write_text(f"#!{self.scripts}/python\n{text}")
+        twistd.chmod(0o755)
         self._wheels = [self._build(""), self._build(VERSION)]
         self.install(0)
 
