@@ -39,7 +39,8 @@ from chaos.line import HOST, Place
 from chaos.report import STOPS, Check, counted, indented, suspicious
 from chaos.stayers import COMPLETE, SILENCE, Exchange, Record
 from chaos.travellers import PING
-from tests.support.processes import SCRIPTS, SERVES, Process, environment
+from tests.support.kept import KeptRelay
+from tests.support.processes import SCRIPTS, Process, environment
 from tests.support.systemd import Systemd, shipped_unit
 
 ROOT = Path(__file__).parents[1]
@@ -147,52 +148,32 @@ class Keep:
     def __init__(self, scripts: Path, settings: str, folder: Path) -> None:
         config = folder / "relay.toml"
         config.write_text(settings)
-        command = (scripts / "proxyrelay", "keep", "--", "--config", config)
-        self._process = Process(command, folder)
-        try:
-            self._process.wait_for(SERVES)
-        except BaseException:
-            self.end()
-            raise
-
-    def _children(self) -> list[int]:
-        pid = self._process.pid
-        with contextlib.suppress(OSError):
-            return [
-                *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-            ]
-        return []
+        self._relay = KeptRelay(["--config", config], folder, scripts)
 
     def send(self, number: int) -> None:
         """Send the relay a signal."""
-        for child in self._children():
-            os.kill(child, number)
+        self._relay.send_relay(number)
 
     def kept(self) -> int:
         """How many descriptors it has."""
-        return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
+        return self._relay.descriptors()
 
     def lines(self) -> list[str]:
         """What the relay has logged."""
-        return [*self._process.output, *self._process.errors]
+        return [*self._relay.output, *self._relay.errors]
 
     def stop(self) -> str:
         """Stop the relay with goodbyes; gives what is wrong with its end."""
-        self._process.send(signal.SIGTERM)
+        self._relay.send(signal.SIGTERM)
         try:
-            status = self._process.wait(STOPS)
+            status = self._relay.wait(STOPS)
         except AssertionError:
             return "it does not end"
         return f"status {status}" if status else ""
 
     def end(self) -> None:
         """End all processes."""
-        children = self._children()
-        self._process.end()
-        # Without its parent it serves on.
-        for child in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+        self._relay.end()
 
 
 class Managed:
@@ -231,6 +212,8 @@ class Managed:
 
     def stop(self) -> str:
         """Stop the relay with goodbyes; gives what is wrong with its end."""
+        if self._state() != "active":
+            return f"it is {self._state()}"
         self.send(signal.SIGINT)
         if not until(lambda: self._state() == "inactive", STOPS):
             return f"it is {self._state()}"
@@ -464,7 +447,7 @@ def deaf(
     well = {
         one.pair
         for one in exchanges
-        if (one.end == COMPLETE and one.began >= at and one.ended <= end)
+        if (one.end == COMPLETE and at <= one.began < end)
         or (one.end != COMPLETE and one.began < end and one.ended > end - 3 * pause)
     }
     return [pair for pair in range(pairs) if pair not in well]
