@@ -18,12 +18,15 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from benchmarks import frames
-from chaos.honest import AT_ONCE, GIVES_UP, SHOWN, text_of, uuid_of
+from chaos.honest import AT_ONCE, GIVES_UP, SHOWN, TRY_AGAIN, text_of, uuid_of
 from chaos.line import LATE, NO_CODE, Closed, Line, Place, PlainLine
 from chaos.travellers import PING, WINDOW, Ask, Ended, Inbox
 
 COMPLETE, SILENCE = "complete", "no end"
 """What comes of an exchange, beside the words of an error."""
+
+ATTEMPTS = 3
+"""A new client that comes just before the relay ends is asked to come again."""
 
 STRANGERS = 1 << 64
 """Numbers of UUIDs of clients that come to see whether the relay serves."""
@@ -291,12 +294,20 @@ class Stayers:
     async def _visit(self, number: int) -> None:
         began = time.monotonic()
         why, line = "", None
-        try:
-            line = await self.entered(number, str(UUID(int=next(self._strangers))))
-        except (TimeoutError, Closed, OSError) as error:
-            why = f"{type(error).__name__} {error}"
+        uuid = str(UUID(int=next(self._strangers)))
+        for _ in range(ATTEMPTS):
+            try:
+                line = await self.entered(number, uuid)
+                break
+            except Closed as closed:
+                why = str(closed)
+                if closed.code != TRY_AGAIN:
+                    break
+            except (TimeoutError, OSError) as error:
+                why = f"{type(error).__name__} {error}"
+                break
         took = time.monotonic() - began
-        entry = Entry(number, began, took if line else None, why)
+        entry = Entry(number, began, took if line else None, "" if line else why)
         self.record.entries.append(entry)
         if line is not None:
             with contextlib.suppress(OSError, *LATE):
