@@ -129,8 +129,10 @@ class Systemd:
             folder,
         )
         try:
-            self._pid = self._wait("the manager", self._child)
-            self._wait("the manager", lambda: self._is("is-system-running", "running"))
+            self._pid = self.wait_until("the manager", self._child)
+            self.wait_until(
+                "the manager", lambda: self._is("is-system-running", "running")
+            )
         except BaseException as error:
             said = self._process.said
             self.end()
@@ -147,7 +149,16 @@ class Systemd:
                 return pid
         return 0
 
-    def _wait(self, words: str, look: Callable[[], T]) -> T:
+    def wait_until(self, words: str, look: Callable[[], T]) -> T:
+        """Wait until something is so; gives what it is.
+
+        Args:
+            words: What it is.
+            look: Gives it, or something false.
+
+        Raises:
+            AssertionError: It does not come.
+        """
         deadline = time.monotonic() + SECONDS
         while not (found := look()):
             if self._process.has_ended or time.monotonic() > deadline:
@@ -211,7 +222,7 @@ class Systemd:
             found = self.control("show", "--property=ActiveState,NRestarts", unit)
             return set(found.split()) == {"ActiveState=active", f"NRestarts={count}"}
 
-        self._wait(f"restart {count} of {unit}", is_ready)
+        self.wait_until(f"restart {count} of {unit}", is_ready)
 
     def end(self) -> None:
         """End the manager, and with it all its processes; remove its cgroup."""
