@@ -166,8 +166,9 @@ class Systemd:
             PAUSE.wait(0.01)
         return found
 
-    def _is(self, command: str, state: str) -> bool:
-        return self.run("systemctl", command, check=False).strip() == state
+    def _is_running(self) -> bool:
+        state = self.run("systemctl", "is-system-running", check=False)
+        return state.strip() == "running"
 
     def run(self, *command: str | Path, check: bool = True) -> str:
         """Run a command in the namespaces; gives its output.
