@@ -130,9 +130,7 @@ class Systemd:
         )
         try:
             self._pid = self.wait_until("the manager", self._child)
-            self.wait_until(
-                "the manager", lambda: self._is("is-system-running", "running")
-            )
+            self.wait_until("the manager", self._is_running)
         except BaseException as error:
             said = self._process.said
             self.end()
