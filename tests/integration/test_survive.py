@@ -15,9 +15,10 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.integration.test_real_clients import EndpointTestCase, need_addresses
 from tests.integration.test_twistd import TwistdTestCase
+from tests.support.cluster import PREFIX, ClusterTestCase
 from tests.support.kept import KeptRelay
 from tests.support.processes import SERVES, ProcessTestCase
-from tests.support.recording import answer, offer
+from tests.support.recording import A, B, C, answer, offer
 from tests.support.served import Client
 
 SURVIVES = "[survive]\nenabled = true\n"
@@ -45,7 +46,9 @@ class KeptTestCase(ProcessTestCase):
         return relay
 
 
-class ClientTests(KeptTestCase, TwistdTestCase):
+class ExchangeTestCase(KeptTestCase, TwistdTestCase):
+    """Exchanges offers and answers."""
+
     def pair(self, relay: KeptRelay) -> tuple[Client, Client, str, str]:
         """Two clients, and their UUIDs."""
         one, other = str(uuid4()), str(uuid4())
@@ -63,6 +66,10 @@ class ClientTests(KeptTestCase, TwistdTestCase):
         ):
             source.send(text.decode())
             self.assertEqual(target.recv(), text.decode())
+
+
+class ClientTests(ExchangeTestCase):
+    """Clients that the relay is killed and restarted under."""
 
     def test_clients_of_a_killed_relay_exchange_offers(self) -> None:
         relay = self.keep()
@@ -169,3 +176,33 @@ class EndpointTests(KeptTestCase, EndpointTestCase):
         self.assertEqual(relay.said.count(" registered "), 2)
         for _, _, process in ends:
             self.assertFalse(process.has_ended)
+
+
+class NodeTests(ClusterTestCase, ExchangeTestCase):
+    """A node of a cluster comes back with its clients."""
+
+    def test_node_that_comes_back_keeps_its_clients(self) -> None:
+        text = f"{SURVIVES}[cluster]\nengine = 'unix:{self.engine.socket}'\nlease = 6\n"
+        other = self.node("two")
+        far = self.registered(other.url, uuid=C)
+        relay = self.keep(f"{text}node = 'one'\n")
+        ready = "the link to the engine is ready"
+        relay.wait_for(ready)
+        near = [self.registered(relay.url, uuid=uuid) for uuid in (A, B)]
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+            before = self.incarnation(A)
+            relay.send_relay(number)
+            relay.wait_for_next(ready)
+            self.exchange(near[0], far, A, C, number.name)
+            self.exchange(far, near[1], C, B, number.name)
+            self.assertNotEqual(self.incarnation(A), before)
+            self.assertEqual({self.holder(A), self.holder(B)}, {"one"})
+        self.assertEqual(len(self.leases()), 2)
+        # A crash may take lines with it.
+        self.assertLessEqual(relay.said.count(" registered "), 2)
+        self.assertEqual((relay.stop(), other.stop()), (0, 0))
+
+    def incarnation(self, uuid: str) -> bytes:
+        found: Any = self.engine.client.hget(f"{PREFIX}:u:{uuid}", "n")
+        assert isinstance(found, bytes)
+        return found
