@@ -126,7 +126,7 @@ class Store:
     def add(self, name: str, descriptor: int) -> None:
         """Keep a descriptor; close it if there is no room."""
         if self.count >= self.capacity or len(name) >= self._names_bytes:
-            os.close(descriptor)
+            close_all([descriptor])
             return
         self.count += 1
         self._names_bytes -= len(name) + 1
@@ -230,8 +230,9 @@ class Keeper:
                 self._environment["LISTEN_FDNAMES"] = ":".join(name for name, _ in held)
             hand_over([descriptor for _, descriptor in held])
             os.execve(self._command[0], self._command, self._environment)  # noqa: S606
-        except OSError as error:
-            say(f"cannot run {self._command[0]}: {error.strerror}")
+        except Exception as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            say(f"cannot run {self._command[0]}: {why}")
         finally:  # Nothing may bring the child back into the loop.
             os._exit(EXIT_NO_COMMAND)
 

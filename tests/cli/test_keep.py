@@ -29,7 +29,7 @@ from tests.support.processes import (
     environment,
 )
 
-TWISTD = f"""#!{sys.executable}
+TWISTD = f"""#!{sys.executable} -IS
 import os
 open_at_start = []
 for number in map(int, os.listdir("/proc/self/fd")):
@@ -167,11 +167,14 @@ class KeepTestCase(ProcessTestCase):
         self, *command: str | Path, variables: dict[str, str] | None = None, **more: Any
     ) -> Process:
         """Run it, by default directly and without options."""
-        return self.start(
+        process = self.start(
             *(command or (*self.program, "")),
             env={**self.variables, **(variables or {})},
             **more,
         )
+        # A stand-in ends well when the test hangs up, and with it all else.
+        self.addCleanup(process.wait)
+        return process
 
     def accept(self, ready: bool = True) -> Relay:
         """Wait for a stand-in that was started."""
