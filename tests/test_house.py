@@ -47,7 +47,7 @@ PURE = (
     "observe.counters",
     *("observe.records", "websocket.admission", "websocket.handshake"),
     *("admin.history", "admin.report"),
-    *("websocket.connection", "websocket.state"),
+    *("websocket.connection", "websocket.continuity", "websocket.state"),
 )
 """Folders and modules without a network, a clock or a log. They may read files."""
 
