@@ -152,7 +152,7 @@ class RevivableProtocol(UpstreamProtocol):
             self.drop(TORN)
             return
         flow.revive(state.unsent, state.unread, state.deferred)
-        self.forget_request()  # the dictionary of an ordinary connection
+        self.__dict__ = {**vars(self)}  # of the right size, as in `forget_request`
         self.check_alive()
         if state.partial:
             self._dataReceived(state.partial)
