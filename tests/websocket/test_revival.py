@@ -304,10 +304,11 @@ class UnwrittenTests(SynchronousTestCase):
     def test_unwritten_is_told_at_its_begin_and_its_end(self) -> None:
         protocol, script = self.connected.protocol, self.connected.socket.script
         self.transport.write(b"whole")
-        self.assertEqual(self.told, [])
+        self.assertEqual((self.told, self.transport.has_unwritten), ([], False))
         script += [2, FULL, 1]
         self.transport.write(b"cut")
         self.transport.write(b"more")
+        self.assertTrue(self.transport.has_unwritten)
         self.assertEqual(self.told, [(protocol, True)])
         self.connected.turn()
         self.connected.turn()
