@@ -97,6 +97,11 @@ class DirectWriteTransport(Server):
             self.stopWriting()
             self._pace.do(partial(super().connectionLost, reason))
 
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether the socket has not taken all bytes yet."""
+        return bool(self.dataBuffer or self._tempDataBuffer)
+
     def detach(self) -> bytes:
         """Close the descriptor alone: another process goes on with the connection.
 
@@ -135,9 +140,7 @@ class DirectWriteTransport(Server):
     def doWrite(self) -> Exception | int | None:  # type: ignore[override]  # noqa: N802
         """Write kept bytes, and tell when none are left."""
         failed: Exception | int | None = super().doWrite()
-        if self._outbox.unwritten is not None and not (
-            self.dataBuffer or self._tempDataBuffer
-        ):
+        if self._outbox.unwritten is not None and not self.has_unwritten:
             self._outbox.unwritten(self.protocol, False)
         return failed
 

@@ -152,6 +152,7 @@ class RevivableProtocol(UpstreamProtocol):
             self.drop(TORN)
             return
         flow.revive(state.unsent, state.unread, state.deferred)
+        self.__dict__ = {**vars(self)}  # of the right size, as in `forget_request`
         self.check_alive()
         if state.partial:
             self._dataReceived(state.partial)

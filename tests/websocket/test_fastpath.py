@@ -70,6 +70,9 @@ class Wire(StringTransport):
     def abortConnection(self) -> None:  # noqa: N802
         self.ends.append(("aborted", len(self.value())))
 
+    def detach(self) -> bytes:
+        return b""
+
 
 class Plain:
     """What Autobahn does by itself, but for a connection that is over."""
