@@ -253,7 +253,9 @@ class Installation:
         self._home = folder / "environment"
         venv.create(self._home)
         libraries = sysconfig.get_path("purelib", vars={"base": str(self._home)})
-        Path(libraries, "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+        # Everything but the relay comes from the environment that runs this.
+        found = [path for path in sys.path if path.endswith("-packages")]
+        Path(libraries, "dependencies.pth").write_text("\n".join(found))
         self.scripts = self._home / "bin"
         # That of Twisted, for this environment.
         _, text = (SCRIPTS / "twistd").read_text().split("\n", 1)
