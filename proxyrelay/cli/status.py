@@ -26,6 +26,7 @@ from proxyrelay.admin.report import (
     NodeStatus,
     Quantiles,
     Status,
+    Survival,
 )
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.errors import ConfigError, Unanswered
@@ -223,10 +224,21 @@ def status_lines(status: Status) -> list[str]:
     if status.globus is not None:
         asked = status.globus.breaker == "closed"
         lines.append(f"globus: {'answers' if asked else 'does not answer'}")
+    if status.survival is not None:
+        lines.append(_survival_line(status.survival))
     lines += (f"degraded: {_plain(reason)}" for reason in status.degraded)
     if status.cluster is not None:
         lines += _cluster_lines(status.cluster)
     return lines
+
+
+def _survival_line(survival: Survival) -> str:
+    resumed, lost = survival.resumed, survival.lost
+    start = f"; at the start {resumed:,} went on, {lost:,} were lost"
+    return (
+        f"survive: {survival.kept:,} of at most {survival.capacity:,} connections are "
+        f"kept{start * bool(resumed or lost)}"
+    )
 
 
 def _cluster_lines(cluster: Membership) -> Iterator[str]:
