@@ -17,7 +17,7 @@ PROXYSTORE ?=
 # Hundreds of processes of the tests load the same modules: keep them compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test lint types unit cluster-rules docs bench bench-quick bench-introspection conformance proxystore-tests chaos chaos-cluster matrix format wheel clean
+.PHONY: help serve test lint types unit cluster-rules docs bench bench-quick bench-introspection conformance proxystore-tests chaos chaos-cluster chaos-survive matrix format wheel clean
 
 help:
 	@echo "make serve   run a relay in the foreground; ARGS=... goes to it"
@@ -33,6 +33,7 @@ help:
 	@echo "make proxystore-tests  proxystore's own tests of its relay, against this one"
 	@echo "make chaos   honest clients among troublemakers, two minutes; ARGS=..."
 	@echo "make chaos-cluster  the same on three relays and Redis, six minutes; ARGS=--quick"
+	@echo "make chaos-survive  a relay that is killed and restarted, four minutes; ARGS=--quick"
 	@echo "make format  rewrite the sources in the house's layout"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove everything that was made"
@@ -88,6 +89,9 @@ chaos: $(VENV)/test
 
 chaos-cluster: $(VENV)/test
 	$(BIN)/python -m chaos.cluster $(ARGS)
+
+chaos-survive: $(VENV)/test
+	$(BIN)/python -m chaos.survive $(ARGS)
 
 format: $(VENV)/test
 	$(BIN)/ruff check --fix .

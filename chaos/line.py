@@ -261,7 +261,7 @@ class Line:
             elif opcode == frames.TEXT:
                 return payload
 
-    async def enter(self, bearer: str, uuid: str) -> None:
+    async def enter(self, bearer: str | None, uuid: str) -> None:
         """Do all that it takes to be registered.
 
         Raises:
@@ -309,3 +309,19 @@ class Line:
             return str(closed.code)
         except OSError:
             return "dropped"
+
+
+class PlainLine(Line):
+    """The same without TLS."""
+
+    async def shake(self, pause: float = 0.0) -> None:
+        """Do nothing."""
+
+    async def send(self, data: bytes, pause: float = 0.0) -> None:
+        """Send bytes."""
+        async with self._sending:
+            await self.push(data, pause)
+
+    async def receive(self) -> bytes:
+        """What has come."""
+        return await self._raw()

@@ -20,7 +20,7 @@ import trustme
 from twisted.trial.unittest import SynchronousTestCase
 
 from chaos import __main__ as chaos
-from chaos import cluster, honest, travellers, trouble
+from chaos import cluster, honest, stayers, survive, travellers, trouble
 from chaos.faults import FaultLine
 from chaos.line import HOST, Place
 from chaos.plan import FAULTS, LASTS, RELOADS, WELL, plan
@@ -409,3 +409,95 @@ class CommandTests(SynchronousTestCase):
             with contextlib.redirect_stderr(said), self.assertRaises(SystemExit):
                 parse([wrong])
             self.assertIn(words, said.getvalue())
+
+
+class SurviveTests(SynchronousTestCase):
+    """One kill at 10 s, and one restart at 20 s, until 30 s."""
+
+    kill, restart = survive.FAULTS[0], survive.FAULTS[1]
+    blows = (survive.Blow(kill, 10.0), survive.Blow(restart, 20.0))
+
+    def exchanges(self, *others: stayers.Exchange) -> list[stayers.Exchange]:
+        """Two pairs, with a complete exchange in each second, and others."""
+        return [
+            *(
+                stayers.Exchange(pair, at + 0.1, at + 0.3, stayers.COMPLETE)
+                for pair in (0, 1)
+                for at in range(30)
+            ),
+            *others,
+        ]
+
+    def failed(
+        self, exchanges: list[stayers.Exchange], **kinds: list[Any]
+    ) -> list[str]:
+        """What is not as it must be."""
+        entries = [
+            stayers.Entry(place, blow.at, 0.5)
+            for blow in self.blows
+            for place in (0, 1)
+        ]
+        record = stayers.Record(exchanges, entries=entries)
+        for name, value in kinds.items():
+            setattr(record, name, value)
+        found = survive.checks(record, self.blows, 30.0, 2, 1.0)
+        return [check.words for check in found if not check.passed]
+
+    def test_checks_pass_when_all_is_well(self) -> None:
+        self.assertEqual(self.failed(self.exchanges()), [])
+
+    def test_checks_name_what_clients_have_met(self) -> None:
+        for name, words in (
+            ("closed", "closed"),
+            ("breaches", "twice"),
+            ("others", "work"),
+        ):
+            (found,) = self.failed(self.exchanges(), **{name: ["one"]})
+            self.assertIn(words, found)
+        self.assertEqual(self.failed(self.exchanges(), unanswered=[29.0]), [])
+        (found,) = self.failed(self.exchanges(), unanswered=[5.0])
+        self.assertIn("pong", found)
+
+    def test_exchange_may_fail_at_a_fault_alone(self) -> None:
+        error, silence = "gone", stayers.SILENCE
+        for began, ended, end, is_well in (
+            (9.9, 12.0, error, True),
+            (19.9, 22.0, error, True),
+            (9.9, 18.0, silence, True),
+            (19.9, 28.0, silence, False),
+            (5.0, 9.9, error, False),
+            (15.0, 16.0, error, False),
+        ):
+            one = stayers.Exchange(0, began, ended, end)
+            found = self.failed(self.exchanges(one))
+            self.assertEqual(found == [], is_well, (one, found))
+
+    def test_exchange_that_fails_again_is_found(self) -> None:
+        again = [
+            stayers.Exchange(0, 9.95, 14.0, "gone"),
+            stayers.Exchange(0, 14.01, 14.02, "gone"),
+        ]
+        kept = [x for x in self.exchanges() if x.pair == 1 or not 9 < x.began < 15]
+        found = self.failed([*kept, *again])
+        self.assertIn("they succeed when made again", found)
+
+    def test_deaf_pair_and_late_relay_are_found(self) -> None:
+        kept = [one for one in self.exchanges() if one.pair == 0 or one.began < 20]
+        (found,) = self.failed(kept)
+        self.assertIn("restart at 20.00: no pair is deaf", found)
+        late = [one for one in self.exchanges() if not 10 < one.began < 11.5]
+        (found,) = self.failed(late)
+        self.assertIn("kill at 10.00: back within 1 s", found)
+
+    def test_late_new_client_is_found(self) -> None:
+        entries = [stayers.Entry(place, 10.0, 0.5) for place in (0, 1)]
+        entries += [stayers.Entry(0, 20.0, 1.5), stayers.Entry(1, 20.0, None, "no")]
+        (found,) = self.failed(self.exchanges(), entries=entries)
+        self.assertIn("restart at 20.00: new clients", found)
+
+    def test_proxy_is_that_of_the_example(self) -> None:
+        text = survive.proxied(Path("/x"), 1, 2)
+        self.assertIn(
+            f"server relay 127.0.0.1:1 send-proxy-v2 source {survive.PROXY}", text
+        )
+        self.assertIn("bind 127.0.0.1:2 ssl crt /x/relay.pem", text)

@@ -42,8 +42,13 @@ MAX_MESSAGE_DESCRIPTORS_BYTES = 253 * array("i").itemsize
 CREDENTIALS_BYTES = 12
 """Bounds of one message; unix(7)."""
 
-MAX_STEPS_PER_TURN = 4096
-"""Messages, and ended processes, handled in one turn. The kernel queues fewer."""
+MAX_STEPS_PER_TURN = 1024
+"""Messages, and ended processes, handled in one turn. The kernel queues fewer messages
+(``net.unix.max_dgram_qlen``; systemd makes that 512)."""
+
+DROP_SECONDS = 0.002
+"""Longest wait for a message of another process to be dropped. Its sockets may linger
+(SO_LINGER); a signal ends that."""
 
 PASS_ON_SECONDS = 1.0
 """Longest wait for the queue of our own supervisor."""
@@ -81,15 +86,23 @@ def keep(arguments: Namespace) -> int:
 
     Runs 'twistd proxyrelay' with the options behind '--', and starts it again after a
     crash or a restart. SIGTERM and SIGINT stop the relay. SIGHUP, SIGUSR1 and SIGUSR2
-    are passed on. Exits with the status of a relay that never came to serve. Needs
-    Linux.
+    are passed on. Exits with the status of a relay that never came to serve. Systems
+    other than Linux cannot keep sockets: it becomes twistd there.
     """
-    if sys.platform != "linux":
-        print("problem: keeping sockets needs Linux; run twistd", file=sys.stderr)
-        return 1
-    # The process keeps its ID, and loses all that the command has imported.
-    command = (sys.executable, "-I", __file__, arguments.pidfile or "")
-    return os.execv(sys.executable, [*command, *arguments.options])  # noqa: S606
+    pidfile = arguments.pidfile or ""
+    if sys.platform == "linux":
+        # The process keeps its ID, and loses all that the command has imported.
+        words = [sys.executable, "-I", __file__, pidfile, *arguments.options]
+    else:
+        say("sockets are kept on Linux alone; a crash closes all connections")
+        words = relay_command(pidfile, arguments.options)
+    return os.execv(words[0], words)  # noqa: S606
+
+
+def relay_command(pidfile: str, options: Iterable[str]) -> list[str]:
+    """The program and the arguments of the relay."""
+    folder, _, _ = sys.executable.rpartition("/")
+    return [f"{folder}/twistd", "-n", f"--pidfile={pidfile}", "proxyrelay", *options]
 
 
 class Store:
@@ -167,7 +180,7 @@ class Keeper:
         self._socket.bind(f"\0{self._name}")
         self._wakeup, signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
-        for number in (*STOPS, *PASSED_ON, signal.SIGCHLD):
+        for number in (*STOPS, *PASSED_ON, signal.SIGCHLD, signal.SIGALRM):
             signal.signal(number, lambda _number, _frame: None)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._socket, selectors.EVENT_READ, self._receive)
@@ -235,7 +248,9 @@ class Keeper:
                     1, socket.CMSG_LEN(CREDENTIALS_BYTES), socket.MSG_PEEK
                 )
                 if self._child is None or opened(parts)[0] != self._child:
+                    signal.setitimer(signal.ITIMER_REAL, DROP_SECONDS, DROP_SECONDS)
                     self._socket.recv(1)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
                     continue
                 message, parts, flags, _ = self._socket.recvmsg(
                     MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC
@@ -448,8 +463,7 @@ def main(pidfile: str, *options: str) -> int:
     while (number := os.open(os.devnull, os.O_RDWR)) < FIRST_DESCRIPTOR:
         os.set_inheritable(number, True)
     os.close(number)
-    folder, _, _ = sys.executable.rpartition("/")
-    command = [f"{folder}/twistd", "-n", f"--pidfile={pidfile}", "proxyrelay", *options]
+    command = relay_command(pidfile, options)
     return Keeper(command, pidfile, dict(os.environ)).run()
 
 

@@ -1,4 +1,4 @@
-"""The contents of the memory file: registrations, offers, the snapshot.
+"""The contents of the memory file: the relay, its registrations, the snapshot.
 
 Further fields need a default: an older relay may have written the entry.
 """
@@ -10,8 +10,6 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from proxyrelay.switchboard.offers import Offer
-from proxyrelay.switchboard.peer import NAME_CHARACTERS
 from proxyrelay.websocket.continuity import Record, Suspended
 
 BASE = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -46,22 +44,6 @@ class Connection(Struct, array_like=True):
     inode: int
     serial: int
     record: Record
-
-
-class OpenOffer(Struct, array_like=True):
-    """An outstanding offer; times in seconds of the machine's clock."""
-
-    source: str
-    target: str
-    since: float
-    waited: float = 0.0
-    name: str = ""
-
-    @classmethod
-    def of(cls, offer: Offer) -> OpenOffer:
-        """The entry of an offer."""
-        name = offer.name[:NAME_CHARACTERS]
-        return cls(offer.source, offer.target, offer.since, offer.waited, name)
 
 
 class Snapshot(Struct):

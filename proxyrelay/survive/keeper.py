@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from proxyrelay.net.descriptor_store import DescriptorStore
 from proxyrelay.net.rate import RateLimitedLog
-from proxyrelay.survive.entries import Connection, OpenOffer, encode, name_of
+from proxyrelay.survive.entries import Connection, encode, name_of
 from proxyrelay.survive.memory import MAX_CONNECTIONS, Memory
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import Peer
@@ -193,18 +193,11 @@ class Keeper:
 
     def opened(self, offer: Offer) -> None:
         """Write an offer down."""
-        slots, data = self.memory.offers, encode(OpenOffer.of(offer))
-        if len(data) > slots.longest:
-            offer.name, full = "", offer.name
-            data = encode(OpenOffer.of(offer))
-            offer.name = full
-        offer.slot = slots.put(data)
-        if offer.waits and offer.slot >= 0:
-            slots.mark(offer.slot, True)
+        offer.slot = self.memory.offers.put(offer)
 
     def passed_on(self, offer: Offer) -> None:
         """Note that an offer waits no longer."""
-        self.memory.offers.mark(offer.slot, False)
+        self.memory.offers.passed_on(offer.slot)
 
     def closed(self, offer: Offer) -> None:
         """Forget an offer."""

@@ -4,8 +4,8 @@ It is a file without a name (memfd_create(2)), mapped into memory. The superviso
 its descriptor. A write is a copy in memory, and survives ``kill -9`` at once.
 
 Layout: a header, slots for registrations, slots for offers, and at the end the snapshot
-of an orderly end, if there is one. A slot becomes valid by its first byte, which is
-written last. So a crash leaves the entry before, the new one, or none.
+of an orderly end, if there is one. A slot becomes valid by one byte, which is written
+last. So a crash leaves the entry before, the new one, or none.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from proxyrelay.errors import ProxyRelayError
+from proxyrelay.switchboard.offers import Offer
 
 FORMAT = 1
 """Number of this layout. Within one number, entries may get further fields with
@@ -30,9 +31,14 @@ MAX_OFFERS = 65_536
 """Offers with a slot: as many as the table of offers has."""
 
 CONNECTION_BYTES = 512
-OFFER_BYTES = 256
 HEADER_BYTES = 4096
 """Sizes of a slot, and of the header."""
+
+_OFFER = Struct("<36s36sdd63pBB")
+"""An offer: UUIDs of sender and receiver, seconds since when, seconds that it waited,
+name of the sender; whether it waits, and whether it is valid."""
+
+_WAITS_AT, _VALID_AT = _OFFER.size - 2, _OFFER.size - 1
 
 NAME = "kept-memory"
 """Name of the descriptor."""
@@ -45,11 +51,12 @@ _WORD = Struct("<I")
 _USED_AT, _INFO_AT = 24, 64
 """Where the numbers of used slots are, and what the relay has noted of itself."""
 
-_HEAD = Struct("<BBH")
-"""Head of a slot: whether it is valid, whether it is marked, and its length."""
+_HEAD = Struct("<BBH17p")
+"""Head of a slot: whether it is valid, whether it is marked, its length in bytes, and a
+note of 16 bytes at most. The entry follows."""
 
 _NOTE = Struct("<17p")
-"""End of a slot: a text of 16 bytes at most."""
+_NOTE_AT = _HEAD.size - _NOTE.size
 
 _VALID = 1
 
@@ -89,7 +96,7 @@ class Slots:
     def __init__(
         self, mapped: mmap.mmap, start: int, size: int, count: int, used_at: int
     ) -> None:
-        self.longest = size - _HEAD.size - _NOTE.size
+        self.longest = size - _HEAD.size
         self._mapped = mapped
         self._start = start
         self._size = size
@@ -114,8 +121,7 @@ class Slots:
         start, mapped = self._start + slot * self._size, self._mapped
         body = start + _HEAD.size
         mapped[body : body + len(entry)] = entry
-        _HEAD.pack_into(mapped, start, 0, 0, len(entry))
-        _NOTE.pack_into(mapped, start + self._size - _NOTE.size, b"")
+        _HEAD.pack_into(mapped, start, 0, 0, len(entry), b"")
         mapped[start] = _VALID
         return slot
 
@@ -130,8 +136,8 @@ class Slots:
 
     def note(self, slot: int, text: bytes) -> None:
         """Write a text beside an entry, cut to 16 bytes."""
-        end = self._start + (slot + 1) * self._size
-        _NOTE.pack_into(self._mapped, end - _NOTE.size, text)
+        start = self._start + slot * self._size
+        _NOTE.pack_into(self._mapped, start + _NOTE_AT, text)
 
     def entries(self) -> list[Slot]:
         """All valid slots. It also finds the free ones."""
@@ -139,15 +145,101 @@ class Slots:
         self._free = []
         for slot in range(self._used):
             start = self._start + slot * self._size
-            valid, mark, length = _HEAD.unpack_from(self._mapped, start)
+            valid, mark, length, note = _HEAD.unpack_from(self._mapped, start)
             if valid == _VALID:
                 body = start + _HEAD.size
                 entry = self._mapped[body : body + min(length, self.longest)]
-                end = start + self._size
-                (note,) = _NOTE.unpack_from(self._mapped, end - _NOTE.size)
                 found.append(Slot(slot, bool(mark), entry, note))
             else:
                 self._free.append(slot)
+        return found
+
+
+class SavedOffer(NamedTuple):
+    """An outstanding offer in the file; times in seconds of the machine's clock."""
+
+    place: int
+    source: str
+    target: str
+    since: float
+    waited: float
+    name: str
+    waits: bool
+
+
+class OfferSlots:
+    """Slots for outstanding offers: as `Slots`, in half of the time.
+
+    Args:
+        mapped: The file.
+        start: Where the first slot is.
+        used_at: As for `Slots`.
+    """
+
+    def __init__(self, mapped: mmap.mmap, start: int, used_at: int) -> None:
+        self._mapped = mapped
+        self._start = start
+        self._used_at = used_at
+        self._free: list[int] = []
+        (used,) = _WORD.unpack_from(mapped, used_at)
+        self._used: int = min(used, MAX_OFFERS)
+
+    def put(self, offer: Offer) -> int:
+        """Write an offer, with its name cut to 62 bytes; returns its place, or -1."""
+        place = self._free.pop() if self._free else self._grow()
+        if place >= 0:
+            # The fields are written in their order, so the valid byte comes last.
+            _OFFER.pack_into(
+                self._mapped,
+                place,
+                offer.source.encode(),
+                offer.target.encode(),
+                offer.since,
+                offer.waited,
+                offer.name.encode("utf-8", "replace"),
+                offer.waits,
+                _VALID,
+            )
+        return place
+
+    def _grow(self) -> int:
+        if self._used == MAX_OFFERS:
+            return -1
+        self._used += 1
+        _WORD.pack_into(self._mapped, self._used_at, self._used)
+        return self._start + (self._used - 1) * _OFFER.size
+
+    def clear(self, place: int) -> None:
+        """Make a slot free."""
+        self._mapped[place + _VALID_AT] = 0
+        self._free.append(place)
+
+    def passed_on(self, place: int) -> None:
+        """Note that an offer waits no longer."""
+        self._mapped[place + _WAITS_AT] = 0
+
+    def entries(self) -> list[SavedOffer]:
+        """All valid offers. It also finds the free slots."""
+        found: list[SavedOffer] = []
+        self._free = []
+        for number in range(self._used):
+            place = self._start + number * _OFFER.size
+            source, target, since, waited, name, waits, valid = _OFFER.unpack_from(
+                self._mapped, place
+            )
+            if valid != _VALID:
+                self._free.append(place)
+                continue
+            saved = SavedOffer(
+                place,
+                source.decode(errors="replace"),
+                target.decode(errors="replace"),
+                since,
+                waited,
+                name.decode(errors="ignore"),
+                bool(waits),
+            )
+            found.append(saved)
         return found
 
 
@@ -160,7 +252,7 @@ class Memory:
     Attributes:
         connections: Registrations; marked while the client got a part of a frame. The
             note is the payload of the client's last ping.
-        offers: Outstanding offers; marked while they wait.
+        offers: Outstanding offers.
 
     Raises:
         UnreadableError: It is no such file, or has another format.
@@ -182,9 +274,7 @@ class Memory:
             *(self._mapped, start, CONNECTION_BYTES, MAX_CONNECTIONS), _USED_AT
         )
         start += CONNECTION_BYTES * MAX_CONNECTIONS
-        self.offers = Slots(
-            *(self._mapped, start, OFFER_BYTES, MAX_OFFERS), _USED_AT + _WORD.size
-        )
+        self.offers = OfferSlots(self._mapped, start, _USED_AT + _WORD.size)
 
     @classmethod
     def create(cls) -> Memory:
@@ -243,4 +333,4 @@ class Memory:
 
 
 def _size() -> int:
-    return HEADER_BYTES + CONNECTION_BYTES * MAX_CONNECTIONS + OFFER_BYTES * MAX_OFFERS
+    return HEADER_BYTES + CONNECTION_BYTES * MAX_CONNECTIONS + _OFFER.size * MAX_OFFERS

@@ -11,13 +11,12 @@ from twisted.logger import Logger
 
 from proxyrelay.survive.entries import (
     Connection,
-    OpenOffer,
     Snapshot,
     decode,
     name_of,
 )
 from proxyrelay.survive.keeper import Keeper, Kept
-from proxyrelay.survive.memory import Slot
+from proxyrelay.survive.memory import SavedOffer, Slot
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.peer import share_of
@@ -155,37 +154,34 @@ def _resume_offers(keeper: Keeper, relay: Relay, snapshot: Snapshot | None) -> i
     """
     texts = {} if snapshot is None else {(s, t): text for s, t, text in snapshot.texts}
     slots, table, count = keeper.memory.offers, relay.undelivered.table, 0
-    for slot in slots.entries():
-        entry, text = decode(slot.entry, OpenOffer), None
-        if entry is not None and table.find(entry.source, entry.target) is None:
-            text = texts.get((entry.source, entry.target))
-            count += _resume_offer(relay, entry, slot.is_marked, text)
-        slots.clear(slot.number)  # it has a new one
+    for saved in slots.entries():
+        if table.find(saved.source, saved.target) is None:
+            text = texts.get((saved.source, saved.target))
+            count += _resume_offer(relay, saved, text)
+        slots.clear(saved.place)  # it has a new one
     return count
 
 
-def _resume_offer(
-    relay: Relay, entry: OpenOffer, waits: bool, text: bytes | None
-) -> bool:
+def _resume_offer(relay: Relay, saved: SavedOffer, text: bytes | None) -> bool:
     """Put an offer back into the table; tells whether its sender is still there."""
-    sender = relay.registry.get(entry.source)
-    target = relay.registry.get(entry.target)
+    sender = relay.registry.get(saved.source)
+    target = relay.registry.get(saved.target)
     if sender is None:
         return False
     offer = Offer(
-        *(entry.source, entry.target, entry.name, entry.since),
+        *(saved.source, saved.target, saved.name, saved.since),
         user=sender.user.sub,
         place=sender.source,
         holder=share_of(sender),
         capped=sender.limited or sender.user.sub != ANONYMOUS.sub,
-        waited=entry.waited,
+        waited=saved.waited,
     )
-    if waits and text is not None:
+    if saved.waits and text is not None:
         relay.broker.resume_waiting(offer, text)
         return True
     offer.target_address = None if target is None else target.address
     relay.undelivered.table.add(offer)
-    if waits:
+    if saved.waits:
         relay.undelivered.bounce(offer, BounceReason.UNKNOWN)
     elif target is None:
         relay.undelivered.bounce(offer, BounceReason.LEFT)

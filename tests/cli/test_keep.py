@@ -286,6 +286,31 @@ class StoreTests(KeepTestCase):
         self.assertEqual(self.crash(relay).ask("kept()"), ["a"])
         self.assertEqual(len(process.errors), 1)
 
+    def test_lingering_sockets_of_another_process_hold_up_nobody(self) -> None:
+        process = self.keep()
+        relay = self.accept()
+        name = relay.variable("NOTIFY_SOCKET") or ""
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+            socket.create_server(("127.0.0.1", 0)) as listener,
+        ):
+            other.connect(f"\0{name[1:]}")
+            process.send(signal.SIGSTOP)  # It shall have the last references.
+            for _ in range(5):
+                full = socket.create_connection(listener.getsockname())
+                unread, _ = listener.accept()
+                self.addCleanup(unread.close)
+                linger = struct.pack("ii", 1, int(4 * PATIENCE))
+                full.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                full.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    while full.send(bytes(1 << 20)):
+                        pass
+                socket.send_fds(other, [b"FDSTORE=1"], [full.fileno()])
+                os.close(full.detach())
+            process.send(signal.SIGCONT)
+        self.assertIs(relay.ask("barrier()"), True)
+
     def test_descriptors_over_the_limit_of_open_files_are_closed(self) -> None:
         self.limited(keep.RESERVED_DESCRIPTORS + 20)
         relay = self.accept()
@@ -653,15 +678,19 @@ class CommandTests(KeepTestCase):
             relay = self.crash(relay)
             self.assertEqual(path.read_text(), other)
 
-    def test_other_systems_are_refused(self) -> None:
+    def test_other_systems_run_the_relay_without_a_parent(self) -> None:
         script = (
             "import sys; from proxyrelay.cli.main import main; "
-            "sys.platform = 'darwin'; sys.exit(main(['keep']))"
+            "sys.platform = 'darwin'; sys.exit(main(['keep', '--', '-x']))"
         )
-        process = self.start(sys.executable, "-c", script, env=environment())
-        self.assertEqual(process.wait(), 1)
-        why = "problem: keeping sockets needs Linux; run twistd"
-        self.assertEqual(process.errors, [why])
+        self.twistd.write_text(f"#!{sys.executable}\nimport sys; print(sys.argv[1:])")
+        process = self.keep(
+            *(self.python, "-c", script),
+            variables={"PYTHONPATH": str(Path(keep.__file__).parents[2])},
+        )
+        self.assertEqual(process.wait(), 0)
+        self.assertEqual(process.output, ["['-n', '--pidfile=', 'proxyrelay', '-x']"])
+        self.assertEqual(len(process.errors), 1)
 
     def test_program_imports_nothing_large(self) -> None:
         script = (

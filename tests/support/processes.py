@@ -84,6 +84,10 @@ class Process:
         return self._child.pid
 
     @property
+    def has_ended(self) -> bool:
+        return self._child.poll() is not None
+
+    @property
     def said(self) -> str:
         """All that was written so far, for the message of a failure."""
         return "\n".join([*self.output, *self.errors])
