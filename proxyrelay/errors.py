@@ -6,6 +6,7 @@
      |-- ConfigError            the settings cannot be served; lists every Problem
      |-- StartError             the relay cannot start, in one line
      |-- Unanswered             a running relay does not say what it is asked
+     |-- NothingSent            a process gets no signal
      |-- BadRequest             a handshake is answered with an HTTP error
      |-- ProxyHeaderError       a trusted proxy does not say whom it speaks for
      |-- PeerGone               a text was meant for a peer that has left
@@ -89,6 +90,10 @@ class StartError(ProxyRelayError):
 
 class Unanswered(ProxyRelayError):
     """A running relay does not say what it is asked. The text is for the operator."""
+
+
+class NothingSent(ProxyRelayError):
+    """A process gets no signal. The text says why."""
 
 
 class BadRequest(ProxyRelayError):

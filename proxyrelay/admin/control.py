@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from proxyrelay.config import Config, Secret
 from proxyrelay.net.certificates import KeyPair
 from proxyrelay.observe.privacy import Pseudonyms
+from proxyrelay.survive.survival import Survival
 from proxyrelay.websocket.factory import RelayFactory
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ class RelayControl(Protocol):
     """A relay, as the private listener sees it.
 
     It calls ``drained``, which may be set, when it begins to drain. ``member`` is its
-    part in a cluster; None if it is alone.
+    part in a cluster; None if it is alone. ``survival`` keeps its connections for the
+    next process; None if nothing does.
     """
 
     factory: RelayFactory
@@ -28,6 +30,7 @@ class RelayControl(Protocol):
     pseudonyms: Pseudonyms
     drained: Callable[[], None]
     member: Member | None
+    survival: Survival | None
 
     @property
     def urls(self) -> list[str]:

@@ -27,6 +27,7 @@ from proxyrelay.admin.prometheus import (
     total,
     words,
 )
+from proxyrelay.admin.report import Survival
 from proxyrelay.admin.view import View
 from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.stats import CacheResult, IntrospectionOutcome
@@ -41,6 +42,16 @@ from proxyrelay.websocket.state import Phase, RelayState
 def _globus(read: Callable[[GlobusAuthenticator], Any]) -> Callable[[View], Any]:
     """Read numbers of Globus Auth; there are none without it."""
     return lambda view: None if view.globus is None else read(view.globus)
+
+
+def _survival(read: Callable[[Survival], Any]) -> Callable[[View], Any]:
+    """Read numbers of kept connections; there are none if they are not kept."""
+
+    def found(view: View) -> Any:
+        survival = view.survival
+        return None if survival is None else read(survival)
+
+    return found
 
 
 _DROP_REASONS: dict[Enum, str] = {why: why.name.lower() for why in DropReason}
@@ -294,6 +305,36 @@ METRICS = (
         "outcome",
         by_value(ReloadOutcome),
         lambda view: view.reloads,
+    ),
+    gauge(
+        "survive_kept_connections",
+        "Connections that the supervisor keeps for the next process.",
+        _survival(lambda survival: survival.kept),
+    ),
+    gauge(
+        "survive_unkept_connections",
+        "Registered clients that it does not keep, for lack of room.",
+        _survival(lambda survival: survival.unkept),
+    ),
+    gauge(
+        "survive_capacity_connections",
+        "Most connections that it keeps.",
+        _survival(lambda survival: survival.capacity),
+    ),
+    gauge(
+        "survive_resumed_connections",
+        "Connections of the process before that went on at the start.",
+        _survival(lambda survival: survival.resumed),
+    ),
+    gauge(
+        "survive_lost_connections",
+        "Connections of the process before that did not.",
+        _survival(lambda survival: survival.lost),
+    ),
+    gauge(
+        "survive_resumed_offers",
+        "Outstanding offers of the process before that went on at the start.",
+        _survival(lambda survival: survival.resumed_offers),
     ),
     *CLUSTER_METRICS,
 )

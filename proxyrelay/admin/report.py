@@ -74,6 +74,23 @@ class Membership(Struct):
     peers: list[Peer]
 
 
+class Survival(Struct):
+    """Connections that the supervisor keeps for the next process.
+
+    ``works`` tells whether the supervisor is there. ``unkept`` counts those over the
+    ``capacity``. The rest is about the last start: connections of the process before
+    that were ``resumed`` or ``lost``, and its offers that were resumed.
+    """
+
+    works: bool
+    kept: int
+    unkept: int
+    capacity: int
+    resumed: int
+    lost: int
+    resumed_offers: int
+
+
 class Status(Struct):
     """The whole relay; times in seconds since 1970, durations in seconds."""
 
@@ -105,6 +122,7 @@ class Status(Struct):
     globus: GlobusAuth | None
     degraded: list[str] = []
     cluster: Membership | None = None
+    survival: Survival | None = None
 
 
 class Client(Struct):

@@ -24,6 +24,7 @@ from proxyrelay.admin.report import (
     Quantiles,
     Silence,
     Status,
+    Survival,
 )
 from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.net.clock import Clock
@@ -74,7 +75,27 @@ class View:
     @property
     def degraded(self) -> list[str]:
         """What does not work, though new clients are served."""
-        return [] if self.member is None else nodes.degraded(self.member)
+        found = [] if self.member is None else nodes.degraded(self.member)
+        if self.survival is not None and not self.survival.works:
+            found.append("survive: the supervisor that keeps connections has gone")
+        return found
+
+    @property
+    def survival(self) -> Survival | None:
+        """Connections that are kept for the next process; None if none is."""
+        found = self.relay.survival
+        if found is None:
+            return None
+        outcome = found.outcome
+        return Survival(
+            works=found.works,
+            kept=found.kept if found.works else 0,
+            unkept=found.unkept,
+            capacity=found.capacity,
+            resumed=outcome.back,
+            lost=outcome.lost,
+            resumed_offers=outcome.offers,
+        )
 
     @property
     def globus(self) -> GlobusAuthenticator | None:
@@ -146,6 +167,7 @@ class View:
             globus=None if globus is None else GlobusAuth(globus.breaker),
             degraded=self.degraded,
             cluster=None if self.member is None else nodes.state(self.member),
+            survival=self.survival,
         )
 
     def unanswered(self) -> Silence:

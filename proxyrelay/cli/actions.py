@@ -10,12 +10,16 @@ from pathlib import Path
 
 from proxyrelay import config
 from proxyrelay.cli.check import print_problems
+from proxyrelay.errors import NothingSent
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import inspect
 
 PID_HINT = (
     "name the process with --pid; 'systemctl status' or 'proxyrelay status' has its ID"
 )
+
+PIDFILE = Path("twistd.pid")
+"""The file of twistd, without options."""
 
 PROC = Path("/proc")
 """Linux's table of processes (proc(5)); absent elsewhere."""
@@ -58,27 +62,46 @@ def process_id(text: str) -> int:
 process_id.__name__ = "process ID"  # argparse shows it in an error
 
 
-def _send(arguments: Namespace, number: signal.Signals) -> int:
-    pid, file = arguments.pid, arguments.pidfile
+def named_process(arguments: Namespace) -> int:
+    """Process ID of the relay on the command line.
+
+    Raises:
+        NothingSent: The file has none.
+    """
+    if arguments.pid is not None:
+        pid: int = arguments.pid
+        return pid
+    file = arguments.pidfile or PIDFILE
     try:
-        if pid is None:
-            pid = process_id(file.read_text(encoding="ascii"))
-        if _handles(pid, number):
-            os.kill(pid, number)
-            print(f"sent {number.name} to process {pid}")
-            return 0
-        text = (
+        return process_id(file.read_text(encoding="ascii"))
+    except OSError as error:
+        raise NothingSent(f"{file}: {error.strerror}; {PID_HINT}") from None
+    except ValueError:
+        raise NothingSent(f"{file}: holds no process ID") from None
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a relay.
+
+    Raises:
+        NothingSent: The process is none, or has ended.
+    """
+    if not _handles(pid, number):
+        raise NothingSent(
             f"process {pid} is no relay that takes {number.name}, and may end by it: "
             "nothing was sent"
         )
+    try:
+        os.kill(pid, number)
     except OSError as error:
-        text = f"process {pid}: {error.strerror}"
-        if pid is None:
-            text = f"{file}: {error.strerror}; {PID_HINT}"
-    except ValueError:
-        text = f"{file}: holds no process ID"
-    print(f"problem: {text}")
-    return 1
+        raise NothingSent(f"process {pid}: {error.strerror}") from None
+
+
+def _send(arguments: Namespace, number: signal.Signals) -> int:
+    pid = named_process(arguments)
+    send(pid, number)
+    print(f"sent {number.name} to process {pid}")
+    return 0
 
 
 def _handles(pid: int, number: signal.Signals) -> bool:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from proxyrelay import __version__, config
-from proxyrelay.cli import actions, check, globus, keep, status
-from proxyrelay.errors import ConfigError, Unanswered
+from proxyrelay.cli import actions, check, globus, keep, restart, status
+from proxyrelay.errors import ConfigError, NothingSent, ProxyRelayError, Unanswered
 
 MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 0.1, 3600.0
-"""Bounds of ``status --interval``."""
+"""Bounds of ``status --interval`` and of ``--timeout``."""
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         exit_status: int = parsed.command(parsed)
         sys.stdout.flush()
-    except ConfigError as error:
+    except (ConfigError, NothingSent) as error:
         return _fail(error, sys.stdout)
     except Unanswered as error:
         return _fail(error, sys.stderr)  # Programs may read standard output.
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status
 
 
-def _fail(error: ConfigError | Unanswered, stream: TextIO) -> int:
+def _fail(error: ProxyRelayError, stream: TextIO) -> int:
     for line in str(error).splitlines():
         print(f"problem: {line}", file=stream)
     return 1
@@ -79,14 +79,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--pid": {"type": actions.process_id, "help": "process ID of the relay"},
     "--pidfile": {
         "type": Path,
-        "default": "twistd.pid",
-        "help": "file with the process ID (default: %(default)s)",
+        "help": f"file with the process ID (default: {actions.PIDFILE})",
     },
     "keep --pidfile": {"help": "file for the process ID of the relay"},
     "keep options": {
         "nargs": "*",
         "metavar": "OPTION",
         "help": "option of 'twistd proxyrelay', behind '--'",
+    },
+    "--yes": {
+        "action": "store_true",
+        "help": "restart, even if that closes connections",
+    },
+    "--timeout": {
+        "type": interval,
+        "default": 30.0,
+        "metavar": "SECONDS",
+        "help": "longest wait (default: %(default)s)",
     },
     "--watch": {"action": "store_true", "help": "repeat it until Ctrl-C"},
     "--interval": {
@@ -107,7 +116,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 have its name in front."""
 
 PROCESS_OPTIONS = ("--pid", "--pidfile")
-"""Options that exclude each other."""
+"""Options that exclude each other. They come last."""
 
 
 _LISTENER = (_CONFIG, "--admin", "--token-file")
@@ -123,6 +132,11 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
         (_CONFIG, *config.OVERRIDES, "--offline"),
     ),
     "reload": (actions.reload, (_CONFIG, *PROCESS_OPTIONS)),
+    "restart": (
+        restart.restart,
+        (*_LISTENER, "--yes", "--timeout", *PROCESS_OPTIONS),
+    ),
+    "stop": (restart.stop, (*_LISTENER, "--timeout", *PROCESS_OPTIONS)),
     "drain": (actions.drain, PROCESS_OPTIONS),
     "keep": (keep.keep, ("--pidfile", "options")),
     "live": (status.live, (_CONFIG, "--admin")),

@@ -26,6 +26,7 @@ from proxyrelay.admin.report import (
     NodeStatus,
     Quantiles,
     Status,
+    Survival,
 )
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.errors import ConfigError, Unanswered
@@ -61,7 +62,7 @@ def status(arguments: Namespace) -> int:
     state. With --all, the relay asks all relays of its cluster, and names those that do
     not reply. Exits with 1 if it does not answer.
     """
-    relay = _client(arguments)
+    relay = client(arguments)
     ask = relay.nodes if arguments.all else relay.status
     if arguments.watch:
         watch(ask, arguments.interval, arguments.json)
@@ -79,7 +80,7 @@ def clients(arguments: Namespace) -> int:
     asks all relays of its cluster, and names those that do not reply, or list only some
     of their clients. Exits with 1 if it does not answer.
     """
-    relay = _client(arguments)
+    relay = client(arguments)
     if arguments.json:
         path = "/cluster/clients" if arguments.all else "/clients"
         print(plain_json(relay.get(path)))
@@ -96,12 +97,16 @@ def disconnect(arguments: Namespace) -> int:
     ends the process of a stock endpoint. In a cluster, the client may be at any relay.
     Exits with 1 if there is no such client.
     """
-    print(_plain(_client(arguments).disconnect(arguments.uuid)))
+    print(_plain(client(arguments).disconnect(arguments.uuid)))
     return 0
 
 
-def _client(arguments: Namespace) -> AdminClient:
-    """Client of the relay on the command line."""
+def client(arguments: Namespace) -> AdminClient:
+    """Client of the relay on the command line.
+
+    Raises:
+        Unanswered: There is no way to it.
+    """
     loaded = config.load(arguments.config)
     try:
         if loaded.problems:
@@ -201,7 +206,7 @@ def status_lines(status: Status) -> list[str]:
         f"{_duration(status.uptime)}",
         f"serves: {_listed(status.listening)}",
         f"authentication: {_plain(status.authentication)}",
-        f"state: {_state(status)}",
+        f"state: {state(status)}",
         f"clients: {status.clients} (connections: {status.connections}, users: "
         f"{status.users})",
         f"registrations: {status.registrations}",
@@ -223,10 +228,21 @@ def status_lines(status: Status) -> list[str]:
     if status.globus is not None:
         asked = status.globus.breaker == "closed"
         lines.append(f"globus: {'answers' if asked else 'does not answer'}")
+    if status.survival is not None:
+        lines.append(_survival_line(status.survival))
     lines += (f"degraded: {_plain(reason)}" for reason in status.degraded)
     if status.cluster is not None:
         lines += _cluster_lines(status.cluster)
     return lines
+
+
+def _survival_line(survival: Survival) -> str:
+    resumed, lost = survival.resumed, survival.lost
+    start = f"; at the start {resumed:,} went on, {lost:,} were lost"
+    return (
+        f"survive: {survival.kept:,} of at most {survival.capacity:,} connections are "
+        f"kept{start * bool(resumed or lost)}"
+    )
 
 
 def _cluster_lines(cluster: Membership) -> Iterator[str]:
@@ -266,7 +282,7 @@ def _node(node: NodeStatus) -> str:
 def status_line(status: Status) -> str:
     """State in one line, for a file or a pipe."""
     return (
-        f"{_moment(status.started + status.uptime)} {_state(status)}, "
+        f"{_moment(status.started + status.uptime)} {state(status)}, "
         f"clients {status.clients}, connections {status.connections}, "
         f"registrations {status.registrations}, "
         f"offers {status.forwarded.offer}, answers {status.forwarded.answer}, "
@@ -307,7 +323,8 @@ def _plain(text: str) -> str:
     return ascii(text)[1:-1]
 
 
-def _state(status: Status) -> str:
+def state(status: Status) -> str:
+    """Whether a relay is ready, or why not."""
     return "ready" if status.ready else f"not ready ({_listed(status.reasons, '; ')})"
 
 

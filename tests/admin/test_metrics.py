@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -28,6 +29,8 @@ from proxyrelay.config import Config, Limits, Logging
 from proxyrelay.errors import Problem
 from proxyrelay.net import certificates
 from proxyrelay.observe import log as logs
+from proxyrelay.survive.resume import Outcome
+from proxyrelay.survive.survival import Survival
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.peer import LeaveReason
 from proxyrelay.websocket.handshake import plain_upgrade
@@ -224,6 +227,43 @@ def asserts(_: object, member: Member) -> None:
     member.claims.stale += 1
 
 
+def kept(act: Callable[[Any, Any], object]) -> Scenario:
+    """Serve under a supervisor with room for one connection, and do something."""
+
+    def happen(case: MetricsTestCase) -> None:
+        survival = case.serve_under_supervisor(1)
+        case.look()
+        act(case, survival)
+
+    return happen
+
+
+def registers_in_file(case: MetricsTestCase, _: object, uuid: str = A) -> None:
+    """Register a client whose connection has a descriptor."""
+    client = case.connect()
+    reading, writing = os.pipe()
+    case.addCleanup(os.close, reading)
+    case.addCleanup(os.close, writing)
+    cast(Any, client.transport).fileno = lambda: reading
+    case.send(client, registration(uuid))
+
+
+def registers_two(case: MetricsTestCase, survival: object) -> None:
+    """Register one client more than there is room for."""
+    registers_in_file(case, survival)
+    registers_in_file(case, survival, B)
+
+
+def resumes(_: object, survival: Survival) -> None:
+    """Come back after another process."""
+    survival.outcome = Outcome(back=510, lost=2, offers=3)
+
+
+def has_more_room(_: object, survival: Survival) -> None:
+    """Have another capacity."""
+    survival.capacity += 1
+
+
 REGISTERS = step(lambda case, _: case.registered())
 
 CONNECTS = step(lambda case, _: case.connect())
@@ -273,6 +313,12 @@ MOVED: Mapping[str, Scenario] = {
     "log_lines_lost_total": Case.a_lost_line,
     "certificate_renewal_timestamp_seconds": Case.a_new_certificate,
     "reloads_total": step(lambda case, _: case.reload.reload()),
+    "survive_kept_connections": kept(registers_in_file),
+    "survive_unkept_connections": kept(registers_two),
+    "survive_capacity_connections": kept(has_more_room),
+    "survive_resumed_connections": kept(resumes),
+    "survive_lost_connections": kept(resumes),
+    "survive_resumed_offers": kept(resumes),
     "cluster_ready": in_cluster(joins),
     "cluster_lease_age_seconds": in_cluster(joins),
     "cluster_connects_total": in_cluster(joins),
@@ -317,6 +363,20 @@ class ValueTests(MetricsTestCase):
     def test_metrics_without_a_cluster_have_no_samples_of_one(self) -> None:
         self.serve()
         self.assertEqual([name for name in self.metrics() if "cluster_" in name], [])
+
+    def test_metrics_without_survival_have_no_samples_of_it(self) -> None:
+        self.serve()
+        self.assertEqual([name for name in self.metrics() if "survive" in name], [])
+
+    def test_lost_supervisor_is_told_and_keeps_nothing(self) -> None:
+        survival = self.serve_under_supervisor(1)
+        registers_in_file(self, survival)
+        self.assertEqual(self.ask("/readyz").body, b"ok\n")
+        survival._store.is_lost = True
+        self.assertEqual(self.value("survive_kept_connections"), 0)
+        self.assertIn(b"supervisor that keeps connections", self.ask("/readyz").body)
+        told = self.ask("/status").json["survival"]
+        self.assertEqual((told["works"], told["kept"]), (False, 0))
 
     def test_returns_of_the_cluster_have_all_reasons(self) -> None:
         self.assertEqual(set(RETURN_REASONS), REASONS)

@@ -27,6 +27,7 @@ from proxyrelay.admin.report import (
     Quantiles,
     Silence,
     Status,
+    Survival,
 )
 from proxyrelay.cli.status import (
     CURSOR_HOME,
@@ -158,6 +159,16 @@ class LinesTests(SynchronousTestCase):
                 f"{A} name='a' user='jo' from 192.0.2.1:1 for 1 min 1 s (messages: "
                 "1 sent, 2 received; last offer: never; unanswered: 0)",
             ],
+        )
+
+    def test_status_lines_tell_kept_connections(self) -> None:
+        survival = Survival(True, 512, 0, 10_000, 0, 0, 0)
+        line = "survive: 512 of at most 10,000 connections are kept"
+        self.assertEqual(status_lines(replace(STATUS, survival=survival))[-1], line)
+        survival = replace(survival, resumed=510, lost=2)
+        self.assertEqual(
+            status_lines(replace(STATUS, survival=survival))[-1],
+            f"{line}; at the start 510 went on, 2 were lost",
         )
 
     def test_status_lines_of_a_cluster_tell_the_other_nodes(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from types import SimpleNamespace
 from typing import Any
 
 from msgspec.structs import replace
@@ -19,9 +21,12 @@ from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Admin, Config, Offers, Secret
 from proxyrelay.config.cluster import Cluster
 from proxyrelay.net import certificates
+from proxyrelay.net.descriptor_store import DescriptorStore
 from proxyrelay.service.checks import Inspection
 from proxyrelay.service.relay_service import RelayService
 from proxyrelay.service.reload import Reload
+from proxyrelay.survive.handed import Handed
+from proxyrelay.survive.survival import Survival
 from proxyrelay.websocket.protocol import RelayProtocol
 from tests.support.clock import EagerClock
 from tests.support.frames import TEXT, frame
@@ -53,6 +58,8 @@ class EagerReactor(MemoryReactor, EagerClock):
         port = super().adoptStreamPort(*arguments)
         port.stopReading = port.doRead = lambda: None
         port.connectionLost = lambda reason: None
+        port.fileno = lambda: -1
+        port.socket = SimpleNamespace(shutdown=lambda how: None)
         return port
 
 
@@ -133,6 +140,7 @@ class WatchedTestCase(SynchronousTestCase):
         pair: certificates.KeyPair | None = None,
         token: str | None = None,
         shared: bool = False,
+        survival: Survival | None = None,
         **more: Any,
     ) -> None:
         """Start it; its sockets are bound, but on no reactor.
@@ -147,6 +155,7 @@ class WatchedTestCase(SynchronousTestCase):
             authenticator or AnonymousAuthenticator(),
             pair,
             self.reactor,
+            survival=survival,
             further=self.watch.observers,
             on_forward=(self.watch.counts.forwarded,),
             kind=self.watch.kind,
@@ -165,6 +174,17 @@ class WatchedTestCase(SynchronousTestCase):
         """Start it in a cluster whose engine is not there."""
         cluster = Cluster(engine="unix:/nowhere", node="n1", **settings)
         self.serve(Config(offers=AT_ONCE, cluster=cluster))
+
+    def serve_under_supervisor(self, capacity: int) -> Survival:
+        """Start it under a supervisor that keeps descriptors."""
+        supervisor = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(supervisor.close)
+        supervisor.bind("")
+        address = f"@{supervisor.getsockname()[1:].decode()}"
+        store = DescriptorStore(address, self.reactor)
+        survival = Survival(Config(), Handed(), store, capacity)
+        self.serve(survival=survival)
+        return survival
 
     def stop(self) -> None:
         if self.relay.member is not None:

@@ -1,0 +1,262 @@
+"""``proxyrelay restart`` and ``stop``: end a running relay, and wait for the next."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import ssl
+import time
+from argparse import Namespace
+from contextlib import suppress
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+
+from proxyrelay import config
+from proxyrelay.admin.report import Status
+from proxyrelay.cli import actions, status
+from proxyrelay.cli.admin_client import AdminClient
+from proxyrelay.cli.check import print_problems
+from proxyrelay.config import ALL_INTERFACES, Config
+from proxyrelay.errors import ConfigError, NothingSent, Unanswered
+from proxyrelay.net import certificates
+from proxyrelay.net.proxies import Proxies
+from proxyrelay.service.checks import inspect
+
+POLL_SECONDS = 0.05
+"""Interval between two looks at a process or a relay."""
+
+MEMORY_FILE = "/memfd:proxyrelay"
+"""Link to the memory file of a relay that keeps connections, as proc(5) shows it."""
+
+NO_ADDRESS = b"PROXY UNKNOWN\r\n"
+"""Header of the PROXY protocol for a connection of the proxy itself."""
+
+
+def restart(arguments: Namespace) -> int:
+    """Make a running relay start anew, without closing a connection.
+
+    Checks a configuration as 'check' does. If there is no problem, sends SIGTERM to the
+    running relay. It leaves its connections to the next process, which its supervisor
+    starts. Waits until that one serves, and shows what became of the connections. Sends
+    nothing if connections would be closed, unless --yes is given. Without --pid and
+    --pidfile, the private listener tells the process. Exits with 1 if there is a
+    problem, or if no relay serves in time.
+    """
+    found = inspect(config.load(arguments.config), certificates.now(), os.environ)
+    if print_problems(found):
+        return 1
+    relay = _listener(arguments)
+    before = None if relay is None else relay.status()
+    pid = _process(arguments, before)
+    loss = _loss(before, pid, found.config)
+    if loss and not arguments.yes:
+        raise NothingSent(
+            f"{loss}; a closed endpoint is deaf until its own process restarts. "
+            "Nothing was sent; --yes restarts the relay all the same"
+        )
+    start = time.monotonic()
+    deadline = start + arguments.timeout
+    _end(pid, signal.SIGTERM, deadline)
+    after = None
+    if relay is None:
+        _wait_for_port(found.config, pid, deadline)
+    else:
+        after = _wait_for_relay(relay, pid, deadline)
+    print(f"restarted: {_outcome(pid, after, time.monotonic() - start)}")
+    return 0
+
+
+def stop(arguments: Namespace) -> int:
+    """Stop a running relay, and close its connections.
+
+    Sends SIGINT to the running relay. It closes each connection with 1001, and ends
+    with exit status 0, also if a supervisor keeps connections. Waits for that. Without
+    --pid and --pidfile, the private listener tells the process. Exits with 1 if the
+    relay does not end in time.
+    """
+    relay = _listener(arguments)
+    before = None if relay is None else relay.status()
+    pid = _process(arguments, before)
+    start = time.monotonic()
+    _end(pid, signal.SIGINT, start + arguments.timeout)
+    told = "" if before is None else f", connections closed: {before.connections:,}"
+    seconds = time.monotonic() - start
+    print(f"stopped: process {pid} has ended after {seconds:.1f} s{told}")
+    return 0
+
+
+def _listener(arguments: Namespace) -> AdminClient | None:
+    """Client of the private listener; None if the relay has none."""
+    if arguments.admin is None:
+        loaded = config.load(arguments.config)
+        if loaded.config.admin.listen is None:
+            if loaded.problems:
+                raise ConfigError(loaded.problems)
+            return None
+    return status.client(arguments)
+
+
+def _process(arguments: Namespace, before: Status | None) -> int:
+    """Process ID of the relay."""
+    is_named = arguments.pid is not None or arguments.pidfile is not None
+    if before is not None and not is_named:
+        return before.pid
+    pid = actions.named_process(arguments)
+    if before is not None and before.pid != pid:
+        raise NothingSent(
+            f"the private listener is that of process {before.pid}, not of {pid}: "
+            "nothing was sent"
+        )
+    return pid
+
+
+def _loss(before: Status | None, pid: int, settings: Config) -> str:
+    """Which connections a restart would close; empty if none."""
+    if before is None:
+        if settings.certfile is not None:
+            return "connections over TLS of the relay itself would be closed"
+        keeps = _keeps_connections(pid)
+        if keeps is None:
+            return "nothing shows whether the relay keeps its connections"
+        return "" if keeps else "the relay keeps no connections: all would be closed"
+    if before.draining:
+        return "the relay drains: its clients may not find the next process"
+    survival = before.survival
+    if survival is None or not survival.works:
+        return f"the relay keeps no connections: all {before.clients:,} would be closed"
+    lost = before.clients - survival.kept
+    return f"{lost:,} of {before.clients:,} clients would be closed" if lost > 0 else ""
+
+
+def _keeps_connections(pid: int) -> bool | None:
+    """Whether a process has the memory file of a relay; None if unknown."""
+    try:
+        descriptors = list((actions.PROC / str(pid) / "fd").iterdir())
+    except OSError:
+        return None
+    for descriptor in descriptors:
+        with suppress(OSError):  # closed meanwhile
+            if str(descriptor.readlink()).startswith(MEMORY_FILE):
+                return True
+    return False
+
+
+def _end(pid: int, number: signal.Signals, deadline: float) -> None:
+    """Send a signal, and wait for the end of the process.
+
+    Raises:
+        NothingSent: It was not sent.
+        Unanswered: The process does not end in time.
+    """
+    watched = None
+    with suppress(AttributeError, OSError):  # not everywhere
+        watched = os.pidfd_open(pid)
+    try:
+        actions.send(pid, number)
+        print(f"sent {number.name} to process {pid}", flush=True)
+        while not _has_ended(pid, watched, deadline - time.monotonic()):
+            if time.monotonic() >= deadline:
+                raise Unanswered(f"process {pid} does not end in time")
+    finally:
+        if watched is not None:
+            os.close(watched)
+
+
+def _has_ended(pid: int, watched: int | None, seconds: float) -> bool:
+    """Whether a process has ended; waits for that for a time, or shorter."""
+    if watched is not None:
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+        return bool(poll.poll(max(0, 1000 * seconds)))
+    time.sleep(POLL_SECONDS)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _wait_for_relay(relay: AdminClient, pid: int, deadline: float) -> Status:
+    """Wait until another process is ready.
+
+    Raises:
+        Unanswered: None is in time.
+    """
+    while True:
+        why = "no other process answers"
+        try:
+            found = relay.status()
+        except Unanswered as error:
+            why = str(error)
+        else:
+            if found.pid != pid:
+                if found.ready:
+                    return found
+                why = f"process {found.pid} is {status.state(found)}"
+        if time.monotonic() >= deadline:
+            raise Unanswered(_none_serves(pid, why))
+        time.sleep(POLL_SECONDS)
+
+
+def _wait_for_port(settings: Config, pid: int, deadline: float) -> None:
+    """Wait until a relay answers at the port for clients.
+
+    Raises:
+        Unanswered: None does in time.
+    """
+    while True:
+        try:
+            if _is_served(settings, max(POLL_SECONDS, deadline - time.monotonic())):
+                return
+            why = "what answers at its port is no relay"
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "strerror", None) or "no answer"
+            why = f"its port: {reason.lower()}"
+        if time.monotonic() >= deadline:
+            raise Unanswered(_none_serves(pid, why))
+        time.sleep(POLL_SECONDS)
+
+
+def _is_served(settings: Config, seconds: float) -> bool:
+    """Whether a relay answers a request that is no WebSocket's."""
+    host = settings.host or "0.0.0.0"  # noqa: S104 - nothing is bound
+    place = ALL_INTERFACES.get(host, host), settings.port
+    asked = HTTPConnection(*place)
+    sock = socket.create_connection(place, seconds)
+    try:
+        limits = settings.limits
+        trusted = Proxies(limits.trusted_proxies).trust(sock.getsockname()[0])
+        if limits.proxy_protocol and trusted:
+            sock.sendall(NO_ADDRESS)
+        if settings.certfile is not None:
+            # Whose certificate it is does not matter: nothing secret is said.
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            sock = context.wrap_socket(sock)
+        asked.sock = sock
+        asked.request("GET", "/", headers={"Connection": "close"})
+        return asked.getresponse().status == HTTPStatus.UPGRADE_REQUIRED
+    finally:
+        sock.close()
+
+
+def _none_serves(pid: int, why: str) -> str:
+    return (
+        f"process {pid} has ended, and no relay serves in time: {why}. Its supervisor "
+        "and its log may know more"
+    )
+
+
+def _outcome(pid: int, after: Status | None, seconds: float) -> str:
+    if after is None:
+        return f"process {pid} -> the next one in {seconds:.1f} s"
+    told = f"process {pid} -> {after.pid} in {seconds:.1f} s"
+    if after.survival is None:
+        return f"{told}; it keeps no connections"
+    return (
+        f"{told}, connections that go on: {after.survival.resumed:,}, "
+        f"lost: {after.survival.lost:,}"
+    )
