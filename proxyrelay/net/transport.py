@@ -97,6 +97,11 @@ class DirectWriteTransport(Server):
             self.stopWriting()
             self._pace.do(partial(super().connectionLost, reason))
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes wait here that the socket has not taken."""
+        return bool(self.dataBuffer or self._tempDataBuffer)
+
     def detach(self) -> bytes:
         """Close the descriptor alone: another process goes on with the connection.
 
@@ -118,10 +123,7 @@ class DirectWriteTransport(Server):
         The reactor's write finds errors and ends the connection.
         """
         if self.connected and not (
-            self._aborting
-            or self.dataBuffer
-            or self._tempDataBuffer
-            or self._writeDisconnected
+            self._aborting or self.is_behind or self._writeDisconnected
         ):
             sent = self.writeSomeData(data)
             if isinstance(sent, int):
@@ -135,9 +137,7 @@ class DirectWriteTransport(Server):
     def doWrite(self) -> Exception | int | None:  # type: ignore[override]  # noqa: N802
         """Write kept bytes, and tell when none are left."""
         failed: Exception | int | None = super().doWrite()
-        if self._outbox.unwritten is not None and not (
-            self.dataBuffer or self._tempDataBuffer
-        ):
+        if self._outbox.unwritten is not None and not self.is_behind:
             self._outbox.unwritten(self.protocol, False)
         return failed
 

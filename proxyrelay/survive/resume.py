@@ -80,10 +80,7 @@ def resume(
     outcome.was_orderly = snapshot is not None
     suspended = {} if snapshot is None else snapshot.suspended
     found = _entries(keeper)
-    keeper.continue_after(
-        {entry.key for _, entry in found.values()},
-        max((entry.serial for _, entry in found.values()), default=0),
-    )
+    serial = max((entry.serial for _, entry in found.values()), default=0)
     relay.use_checkpoint(keeper)
     stray: set[str] = set()
     revived: list[RelayProtocol] = []
@@ -111,6 +108,7 @@ def resume(
     for slot, _ in found.values():
         memory.connections.clear(slot.number)
         outcome.lost += 1
+    keeper.continue_after(serial)
     keeper.tidy(stray)
     outcome.back = len(revived)
     outcome.offers = _resume_offers(keeper, relay, snapshot)
@@ -156,37 +154,47 @@ def _resume_offers(keeper: Keeper, relay: Relay, snapshot: Snapshot | None) -> i
     texts = {} if snapshot is None else {(s, t): text for s, t, text in snapshot.texts}
     slots, table, count = keeper.memory.offers, relay.undelivered.table, 0
     for slot in slots.entries():
-        entry, text = decode(slot.entry, OpenOffer), None
+        entry, offer = decode(slot.entry, OpenOffer), None
         if entry is not None and table.find(entry.source, entry.target) is None:
-            text = texts.get((entry.source, entry.target))
-            count += _resume_offer(relay, entry, slot.is_marked, text)
-        slots.clear(slot.number)  # it has a new one
+            offer = _offer(relay, entry, slot.number)
+        if entry is None or offer is None:
+            slots.clear(slot.number)
+            continue
+        text = texts.get((entry.source, entry.target))
+        _resume_offer(relay, offer, slot.is_marked, text)
+        count += 1
     return count
 
 
-def _resume_offer(
-    relay: Relay, entry: OpenOffer, waits: bool, text: bytes | None
-) -> bool:
-    """Put an offer back into the table; tells whether its sender is still there."""
+def _offer(relay: Relay, entry: OpenOffer, slot: int) -> Offer | None:
+    """The offer of an entry; None if its sender is gone."""
     sender = relay.registry.get(entry.source)
-    target = relay.registry.get(entry.target)
     if sender is None:
-        return False
-    offer = Offer(
+        return None
+    return Offer(
         *(entry.source, entry.target, entry.name, entry.since),
         user=sender.user.sub,
         place=sender.source,
         holder=share_of(sender),
         capped=sender.limited or sender.user.sub != ANONYMOUS.sub,
         waited=entry.waited,
+        slot=slot,
     )
+
+
+def _resume_offer(relay: Relay, offer: Offer, waits: bool, text: bytes | None) -> None:
+    """Put an offer back into the table, with its slot.
+
+    A slot is cleared before the offer goes back to its sender. A client ends on a
+    second error for one offer.
+    """
     if waits and text is not None:
         relay.broker.resume_waiting(offer, text)
-        return True
+        return
+    target = relay.registry.get(offer.target)
     offer.target_address = None if target is None else target.address
     relay.undelivered.table.add(offer)
     if waits:
         relay.undelivered.bounce(offer, BounceReason.UNKNOWN)
     elif target is None:
         relay.undelivered.bounce(offer, BounceReason.LEFT)
-    return True
