@@ -16,13 +16,14 @@ from itertools import count
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IWriteDescriptor
+from twisted.internet.interfaces import IDelayedCall, IWriteDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-PROBE_SECONDS = 2.0
-"""Longest wait for the supervisor at the start."""
+PROBE_SECONDS = 5.0
+"""Longest wait for the supervisor at the start: for room for a message, and for an
+answer."""
 
 PROBE_NAME = "kept-probe"
 
@@ -39,8 +40,8 @@ RETRY_SECONDS = 0.05
 class DescriptorStore:
     """Keeps descriptors with the supervisor, and removes them there.
 
-    No call blocks. Messages wait while the supervisor does not read. What waits and is
-    removed meanwhile is not sent at all.
+    No call but `probe` blocks. Messages wait while the supervisor does not read. What
+    waits and is removed meanwhile is not sent at all.
 
     Args:
         address: The path of the supervisor's socket (AF_UNIX, datagrams), or ``@`` and
@@ -57,10 +58,12 @@ class DescriptorStore:
         self.is_lost = False
         self._reactor = reactor
         self._numbers = count()
-        # Messages by their number, or that of the name that they store.
+        # Messages by their number, or that of the name that they store, each with an
+        # own descriptor: the owner of the other one may close it meanwhile.
         self._queue: OrderedDict[str | int, tuple[bytes, int | None]] = OrderedDict()
         self._waiting: list[Deferred[None]] = []
         self._is_waiting = False
+        self._retry: IDelayedCall | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         try:
@@ -71,46 +74,78 @@ class DescriptorStore:
     # -- what is kept
 
     def keep(self, name: str, descriptor: int) -> None:
-        """Keep a descriptor under a name; it stays open until it is sent."""
+        """Keep a descriptor under a name. Its owner may close it at once."""
         self._send(name, f"FDSTORE=1\nFDNAME={name}", descriptor)
 
     def remove(self, name: str) -> None:
         """Remove all descriptors of a name."""
-        if self._queue.pop(name, None) is None:
+        if not self._drop(name):
             self._send(next(self._numbers), f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def sent(self) -> Deferred[None]:
-        """Deferred that fires when nothing waits any more."""
-        waiting: Deferred[None] = Deferred()
+        """Deferred that fires when nothing waits any more. It may be cancelled."""
+
+        def forget(waiting: Deferred[None]) -> None:
+            self._waiting.remove(waiting)
+
+        waiting: Deferred[None] = Deferred(forget)
         self._waiting.append(waiting)
         self._flush()
         return waiting
 
     def _send(self, key: str | int, text: str, descriptor: int | None = None) -> None:
-        if self.is_lost:
+        message = text.encode()
+        if not self._queue and self._is_done(message, descriptor):
             return
-        self._queue[key] = (text.encode(), descriptor)
-        if not self._is_waiting:
-            self._flush()
+        try:
+            own = None if descriptor is None else os.dup(descriptor)
+        except OSError as error:
+            self._log.error(
+                "{name!a} is not kept for the next process: {reason}",
+                event="not_stored",
+                name=key,
+                reason=os.strerror(error.errno or 0).lower(),
+            )
+        else:
+            self._drop(key)
+            self._queue[key] = message, own
+
+    def _is_done(self, message: bytes, descriptor: int | None) -> bool:
+        """Send a message; tells whether nothing is left to do for it."""
+        if self.is_lost:
+            return True
+        given = () if descriptor is None else (descriptor,)
+        try:
+            socket.send_fds(self._socket, [message], given)
+        except OSError as error:
+            if error.errno in FULL:
+                self._wait(error.errno == errno.EAGAIN)
+                return False
+            if error.errno != errno.EBADF:  # the descriptor is closed already
+                self._lose(error)
+        return True
 
     def _flush(self) -> None:
         while self._queue:
-            key, (text, descriptor) = next(iter(self._queue.items()))
-            given = () if descriptor is None else (descriptor,)
-            try:
-                socket.send_fds(self._socket, [text], given)
-            except OSError as error:
-                if error.errno in FULL:
-                    self._wait(error.errno == errno.EAGAIN)
-                    return
-                if error.errno != errno.EBADF:  # the descriptor is closed already
-                    self._lose(error)
-                    break
-            self._queue.pop(key)
+            key, (message, descriptor) = next(iter(self._queue.items()))
+            if not self._is_done(message, descriptor):
+                return
+            self._drop(key)
         self._stop_waiting()
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.callback(None)
+
+    def _drop(self, key: str | int) -> bool:
+        """Drop a message that waits; tells whether there was one."""
+        _, descriptor = found = self._queue.pop(key, (b"", None))
+        if descriptor is not None:
+            os.close(descriptor)
+        return bool(found[0])
+
+    def _drop_all(self) -> None:
+        for key in list(self._queue):
+            self._drop(key)
 
     def _wait(self, for_room: bool) -> None:
         if for_room and not self._is_waiting:
@@ -118,21 +153,25 @@ class DescriptorStore:
             self._reactor.addWriter(self)
         elif not for_room:
             self._stop_waiting()
-            self._reactor.callLater(RETRY_SECONDS, self._flush)
+            self._retry = self._reactor.callLater(RETRY_SECONDS, self._flush)
 
     def _stop_waiting(self) -> None:
         if self._is_waiting:
             self._is_waiting = False
             self._reactor.removeWriter(self)
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        self._retry = None
 
     def _lose(self, error: OSError) -> None:
         self.is_lost = True
-        self._queue.clear()
+        self._drop_all()
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
         self._log.warn(
             "the supervisor that keeps descriptors has gone ({reason}): no connection "
             "survives the end of this process",
             event="store_lost",
-            reason=os.strerror(error.errno or 0).lower(),
+            reason=reason,
         )
 
     # -- whether anything is kept
@@ -143,6 +182,7 @@ class DescriptorStore:
         A store that is turned off takes the message, and closes the descriptor. So the
         write end of a pipe is stored, and its read end shows whether somebody has it.
         """
+        self._socket.settimeout(PROBE_SECONDS)
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.keep(PROBE_NAME, writing)
@@ -153,16 +193,15 @@ class DescriptorStore:
             return taken and not _is_ready(reading, 0)
         finally:
             self.remove(PROBE_NAME)
+            self._socket.setblocking(False)
             os.close(reading)
 
     def _barrier(self) -> bool:
         """Wait until the supervisor has acted upon all messages (BARRIER=1)."""
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            self._send(next(self._numbers), "BARRIER=1", writing)
-            is_sent = not self._queue
+            is_sent = self._is_done(b"BARRIER=1", writing)
         finally:
-            self._queue.clear()
             os.close(writing)
         try:
             return is_sent and not self.is_lost and _is_ready(reading, PROBE_SECONDS)
@@ -185,13 +224,13 @@ class DescriptorStore:
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002
         """Forget what waits, as the reactor stops."""
-        self._queue.clear()
+        self._drop_all()
         self._flush()
 
     def close(self) -> None:
         """Close the socket. What is kept stays kept."""
-        self._stop_waiting()
-        self._queue.clear()
+        self._drop_all()
+        self._flush()
         self._socket.close()
 
 

@@ -123,10 +123,7 @@ class DirectWriteTransport(Server):
         The reactor's write finds errors and ends the connection.
         """
         if self.connected and not (
-            self._aborting
-            or self.dataBuffer
-            or self._tempDataBuffer
-            or self._writeDisconnected
+            self._aborting or self.has_unwritten or self._writeDisconnected
         ):
             sent = self.writeSomeData(data)
             if isinstance(sent, int):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import structs
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -255,8 +255,9 @@ class RelayService(MultiService):
         if self.survival is not None:
             self._resume(self.survival)
         self.ports.listen()
-        if self.survival is not None and not self._shared:
-            self.survival.keep_listeners(self.ports.descriptors)
+        if self.survival is not None:
+            own = () if self._shared else self.ports.descriptors
+            self.survival.keep_listeners(own)
         super().startService()
         self.factory.state = RelayState.SERVING
         if self._audit is not None:
@@ -275,6 +276,8 @@ class RelayService(MultiService):
             self.member.predecessor = survival.before.node
         if self._contexts is None:
             survival.resume(self.factory, self.ports.revive)
+        else:
+            survival.end_connections()
 
     def _announce(self) -> None:
         log.info(
@@ -335,7 +338,8 @@ class RelayService(MultiService):
     @property
     def can_restart(self) -> bool:
         """Whether the next process can go on with the connections."""
-        return self.survival is not None and self.survival.works
+        is_last = self.state >= RelayState.DRAINING  # another relay has taken over
+        return self.survival is not None and self.survival.works and not is_last
 
     def stopService(self) -> Deferred[None]:
         """Stop accepting, and close every connection with 1001.
@@ -375,12 +379,22 @@ class RelayService(MultiService):
         if self.member is not None:
             await self.member.stop()
         if self.survival is not None:
-            await self.survival.sent()
+            await self._tell_supervisor(self.survival)
             self.survival.close()
         if self._audit is not None:
             self._audit.stopped()
             self._audit = None
         log.info("stopped", event="stopped")
+
+    async def _tell_supervisor(self, survival: Survival) -> None:
+        """Wait until the supervisor has been told of all that it is to keep."""
+        try:
+            await survival.sent().addTimeout(self.config.timeouts.stop, self._clock)
+        except TimeoutError:
+            log.error(
+                "the supervisor does not read: connections may be lost",
+                event="store_silent",
+            )
 
 
 def _accepted_at(peer: Peer) -> float:

@@ -5,15 +5,18 @@ Further fields need a default: an older relay may have written the entry.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from proxyrelay.websocket.continuity import Record, Suspended
 
 BASE = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """Digits of the names of descriptors."""
+
+KEYS = len(BASE) ** 3
+"""Numbers of descriptors whose names have three characters at most."""
 
 
 class Info(Struct):
@@ -40,7 +43,7 @@ class Connection(Struct, array_like=True):
         record: The connection beyond its descriptor.
     """
 
-    key: int
+    key: Annotated[int, Meta(ge=0, lt=KEYS)]
     inode: int
     serial: int
     record: Record
@@ -68,7 +71,7 @@ def decode(data: bytes, kind: type[T]) -> T | None:
     """Decode an entry; None if it cannot be read."""
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

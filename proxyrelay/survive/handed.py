@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from proxyrelay.net.descriptor_store import PROBE_NAME
 from proxyrelay.survive import memory
 
 LISTENER = "kept-listener"
@@ -23,7 +24,8 @@ class Handed:
         listeners: Listening sockets of the relay before.
         listener_names: Their names.
         memories: Memory files of the relay before: one, if all went well.
-        connections: Everything else, with its names: connections of clients.
+        connections: Everything else, with its names: connections of clients, and what
+            is left of `DescriptorStore.probe`.
     """
 
     activated: dict[int, str] = field(default_factory=dict)
@@ -42,7 +44,7 @@ class Handed:
             elif name.startswith(LISTENER):
                 handed.listeners.append(number)
                 handed.listener_names.append(name)
-            elif _is_connection(number):
+            elif name == PROBE_NAME or _is_connection(number):
                 handed.connections[number] = name
             else:
                 handed.activated[number] = name
@@ -58,11 +60,30 @@ class Handed:
         return found | ({memory.NAME} if self.memories else set())
 
     def close(self) -> None:
-        """Close all but the sockets of socket activation."""
-        for number in (*self.listeners, *self.memories, *self.connections):
-            with suppress(OSError):
-                os.close(number)
-        self.listeners, self.memories, self.connections = [], [], {}
+        """Close all but the sockets of socket activation.
+
+        Connections end at once, although the supervisor may hold them for a while.
+        """
+        for number in self.connections:
+            with suppress(OSError), socket.socket(fileno=number) as connection:
+                connection.shutdown(socket.SHUT_RDWR)
+        self.connections = {}
+        self.close_listeners()
+        self.close_memories()
+
+    def close_listeners(self) -> None:
+        """Close the listening sockets of the relay before."""
+        _close(self.listeners)
+
+    def close_memories(self) -> None:
+        """Close its memory files."""
+        _close(self.memories)
+
+
+def _close(numbers: list[int]) -> None:
+    while numbers:
+        with suppress(OSError):
+            os.close(numbers.pop())
 
 
 def _is_connection(number: int) -> bool:

@@ -91,7 +91,10 @@ class Keeper:
         kept = self._kept.get(peer)
         if kept is not None:
             slot = self._write(peer, kept.key, kept.inode)
-            if slot >= 0:
+            if slot < 0:
+                self.left(peer)
+                self.unkept[peer] = None
+            else:
                 self.memory.connections.clear(kept.slot)
                 self._kept[peer] = kept._replace(slot=slot)
             return
@@ -103,6 +106,7 @@ class Keeper:
             self._warn()
 
     def _keep(self, peer: Peer) -> None:
+        self.unkept.pop(peer, None)
         descriptor = cast(RelayProtocol, peer).transport.fileno()
         if descriptor < 0:
             return  # the connection has ended already
@@ -120,14 +124,15 @@ class Keeper:
 
     def _write(self, peer: Peer, key: int, inode: int) -> int:
         self._serial += 1
-        record = cast(RelayProtocol, peer).record()
+        connection = cast(RelayProtocol, peer)
+        record = connection.record()
         entry = Connection(key, inode, self._serial, record)
         data, slots = encode(entry), self.memory.connections
         if len(data) > slots.longest:
             # The name is only shown.
             entry.record = structs.replace(record, name="")
             data = encode(entry)
-        return slots.put(data)
+        return slots.put(data, connection.transport.has_unwritten)
 
     def left(self, peer: Peer) -> None:
         """Keep a connection no longer, and perhaps another one in its place."""
@@ -138,17 +143,18 @@ class Keeper:
         self.memory.connections.clear(kept.slot)
         self.store.remove(name_of(kept.key))
         self._keys.append(kept.key)
-        if self.unkept:
-            other = next(iter(self.unkept))
-            del self.unkept[other]
-            self._keep(other)
+        if self.unkept and len(self._kept) < self.capacity:
+            self._keep(next(iter(self.unkept)))
 
     def adopt(self, peer: Peer, kept: Kept) -> None:
         """Go on keeping a connection of the process before."""
         self._kept[peer] = kept
+        is_torn = cast(RelayProtocol, peer).transport.has_unwritten
+        self.memory.connections.mark(kept.slot, is_torn)
 
-    def continue_after(self, keys: set[int], serial: int) -> None:
-        """Use none of these numbers for others, and higher ones for entries."""
+    def continue_after(self, serial: int) -> None:
+        """Use no number of a kept descriptor, and higher ones for entries."""
+        keys = {kept.key for kept in self._kept.values()}
         self._next_key = max(keys, default=-1) + 1
         self._keys = [key for key in range(self._next_key) if key not in keys]
         self._serial = serial
@@ -193,7 +199,8 @@ class Keeper:
 
     def opened(self, offer: Offer) -> None:
         """Write an offer down."""
-        offer.slot = self.memory.offers.put(offer)
+        if offer.slot < 0:  # else the process before has written it
+            offer.slot = self.memory.offers.put(offer)
 
     def passed_on(self, offer: Offer) -> None:
         """Note that an offer waits no longer."""

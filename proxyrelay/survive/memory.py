@@ -60,6 +60,9 @@ _NOTE_AT = _HEAD.size - _NOTE.size
 
 _VALID = 1
 
+_CONNECTIONS = MAX_CONNECTIONS + 1
+"""A changed entry is written before the one that it replaces is cleared."""
+
 
 class UnreadableError(ProxyRelayError):
     """The memory file has another format, or is none."""
@@ -106,7 +109,7 @@ class Slots:
         (used,) = _WORD.unpack_from(mapped, used_at)
         self._used = min(used, count)
 
-    def put(self, entry: bytes) -> int:
+    def put(self, entry: bytes, is_marked: bool = False) -> int:
         """Write an entry; returns its slot, or -1 without room for it."""
         if len(entry) > self.longest:
             return -1
@@ -118,33 +121,37 @@ class Slots:
             _WORD.pack_into(self._mapped, self._used_at, self._used)
         else:
             return -1
-        start, mapped = self._start + slot * self._size, self._mapped
+        start, mapped = self._at(slot), self._mapped
         body = start + _HEAD.size
         mapped[body : body + len(entry)] = entry
-        _HEAD.pack_into(mapped, start, 0, 0, len(entry), b"")
+        _HEAD.pack_into(mapped, start, 0, is_marked, len(entry), b"")
         mapped[start] = _VALID
         return slot
 
     def clear(self, slot: int) -> None:
-        """Make a slot free."""
-        self._mapped[self._start + slot * self._size] = 0
+        """Make a slot free, and leave nothing in it: a client has gone."""
+        start, end = self._at(slot), self._at(slot + 1)
+        self._mapped[start] = 0
+        self._mapped[start:end] = bytes(self._size)
         self._free.append(slot)
 
     def mark(self, slot: int, is_marked: bool) -> None:
         """Set or remove the mark of an entry."""
-        self._mapped[self._start + slot * self._size + 1] = is_marked
+        self._mapped[self._at(slot) + 1] = is_marked
 
     def note(self, slot: int, text: bytes) -> None:
         """Write a text beside an entry, cut to 16 bytes."""
-        start = self._start + slot * self._size
-        _NOTE.pack_into(self._mapped, start + _NOTE_AT, text)
+        _NOTE.pack_into(self._mapped, self._at(slot) + _NOTE_AT, text)
+
+    def _at(self, slot: int) -> int:
+        return self._start + slot * self._size
 
     def entries(self) -> list[Slot]:
         """All valid slots. It also finds the free ones."""
         found: list[Slot] = []
         self._free = []
         for slot in range(self._used):
-            start = self._start + slot * self._size
+            start = self._at(slot)
             valid, mark, length, note = _HEAD.unpack_from(self._mapped, start)
             if valid == _VALID:
                 body = start + _HEAD.size
@@ -271,9 +278,9 @@ class Memory:
             raise UnreadableError(told if magic == _MAGIC else "it is no such file")
         start = HEADER_BYTES
         self.connections = Slots(
-            *(self._mapped, start, CONNECTION_BYTES, MAX_CONNECTIONS), _USED_AT
+            *(self._mapped, start, CONNECTION_BYTES, _CONNECTIONS), _USED_AT
         )
-        start += CONNECTION_BYTES * MAX_CONNECTIONS
+        start += CONNECTION_BYTES * _CONNECTIONS
         self.offers = OfferSlots(self._mapped, start, _USED_AT + _WORD.size)
 
     @classmethod
@@ -295,7 +302,7 @@ class Memory:
         """What the relay has noted of itself."""
         (length,) = _WORD.unpack_from(self._mapped, _INFO_AT)
         start = _INFO_AT + _WORD.size
-        return self._mapped[start : start + length]
+        return self._mapped[start : min(start + length, HEADER_BYTES)]
 
     @info.setter
     def info(self, text: bytes) -> None:
@@ -321,7 +328,8 @@ class Memory:
         _, _, length = _HEADER.unpack_from(self._mapped)
         if not length:
             return None
-        snapshot = os.pread(self.descriptor, length, _size())
+        there = os.fstat(self.descriptor).st_size - _size()
+        snapshot = os.pread(self.descriptor, min(length, there), _size())
         _HEADER.pack_into(self._mapped, 0, _MAGIC, FORMAT, 0)
         os.ftruncate(self.descriptor, _size())
         return snapshot if len(snapshot) == length else None
@@ -333,4 +341,4 @@ class Memory:
 
 
 def _size() -> int:
-    return HEADER_BYTES + CONNECTION_BYTES * MAX_CONNECTIONS + _OFFER.size * MAX_OFFERS
+    return HEADER_BYTES + CONNECTION_BYTES * _CONNECTIONS + _OFFER.size * MAX_OFFERS

@@ -79,10 +79,7 @@ def resume(
     outcome.was_orderly = snapshot is not None
     suspended = {} if snapshot is None else snapshot.suspended
     found = _entries(keeper)
-    keeper.continue_after(
-        {entry.key for _, entry in found.values()},
-        max((entry.serial for _, entry in found.values()), default=0),
-    )
+    serial = max((entry.serial for _, entry in found.values()), default=0)
     relay.use_checkpoint(keeper)
     stray: set[str] = set()
     revived: list[RelayProtocol] = []
@@ -110,6 +107,7 @@ def resume(
     for slot, _ in found.values():
         memory.connections.clear(slot.number)
         outcome.lost += 1
+    keeper.continue_after(serial)
     keeper.tidy(stray)
     outcome.back = len(revived)
     outcome.offers = _resume_offers(keeper, relay, snapshot)
@@ -155,34 +153,47 @@ def _resume_offers(keeper: Keeper, relay: Relay, snapshot: Snapshot | None) -> i
     texts = {} if snapshot is None else {(s, t): text for s, t, text in snapshot.texts}
     slots, table, count = keeper.memory.offers, relay.undelivered.table, 0
     for saved in slots.entries():
+        offer = None
         if table.find(saved.source, saved.target) is None:
-            text = texts.get((saved.source, saved.target))
-            count += _resume_offer(relay, saved, text)
-        slots.clear(saved.place)  # it has a new one
+            offer = _offer(relay, saved)
+        if offer is None:
+            slots.clear(saved.place)
+            continue
+        text = texts.get((saved.source, saved.target))
+        _resume_offer(relay, offer, saved.waits, text)
+        count += 1
     return count
 
 
-def _resume_offer(relay: Relay, saved: SavedOffer, text: bytes | None) -> bool:
-    """Put an offer back into the table; tells whether its sender is still there."""
+def _offer(relay: Relay, saved: SavedOffer) -> Offer | None:
+    """The offer of an entry; None if its sender is gone."""
     sender = relay.registry.get(saved.source)
-    target = relay.registry.get(saved.target)
     if sender is None:
-        return False
-    offer = Offer(
+        return None
+    return Offer(
         *(saved.source, saved.target, saved.name, saved.since),
         user=sender.user.sub,
         place=sender.source,
         holder=share_of(sender),
         capped=sender.limited or sender.user.sub != ANONYMOUS.sub,
         waited=saved.waited,
+        slot=saved.place,
     )
-    if saved.waits and text is not None:
+
+
+def _resume_offer(relay: Relay, offer: Offer, waits: bool, text: bytes | None) -> None:
+    """Put an offer back into the table, with its slot.
+
+    A slot is cleared before the offer goes back to its sender. A client ends on a
+    second error for one offer.
+    """
+    if waits and text is not None:
         relay.broker.resume_waiting(offer, text)
-        return True
+        return
+    target = relay.registry.get(offer.target)
     offer.target_address = None if target is None else target.address
     relay.undelivered.table.add(offer)
-    if saved.waits:
+    if waits:
         relay.undelivered.bounce(offer, BounceReason.UNKNOWN)
     elif target is None:
         relay.undelivered.bounce(offer, BounceReason.LEFT)
-    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -16,6 +17,7 @@ from twisted.logger import Logger
 
 from proxyrelay import __version__
 from proxyrelay.config import Config
+from proxyrelay.errors import StartError
 from proxyrelay.net.descriptor_store import DescriptorStore
 from proxyrelay.net.listening import inherited
 from proxyrelay.survive import memory as files
@@ -81,7 +83,8 @@ class Survival:
                     count=len(handed.connections),
                 )
             else:
-                handed.memories.clear()
+                del handed.memories[0]
+                handed.close_memories()
                 self.before = decode(memory.info, Info) or Info()
                 return memory
         give_up(handed, store)
@@ -119,11 +122,11 @@ class Survival:
         Clients that wait to be accepted wait on.
         """
         handed = self._handed
-        numbers, handed.listeners = handed.listeners, []
-        if numbers and self.before.listening == self._listening:
-            return inherited(numbers)
-        for number in numbers:
-            os.close(number)
+        if handed.listeners and self.before.listening == self._listening:
+            numbers, handed.listeners = handed.listeners, []
+            with suppress(StartError):  # it closes them
+                return inherited(numbers)
+        handed.close_listeners()
         return []
 
     def keep_listeners(self, descriptors: Sequence[int]) -> None:
@@ -138,6 +141,7 @@ class Survival:
         for name in {*self._names, *self._handed.listener_names}:
             self._store.remove(name)
         self._names = []
+        self._handed.close_listeners()
 
     # -- the beginning and the end
 
@@ -167,6 +171,21 @@ class Survival:
                 offers=outcome.offers,
             )
 
+    def end_connections(self) -> None:
+        """End the connections of the process before: this one serves TLS."""
+        handed = self._handed
+        if not handed.connections:
+            return
+        for name in set(handed.connections.values()):
+            self._store.remove(name)
+        log.warn(
+            "connections of the process before are closed, as this relay serves TLS: "
+            "{count}",
+            event="not_resumed",
+            count=len(handed.connections),
+        )
+        handed.close()
+
     def suspend(self, relay: Relay) -> None:
         """Leave all kept connections to the next process, with every byte of them."""
         keeper, snapshot = self._keeper, Snapshot()
@@ -179,7 +198,9 @@ class Survival:
         count = 0
         for peer, kept in keeper.peers():
             if peer.can_survive:
-                snapshot.suspended[kept.inode] = peer.suspend()
+                carried = snapshot.suspended[kept.inode] = peer.suspend()
+                if carried.partial:  # The stream is nothing without it.
+                    self._memory.connections.mark(kept.slot, True)
                 count += 1
         self._memory.save(encode(snapshot))
         log.info(
@@ -231,6 +252,6 @@ def open_survival(
         )
     if store is not None:
         give_up(handed, store)
-        store.close()
+        store.sent().addCallback(lambda _: store.close())
     handed.close()
     return None

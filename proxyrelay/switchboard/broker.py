@@ -310,7 +310,8 @@ class Broker:
             return
         sent.text = text
         if not self._keep(sent, offer):
-            self._undelivered.send_back(sent, BounceReason.UNKNOWN, offer)
+            self.table.add(offer)
+            self._undelivered.bounce(offer, BounceReason.UNKNOWN)
             return
         target = self._find(offer.target)
         if target is not None and self.settings.crossing:
