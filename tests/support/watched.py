@@ -66,6 +66,8 @@ class EagerReactor(MemoryReactor, EagerClock):
 class Wire(StringTransport):
     """A transport that can be aborted, and forgives a second `unregisterProducer`."""
 
+    has_unwritten = False
+
     def abortConnection(self) -> None:  # noqa: N802
         self.disconnecting = True
 
