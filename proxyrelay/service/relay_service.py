@@ -339,8 +339,10 @@ class RelayService(MultiService):
     @property
     def can_restart(self) -> bool:
         """Whether the next process can go on with the connections."""
+        if self.survival is None or self._contexts is not None:
+            return False  # no connection over TLS is kept
         is_last = self.state >= RelayState.DRAINING  # another relay has taken over
-        return self.survival is not None and self.survival.works and not is_last
+        return self.survival.works and not is_last
 
     def stopService(self) -> Deferred[None]:
         """Stop accepting, and close every connection with 1001.
