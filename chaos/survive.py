@@ -453,10 +453,11 @@ def deaf(
     Those are left out that wait for the end of an offer until the next fault.
     """
     at, end = window.blow.at, window.until
+    back = at + absence(exchanges, window)
     well = {
         one.pair
         for one in exchanges
-        if (one.end == COMPLETE and at <= one.began < end)
+        if (one.end == COMPLETE and (at <= one.began < end or back <= one.ended < end))
         or (one.end != COMPLETE and one.began < end and one.ended > end - 3 * pause)
     }
     return [pair for pair in range(pairs) if pair not in well]
