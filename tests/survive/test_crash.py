@@ -1,0 +1,213 @@
+"""Crashes at any line of the relay, again and again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from proxyrelay.config import Offers
+from proxyrelay.survive import memory
+from tests.support.recording import A, B, C
+from tests.survive.lives import Crash, Step, World
+
+CLIENTS = 5
+
+UUIDS = (A, B, C)
+
+MAX_LINE = 400
+"""Lines of the relay for one step, about. A longer one is killed in its first part."""
+
+who = st.integers(0, CLIENTS - 1)
+uuids = st.sampled_from(UUIDS)
+
+steps = st.one_of(
+    st.builds(Step, st.just("connect")),
+    st.builds(Step, st.just("register"), who, uuids, st.sampled_from(("a", "b" * 200))),
+    st.builds(Step, st.just("register"), who, uuids),
+    st.builds(Step, st.sampled_from(("offer", "answer")), who, uuids, uuids),
+    st.builds(Step, st.sampled_from(("ping", "leave", "lose", "refuse", "half")), who),
+    st.builds(Step, st.just("pass")),
+)
+
+crashes = st.one_of(
+    st.none(),
+    st.builds(Crash, st.integers(0, 12), st.integers(0, MAX_LINE)),
+    st.builds(Crash, st.just(0), st.integers(0, 3 * MAX_LINE)),
+)
+
+lives = st.lists(
+    st.tuples(st.lists(steps, max_size=9), crashes), min_size=1, max_size=5
+)
+
+
+class History:
+    """What the clients may expect of the next life.
+
+    Attributes:
+        sure: Who must hold a UUID.
+        maybe: Who may hold which UUID.
+        halves: Clients that have sent a part of a frame.
+    """
+
+    def __init__(self, case: SynchronousTestCase, world: World) -> None:
+        self.case = case
+        self.world = world
+        self.sure: dict[str, int] = {}
+        self.maybe: set[tuple[str, int]] = set()
+        self.halves: set[int] = set()
+        self.connected = 0
+        self.pairs: set[tuple[str, str]] = set()
+
+    def possible(self, wished: list[Step]) -> list[Step]:
+        """The steps that clients can take, begun with the rests of frames."""
+        found = [Step("rest", one) for one in sorted(self.halves)]
+        halves: set[int] = set()
+        for step in wished:
+            if step.what == "connect" or not self.connected:
+                if self.connected < CLIENTS:
+                    self.connected += 1
+                    found.append(Step("connect"))
+                continue
+            one = step.who % self.connected
+            if one in halves:
+                halves.discard(one)
+                found.append(Step("rest", one))
+            if step.what == "half":
+                halves.add(one)
+            pair = step.uuid, step.other
+            if step.what == "offer" and pair in self.pairs:
+                continue
+            if step.what == "offer":
+                self.pairs.add(pair)
+            found.append(step._replace(who=one))
+        return [*found, Step("end")]
+
+    def live(self, wished: list[Step], crash: Crash | None) -> None:
+        """Live, and look at all that can be seen."""
+        begun, planned = set(self.halves), self.connected
+        plan = self.possible(wished)
+        if crash is not None and crash.step > len(plan):
+            crash = None
+        states, status = self.world.live(plan, crash)
+        self.case.assertNotIn("error", states[-1] if states else {}, states[-1:])
+        if crash is None:
+            self.case.assertEqual(status, os.EX_TEMPFAIL)
+        else:
+            self.case.assertEqual(status, -signal.SIGKILL)
+            done = [step.what for step in plan[: crash.step]]
+            self.connected = planned + done.count("connect")
+        for number, state in enumerate(states):
+            self.check(state)
+            if number == 0:
+                self.check_resumed(state)
+            self.sure = {u: state["registered"][u] for u in state["kept_uuids"]}
+            self.maybe = set(state["registered"].items())
+        # The parser's part of a frame ends with a crash.
+        taken = plan[: len(states) - 1] if states else []
+        self.halves = begun
+        for step in taken:
+            if step.what == "half":
+                self.halves.add(step.who)
+            elif step.what == "rest":
+                self.halves.discard(step.who)
+        if crash is not None:
+            now = plan[crash.step - 1] if crash.step else Step("resume")
+            self.crashed(now)
+            halved = {now.who} if now.what in {"half", "rest"} else set()
+            self.doubt(self.halves | halved)
+            self.halves = set()
+
+    def doubt(self, clients: set[int]) -> None:
+        """A client is out of step, and may be dropped."""
+        self.sure = {u: one for u, one in self.sure.items() if one not in clients}
+
+    def crashed(self, step: Step) -> None:
+        """A step may have been taken, or a part of it."""
+        if step.what == "register":
+            self.maybe.add((step.uuid, step.who))
+            self.doubt({step.who, self.sure.get(step.uuid, step.who)})
+        elif step.what in {"leave", "lose", "refuse"}:
+            self.doubt({step.who})
+
+    def check(self, state: dict[str, Any]) -> None:
+        case, registered = self.case, state["registered"]
+        case.assertEqual(state["wrong"], [])
+        case.assertEqual(state["leaked"], [])
+        case.assertEqual(len(set(registered.values())), len(registered))
+        case.assertEqual(state["entries"], len(state["kept"]))
+        case.assertEqual(state["offers"], state["offer_entries"])
+        case.assertEqual(len(state["kept"]) + state["unkept"], len(registered))
+        case.assertLessEqual(len(state["kept"]), self.world.capacity)
+
+    def check_resumed(self, state: dict[str, Any]) -> None:
+        registered = state["registered"]
+        self.case.assertLessEqual(set(registered.items()), self.maybe)
+        self.case.assertLessEqual(self.sure.items(), registered.items())
+
+    def check_end(self) -> None:
+        """Let all registered clients be served once more, and look at all of them."""
+        case, world = self.case, self.world
+        begun = [Step("rest", one) for one in sorted(self.halves)]
+        states, status = world.live(begun, None)
+        case.assertEqual(status, 0, states[-1:])
+        before = [world.received(one)[0]["pong probe"] for one in range(CLIENTS)]
+        for state in states[:1]:
+            self.check_resumed(state)
+        self.sure = dict(states[-1]["registered"])
+        self.maybe = set(self.sure.items())
+        pings = [Step("ping", one) for one in sorted(self.sure.values())]
+        states, status = world.live(pings, None)
+        case.assertEqual(status, 0, states[-1:])
+        state = states[-1]
+        self.check(state)
+        kept = {
+            name: os.fstat(number).st_ino
+            for name, number in world.supervisor.pairs
+            if name != memory.NAME
+        }
+        case.assertEqual(kept, state["kept"])
+        case.assertEqual(len(world.supervisor.pairs), len(kept) + 1)
+        total: Counter[str] = Counter()
+        for one in range(CLIENTS):
+            got, over = world.received(one)
+            total += got
+            if one in state["registered"].values():
+                case.assertGreater(got["pong probe"], before[one])
+                case.assertEqual((got["close"], over), (0, False))
+        for source in UUIDS:
+            for target in UUIDS:
+                offer = f"offer {source} {target}"
+                case.assertLessEqual(total[offer], 1)
+                ends = total[f"error {offer}"] + total[f"answer {target} {source}"]
+                case.assertLessEqual(ends, 1)
+
+
+class CrashTests(SynchronousTestCase):
+    """No crash leaves a ghost, loses a client, or acts twice."""
+
+    @settings(
+        max_examples=int(os.environ.get("CRASHES", "40")),
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(lives, st.sampled_from((0.0, 0.25)), st.sampled_from((2, 100)))
+    def test_history_with_crashes_keeps_exactly_what_was_there(
+        self,
+        lives: list[tuple[list[Step], Crash | None]],
+        crossing: float,
+        capacity: int,
+    ) -> None:
+        world = World(CLIENTS, capacity, Offers(crossing=crossing, answer_timeout=5))
+        try:
+            history = History(self, world)
+            for wished, crash in lives:
+                history.live(wished, crash)
+            history.check_end()
+        finally:
+            world.close()
