@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 import traceback
 import warnings
@@ -60,14 +61,11 @@ TRACED = tuple(
 )
 """The code before whose lines a life may end."""
 
-PATIENCE = 20.0
+PATIENCE = 5.0
 """Seconds after which something is stuck: a failure, not a pace."""
 
 MAX_ROUNDS = 200
 """Turns of the relay for one step, at most."""
-
-SETTLE_MILLISECONDS = 1
-"""Wait for bytes on the loopback interface."""
 
 PING = b"probe"
 
@@ -157,7 +155,7 @@ class Life:
         for _ in range(MAX_ROUNDS):
             poll = select.poll()
             poll.register(multiplexer.fileno(), select.POLLIN)
-            ready = poll.poll(SETTLE_MILLISECONDS)
+            ready = poll.poll(0)
             for writer in list(self.reactor.writers):
                 writer.doWrite()
             if not ready:
@@ -183,7 +181,17 @@ class Life:
         """Let a client send something."""
         with suppress(OSError):
             self.world.clients[who].send(data)
+            self.await_bytes(who)
         self.run()
+
+    def await_bytes(self, who: int) -> None:
+        """Wait until something of a client lies in its socket, if that is open."""
+        for connection in self.factory.connections:
+            transport = connection.transport
+            if transport.client[1] == self.world.ports[who] and transport.connected:
+                poll = select.poll()
+                poll.register(transport.fileno(), select.POLLIN)
+                assert poll.poll(PATIENCE * 1000)
 
     def do_connect(self, step: Step) -> None:
         connected, place = self.world.listener.accept()
@@ -222,6 +230,7 @@ class Life:
     def do_lose(self, step: Step) -> None:
         with suppress(OSError):
             self.world.clients[step.who].shutdown(socket.SHUT_RDWR)
+        self.await_bytes(step.who)
         self.run()
 
     def do_refuse(self, step: Step) -> None:
@@ -276,16 +285,23 @@ class Life:
         }
 
 
+def is_served(one: socket.socket, world: World) -> bool:
+    """Whether a socket is the relay's end of a connection."""
+    if one.family != socket.AF_INET or one.getsockname()[1] in world.ports:
+        return False
+    return one.getpeername()[1] in world.ports
+
+
 def served_sockets(world: World) -> set[int]:
     """Inodes of all open TCP sockets at the relay's end."""
     found = set()
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        try:
-            with socket.socket(fileno=os.dup(int(name))) as one:
-                if one.family == socket.AF_INET and one.getpeername()[1] in world.ports:
-                    found.add(os.fstat(int(name)).st_ino)
-        except OSError:
-            continue
+        number = int(name)
+        with suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as one:
+                    if is_served(one, world):
+                        found.add(os.fstat(number).st_ino)
     return found
 
 
@@ -381,6 +397,15 @@ class World:
             os._exit(1)
 
     # -- what the clients have got
+
+    def wait_for(self, who: int, text: str, count: int) -> bool:
+        """Wait until a client has got a text so often; False if its connection ends."""
+        for _ in range(MAX_ROUNDS):
+            got, over = self.received(who)
+            if got[text] >= count or over:
+                return got[text] >= count
+            select.select([self.clients[who]], [], [], PATIENCE / MAX_ROUNDS)
+        return False
 
     def received(self, who: int) -> tuple[Counter[str], bool]:
         """All texts and control frames that a client has got so far, and its end."""
