@@ -256,13 +256,15 @@ class Life:
         assert keeper is not None
         place = self.world.ports.index
         registered = {
-            uuid: place(peer.transport.client[1])  # type: ignore[attr-defined]
+            uuid: place(int(peer.address.rpartition(":")[2]))
             for uuid, peer in self.factory.registry._peers.items()
         }
+        # A connection that has ended meanwhile has no address.
         wrong = [
             peer.address
             for peer in self.factory.registry
-            if peer.address != f"127.0.0.1:{peer.transport.client[1]}"  # type: ignore[attr-defined]
+            if peer.transport.client[1]  # type: ignore[attr-defined]
+            not in {0, int(peer.address.rpartition(":")[2])}
         ]
         kept = {name_of(entry.key): entry.inode for _, entry in keeper.peers()}
         entries = keeper.memory.connections.entries()
@@ -276,7 +278,7 @@ class Life:
             "registered": registered,
             "wrong": wrong,
             "kept": kept,
-            "kept_uuids": sorted(p.registration.uuid for p, _ in keeper.peers()),
+            "kept_uuids": sorted(peer.record().uuid for peer, _ in keeper.peers()),
             "unkept": len(keeper.unkept),
             "entries": len(entries),
             "offers": len(self.factory.relay.undelivered.table),
@@ -326,8 +328,9 @@ class World:
         self.now = 1000.0
 
     def close(self) -> None:
-        for each in (*self.clients, self.listener, self.supervisor):
+        for each in (*self.clients, self.listener):
             each.close()
+        self.supervisor.close()
 
     def live(
         self, steps: Sequence[Step], crash: Crash | None
