@@ -52,6 +52,23 @@ lives = st.lists(
 )
 
 
+prelude = st.sampled_from(
+    (
+        [],
+        [
+            *(Step("connect"), Step("connect"), Step("connect")),
+            *(Step("register", 0, A, "a"), Step("register", 1, B, "a")),
+            *(Step("offer", 0, A, B), Step("offer", 1, B, C)),
+        ],
+        [
+            *(Step("connect"), Step("connect"), Step("connect")),
+            *(Step("register", 0, A, "a"), Step("register", 1, B, "a")),
+            *(Step("leave", 1), Step("offer", 0, A, B)),
+        ],
+    )
+)
+
+
 class History:
     """What the clients may expect of the next life.
 
@@ -203,9 +220,10 @@ class CrashTests(SynchronousTestCase):
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(lives, st.sampled_from((0.0, 0.25)), st.sampled_from((2, 100)))
+    @given(prelude, lives, st.sampled_from((0.0, 0.25)), st.sampled_from((2, 100)))
     def test_history_with_crashes_keeps_exactly_what_was_there(
         self,
+        prelude: list[Step],
         lives: list[tuple[list[Step], Crash | None]],
         crossing: float,
         capacity: int,
@@ -213,7 +231,7 @@ class CrashTests(SynchronousTestCase):
         world = World(CLIENTS, capacity, Offers(crossing=crossing, answer_timeout=5))
         try:
             history = History(self, world)
-            for wished, crash in lives:
+            for wished, crash in [(prelude, None), *lives]:
                 history.live(wished, crash)
             history.check_end()
         finally:
