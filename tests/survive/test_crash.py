@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -212,11 +214,69 @@ class History:
                 case.assertLessEqual(ends, 1)
 
 
+BEGUN = [
+    *(Step("connect"), Step("connect"), Step("connect")),
+    *(Step("register", 0, A, "a"), Step("register", 1, B, "a")),
+]
+
+SWEPT = {
+    "resume": [Step("offer", 0, A, B)],
+    "resume_waiting": [Step("leave", 1), Step("offer", 0, A, B)],
+    "register": [Step("register", 2, C, "a")],
+    "move": [Step("offer", 1, B, A), Step("register", 0, C, "a")],
+    "rename": [Step("register", 0, A, "b")],
+    "takeover": [Step("offer", 1, B, A), Step("register", 2, A, "a")],
+    "leave": [Step("offer", 0, A, B), Step("leave", 1)],
+    "offer": [Step("offer", 0, A, B)],
+    "answer": [Step("offer", 0, A, B), Step("answer", 1, B, A)],
+    "end": [],
+}
+"""Steps of which the last one is swept, or the resumption after them."""
+
+SWEEP_LINES = 30
+"""Lines between two crashes of a sweep. Each window that ever was wrong is wider."""
+
+
+class SweepTests(SynchronousTestCase):
+    """A crash all over one step, and one more in the resumption after it."""
+
+    def sweep(self, name: str) -> None:
+        steps = [*BEGUN, *SWEPT[name]]
+        swept = 0 if name.startswith("resume") else len(steps) + (name == "end")
+        stride = int(os.environ.get("SWEEP_LINES", SWEEP_LINES))
+        for line in range(0, 1000 if swept == 0 else MAX_LINE, stride):
+            world = World(CLIENTS, 100, Offers(crossing=0, answer_timeout=5))
+            try:
+                history = History(self, world)
+                if swept:
+                    history.live(steps, Crash(swept, line))
+                    history.live([], Crash(0, line))
+                else:
+                    history.live(steps, Crash(len(steps), sys.maxsize))
+                    history.live([], Crash(0, line))
+                history.check_end()
+            except AssertionError as error:
+                self.fail(f"at line {line}: {error}")
+            finally:
+                world.close()
+
+
+def _swept(name: str) -> Callable[[SweepTests], None]:
+    def test(self: SweepTests) -> None:
+        self.sweep(name)
+
+    return test
+
+
+for _name in SWEPT:
+    setattr(SweepTests, f"test_crash_in_{_name}_is_survived", _swept(_name))
+
+
 class CrashTests(SynchronousTestCase):
     """No crash leaves a ghost, loses a client, or acts twice."""
 
     @settings(
-        max_examples=int(os.environ.get("CRASHES", "40")),
+        max_examples=int(os.environ.get("CRASHES", "30")),
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
