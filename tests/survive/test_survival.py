@@ -209,6 +209,38 @@ class ResumeTests(ResumeTestCase):
         self.assertIsNone(self.peer(A))
 
 
+class DefectTests(ResumeTestCase):
+    """A connection on which the relay fails."""
+
+    def test_defect_of_one_connection_spares_the_others(self) -> None:
+        for is_late in (False, True):
+            one, _ = self.pair()
+            process = self.start(resume=False)
+            revive = process.ports.revive
+
+            def fail(
+                *arguments: Any, revive: Any = revive, late: bool = is_late
+            ) -> Any:
+                if arguments[1].uuid == A:
+                    if late:
+                        revive(*arguments)
+                    raise ValueError("defect")
+                return revive(*arguments)
+
+            failing: Any = fail
+            process.survival.resume(process.factory, failing)
+            self.supervisor.read()
+            self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+            self.assertIsNone(self.peer(A))
+            self.assertEqual(self.supervisor.names, ["1", memory.NAME])
+            self.assertEqual(len(process.memory.connections.entries()), 1)
+            for _ in range(10):
+                if not (piece := one.recv(65536)):
+                    break
+            self.assertEqual(piece, b"")
+            self.peer(B).drop("test")
+
+
 class StateTests(ResumeTestCase):
     """Files that cannot be read, and other settings."""
 
