@@ -339,10 +339,8 @@ class RelayService(MultiService):
     @property
     def can_restart(self) -> bool:
         """Whether the next process can go on with the connections."""
-        if self.survival is None or self._contexts is not None:
-            return False  # no connection over TLS is kept
         is_last = self.state >= RelayState.DRAINING  # another relay has taken over
-        return self.survival.works and not is_last
+        return self.survival is not None and self.survival.works and not is_last
 
     def stopService(self) -> Deferred[None]:
         """Stop accepting, and close every connection with 1001.
@@ -364,7 +362,9 @@ class RelayService(MultiService):
         closed = self.ports.close(is_restart=self.is_restarting)
         if survival is not None and self.is_restarting:
             self._crossing.stop()
-            gone = self.factory.stop(RESTART_SECONDS, survival.staying)
+            stop = self.config.timeouts.stop
+            seconds = RESTART_SECONDS if self._contexts is None else stop
+            gone = self.factory.stop(seconds, survival.staying)
             survival.suspend(self.factory.relay)
         else:
             gone = self.factory.stop(self.config.timeouts.stop)

@@ -13,14 +13,12 @@ from proxyrelay.survive.entries import (
     KEYS,
     Connection,
     Info,
-    OpenOffer,
     Snapshot,
     decode,
     encode,
     name_of,
 )
 from proxyrelay.survive.memory import MAX_CONNECTIONS
-from proxyrelay.switchboard.offers import Offer
 from proxyrelay.websocket.continuity import Record, Suspended
 from tests.support.recording import A, B
 
@@ -34,7 +32,6 @@ class EntryTests(SynchronousTestCase):
         for entry in (
             Info("1.0", ("127.0.0.1", 1, True), "n1"),
             Connection(1, 2, 3, Record(A, "a", True, address="x", takeovers=7)),
-            OpenOffer(A, B, 1.5, 0.25, "a"),
             Snapshot({1: Suspended(b"p", unheard=frozenset({"x"}))}, [(A, B, b"t")]),
         ):
             self.assertEqual(decode(encode(entry), type(entry)), entry)
@@ -42,15 +39,12 @@ class EntryTests(SynchronousTestCase):
     def test_entry_of_older_relay_gets_defaults(self) -> None:
         older = pack([1, 2, 3, {"uuid": A}])
         self.assertEqual(decode(older, Connection), Connection(1, 2, 3, Record(A)))
-        self.assertEqual(decode(pack([A, B, 1.0]), OpenOffer), OpenOffer(A, B, 1.0))
         self.assertEqual(decode(pack({}), Info), Info())
         self.assertEqual(decode(pack({}), Snapshot), Snapshot())
 
     def test_entry_of_newer_relay_is_read_without_its_new_fields(self) -> None:
         newer = pack([1, 2, 3, {"uuid": A, "mood": [1, {"x": 2}]}, "more", 5])
         self.assertEqual(decode(newer, Connection), Connection(1, 2, 3, Record(A)))
-        offer = pack([A, B, 1.0, 0.0, "", {"more": 1}])
-        self.assertEqual(decode(offer, OpenOffer), OpenOffer(A, B, 1.0))
         snapshot = pack({"suspended": {5: {"slowed": True, "mood": 1}}, "x": 1})
         self.assertEqual(
             decode(snapshot, Snapshot), Snapshot({5: Suspended(slowed=True)})
@@ -66,17 +60,13 @@ class EntryTests(SynchronousTestCase):
         huge = b"\xdd\xff\xff\xff\xff" + bytes(20)
         wrong = (b"", b"\x91", deep, huge, pack(["x", 2, 3, {}]), pack(None))
         for data in (*wrong, *(dice.randbytes(dice.randrange(64)) for _ in range(500))):
-            for kind in (Connection, OpenOffer, Info, Snapshot):
+            for kind in (Connection, Info, Snapshot):
                 found = decode(data, kind)
                 self.assertIsInstance(found, (kind, type(None)))
 
     def test_newer_field_nested_deeply_is_no_entry(self) -> None:
         deep = b"\x95\x01\x02\x03\x81\xa4uuid\xa1a" + b"\x91" * 100_000 + b"\x01"
         self.assertIsNone(decode(deep, Connection))
-
-    def test_offer_name_is_cut(self) -> None:
-        offer = Offer(A, B, "\U0001f600" * 10_000, 1.0)
-        self.assertEqual(len(OpenOffer.of(offer).name), 128)
 
     @given(st.integers(0, KEYS - 1), st.integers(0, KEYS - 1))
     def test_names_are_short_and_differ(self, one: int, other: int) -> None:

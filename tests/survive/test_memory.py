@@ -8,7 +8,15 @@ import random
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.survive import memory
-from proxyrelay.survive.memory import MAX_CONNECTIONS, Memory, UnreadableError
+from proxyrelay.survive.memory import (
+    MAX_CONNECTIONS,
+    MAX_OFFERS,
+    Memory,
+    SavedOffer,
+    UnreadableError,
+)
+from proxyrelay.switchboard.offers import Offer
+from tests.support.recording import A, B
 
 
 class MemoryTestCase(SynchronousTestCase):
@@ -51,23 +59,47 @@ class SlotTests(MemoryTestCase):
         self.assertEqual(self.reopened().connections.entries(), [])
 
     def test_longest_entry_and_note_stay_within_their_slot(self) -> None:
-        for slots in (self.memory.connections, self.memory.offers):
-            for number in range(3):
-                self.assertEqual(slots.put(b"%d" % number), number)
-            slots.clear(1)
-            longest = b"x" * slots.longest
-            self.assertEqual(slots.put(longest + b"x"), -1)
-            self.assertEqual(slots.put(longest), 1)
-            slots.note(1, b"y" * 125)
-            slots.mark(1, True)
-            self.assertEqual(
-                [tuple(each) for each in slots.entries()],
-                [
-                    (0, False, b"0", b""),
-                    (1, True, longest, b"y" * 16),
-                    (2, False, b"2", b""),
-                ],
-            )
+        slots = self.memory.connections
+        for number in range(3):
+            self.assertEqual(slots.put(b"%d" % number), number)
+        slots.clear(1)
+        longest = b"x" * slots.longest
+        self.assertEqual(slots.put(longest + b"x"), -1)
+        self.assertEqual(slots.put(longest), 1)
+        slots.note(1, b"y" * 125)
+        slots.mark(1, True)
+        self.assertEqual(
+            [tuple(each) for each in slots.entries()],
+            [
+                (0, False, b"0", b""),
+                (1, True, longest, b"y" * 16),
+                (2, False, b"2", b""),
+            ],
+        )
+
+    def test_offers_put_are_there_in_the_next_process(self) -> None:
+        offers = self.memory.offers
+        given = [Offer(A, B, name, 1.5, waited=0.25) for name in ("a", "b" * 200, "")]
+        first, second, third = (offers.put(each) for each in given)
+        offers.clear(first)
+        found = self.reopened().offers.entries()
+        self.assertEqual(
+            found,
+            [
+                SavedOffer(second, A, B, 1.5, 0.25, "b" * 62, False),
+                SavedOffer(third, A, B, 1.5, 0.25, "", False),
+            ],
+        )
+        given[0].waits = True
+        self.assertEqual(offers.put(given[0]), first)
+        self.assertTrue(offers.entries()[0].waits)
+        offers.passed_on(first)
+        self.assertFalse(self.reopened().offers.entries()[0].waits)
+
+    def test_offers_take_all_slots_and_no_more(self) -> None:
+        offers, one = self.memory.offers, Offer(A, B, "a", 1.0)
+        places = {offers.put(one) for _ in range(MAX_OFFERS)}
+        self.assertEqual((len(places), offers.put(one)), (MAX_OFFERS, -1))
 
     def test_all_slots_used_takes_no_more_and_is_found_again(self) -> None:
         slots = self.memory.connections
@@ -134,9 +166,11 @@ class HeaderTests(MemoryTestCase):
                 os.pwrite(self.memory.descriptor, noise, 12)
                 later = self.reopened()
                 self.assertLessEqual(len(later.info), memory.HEADER_BYTES)
-                for slots in (later.connections, later.offers):
-                    for each in slots.entries():
-                        self.assertLessEqual(len(each.entry), slots.longest)
-                        self.assertLessEqual(len(each.note), 16)
+                slots = later.connections
+                for each in slots.entries():
+                    self.assertLessEqual(len(each.entry), slots.longest)
+                    self.assertLessEqual(len(each.note), 16)
+                for saved in later.offers.entries():
+                    self.assertLessEqual(len(saved.name), 62)
                 later.take_snapshot()
                 self.assertEqual(later.connections.put(b"fine") >= 0, True)

@@ -13,7 +13,7 @@ from proxyrelay.config import Survive as Settings
 from proxyrelay.net.descriptor_store import PROBE_NAME
 from proxyrelay.survive import memory
 from proxyrelay.survive.handed import LISTENER, Handed
-from proxyrelay.survive.survival import open_survival
+from proxyrelay.survive.survival import MAX_FAILURES, open_survival
 from tests.support.capture import Capture
 from tests.support.frames import PING, TEXT, frame
 from tests.support.recording import A, B, C, answer, offer
@@ -72,6 +72,22 @@ class ResumeTests(ResumeTestCase):
             self.says(B, answer(B, A))
         self.assertEqual(self.heard(one, 5), ["accepted", *[f"answer {B} {A}"] * 4])
         self.assertEqual(self.heard(other, 5), ["accepted", *[f"offer {A} {B}"] * 4])
+
+    def test_state_that_ended_three_processes_is_given_up(self) -> None:
+        self.pair()
+        assert self.process is not None
+        self.process.survival._memory.failures = MAX_FAILURES - 1
+        self.crash()
+        process = self.start()
+        self.assertEqual(process.survival.outcome.back, 2)
+        self.assertEqual(process.survival._memory.failures, 0)
+        process.survival._memory.failures = MAX_FAILURES
+        self.crash()
+        process = self.start()
+        self.assertEqual(process.survival.outcome.back, 0)
+        self.assertEqual(self.supervisor.names, [memory.NAME])
+        self.assertIn("3 processes in a row", "".join(self.captured.lines()))
+        self.assertEqual(process.survival._memory.failures, 0)
 
     def test_offer_answered_after_the_crash_is_answered(self) -> None:
         one, _ = self.pair()
@@ -153,7 +169,7 @@ class ResumeTests(ResumeTestCase):
 
     def test_client_that_read_all_meanwhile_is_not_marked(self) -> None:
         one, _ = self.pair()
-        while not self.peer(A).transport.is_behind:
+        while not self.peer(A).transport.has_unwritten:
             self.peer(A).transport.write(bytes(65536))
         self.end()
         one.settimeout(0.05)
@@ -161,7 +177,7 @@ class ResumeTests(ResumeTestCase):
             while one.recv(1 << 20):
                 pass
         process = self.start()
-        self.assertFalse(self.peer(A).transport.is_behind)
+        self.assertFalse(self.peer(A).transport.has_unwritten)
         slot, _ = process.memory.connections.entries()
         self.assertFalse(slot.is_marked)
 
