@@ -97,8 +97,14 @@ NODES = Nodes(
 CLIENT = Client(A, "a", "jo", "192.0.2.1:1", NOW - 61, None, 1, 2, 0, [])
 
 PAIR = Pair(
-    *(PairSide(A, "a", ["host"]), PairSide(B, None, None), "jo"),
-    *(4, NOW - 140, NOW - 20, "stun", "is STUN blocked?"),
+    PairSide(A, "a", ["host"]),
+    PairSide(B, None, None),
+    user="jo",
+    exchanges=4,
+    since=NOW - 140,
+    last=NOW - 20,
+    cause="stun",
+    text="is STUN blocked?",
 )
 
 
