@@ -207,7 +207,7 @@ class Root(Resource):
         return in_pieces(request, Clients(total, []), self._view.clients())
 
     def _list_pairs(self, request: PrivateRequest) -> int:
-        total = self._view.reach().unconnected_pairs
+        total = self._view.unconnected().total()
         return in_pieces(request, Pairs(total, []), self._view.pairs())
 
     def _send_history(self, request: PrivateRequest) -> bytes:
