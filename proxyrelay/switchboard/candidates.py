@@ -150,7 +150,7 @@ class Cause(Enum):
         "(is STUN blocked?)"
     )
     STUN = "one side offers private addresses only: is STUN blocked there?"
-    FAMILY = "one side is public over IPv4 only, and the other over IPv6 only"
+    FAMILY = "one side is reachable by IPv4 only, and the other by IPv6 only"
     TURN = "a TURN server is in use already: can both sides reach it?"
     NAT = (
         "both sides have public addresses: symmetric NAT or a firewall on one side? "
@@ -160,15 +160,20 @@ class Cause(Enum):
 
 def cause_of(one: Kinds, other: Kinds) -> Cause:
     """The likely cause, from the candidates of both sides."""
-    both, publics = one | other, [kinds & _PUBLIC for kinds in (one, other)]
-    if not one or not other:
-        return Cause.UNKNOWN
-    if ICE in (one, other):
-        return Cause.NO_ADDRESS
-    if both & RELAY:
-        return Cause.TURN
-    if not any(publics):
-        return Cause.PRIVATE
-    if not all(publics):
-        return Cause.STUN
-    return Cause.NAT if publics[0] & publics[1] else Cause.FAMILY
+    publics = [kinds & _PUBLIC for kinds in (one, other)]
+    rules = (
+        (not one or not other, Cause.UNKNOWN),
+        (ICE in (one, other), Cause.NO_ADDRESS),
+        ((one | other) & RELAY, Cause.TURN),
+        (not _share_a_version(one, other), Cause.FAMILY),
+        (not any(publics), Cause.PRIVATE),
+        (not all(publics), Cause.STUN),
+        (not publics[0] & publics[1], Cause.FAMILY),
+    )
+    return next((cause for applies, cause in rules if applies), Cause.NAT)
+
+
+def _share_a_version(one: Kinds, other: Kinds) -> bool:
+    """Whether both sides have addresses of the same version of IP, or may have."""
+    versions = (PRIVATE_IPV4 | PUBLIC_IPV4 | MDNS, PRIVATE_IPV6 | PUBLIC_IPV6 | MDNS)
+    return any(one & version and other & version for version in versions)

@@ -150,7 +150,7 @@ class StockClientTests(ReachTestCase):
                         await one.send(other.uuid, "hello", timeout=1)
                     while one._peers or other._peers:  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
-                told = rf"{one.uuid} and {other.uuid} of user=.* private addresses only"
+                told = rf"{one.uuid} and {other.uuid} of user=.* by IPv6 only"
                 await asyncio.to_thread(relay.wait_for, told)
 
         self.play(scenario())
