@@ -160,8 +160,10 @@ class TurnTests(RealTestCase):
     def start_turn_server(self) -> Process:
         """Start coturn with conf/turnserver.conf. It gives root up."""
         text = (CONF / "turnserver.conf").read_text()
+        text += f"listening-ip={PUBLIC}\n"
+        secret = self.secret.read_text()
         for old, new in (
-            ("=SECRET\n", f"={self.secret.read_text()}\nlistening-ip={PUBLIC}\n"),
+            ("# static-auth-secret=", f"static-auth-secret={secret}"),
             ("# proc-user=", "proc-user="),
             ("# proc-group=", "proc-group="),
         ):
