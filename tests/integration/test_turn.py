@@ -28,6 +28,9 @@ CONF = Path(__file__).parents[2] / "conf"
 PUBLIC = "203.0.113.1"
 """Address of the relay and of the TURN server, which both networks reach."""
 
+CLIENTS = ("clients", "--admin", "127.0.0.1:8701")
+"""Arguments of the command that asks the relay about its clients."""
+
 ATTEMPTS = 3
 """Failing attempts of one pair."""
 
@@ -146,8 +149,7 @@ class TurnTests(RealTestCase):
 
     def start_relay(self) -> RelayProcess:
         path = self.write_config(
-            f"host = '{PUBLIC}'\nport = 8700\n"
-            f"[admin]\nlisten = 'unix:{self.folder}/admin.sock'\n"
+            f"host = '{PUBLIC}'\nport = 8700\n[admin]\nlisten = '127.0.0.1:8701'\n"
         )
         relay = RelayProcess(
             ["--config", path, "--log-level", "DEBUG"],
@@ -203,10 +205,14 @@ class TurnTests(RealTestCase):
         return self.start_in(site.network, *program)
 
     def assert_relay_tells_why(self, relay: RelayProcess) -> None:
-        """The relay has seen each attempt fail."""
+        """The relay has seen each attempt of two private addresses fail."""
         for kind, source in (("offer", self.two), ("answer", self.one)):
             said = relay.said.count(f" forwarded {kind} of {source.uuid} ")
             self.assertEqual(said, ATTEMPTS)
+        listed = self.start_in(self.public, SCRIPTS / "proxyrelay", *CLIENTS)
+        self.assertEqual(listed.wait(), 0, listed.said)
+        for site in self.sites:
+            self.assertIn(site.uuid, listed.said)
 
     def test_sites_apart_do_not_connect_by_themselves(self) -> None:
         relay = self.start_relay()
