@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from proxyrelay import __version__, config
-from proxyrelay.cli import actions, check, globus, keep, restart, status
+from proxyrelay.cli import actions, check, globus, keep, restart, status, turn
 from proxyrelay.errors import ConfigError, NothingSent, ProxyRelayError, Unanswered
 
 MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 0.1, 3600.0
@@ -115,6 +115,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "uuid": {"metavar": "UUID", "help": "UUID of the client"},
     "--client-id": {"help": "client ID of the application"},
     "--client-secret-file": {"type": Path, "help": "file with its secret"},
+    "--secret-file": {
+        "type": Path,
+        "required": True,
+        "help": "file with static-auth-secret of the TURN server",
+    },
+    "--user": {"type": turn.user, "help": "name for the quota of the TURN server"},
+    "--lifetime": {
+        "type": turn.lifetime,
+        "default": "30d",
+        "help": "time until the credentials expire, such as 30d, 12h or 3600 seconds "
+        "(default: %(default)s)",
+    },
+    "url": {
+        "type": turn.ice_urls,
+        "metavar": "URL",
+        "help": "TURN server, such as turn:turn.example.org:3478",
+    },
 }
 """Options and arguments of the commands, by their spellings. Those of one command alone
 have its name in front."""
@@ -150,6 +167,7 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
     ),
     "clients": (status.clients, ("--all", "--pairs", *_LISTENER, "--json")),
     "disconnect": (status.disconnect, ("uuid", *_LISTENER)),
+    "turn": (turn.turn, ("--secret-file", "--user", "--lifetime", "url")),
 }
 
 GLOBUS_COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
