@@ -28,7 +28,7 @@ CONF = Path(__file__).parents[2] / "conf"
 PUBLIC = "203.0.113.1"
 """Address of the relay and of the TURN server, which both networks reach."""
 
-CLIENTS = ("clients", "--admin", "127.0.0.1:8701")
+CLIENTS = ("clients", "--pairs", "--admin", "127.0.0.1:8701")
 """Arguments of the command that asks the relay about its clients."""
 
 ATTEMPTS = 3
@@ -213,6 +213,9 @@ class TurnTests(RealTestCase):
         self.assertEqual(listed.wait(), 0, listed.said)
         for site in self.sites:
             self.assertIn(site.uuid, listed.said)
+        why = "both sides offer private addresses only"
+        self.assertIn(why, listed.said)
+        relay.wait_for(why)
 
     def test_sites_apart_do_not_connect_by_themselves(self) -> None:
         relay = self.start_relay()
