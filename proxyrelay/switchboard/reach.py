@@ -58,7 +58,7 @@ class Reach:
         if pair is not None:
             self._observer(
                 events.Unconnected(
-                    *(pair.source, pair.target, source.user.sub),
+                    *(pair.source.uuid, pair.target.uuid, source.user.sub),
                     count=pair.count,
                     seconds=now - pair.began,
                     reason=pair.cause.value,
