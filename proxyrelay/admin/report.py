@@ -92,7 +92,10 @@ class Survival(Struct):
 
 
 class Status(Struct):
-    """The whole relay; times in seconds since 1970, durations in seconds."""
+    """The whole relay; times in seconds since 1970, durations in seconds.
+
+    ``name`` is that of the node in its cluster, or else of the host.
+    """
 
     version: str
     pid: int
@@ -123,6 +126,7 @@ class Status(Struct):
     degraded: list[str] = []
     cluster: Membership | None = None
     survival: Survival | None = None
+    name: str = ""
 
 
 class Client(Struct):

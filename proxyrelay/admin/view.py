@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
+from socket import gethostname
 from typing import TYPE_CHECKING, cast
 
 from twisted.internet.interfaces import IReactorTime
@@ -71,6 +72,17 @@ class View:
     def member(self) -> Member | None:
         """This relay's part in a cluster; None if it is alone."""
         return self.relay.member
+
+    @property
+    def name(self) -> str:
+        """Name of the node in its cluster, or else of the host."""
+        return gethostname() if self.member is None else self.member.name
+
+    def name_of(self, uuid: str) -> str:
+        """What a registered client calls itself; empty for any other UUID."""
+        peer = self.factory.registry.get(uuid)
+        registration = None if peer is None else peer.registration
+        return "" if registration is None else registration.name
 
     @property
     def degraded(self) -> list[str]:
@@ -168,6 +180,7 @@ class View:
             degraded=self.degraded,
             cluster=None if self.member is None else nodes.state(self.member),
             survival=self.survival,
+            name=self.name,
         )
 
     def unanswered(self) -> Silence:

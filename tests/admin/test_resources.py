@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from socket import gethostname
 from typing import Any, cast
 
 import msgspec
@@ -99,6 +100,7 @@ class StatusTests(WatchedTestCase):
         self.assertEqual(answer.headers["content-type"], "application/json")
         status = msgspec.json.decode(answer.body, type=Status, strict=True)
         self.assertEqual(status.version, __version__)
+        self.assertEqual(status.name, gethostname())
         self.assertEqual(status.started, START)
         self.assertEqual(status.listening, self.relay.urls)
         self.assertEqual((status.tls, status.authentication), (False, "none"))
@@ -169,10 +171,16 @@ class EventTests(ResourceTestCase):
         self.serve()
         self.send(self.registered(A), b"?")
         self.registered(A)
-        self.registered(A)
-        self.assertEqual(self.kinds(), ["refused", "replaced"])
-        self.assertEqual(self.kinds(1), ["replaced"])
-        self.assertEqual(self.ask("/events").json["last"], 2)
+        self.assertEqual(self.kinds(), ["registered", "refused", "left", "registered"])
+        self.assertEqual(self.kinds(2), ["left", "registered"])
+        self.assertEqual(self.ask("/events").json["last"], 4)
+
+    def test_events_have_names_of_clients(self) -> None:
+        self.serve()
+        self.send(self.registered(A), offer(A, A))
+        *_, returned = self.ask("/events").json["events"]
+        self.assertEqual(returned["text"], f"offer of {A} to {A}: self")
+        self.assertEqual(list(returned["names"]), [A])
 
     def test_events_of_operators_name_the_caller(self) -> None:
         self.serve()
@@ -184,8 +192,8 @@ class EventTests(ResourceTestCase):
         self.assertEqual(
             self.kinds(),
             [
-                *("operator", "reload"),
-                *("operator", "refused", "disconnected"),
+                *("registered", "operator", "reload"),
+                *("operator", "refused", "left", "disconnected"),
                 *("certificate", "operator", "drain"),
             ],
         )
