@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from websockets.sync.client import ClientConnection, connect
 
 import proxyrelay
+from proxyrelay.admin.recent_events import KEPT_EVENTS
 from tests.support import browser
 from tests.support.engine import Engine
 from tests.support.processes import PATIENCE, ProcessTestCase, RelayProcess
@@ -47,6 +48,10 @@ for (const plot of document.querySelectorAll(".plot"))
   }
 """
 """Gives what a plot says, and its picture."""
+
+
+GONE = "return document.body.classList.contains('gone')"
+"""Tells whether the page is dimmed."""
 
 
 class Markup(HTMLParser):
@@ -192,6 +197,9 @@ class PageTests(ProcessTestCase):
         words, picture = self.browser.run(PLOT, title)
         return str(words), hashlib.sha256(str(picture).encode()).hexdigest()
 
+    def kinds(self) -> list[str]:
+        return self.browser.texts("#events .tag")
+
     def names(self) -> list[str]:
         return self.browser.texts("#rows th")
 
@@ -242,28 +250,32 @@ class PageTests(ProcessTestCase):
         self.until_state("Ready")
         client = self.client(relay, A)
         client.send(f"no message {MARKUP}")
-        self.browser.until(lambda: self.browser.texts("#events .tag"), "an event")
-        self.assertEqual(self.browser.texts("#events .tag"), ["refused"])
-        self.assertIn("4000", self.browser.text("#events bdi"))
+        self.browser.until(lambda: "refused" in self.kinds(), "a refusal")
+        self.assertEqual(self.kinds(), ["left", "refused", "registered"])
+        (refused,) = self.browser.texts("#events li:has(.warn) .words")
+        self.assertIn("4000", refused)
         self.until_figure("Refused", "1")
         self.assert_quiet()
 
-    def test_events_of_strangers_push_out_no_others(self) -> None:
+    def test_events_of_one_kind_push_out_no_others(self) -> None:
         self.watched()
         self.until_state("Ready")
         kinds = self.browser.run(
             "const { Events } = await import('/page/events.js');"
             "const events = new Events();"
             "const time = Date.now() / 1000;"
+            "let last = 0;"
             "const add = (kind, count) => events.add({"
-            "  events: Array.from({ length: count }, () => ({ kind, time, text: '' })),"
-            "  last: 1 });"
+            "  events: Array.from({ length: count }, () => ({"
+            "    kind, time, text: '', number: (last += 1), names: {} })),"
+            "  last });"
             "for (const part of [['reload', 2], ['rejected', 300], ['drain', 1]])"
             "  add(...part);"
             "return Array.from(document.querySelectorAll('#events .tag'),"
             "  (tag) => tag.textContent);"
         )
-        self.assertEqual(kinds, ["drain", *["rejected"] * 197, "reload", "reload"])
+        many = ["rejected"] * KEPT_EVENTS
+        self.assertEqual(kinds, ["drain", *many, "reload", "reload"])
 
     def test_page_in_a_cluster_shows_its_nodes(self) -> None:
         engine = Engine()
@@ -400,7 +412,15 @@ class PageTests(ProcessTestCase):
         self.until_figure("Clients", "0")
         relay.stop()
         self.until_state("No answer")
-        self.assertIn("does not answer", self.browser.text("#notices"))
+        said = r"No answer from the relay since \d\d:\d\d\. It may be restarting\."
+        self.assertRegex(self.browser.text("#notices"), said)
+        self.assertTrue(self.browser.run(GONE))
+        self.browser.show(PHONE, dark=True)
+        self.assertEqual(self.browser.barriers(), [])
+        self.browser.keep("page-gone-phone-dark")
+        self.browser.show()
+        self.assertEqual(self.browser.barriers(), [])
+        self.browser.keep("page-gone")
         port = self.address.rpartition(":")[2]
         path = self.folder / "relay.toml"
         path.write_text(f'[admin]\nlisten = "127.0.0.1:{port}"\n', encoding="utf-8")
@@ -409,6 +429,7 @@ class PageTests(ProcessTestCase):
         self.until_state("Ready")
         self.until_figure("Clients", "1")
         self.assertEqual(self.browser.text("#notices"), "")
+        self.assertFalse(self.browser.run(GONE))
 
     def test_page_after_pause_goes_on(self) -> None:
         self.watched()
