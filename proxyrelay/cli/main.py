@@ -106,6 +106,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--admin": {"metavar": "ADDRESS", "help": "override admin.listen"},
     "--token-file": {"type": Path, "help": "override admin.token_file"},
+    "--pairs": {
+        "action": "store_true",
+        "help": "list the pairs of clients that do not connect",
+    },
     "--all": {"action": "store_true", "help": "ask all relays of its cluster"},
     "--json": {"action": "store_true", "help": "print the answer as JSON"},
     "uuid": {"metavar": "UUID", "help": "UUID of the client"},
@@ -144,7 +148,7 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
         status.status,
         ("--all", "--watch", "--interval", *_LISTENER, "--json"),
     ),
-    "clients": (status.clients, ("--all", *_LISTENER, "--json")),
+    "clients": (status.clients, ("--all", "--pairs", *_LISTENER, "--json")),
     "disconnect": (status.disconnect, ("uuid", *_LISTENER)),
 }
 

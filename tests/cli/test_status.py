@@ -23,8 +23,12 @@ from proxyrelay.admin.report import (
     MessageCounts,
     Nodes,
     NodeStatus,
+    Pair,
+    Pairs,
+    PairSide,
     Peer,
     Quantiles,
+    Reach,
     Silence,
     Status,
     Survival,
@@ -35,6 +39,7 @@ from proxyrelay.cli.status import (
     ERASE_LINE,
     client_lines,
     node_lines,
+    pair_lines,
     plain_json,
     status_line,
     status_lines,
@@ -90,6 +95,17 @@ NODES = Nodes(
 )
 
 CLIENT = Client(A, "a", "jo", "192.0.2.1:1", NOW - 61, None, 1, 2, 0, [])
+
+PAIR = Pair(
+    PairSide(A, "a", ["host"]),
+    PairSide(B, None, None),
+    user="jo",
+    exchanges=4,
+    since=NOW - 140,
+    last=NOW - 20,
+    cause="stun",
+    text="is STUN blocked?",
+)
 
 
 class LinesTests(SynchronousTestCase):
@@ -227,10 +243,45 @@ class LinesTests(SynchronousTestCase):
             ],
         )
 
+    def test_client_lines_show_candidates_that_are_known(self) -> None:
+        for candidates, end in (
+            (None, "unanswered: 0)"),
+            ([], "unanswered: 0; candidates: none)"),
+            (["host", "mdns"], "unanswered: 0; candidates: host, mdns)"),
+        ):
+            listed = Clients(1, [replace(CLIENT, candidates=candidates)])
+            (_, line) = client_lines(listed, NOW)
+            self.assertTrue(line.endswith(end), line)
+
+    def test_status_lines_have_the_reach_of_clients(self) -> None:
+        reach = Reach({"host": 3, "srflx": 0, "private_ipv4": 2}, 1, 4)
+        self.assertEqual(
+            status_lines(replace(STATUS, reach=reach))[-2:],
+            [
+                "candidates: host 3, private_ipv4 2",
+                "reach: 1 clients offer private addresses only, 4 pairs do not connect",
+            ],
+        )
+
+    def test_pair_lines_have_both_sides_and_the_cause(self) -> None:
+        self.assertEqual(
+            list(pair_lines(Pairs(1, [PAIR]), NOW)),
+            [
+                "pairs that do not connect: 1",
+                f"{A} name='a' (host) and {B} away (unknown) user='jo': 4 answered "
+                "offers in 2 min 0 s, the last 20 s ago: is STUN blocked?",
+            ],
+        )
+
     def test_lines_of_evil_texts_control_no_terminal(self) -> None:
         evil = replace(
-            CLIENT, uuid=EVIL, name=EVIL, user=EVIL, address=EVIL, marks=[EVIL]
+            CLIENT,
+            **dict.fromkeys(("uuid", "name", "user", "address"), EVIL),
+            marks=[EVIL],
+            candidates=[EVIL],
         )
+        side = PairSide(EVIL, EVIL, [EVIL])
+        pair = replace(PAIR, source=side, target=side, user=EVIL, cause=EVIL, text=EVIL)
         status = replace(
             STATUS,
             version=EVIL,
@@ -241,6 +292,7 @@ class LinesTests(SynchronousTestCase):
             returned={EVIL: 1},
             degraded=[EVIL],
             cluster=Membership(EVIL, True, 1, 0, [Peer(EVIL, EVIL, False, True)]),
+            reach=Reach({EVIL: 1}, 0, 0),
         )
         node = NodeStatus(EVIL, False, False, EVIL, 1, 1, 1, True, False)
         nodes = Nodes(EVIL, [node, NodeStatus(EVIL, silent=True)], [EVIL], [EVIL])
@@ -249,6 +301,7 @@ class LinesTests(SynchronousTestCase):
             *client_lines(Clients(1, [evil]), NOW),
             *client_lines(FarClients(1, [EVIL], [EVIL], [EVIL], [far]), NOW),
             *status_lines(status),
+            *pair_lines(Pairs(1, [pair]), NOW),
             *node_lines(nodes),
             status_line(status),
             *plain_json(msgspec.json.encode(evil)).splitlines(),
