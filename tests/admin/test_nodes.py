@@ -205,6 +205,8 @@ class ClusterClientsTests(NodesTestCase, TestCase):
         self.assertEqual((listed.total, listed.silent), (3, ["n3:c"]))
         self.assertEqual((listed.cut, listed.degraded), (["n2:b"], [AWAY]))
         first, second = listed.clients
+        kinds = [each.candidates for each in listed.clients]
+        self.assertEqual(kinds, [["host"], None])
         self.assertEqual((first.uuid, first.node, first.name), (A, "n2:b", "a"))
         self.assertEqual((first.since, first.last_offer), (START - 60, None))
         self.assertEqual((second.uuid, second.last_offer), (B, START))

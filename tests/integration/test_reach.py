@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 
 from aioice import ice
+from proxystore.p2p.exceptions import PeerConnectionTimeoutError
+from proxystore.p2p.manager import PeerManager
+from proxystore.p2p.relay.client import RelayClient
 
 from proxyrelay.switchboard.candidates import Cause, kinds_of, words
 from proxyrelay.switchboard.pairs import EXCHANGES
 from tests.integration.test_admin import AdminTestCase
+from tests.integration.test_real_clients import RealTestCase
 from tests.support.cluster import ClusterTestCase
 from tests.support.ice import MAPPED, OWN, RELAYED, descriptions
 from tests.support.processes import PATIENCE
@@ -24,7 +29,7 @@ BY_STUN = ["host", "srflx", "private_ipv4", "public_ipv4"]
 BY_TURN = ["host", "srflx", "relay", "private_ipv4", "public_ipv4"]
 
 
-class ReachTestCase(AdminTestCase):
+class ReachTestCase(AdminTestCase, RealTestCase):
     """Clients whose machine has one address."""
 
     def setUp(self) -> None:
@@ -120,6 +125,52 @@ class ShownTests(ReachTestCase):
         self.assertEqual(relay.said.count('"event":"unconnected"'), 1)
         answers = (found, pairs, status, events, metrics, *said)
         self.assert_hidden(relay.said, audit.read_text(), *map(json.dumps, answers))
+
+
+class StockClientTests(ReachTestCase):
+    def test_stock_clients_without_a_way_to_each_other_are_told(self) -> None:
+        # The one that makes the offer has IPv4 only, and the other one IPv6 only.
+        addresses = itertools.cycle([[OWN], ["::1"]])
+        self.patch(ice, "get_host_addresses", lambda **_: next(addresses))
+        relay = self.relay()
+
+        async def scenario() -> None:
+            async with (
+                PeerManager(RelayClient(relay.url), ice_servers=[], timeout=1) as one,
+                PeerManager(RelayClient(relay.url), ice_servers=[], timeout=1) as other,
+            ):
+                for _ in range(EXCHANGES):
+                    # The client itself waits, too. Its wait may end first.
+                    with self.assertRaises(
+                        (PeerConnectionTimeoutError, asyncio.CancelledError)
+                    ):
+                        await one.send(other.uuid, "hello", timeout=1)
+                    while one._peers or other._peers:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                told = rf"{one.uuid} and {other.uuid} of user=.* private addresses only"
+                await asyncio.to_thread(relay.wait_for, told)
+
+        self.play(scenario())
+        self.assertEqual((relay.stop(), relay.errors), (0, []))
+
+    def test_stock_clients_that_connect_are_not_told(self) -> None:
+        relay = self.relay()
+
+        async def scenario() -> None:
+            async with (
+                PeerManager(RelayClient(relay.url), ice_servers=[]) as one,
+                PeerManager(RelayClient(relay.url), ice_servers=[]) as other,
+            ):
+                for _ in range(2 * EXCHANGES):
+                    await one.send(other.uuid, "hello")
+                    self.assertEqual(await other.recv(), (one.uuid, "hello"))
+                    await other.send(one.uuid, "hello")
+                    self.assertEqual(await one.recv(), (other.uuid, "hello"))
+
+        self.play(scenario())
+        self.assertEqual((relay.stop(), relay.errors), (0, []))
+        self.assertIn("carry private addresses only", relay.said)
+        self.assertNotIn("do not connect", relay.said)
 
 
 class ClusterReachTests(ClusterTestCase, ReachTestCase):
