@@ -175,7 +175,8 @@ class Pair(Struct):
 
     ``source`` made the last offer. ``exchanges`` counts the answered offers between
     ``since`` and ``last``. ``cause`` is the likely cause in one word, and ``text`` the
-    same in a sentence.
+    same in a sentence. ``unconnected`` is false for pairs that may have connected: only
+    a question for one client has them.
     """
 
     source: PairSide
@@ -186,6 +187,7 @@ class Pair(Struct):
     last: float
     cause: str
     text: str
+    unconnected: bool = True
 
 
 class Pairs(Struct):

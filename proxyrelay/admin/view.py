@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 CLIENTS_PER_BATCH = 500
 """Clients of one batch, which takes about 2 ms."""
 
+MAX_PEERS = 100
+"""Pairs of one client that are listed."""
+
 
 class View:
     """Takes snapshots of a relay.
@@ -210,6 +213,11 @@ class View:
         while batch := list(islice(pairs, CLIENTS_PER_BATCH)):
             yield list(map(self._pair, batch))
 
+    def peers(self, uuid: str) -> list[Pair]:
+        """The last pairs of a client, also those that may have connected."""
+        pairs = self.factory.relay.broker.reach.pairs.of(uuid)
+        return list(map(self._pair, islice(pairs, MAX_PEERS)))
+
     def _pair(self, pair: PairState) -> Pair:
         ahead = self.wall() - self._clock.seconds()
         return Pair(
@@ -221,6 +229,7 @@ class View:
             last=ahead + pair.times[-1],
             cause=pair.cause.name.lower(),
             text=pair.cause.value,
+            unconnected=pair.is_unconnected,
         )
 
     def _side(self, uuid: str, kinds: Kinds) -> PairSide:

@@ -16,6 +16,7 @@ from proxyrelay.config import Secret
 from proxyrelay.errors import Problem
 from proxyrelay.switchboard.events import WrongAdminToken
 from proxyrelay.websocket.state import RelayState
+from tests.support.candidates import candidate, description
 from tests.support.certificates import Authority
 from tests.support.recording import A, B, RecordingObserver, answer, offer
 from tests.support.watched import START, WatchedTestCase
@@ -158,6 +159,24 @@ class HistoryTests(WatchedTestCase):
                 answer = self.ask(f"{path}?since={since}")
                 self.assertEqual(answer.status, 400, since)
                 self.assertEqual(answer.json, {"error": "since must be a number"})
+
+
+class PairTests(ResourceTestCase):
+    """Pairs of clients."""
+
+    def test_pairs_of_a_client_may_have_connected(self) -> None:
+        self.serve()
+        one, other = self.registered(A), self.registered(B)
+        sdp = description(candidate("192.168.1.7"))
+        self.send(one, offer(A, B, sdp))
+        self.send(other, answer(B, A, sdp=sdp))
+        self.assertEqual(self.ask("/pairs").json, {"total": 0, "pairs": []})
+        for client, count in ((A, 1), (B, 1), ("%ff", 0), ("", 0)):
+            found = self.ask(f"/pairs?client={client}").json
+            self.assertEqual((found["total"], len(found["pairs"])), (count, count))
+        (pair,) = self.ask(f"/pairs?client={A}").json["pairs"]
+        self.assertFalse(pair["unconnected"])
+        self.assertEqual(pair["exchanges"], 1)
 
 
 class EventTests(ResourceTestCase):

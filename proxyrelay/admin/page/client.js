@@ -86,9 +86,7 @@ export class ClientView {
     byId("client-facts").hidden = !this.client;
     this._facts(this.client ? facts(this.client, this.table.now) : []);
     this._advice(this.client ? marksOf(this.client) : []);
-    const pairs = this.pairs.of(this.uuid, this.table.now);
-    byId("client-unconnected").hidden = pairs.length === 0;
-    arrange(byId("client-pairs"), pairs);
+    this.pairs.show(this.uuid, this.table.now);
     const { last } = this.events;
     if (this.shown === last) return;
     this.shown = last;

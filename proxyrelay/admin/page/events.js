@@ -118,7 +118,7 @@ export class Events {
     const words = text
       .split(UUID)
       .map((part, i) => (i % 2 ? clientLink(part, this.names.get(part) ?? "") : legible(part)));
-    const tag = element("span", `tag ${level(kind)}`, legible(kind));
+    const tag = element("span", `tag ${level(kind)}`, legible(kind.replace("_", " ")));
     return element("li", "", at, " ", tag, " ", element("span", "words", ...words));
   }
 

@@ -175,7 +175,7 @@ export function level(word) {
  */
 export function glossary(terms, kind = "") {
   const rows = Object.entries(terms).map(([term, means]) => {
-    const word = element("span", kind && `${kind} ${level(term)}`, term);
+    const word = element("span", kind && `${kind} ${level(term)}`, term.replace("_", " "));
     return element("div", "", element("dt", "", word), element("dd", "", means));
   });
   return element("dl", "glossary", ...rows);

@@ -54,6 +54,7 @@ class Page {
       this.plots.cover(Number(target.value), target.parentElement.textContent.trim());
     });
     document.addEventListener("visibilitychange", () => this.ask());
+    window.addEventListener("hashchange", () => this.ask());
   }
 
   /** Ask now, and go on asking while somebody looks. */
@@ -85,6 +86,7 @@ class Page {
       this.source.get(`events?since=${this.events.last}`),
       full ? this.source.get("clients") : null,
       this.pairs.update(status),
+      this.pairs.read(this.client.uuid),
     ]);
     this.figures.update(status);
     this.nodes.update(status);

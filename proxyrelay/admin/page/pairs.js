@@ -19,6 +19,7 @@ import { count, duration, legible } from "./text.js";
  * @property {number} last Unix seconds.
  * @property {string} cause In a word.
  * @property {string} text The same in a sentence.
+ * @property {boolean} unconnected False if it may have connected.
  */
 
 /** Pairs that are shown at once. */
@@ -70,10 +71,34 @@ class Item {
     [pair.source, pair.target].forEach((side, i) =>
       write(this.sides[i], candidates(side.candidates)),
     );
-    write(this.cause, `Likely cause: ${legible(pair.text)}`);
+    const cause = `They do not connect. Likely cause: ${legible(pair.text)}`;
+    write(this.cause, pair.unconnected ? cause : "");
+    this.cause.hidden = !pair.unconnected;
     const age = `in ${duration(pair.last - pair.since)}, the last one ${duration(now - pair.last)} ago`;
     write(this.counts, `${count(pair.exchanges)} offers with answers ${age}`);
   }
+}
+
+/**
+ * @param {Element} list
+ * @param {Map<string, Item>} before The items that are shown.
+ * @param {Pair[]} pairs
+ * @param {number} now
+ * @returns {Map<string, Item>} The items from now on.
+ */
+function show(list, before, pairs, now) {
+  const items = new Map();
+  for (const pair of pairs) {
+    const key = [pair.source.uuid, pair.target.uuid].join(" ");
+    const item = before.get(key) ?? new Item(pair);
+    item.update(pair, now);
+    items.set(key, item);
+  }
+  arrange(
+    list,
+    [...items.values()].map((item) => item.element),
+  );
+  return items;
 }
 
 /** The list of pairs, and the same for one client. */
@@ -85,6 +110,11 @@ export class PairList {
     this.pairs = [];
     /** @type {Map<string, Item>} */
     this.items = new Map();
+    /** @type {Pair[]} Those of one client, also if they have connected. */
+    this.peers = [];
+    this.client = "";
+    /** @type {Map<string, Item>} */
+    this.near = new Map();
     /** When the list is due, in milliseconds. */
     this.due = 0;
     byId("pairs-help").append(glossary(CAUSES), glossary(CANDIDATES));
@@ -100,35 +130,20 @@ export class PairList {
       this.due = Date.now() + Math.floor(total / CHEAP) * 1_000;
     }
     const shown = this.pairs.slice(0, MOST);
-    this._show(byId("pairs"), shown, started + uptime);
+    this.items = show(byId("pairs"), this.items, shown, started + uptime);
     write(byId("pairs-shown"), `${count(shown.length)} of ${count(total)} shown`);
   }
 
-  /** @param {Element} list @param {Pair[]} pairs @param {number} now */
-  _show(list, pairs, now) {
-    const items = new Map(
-      pairs.map((pair) => {
-        const key = [pair.source.uuid, pair.target.uuid].join(" ");
-        const item = this.items.get(key) ?? new Item(pair);
-        item.update(pair, now);
-        return [key, item];
-      }),
-    );
-    this.items = items;
-    arrange(
-      list,
-      [...items.values()].map((item) => item.element),
-    );
+  /** @param {string} uuid The client whose peers are wanted; empty for none. */
+  async read(uuid) {
+    this.peers = uuid ? (await this.source.get(`pairs?client=${uuid}`)).pairs : [];
+    this.client = uuid;
   }
 
-  /** @param {string} uuid @param {number} now @returns {any[]} The pairs of a client. */
-  of(uuid, now) {
-    return this.pairs
-      .filter(({ source, target }) => source.uuid === uuid || target.uuid === uuid)
-      .map((pair) => {
-        const item = new Item(pair);
-        item.update(pair, now);
-        return item.element;
-      });
+  /** @param {string} uuid @param {number} now Show the peers of a client. */
+  show(uuid, now) {
+    const peers = this.client === uuid ? this.peers : [];
+    byId("client-peers").hidden = peers.length === 0;
+    this.near = show(byId("client-pairs"), this.near, peers, now);
   }
 }
