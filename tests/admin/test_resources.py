@@ -170,7 +170,6 @@ class PairTests(ResourceTestCase):
         sdp = description(candidate("192.168.1.7"))
         self.send(one, offer(A, B, sdp))
         self.send(other, answer(B, A, sdp=sdp))
-        self.assertEqual(self.ask("/pairs").json, {"total": 0, "pairs": []})
         for client, count in ((A, 1), (B, 1), ("%ff", 0), ("", 0)):
             found = self.ask(f"/pairs?client={client}").json
             self.assertEqual((found["total"], len(found["pairs"])), (count, count))
