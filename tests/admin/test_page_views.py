@@ -265,7 +265,7 @@ class ClientTests(ViewCase):
         (pair,) = self.browser.texts("#pairs li")
         self.assertIn(f"{MARKUP} {A[:8]}…", pair)
         self.assertIn("(is STUN blocked?)", pair)
-        self.assertIn("3 offers with answers", pair)
+        self.assertIn("3 answered offers in ", pair)
         self.assertIn("docs/guides/no-connection.rst", self.browser.text("#pairs-help"))
         self.until_refreshed()
         self.check_screens("pairs")

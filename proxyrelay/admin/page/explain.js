@@ -4,7 +4,8 @@ import { element } from "./dom.js";
 
 /** @type {Record<string, string>} What each figure counts, and what to do about it. */
 export const FIGURES = {
-  Clients: "Endpoints that are registered now. A connection counts until its registration, too.",
+  Clients:
+    "Endpoints that are registered now. Connections include those that are not registered yet.",
   Users: "Users with a registered client. Without authentication everybody is one user.",
   Offers:
     "Offers passed on to their receivers. An offer is held while its receiver is briefly away, " +

@@ -49,33 +49,45 @@ export function isPrivate(words) {
   return !words.some((word) => word === "relay" || word.startsWith("public"));
 }
 
+/**
+ * @param {Pair} pair
+ * @param {string} own A client whose own view this is; empty in the overview.
+ * @returns {Side[]} Those who are shown.
+ */
+function sides({ source, target }, own) {
+  return [source, target].filter(({ uuid }) => uuid !== own);
+}
+
+/** @param {Pair} pair @param {number} now @returns {string} How often it has exchanged offers. */
+function exchanges({ exchanges: many, since, last }, now) {
+  const ago = `${duration(now - last)} ago`;
+  if (many === 1) return `one answered offer, ${ago}`;
+  return `${count(many)} answered offers in ${duration(last - since)}, the last one ${ago}`;
+}
+
 /** A pair, which stays the same element as long as it is shown: links keep the focus. */
 class Item {
-  /** @param {Pair} pair */
-  constructor({ source, target }) {
-    this.counts = element("span", "muted");
+  /** @param {Pair} pair @param {string} own */
+  constructor(pair, own) {
+    this.own = own;
+    this.counts = element("p", "muted");
     this.cause = element("p", "cause");
-    this.sides = [source, target].map(() => element("span", "muted"));
-    const [one, other] = [source, target].map(({ uuid, name }) => clientLink(uuid, name ?? ""));
-    this.element = element(
-      "li",
-      "",
-      element("p", "", one, " ", this.sides[0], " and ", other, " ", this.sides[1]),
-      this.cause,
-      this.counts,
+    const shown = sides(pair, own);
+    this.candidates = shown.map(() => element("span", "muted"));
+    const rows = shown.map(({ uuid, name }, i) =>
+      element("p", "", clientLink(uuid, name ?? ""), " ", this.candidates[i]),
     );
+    this.element = element("li", "", ...rows, this.cause, this.counts);
   }
 
   /** @param {Pair} pair @param {number} now */
   update(pair, now) {
-    [pair.source, pair.target].forEach((side, i) =>
-      write(this.sides[i], candidates(side.candidates)),
+    sides(pair, this.own).forEach((side, i) =>
+      write(this.candidates[i], candidates(side.candidates)),
     );
-    const cause = `They do not connect. Likely cause: ${legible(pair.text)}`;
-    write(this.cause, pair.unconnected ? cause : "");
+    write(this.cause, `They do not connect. Likely cause: ${legible(pair.text)}`);
     this.cause.hidden = !pair.unconnected;
-    const age = `in ${duration(pair.last - pair.since)}, the last one ${duration(now - pair.last)} ago`;
-    write(this.counts, `${count(pair.exchanges)} offers with answers ${age}`);
+    write(this.counts, exchanges(pair, now));
   }
 }
 
@@ -84,13 +96,14 @@ class Item {
  * @param {Map<string, Item>} before The items that are shown.
  * @param {Pair[]} pairs
  * @param {number} now
+ * @param {string} own
  * @returns {Map<string, Item>} The items from now on.
  */
-function show(list, before, pairs, now) {
+function show(list, before, pairs, now, own) {
   const items = new Map();
   for (const pair of pairs) {
-    const key = [pair.source.uuid, pair.target.uuid].join(" ");
-    const item = before.get(key) ?? new Item(pair);
+    const key = [own, pair.source.uuid, pair.target.uuid].join(" ");
+    const item = before.get(key) ?? new Item(pair, own);
     item.update(pair, now);
     items.set(key, item);
   }
@@ -130,7 +143,7 @@ export class PairList {
       this.due = Date.now() + Math.floor(total / CHEAP) * 1_000;
     }
     const shown = this.pairs.slice(0, MOST);
-    this.items = show(byId("pairs"), this.items, shown, started + uptime);
+    this.items = show(byId("pairs"), this.items, shown, started + uptime, "");
     write(byId("pairs-shown"), `${count(shown.length)} of ${count(total)} shown`);
   }
 
@@ -144,6 +157,6 @@ export class PairList {
   show(uuid, now) {
     const peers = this.client === uuid ? this.peers : [];
     byId("client-peers").hidden = peers.length === 0;
-    this.near = show(byId("client-pairs"), this.near, peers, now);
+    this.near = show(byId("client-pairs"), this.near, peers, now, uuid);
   }
 }
