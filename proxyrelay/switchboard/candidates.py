@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 MAX_SDP_CHARACTERS = 16 * 1024
 """Characters of a session description that are read. Stock clients send 1 to 2 kB."""
@@ -20,6 +20,9 @@ MAX_CANDIDATES = 32
 
 MAX_ADDRESS_CHARACTERS = 64
 """Characters of the longest address that is read."""
+
+IPV4_MAPPED = 0xFFFF
+"""The upper 96 bits of an IPv6 address that stands for one of IPv4 (RFC 4291)."""
 
 Kinds = int
 """A set of the bits below; 0 if no description for ICE was read."""
@@ -93,18 +96,18 @@ def _address_kind(text: str) -> Kinds:
     if text.lower().endswith(".local"):
         return MDNS
     try:
-        address = ip_address(text)
+        number = int(IPv6Address(text) if ":" in text else IPv4Address(text))
     except ValueError:
         return 0
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    number = int(address)
+    is_ipv4 = ":" not in text
+    if number >> 32 == IPV4_MAPPED:
+        number, is_ipv4 = number & 0xFFFFFFFF, True
     if not number:
         return 0
     # `is_private` is also true for networks of documentation, and takes longer.
-    if isinstance(address, IPv6Address):
-        return PRIVATE_IPV6 if _is_within(number, _RANGES_6) else PUBLIC_IPV6
-    return PRIVATE_IPV4 if _is_within(number, _RANGES_4) else PUBLIC_IPV4
+    if is_ipv4:
+        return PRIVATE_IPV4 if _is_within(number, _RANGES_4) else PUBLIC_IPV4
+    return PRIVATE_IPV6 if _is_within(number, _RANGES_6) else PUBLIC_IPV6
 
 
 def _is_within(number: int, ranges: Iterable[tuple[int, int]]) -> bool:
@@ -147,7 +150,7 @@ class Cause(Enum):
         "(is STUN blocked?)"
     )
     STUN = "one side offers private addresses only: is STUN blocked there?"
-    FAMILY = "one side is public over IPv4 only, and the other over IPv6 only"
+    FAMILY = "one side is reachable by IPv4 only, and the other by IPv6 only"
     TURN = "a TURN server is in use already: can both sides reach it?"
     NAT = (
         "both sides have public addresses: symmetric NAT or a firewall on one side? "
@@ -157,15 +160,20 @@ class Cause(Enum):
 
 def cause_of(one: Kinds, other: Kinds) -> Cause:
     """The likely cause, from the candidates of both sides."""
-    both, publics = one | other, [kinds & _PUBLIC for kinds in (one, other)]
-    if not one or not other:
-        return Cause.UNKNOWN
-    if ICE in (one, other):
-        return Cause.NO_ADDRESS
-    if both & RELAY:
-        return Cause.TURN
-    if not any(publics):
-        return Cause.PRIVATE
-    if not all(publics):
-        return Cause.STUN
-    return Cause.NAT if publics[0] & publics[1] else Cause.FAMILY
+    publics = [kinds & _PUBLIC for kinds in (one, other)]
+    rules = (
+        (not one or not other, Cause.UNKNOWN),
+        (ICE in (one, other), Cause.NO_ADDRESS),
+        ((one | other) & RELAY, Cause.TURN),
+        (not _share_a_version(one, other), Cause.FAMILY),
+        (not any(publics), Cause.PRIVATE),
+        (not all(publics), Cause.STUN),
+        (not publics[0] & publics[1], Cause.FAMILY),
+    )
+    return next((cause for applies, cause in rules if applies), Cause.NAT)
+
+
+def _share_a_version(one: Kinds, other: Kinds) -> bool:
+    """Whether both sides have addresses of the same version of IP, or may have."""
+    versions = (PRIVATE_IPV4 | PUBLIC_IPV4 | MDNS, PRIVATE_IPV6 | PUBLIC_IPV6 | MDNS)
+    return any(one & version and other & version for version in versions)

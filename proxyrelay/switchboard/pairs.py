@@ -24,7 +24,7 @@ WINDOW_SECONDS = 600.0
 """Seconds after its last exchange for which a pair is remembered."""
 
 MAX_PAIRS = 16 * 1024
-"""Remembered pairs, at some 0.8 kB each."""
+"""Remembered pairs, at some 1 kB each."""
 
 MAX_FORGOTTEN_PER_TICK = 1024
 """Pairs that are forgotten at once, at about 2 us each."""
@@ -100,7 +100,7 @@ class Pairs:
         pair = self._pairs.get(key)
         if pair is None:
             pair = self._add(key, offer, now)
-        elif max(source.registered_at, target.registered_at) > pair.times[-1]:
+        elif _is_explained(pair.times[-1], source, target):
             self._pairs.move_to_end(key)
             self._unconnected.pop(key, None)
             pair.is_unconnected = False
@@ -141,3 +141,8 @@ class Pairs:
         pair = self._pairs.pop(key)
         self._unconnected.pop(key, None)
         self._shares.remove(pair.holder, key)
+
+
+def _is_explained(last: float, one: Registration, other: Registration) -> bool:
+    """Whether a registration since the last exchange explains a further one."""
+    return one.registered_at > last or other.registered_at > last
