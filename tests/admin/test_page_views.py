@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from socket import gethostname
 from typing import Any
 
@@ -13,7 +14,8 @@ from selenium.webdriver.support.select import Select
 from websockets.sync.client import ClientConnection
 
 from tests.support.candidates import candidate, description
-from tests.support.page import PHONE, PageCase
+from tests.support.kept import KeptRelay
+from tests.support.page import LISTENS, PHONE, PageCase
 from tests.support.processes import PATIENCE
 from tests.support.recording import A, B, answer, offer
 
@@ -154,6 +156,31 @@ class FigureTests(ViewCase):
             found, classes = self.browser.run(KEPT, survival)
             self.assertIn(text, found)
             self.assertEqual(classes, kind)
+
+    def test_figure_of_kept_connections_after_a_crash_counts_them(self) -> None:
+        config = self.folder / "relay.toml"
+        config.write_text(
+            f"[admin]\nlisten = '127.0.0.1:{self.reserve()}'\n"
+            "[survive]\nenabled = true\n",
+            encoding="utf-8",
+        )
+        relay = KeptRelay(
+            ["--config", config, "--host", "127.0.0.1", "--port", "0"], self.folder
+        )
+        self.addCleanup(relay.end)
+        self.address = relay.wait_for(LISTENS)[1]
+        self.browser.driver.get(f"{self.address}/")
+        self.client(relay, A)
+        self.until_figure("Kept connections", "1 of 1")
+        relay.send_relay(signal.SIGKILL)
+        self.browser.until(
+            lambda: self.browser.run(
+                "return document.querySelector('#figures').textContent"
+            ).count("1 back after the last start"),
+            "a connection that is back",
+        )
+        self.until_figure("Kept connections", "1 of 1")
+        self.until_state("Ready")
 
     def test_plots_have_ticks_up_to_the_data(self) -> None:
         self.watched()
