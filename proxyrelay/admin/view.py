@@ -35,8 +35,9 @@ from proxyrelay.net.clock import Clock
 from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
 from proxyrelay.switchboard import candidates, events
-from proxyrelay.switchboard.candidates import Cause, Kinds
+from proxyrelay.switchboard.candidates import Cause
 from proxyrelay.switchboard.pairs import PairState
+from proxyrelay.switchboard.peer import Registration
 from proxyrelay.switchboard.relay import marks
 from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
@@ -221,22 +222,21 @@ class View:
     def _pair(self, pair: PairState) -> Pair:
         ahead = self.wall() - self._clock.seconds()
         return Pair(
-            self._side(pair.source, pair.source_kinds),
-            self._side(pair.target, pair.target_kinds),
+            self._side(pair.source),
+            self._side(pair.target),
             user=self.relay.pseudonyms.user(pair.user),
             exchanges=pair.count,
             since=ahead + pair.began,
-            last=ahead + pair.times[-1],
+            last=ahead + pair.last,
             cause=pair.cause.name.lower(),
             text=pair.cause.value,
             unconnected=pair.is_unconnected,
         )
 
-    def _side(self, uuid: str, kinds: Kinds) -> PairSide:
-        peer = self.factory.registry.get(uuid)
-        held = None if peer is None else peer.registration
-        name = None if held is None else held.name
-        return PairSide(uuid, name, candidates.words(kinds))
+    def _side(self, side: Registration) -> PairSide:
+        is_here = self.factory.registry.get(side.uuid) is not None
+        name = side.name if is_here else None
+        return PairSide(side.uuid, name, candidates.words(side.candidates))
 
     def unanswered(self) -> Silence:
         """Clients that left their last offers unanswered."""

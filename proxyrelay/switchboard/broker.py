@@ -100,23 +100,22 @@ class Broker:
                 "Client has not registered and authenticated with the relay server."
             )
         sent, undelivered = Sent(peer, registration, message, text), self._undelivered
+        if self._clock() >= registration.look_due:
+            self.reach.look(sent)
         if message.source_uuid != registration.uuid:
             undelivered.send_back(sent, BounceReason.SOURCE)
         elif not self.settings.shield:
-            self.reach.look(sent)
             why = self._deliver(sent)
             if why is not None:
                 undelivered.send_back(sent, why)
         elif message.error is not None:
             undelivered.drop(sent, DropReason.ERROR)
-        elif (sdp := messages.sdp_of(message)) is None:
+        elif messages.sdp_of(message) is None:
             self._forward_undescribed(sent)
+        elif message.description_type == "answer":
+            self._forward_answer(sent)
         else:
-            self.reach.look(sent, sdp)
-            if message.description_type == "answer":
-                self._forward_answer(sent)
-            else:
-                self._forward_offer(sent)
+            self._forward_offer(sent)
 
     def _deliver(self, sent: Sent, offer: Offer | None = None) -> BounceReason | None:
         """Hand a message to its receiver, or say why that cannot be."""

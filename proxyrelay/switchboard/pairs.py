@@ -6,19 +6,21 @@ exchange offers and answers again and again are not connected, or not for long.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 
 import msgspec
 
-from proxyrelay.switchboard.candidates import Cause, Kinds, cause_of
+from proxyrelay.switchboard.candidates import Cause, cause_of
 from proxyrelay.switchboard.offers import Offer, Pair
 from proxyrelay.switchboard.peer import Registration
 from proxyrelay.switchboard.shares import Shares
 
 EXCHANGES = 3
 """Answered offers of a pair within `WINDOW_SECONDS`, from which on it counts as
-unconnected. A registration of one side explains a further offer, so they begin anew."""
+unconnected. A pair remembers the two before the present one. A registration of one side
+explains a further offer, so they begin anew."""
 
 WINDOW_SECONDS = 600.0
 """Seconds after its last exchange for which a pair is remembered."""
@@ -34,33 +36,31 @@ class PairState(msgspec.Struct, eq=False, gc=False):
     """What is known of two clients.
 
     Attributes:
-        source: UUID of the client that made the last offer.
-        target: UUID of the client that has answered it.
-        source_kinds: Candidates of the first.
-        target_kinds: Candidates of the second.
+        source: The client that made the last offer.
+        target: The client that has answered it.
         holder: Owner of the share that the pair takes: a user, or an address.
         user: ID of the user of both.
-        times: The last exchanges, in seconds of the relay's clock.
-        began: The first exchange, likewise.
-        count: Number of exchanges since.
+        began: The first exchange, in seconds of the relay's clock.
+        last: The last exchange, likewise.
+        before: The exchange before it, likewise; minus infinity if there was none.
+        count: Number of exchanges.
         is_unconnected: Whether the pair counts as unconnected.
     """
 
-    source: str
-    target: str
-    source_kinds: Kinds
-    target_kinds: Kinds
+    source: Registration
+    target: Registration
     holder: str
     user: str
-    times: tuple[float, ...]
     began: float
+    last: float
+    before: float = -math.inf
     count: int = 1
     is_unconnected: bool = False
 
     @property
     def cause(self) -> Cause:
         """The likely cause why it does not connect."""
-        return cause_of(self.source_kinds, self.target_kinds)
+        return cause_of(self.source.candidates, self.target.candidates)
 
 
 class Pairs:
@@ -99,50 +99,42 @@ class Pairs:
         key = (one, other) if one < other else (other, one)
         pair = self._pairs.get(key)
         if pair is None:
-            pair = self._add(key, offer, now)
-        elif _is_explained(pair.times[-1], source, target):
-            self._pairs.move_to_end(key)
-            self._unconnected.pop(key, None)
-            pair.is_unconnected = False
-            pair.times, pair.began, pair.count = (now,), now, 1
-        else:
-            self._pairs.move_to_end(key)
-            pair.times = (*pair.times[1 - EXCHANGES :], now)
-            pair.count += 1
-        pair.source, pair.source_kinds = one, source.candidates
-        pair.target, pair.target_kinds = other, target.candidates
-        if pair.is_unconnected or len(pair.times) < EXCHANGES:
+            self._add(
+                key, PairState(source, target, offer.holder, offer.user, now, now)
+            )
             return None
-        if now - pair.times[0] < WINDOW_SECONDS:
-            pair.is_unconnected = True
-            self._unconnected[key] = pair
-            return pair
-        return None
+        self._pairs.move_to_end(key)
+        last, before = pair.last, pair.before
+        pair.source, pair.target, pair.last = source, target, now
+        if source.registered_at > last or target.registered_at > last:
+            # The registration explains this exchange.
+            self._unconnected.pop(key, None)
+            pair.began, pair.before, pair.count = now, -math.inf, 1
+            pair.is_unconnected = False
+            return None
+        pair.before = last
+        pair.count += 1
+        if pair.is_unconnected or now - before >= WINDOW_SECONDS:
+            return None
+        pair.is_unconnected = True
+        self._unconnected[key] = pair
+        return pair
 
     def forget(self, now: float) -> None:
         """Forget pairs whose last exchange is over `WINDOW_SECONDS` ago."""
         for _ in range(MAX_FORGOTTEN_PER_TICK):
             key = next(iter(self._pairs), None)
-            if key is None or self._pairs[key].times[-1] > now - WINDOW_SECONDS:
+            if key is None or self._pairs[key].last > now - WINDOW_SECONDS:
                 return
             self._remove(key)
 
-    def _add(self, key: Pair, offer: Offer, now: float) -> PairState:
+    def _add(self, key: Pair, pair: PairState) -> None:
         if len(self._pairs) >= MAX_PAIRS:
             self._remove(self._shares.oldest())
-        pair = self._pairs[key] = PairState(
-            *(offer.source, offer.target, 0, 0),
-            *(offer.holder, offer.user, (now,), now),
-        )
-        self._shares.add(offer.holder, key)
-        return pair
+        self._pairs[key] = pair
+        self._shares.add(pair.holder, key)
 
     def _remove(self, key: Pair) -> None:
         pair = self._pairs.pop(key)
         self._unconnected.pop(key, None)
         self._shares.remove(pair.holder, key)
-
-
-def _is_explained(last: float, one: Registration, other: Registration) -> bool:
-    """Whether a registration since the last exchange explains a further one."""
-    return one.registered_at > last or other.registered_at > last

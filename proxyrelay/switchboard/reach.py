@@ -27,20 +27,17 @@ class Reach:
         self._observer = observer
         self._clock = clock
 
-    def look(self, sent: Sent, sdp: str | None = None) -> None:
-        """Note the candidates of a client, unless that was done a moment ago.
+    def look(self, sent: Sent) -> None:
+        """Note the candidates of a client, by an offer or answer of it.
 
-        Args:
-            sent: An offer or answer of it.
-            sdp: The session description, if it is decoded already.
+        It is due at the time of `Registration.look_due`. A description that is none for
+        ICE changes nothing.
         """
-        registration, now = sent.registration, self._clock()
-        if now < registration.look_due:
-            return
-        kinds = kinds_of(messages.sdp_of(sent.message) or "" if sdp is None else sdp)
+        registration = sent.registration
+        registration.look_due = self._clock() + LOOK_SECONDS
+        kinds = kinds_of(messages.sdp_of(sent.message) or "")
         if not kinds:
             return
-        registration.look_due = now + LOOK_SECONDS
         registration.candidates = kinds
         if is_private_only(kinds) and not registration.is_private_told:
             registration.is_private_told = True
@@ -61,7 +58,7 @@ class Reach:
         if pair is not None:
             self._observer(
                 events.Unconnected(
-                    *(pair.source, pair.target, source.user.sub),
+                    *(pair.source.uuid, pair.target.uuid, source.user.sub),
                     count=pair.count,
                     seconds=now - pair.began,
                     reason=pair.cause.value,

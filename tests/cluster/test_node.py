@@ -643,7 +643,7 @@ class ReachTests(NodeTestCase):
         """The pairs of each node: who answers, and with which candidates."""
         tables = (node.relay.broker.reach.pairs for node in self.nodes)
         return [
-            [(pair.target, pair.target_kinds) for pair in table.unconnected()]
+            [(pair.target.uuid, pair.target.candidates) for pair in table.unconnected()]
             for table in tables
         ]
 

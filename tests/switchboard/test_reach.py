@@ -62,12 +62,17 @@ class LookTests(ReachTestCase):
         self.exchange(LAN)
         self.assertEqual(self.held(self.one).candidates, ICE | HOST | PRIVATE_IPV4)
 
-    def test_look_finds_the_next_offer_for_ice_after_others(self) -> None:
+    def test_look_at_a_description_that_is_none_for_ice_changes_nothing(self) -> None:
         for sdp in ("v=0", "", "junk", "\0"):
             self.exchange(sdp, sdp)
+            self.now += LOOK_SECONDS
         self.assertEqual(self.held(self.one).candidates, 0)
         self.exchange(LAN)
-        self.assertNotEqual(self.held(self.one).candidates, 0)
+        first = self.held(self.one).candidates
+        self.assertNotEqual(first, 0)
+        self.now += LOOK_SECONDS
+        self.exchange("v=0")
+        self.assertEqual(self.held(self.one).candidates, first)
 
     def test_look_takes_an_offer_to_nobody(self) -> None:
         self.relay.leave(self.other, "left")
@@ -98,6 +103,7 @@ class UnshieldedLookTests(ReachTestCase):
 
     def test_look_without_the_shield_finds_candidates_all_the_same(self) -> None:
         self.relay.receive(self.one, offer(A, B, description="junk"))
+        self.now += LOOK_SECONDS
         self.exchange(STUN, LAN)
         self.assertNotEqual(self.held(self.one).candidates, 0)
         self.assertEqual(len(self.said(PrivateOnly)), 1)
