@@ -124,6 +124,7 @@ class AdminService(Service):
         self._access = Access(place, settings.allowed_hosts, token)
         self._events = watch.events
         self._view = View(relay, watch.counts, self._lag.timing, reactor, watch.wall)
+        watch.events.name_of = self._view.name_of
         self._history = History(watch.counts, self._lag.timing, reactor.seconds())
         self._sampling = LoopingCall(self._take_sample)
         self._sampling.clock = reactor

@@ -105,7 +105,10 @@ class Reach(Struct):
 
 
 class Status(Struct):
-    """The whole relay; times in seconds since 1970, durations in seconds."""
+    """The whole relay; times in seconds since 1970, durations in seconds.
+
+    ``name`` is that of the node in its cluster, or else of the host.
+    """
 
     version: str
     pid: int
@@ -137,6 +140,7 @@ class Status(Struct):
     cluster: Membership | None = None
     survival: Survival | None = None
     reach: Reach | None = None
+    name: str = ""
 
 
 class Client(Struct):
@@ -171,7 +175,8 @@ class Pair(Struct):
 
     ``source`` made the last offer. ``exchanges`` counts the answered offers between
     ``since`` and ``last``. ``cause`` is the likely cause in one word, and ``text`` the
-    same in a sentence.
+    same in a sentence. ``unconnected`` is false for pairs that may have connected: only
+    a question for one client has them.
     """
 
     source: PairSide
@@ -182,6 +187,7 @@ class Pair(Struct):
     last: float
     cause: str
     text: str
+    unconnected: bool = True
 
 
 class Pairs(Struct):

@@ -7,7 +7,7 @@
     GET  /metrics                   for Prometheus
     GET  /livez  /readyz            for supervisors and load balancers
     GET  /status  /clients          JSON
-    GET  /pairs                     JSON
+    GET  /pairs?client=<uuid>       JSON
     GET  /cluster                   JSON, of all nodes of a cluster
     GET  /cluster/clients           JSON, likewise
     GET  /history?since=<time>      JSON
@@ -206,7 +206,11 @@ class Root(Resource):
         total = len(self._view.factory.registry)
         return in_pieces(request, Clients(total, []), self._view.clients())
 
-    def _list_pairs(self, request: PrivateRequest) -> int:
+    def _list_pairs(self, request: PrivateRequest) -> bytes | int:
+        client = request.args.get(b"client")
+        if client is not None:
+            peers = self._view.peers(client[0].decode("latin-1"))
+            return request.json(Pairs(len(peers), peers))
         total = self._view.unconnected().total()
         return in_pieces(request, Pairs(total, []), self._view.pairs())
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
+from socket import gethostname
 from typing import TYPE_CHECKING, cast
 
 from twisted.internet.interfaces import IReactorTime
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 CLIENTS_PER_BATCH = 500
 """Clients of one batch, which takes about 2 ms."""
 
+MAX_PEERS = 100
+"""Pairs of one client that are listed."""
+
 
 class View:
     """Takes snapshots of a relay.
@@ -77,6 +81,17 @@ class View:
     def member(self) -> Member | None:
         """This relay's part in a cluster; None if it is alone."""
         return self.relay.member
+
+    @property
+    def name(self) -> str:
+        """Name of the node in its cluster, or else of the host."""
+        return gethostname() if self.member is None else self.member.name
+
+    def name_of(self, uuid: str) -> str:
+        """What a registered client calls itself; empty for any other UUID."""
+        peer = self.factory.registry.get(uuid)
+        registration = None if peer is None else peer.registration
+        return "" if registration is None else registration.name
 
     @property
     def degraded(self) -> list[str]:
@@ -175,6 +190,7 @@ class View:
             cluster=None if self.member is None else nodes.state(self.member),
             survival=self.survival,
             reach=self.reach(),
+            name=self.name,
         )
 
     def reach(self) -> Reach:
@@ -198,6 +214,11 @@ class View:
         while batch := list(islice(pairs, CLIENTS_PER_BATCH)):
             yield list(map(self._pair, batch))
 
+    def peers(self, uuid: str) -> list[Pair]:
+        """The last pairs of a client, also those that may have connected."""
+        pairs = self.factory.relay.broker.reach.pairs.of(uuid)
+        return list(map(self._pair, islice(pairs, MAX_PEERS)))
+
     def _pair(self, pair: PairState) -> Pair:
         ahead = self.wall() - self._clock.seconds()
         return Pair(
@@ -209,6 +230,7 @@ class View:
             last=ahead + pair.last,
             cause=pair.cause.name.lower(),
             text=pair.cause.value,
+            unconnected=pair.is_unconnected,
         )
 
     def _side(self, side: Registration) -> PairSide:

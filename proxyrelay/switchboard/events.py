@@ -45,7 +45,6 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             is one for all.
         audited: Fields in the audit log; empty for an event without a line.
         page: Text on the page; empty for an event without one.
-        is_routine: Whether strangers can cause it as often as they like.
         label: Field that tells apart what is counted; empty to count all as one.
         is_repeat: Whether log and page leave it out, as an earlier event said as much.
         is_audited: Whether the audit log takes it, if it has a line for such events.
@@ -60,7 +59,6 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     limited_by: ClassVar[str] = ""
     audited: ClassVar[tuple[str, ...]] = ()
     page: ClassVar[str] = ""
-    is_routine: ClassVar[bool] = False
     label: ClassVar[str] = ""
 
     is_repeat: bool = False
@@ -119,6 +117,7 @@ class Registered(ClientEvent, frozen=True):
     event = "registered"
     format = "registered {uuid} name={name!a} user={user!a} from {address}"
     audited = ClientEvent.fields
+    page = "{uuid} from {address}"
 
 
 class Replaced(Event, frozen=True):
@@ -169,6 +168,7 @@ class Left(ClientEvent, frozen=True):
         *ClientEvent.fields,
         *("seconds", "sent", "received", "shielded", "reason"),
     )
+    page = "{uuid} from {address} after {seconds:.0f} s: {reason}"
     label = "cause"
 
     seconds: float
@@ -189,7 +189,6 @@ class Refused(Event, frozen=True):
     optional: ClassVar[Mapping[str, str]] = {"detail": " ({})"}
     audited = ("uuid", "user", "address", "code", "reason", "detail")
     page = "{address} with {code}: {reason}"
-    is_routine = True
     label = "code"
 
     uuid: str | None
@@ -229,6 +228,7 @@ class PrivateOnly(ClientEvent, frozen=True):
         "offers of {uuid} name={name!a} user={user!a} from {address} carry private "
         "addresses only: peers on other networks cannot reach it (is STUN blocked?)"
     )
+    page = "{uuid} offers private addresses only (is STUN blocked?)"
 
 
 class Unconnected(Event, frozen=True):
@@ -243,7 +243,6 @@ class Unconnected(Event, frozen=True):
     )
     fields = ("source", "target", "user", "count", "seconds", "reason")
     page = "{source} and {target} do not connect: {reason}"
-    is_routine = True
     burst = 10
 
     source: str
@@ -326,6 +325,7 @@ class Returned(MessageEvent, frozen=True, kw_only=True):
     event = "returned"
     format = "returned {kind} for {target} to {address}: {reason}{_untold}"
     fields = ("kind", "source", "target", "address", "reason")
+    page = "{kind} of {source} to {target}: {why.value}"
     burst = 10
     limited_by = "address"
     label = "why"
@@ -345,7 +345,6 @@ class Shielded(MessageEvent, frozen=True, kw_only=True):
     )
     fields = ("target", "kind", "source", "address", "reason")
     page = "{target} from an {kind} of {source} at {address}: {reason}"
-    is_routine = True
     label = "why"
     outcome = "dropped"
 
@@ -381,7 +380,6 @@ class Rejected(ConnectionEvent, frozen=True):
     format = "rejected {address} with HTTP {status}: {detail!a}"
     fields = audited = ("address", "status", "detail")
     page = "{address} with HTTP {status}: {detail!a}"
-    is_routine = True
     label = "status"
 
     status: int
@@ -396,7 +394,6 @@ class Failed(ConnectionEvent, frozen=True):
     format = "failed {address} with {code}: {detail!a}"
     fields = audited = ("address", "code", "detail")
     page = "{address} with {code}: {detail!a}"
-    is_routine = True
     label = "code"
 
     code: int
@@ -428,7 +425,6 @@ class Slowed(ConnectionEvent, frozen=True):
     level = "warn"
     format = "slowed {address}: it sends more than [limits] allows"
     page = "{address} sends more than [limits] allows"
-    is_routine = True
 
 
 class WrongAdminToken(ConnectionEvent, frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import msgspec
 
@@ -77,6 +78,10 @@ class Pairs:
     def unconnected(self) -> list[PairState]:
         """The pairs that do not connect, the longest known first."""
         return list(self._unconnected.values())
+
+    def of(self, uuid: str) -> Iterator[PairState]:
+        """All remembered pairs of a client, the latest first; reads the whole table."""
+        return (pair for key, pair in reversed(self._pairs.items()) if uuid in key)
 
     def note(
         self, source: Registration, target: Registration, offer: Offer, now: float

@@ -109,8 +109,9 @@ class ClientsTests(WatchedTestCase, TestCase):
         (found,) = (await self.listed()).clients
         self.assertEqual(found.user, names.user("somebody"))
         self.assertEqual(found.address, names.address("192.0.2.8"))
-        (event,) = self.ask("/events").json["events"]
-        self.assertIn(names.address("192.0.2.7"), event["text"])
+        events = self.ask("/events").json["events"]
+        self.assertIn("replaced", [event["kind"] for event in events])
+        self.assertIn(names.address("192.0.2.7"), events[0]["text"])
         self.send(client, b"?")
         for path in ("/events", "/status", "/metrics"):
             text = self.ask(path).body.decode()

@@ -5,48 +5,37 @@ from __future__ import annotations
 import hashlib
 import re
 import signal
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TypeVar
 
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from twisted.trial.unittest import SynchronousTestCase
-from websockets.sync.client import ClientConnection, connect
 
 import proxyrelay
-from tests.support import browser
+from proxyrelay.admin.recent_events import KEPT_EVENTS
+from proxyrelay.errors import Refusal
+from proxyrelay.switchboard.candidates import Cause
+from proxyrelay.switchboard.events import BounceReason, Event
+from proxyrelay.switchboard.offers import DropReason
 from tests.support.engine import Engine
-from tests.support.processes import PATIENCE, ProcessTestCase, RelayProcess
-from tests.support.recording import A, B, answer, offer, registration
+from tests.support.page import PHONE, PageCase
+from tests.support.processes import PATIENCE
+from tests.support.recording import A, B, answer, offer
+
+T = TypeVar("T")
 
 PAGE = Path(proxyrelay.__file__).parent / "admin" / "page"
-
-LISTENS = r"the private listener is (http://\S+)"
 
 MARKUP = "<img src=x onerror='window.harmed = true'>"
 
 REVERSED = "fdp.\u202eexe\n"
 
-PHONE = 360
-"""Pixels of a narrow screen's width."""
 
-FIGURE = """
-for (const row of document.querySelectorAll("#figures > div"))
-  if (row.querySelector("dt").textContent === arguments[0])
-    return row.querySelector(".value").textContent;
-return "";
-"""
-"""Gives the value of a figure."""
-
-PLOT = """
-for (const plot of document.querySelectorAll(".plot"))
-  if (plot.querySelector("h3").textContent === arguments[0]) {
-    const drawing = plot.querySelector("[role=img]");
-    const picture = drawing.querySelector("canvas").toDataURL();
-    return [drawing.getAttribute("aria-label"), picture];
-  }
-"""
-"""Gives what a plot says, and its picture."""
+GONE = "return document.body.classList.contains('gone')"
+"""Tells whether the page is dimmed."""
 
 
 class Markup(HTMLParser):
@@ -73,6 +62,13 @@ class Markup(HTMLParser):
         if self._in_script and data.strip():
             self.inline.append(data)
         self._in_script = False
+
+
+def leaves(base: type[T]) -> Iterator[type[T]]:
+    """All classes below one."""
+    for kind in base.__subclasses__():
+        yield kind
+        yield from leaves(kind)
 
 
 class FileTests(SynchronousTestCase):
@@ -117,6 +113,28 @@ class FileTests(SynchronousTestCase):
         for name, text in self.modules.items():
             self.assertIsNone(re.search(ways, text), name)
 
+    def words(self, table: str) -> set[str]:
+        """What a table of explanations explains."""
+        found = re.search(
+            rf"const {table} = {{(.*?)\n}};", self.modules["explain.js"], re.DOTALL
+        )
+        assert found is not None
+        return set(re.findall(r'^  "?([\w ]+?)"?:', found[1], re.MULTILINE))
+
+    def test_files_explain_all_words(self) -> None:
+        reasons = {why.value for why in BounceReason}
+        reasons |= {why.name.lower() for why in DropReason}
+        self.assertEqual(self.words("REASONS"), reasons)
+        codes = {str(kind.code) for kind in leaves(Refusal)}
+        self.assertLessEqual(codes, self.words("CODES"))
+        self.assertEqual(self.words("CAUSES"), {why.name.lower() for why in Cause})
+        kinds = {kind.event for kind in leaves(Event) if kind.page}
+        kinds |= {"disconnected", "reload", "drain", "certificate"}
+        self.assertEqual(self.words("KINDS"), kinds)
+        names = set(re.findall(r'name: "(.+?)"', self.modules["figures.js"]))
+        names |= set(re.findall(r'const name = "(.+?)"', self.modules["figures.js"]))
+        self.assertEqual(self.words("FIGURES"), names)
+
     def test_library_has_the_published_sums(self) -> None:
         told = (PAGE / "README.rst").read_text(encoding="utf-8")
         sums = re.findall(r"^ +([0-9a-f]{64})  (\S+)$", told, re.MULTILINE)
@@ -132,76 +150,8 @@ class FileTests(SynchronousTestCase):
         self.assertIn(f"(v{version[1]})", library)
 
 
-class PageTests(ProcessTestCase):
+class PageTests(PageCase):
     """What an operator sees."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.browser = browser.shared()
-        self.browser.clear()
-
-    def watched(self, settings: str = "") -> RelayProcess:
-        """Start a relay, and open its page."""
-        path = self.folder / "relay.toml"
-        path.write_text(
-            f'[admin]\nlisten = "127.0.0.1:0"\n{settings}', encoding="utf-8"
-        )
-        relay = self.relay("--config", path)
-        self.address = relay.wait_for(LISTENS)[1]
-        self.browser.driver.get(f"{self.address}/")
-        return relay
-
-    def client(
-        self, relay: RelayProcess, uuid: str, name: str = "a"
-    ) -> ClientConnection:
-        """Register a client."""
-        client = connect(relay.url, open_timeout=PATIENCE, close_timeout=PATIENCE)
-        self.addCleanup(client.close)
-        client.send(registration(uuid, name).decode())
-        self.assertIn('"success": true', client.recv(PATIENCE))
-        return client
-
-    def until_figure(self, name: str, value: str) -> None:
-        """Wait for one of the figures at the top."""
-        self.browser.until(
-            lambda: self.browser.run(FIGURE, name) == value, f"{name} is {value}"
-        )
-
-    def until_rows(self, *names: str) -> None:
-        self.browser.until(lambda: self.names() == list(names), f"rows: {names}")
-
-    def until_sample(self, clients: int) -> None:
-        self.browser.until(
-            lambda: f"now {clients}" in self.plot("Connected clients")[0],
-            f"a sample with {clients} clients",
-        )
-
-    def until_text(self, selector: str, text: str) -> None:
-        self.browser.until(lambda: self.browser.text(selector) == text, text)
-
-    def until_state(self, word: str) -> None:
-        self.until_text("#state", word)
-
-    def until_refreshed(self) -> None:
-        """Wait for the next answer."""
-        before = self.browser.text("#asof")
-        self.browser.until(lambda: self.browser.text("#asof") != before, "an answer")
-
-    def plot(self, title: str) -> tuple[str, str]:
-        """What a plot says in words, and the sum of its picture."""
-        words, picture = self.browser.run(PLOT, title)
-        return str(words), hashlib.sha256(str(picture).encode()).hexdigest()
-
-    def names(self) -> list[str]:
-        return self.browser.texts("#rows th")
-
-    def press(self, *keys: str) -> None:
-        self.browser.driver.switch_to.active_element.send_keys(*keys)
-
-    def assert_quiet(self) -> None:
-        """Nothing was forbidden or went wrong, and nobody else was asked."""
-        self.assertEqual(self.browser.complaints(), [])
-        self.assertEqual(self.browser.hosts(), {self.address.removeprefix("http://")})
 
     def test_page_with_clients_shows_figures_and_plots(self) -> None:
         relay = self.watched()
@@ -242,28 +192,32 @@ class PageTests(ProcessTestCase):
         self.until_state("Ready")
         client = self.client(relay, A)
         client.send(f"no message {MARKUP}")
-        self.browser.until(lambda: self.browser.texts("#events .tag"), "an event")
-        self.assertEqual(self.browser.texts("#events .tag"), ["refused"])
-        self.assertIn("4000", self.browser.text("#events bdi"))
+        self.browser.until(lambda: "refused" in self.kinds(), "a refusal")
+        self.assertEqual(self.kinds(), ["left", "refused", "registered"])
+        (refused,) = self.browser.texts("#events li:has(.warn) .words")
+        self.assertIn("4000", refused)
         self.until_figure("Refused", "1")
         self.assert_quiet()
 
-    def test_events_of_strangers_push_out_no_others(self) -> None:
+    def test_events_of_one_kind_push_out_no_others(self) -> None:
         self.watched()
         self.until_state("Ready")
         kinds = self.browser.run(
             "const { Events } = await import('/page/events.js');"
             "const events = new Events();"
             "const time = Date.now() / 1000;"
+            "let last = 0;"
             "const add = (kind, count) => events.add({"
-            "  events: Array.from({ length: count }, () => ({ kind, time, text: '' })),"
-            "  last: 1 });"
+            "  events: Array.from({ length: count }, () => ({"
+            "    kind, time, text: '', number: (last += 1), names: {} })),"
+            "  last });"
             "for (const part of [['reload', 2], ['rejected', 300], ['drain', 1]])"
             "  add(...part);"
             "return Array.from(document.querySelectorAll('#events .tag'),"
             "  (tag) => tag.textContent);"
         )
-        self.assertEqual(kinds, ["drain", *["rejected"] * 197, "reload", "reload"])
+        many = ["rejected"] * KEPT_EVENTS
+        self.assertEqual(kinds, ["drain", *many, "reload", "reload"])
 
     def test_page_in_a_cluster_shows_its_nodes(self) -> None:
         engine = Engine()
@@ -400,7 +354,15 @@ class PageTests(ProcessTestCase):
         self.until_figure("Clients", "0")
         relay.stop()
         self.until_state("No answer")
-        self.assertIn("does not answer", self.browser.text("#notices"))
+        said = r"No answer from the relay since \d\d:\d\d\. It may be restarting\."
+        self.assertRegex(self.browser.text("#notices"), said)
+        self.assertTrue(self.browser.run(GONE))
+        self.browser.show(PHONE, dark=True)
+        self.assertEqual(self.browser.barriers(), [])
+        self.browser.keep("page-gone-phone-dark")
+        self.browser.show()
+        self.assertEqual(self.browser.barriers(), [])
+        self.browser.keep("page-gone")
         port = self.address.rpartition(":")[2]
         path = self.folder / "relay.toml"
         path.write_text(f'[admin]\nlisten = "127.0.0.1:{port}"\n', encoding="utf-8")
@@ -409,6 +371,7 @@ class PageTests(ProcessTestCase):
         self.until_state("Ready")
         self.until_figure("Clients", "1")
         self.assertEqual(self.browser.text("#notices"), "")
+        self.assertFalse(self.browser.run(GONE))
 
     def test_page_after_pause_goes_on(self) -> None:
         self.watched()

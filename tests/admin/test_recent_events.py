@@ -6,19 +6,24 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.admin.recent_events import KEPT_EVENTS, RecentEvents
 from proxyrelay.switchboard.events import (
+    BounceReason,
     Deafness,
     Failed,
     Fight,
+    Left,
     Operator,
     Probed,
     Refused,
+    Registered,
     Rejected,
     Replaced,
+    Returned,
     Shielded,
     Skipped,
     Slowed,
 )
 from proxyrelay.switchboard.offers import DropReason
+from proxyrelay.switchboard.peer import LeaveReason
 from tests.support.recording import A, B
 
 EVIL = "a\x1b[2J\n\u202e"
@@ -63,19 +68,27 @@ class RecentEventsTests(SynchronousTestCase):
         self.assertEqual(len(self.events.since(0)), KEPT_EVENTS)
         self.assertEqual(self.events.since(0)[0].number, 6)
 
-    def test_events_of_strangers_push_out_no_others(self) -> None:
+    def test_events_of_one_kind_push_out_no_others(self) -> None:
         self.events.note("reload", "a")
         for _ in range(KEPT_EVENTS * 3):
             self.events(Rejected("a", 400, "b"))
-            self.events(Failed("a", 1002, "b"))
-            self.events(Slowed("a"))
             self.events(Refused(None, "me", "a", 4002, "no"))
+            self.events(Registered(A, "a", "me", "b"))
         self.events.note("drain", "b")
         found = self.events.since(0)
         self.assertEqual((found[0].kind, found[-1].kind), ("reload", "drain"))
-        self.assertEqual(len(found), KEPT_EVENTS + 2)
+        self.assertEqual(len(found), 3 * KEPT_EVENTS + 2)
         numbers = [event.number for event in found]
         self.assertEqual(numbers, sorted(numbers))
+
+    def test_events_have_names_of_clients(self) -> None:
+        self.events.name_of = {A: "Ada"}.get  # type: ignore[assignment]
+        self.events(shielded())
+        self.events(Registered(B, "Bob", "me", "b"))
+        self.events(Registered(B, "", "me", "b"))
+        self.events(Rejected("a", 400, "b"))
+        names = [event.names for event in self.events.since(0)]
+        self.assertEqual(names, [{A: "Ada"}, {B: "Bob"}, {}, {}])
 
     def test_events_without_news_are_left_out(self) -> None:
         for event in (
@@ -99,6 +112,32 @@ class RecentEventsTests(SynchronousTestCase):
                 Fight(A, one, two),
                 "fight",
                 f"{A} registers again and again, from {one}; it was held from {two}",
+            ),
+            (Registered(A, EVIL, "me", "a"), "registered", f"{A} from a"),
+            (
+                Left(
+                    *(A, EVIL, "me", "a"),
+                    seconds=61.4,
+                    sent=1,
+                    received=2,
+                    shielded=0,
+                    reason="lost",
+                    cause=LeaveReason.LOST,
+                ),
+                "left",
+                f"{A} from a after 61 s: lost",
+            ),
+            (
+                Returned(
+                    kind="offer",
+                    source=A,
+                    target=B,
+                    user="me",
+                    address="a",
+                    why=BounceReason.SILENT,
+                ),
+                "returned",
+                f"offer of {A} to {B}: silent",
             ),
             (Refused(A, "me", "a", 4002, "no", EVIL), "refused", "a with 4002: no"),
             (

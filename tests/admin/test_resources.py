@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from socket import gethostname
 from typing import Any, cast
 
 import msgspec
@@ -15,6 +16,7 @@ from proxyrelay.config import Secret
 from proxyrelay.errors import Problem
 from proxyrelay.switchboard.events import WrongAdminToken
 from proxyrelay.websocket.state import RelayState
+from tests.support.candidates import candidate, description
 from tests.support.certificates import Authority
 from tests.support.recording import A, B, RecordingObserver, answer, offer
 from tests.support.watched import START, WatchedTestCase
@@ -99,6 +101,7 @@ class StatusTests(WatchedTestCase):
         self.assertEqual(answer.headers["content-type"], "application/json")
         status = msgspec.json.decode(answer.body, type=Status, strict=True)
         self.assertEqual(status.version, __version__)
+        self.assertEqual(status.name, gethostname())
         self.assertEqual(status.started, START)
         self.assertEqual(status.listening, self.relay.urls)
         self.assertEqual((status.tls, status.authentication), (False, "none"))
@@ -158,6 +161,23 @@ class HistoryTests(WatchedTestCase):
                 self.assertEqual(answer.json, {"error": "since must be a number"})
 
 
+class PairTests(ResourceTestCase):
+    """Pairs of clients."""
+
+    def test_pairs_of_a_client_may_have_connected(self) -> None:
+        self.serve()
+        one, other = self.registered(A), self.registered(B)
+        sdp = description(candidate("192.168.1.7"))
+        self.send(one, offer(A, B, sdp))
+        self.send(other, answer(B, A, sdp=sdp))
+        for client, count in ((A, 1), (B, 1), ("%ff", 0), ("", 0)):
+            found = self.ask(f"/pairs?client={client}").json
+            self.assertEqual((found["total"], len(found["pairs"])), (count, count))
+        (pair,) = self.ask(f"/pairs?client={A}").json["pairs"]
+        self.assertFalse(pair["unconnected"])
+        self.assertEqual(pair["exchanges"], 1)
+
+
 class EventTests(ResourceTestCase):
     """The latest events."""
 
@@ -169,10 +189,16 @@ class EventTests(ResourceTestCase):
         self.serve()
         self.send(self.registered(A), b"?")
         self.registered(A)
-        self.registered(A)
-        self.assertEqual(self.kinds(), ["refused", "replaced"])
-        self.assertEqual(self.kinds(1), ["replaced"])
-        self.assertEqual(self.ask("/events").json["last"], 2)
+        self.assertEqual(self.kinds(), ["registered", "refused", "left", "registered"])
+        self.assertEqual(self.kinds(2), ["left", "registered"])
+        self.assertEqual(self.ask("/events").json["last"], 4)
+
+    def test_events_have_names_of_clients(self) -> None:
+        self.serve()
+        self.send(self.registered(A), offer(A, A))
+        *_, returned = self.ask("/events").json["events"]
+        self.assertEqual(returned["text"], f"offer of {A} to {A}: self")
+        self.assertEqual(list(returned["names"]), [A])
 
     def test_events_of_operators_name_the_caller(self) -> None:
         self.serve()
@@ -184,8 +210,8 @@ class EventTests(ResourceTestCase):
         self.assertEqual(
             self.kinds(),
             [
-                *("operator", "reload"),
-                *("operator", "refused", "disconnected"),
+                *("registered", "operator", "reload"),
+                *("operator", "refused", "left", "disconnected"),
                 *("certificate", "operator", "drain"),
             ],
         )

@@ -122,3 +122,12 @@ class PairTests(SynchronousTestCase):
         self.assertEqual(len(self.pairs), 4)
         (pair,) = self.pairs.unconnected()
         self.assertEqual(pair.holder, "jo")
+
+    def test_pairs_of_a_client_begin_with_the_latest(self) -> None:
+        self.exchange(1.0)
+        third = held(str(UUID(int=3)))
+        offer = Offer(third.uuid, A, "c", 2.0, user="jo", holder="jo")
+        self.pairs.note(third, self.one, offer, 2.0)
+        found = [(pair.source, pair.target) for pair in self.pairs.of(A)]
+        self.assertEqual(found, [(third.uuid, A), (A, B)])
+        self.assertEqual([pair.target for pair in self.pairs.of(B)], [B])

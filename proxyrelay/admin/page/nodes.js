@@ -1,6 +1,7 @@
 // The table of nodes, if the relay is in a cluster.
 
 import { arrange, byId, element, write } from "./dom.js";
+import { glossary, NODES } from "./explain.js";
 import { count, duration, legible, NONE } from "./text.js";
 
 /**
@@ -24,6 +25,8 @@ function state({ silent, gone, ready, draining }) {
   return ready ? { word: "ready", kind: "good" } : { word: "not ready", kind: "bad" };
 }
 
+const LABELS = ["", "", "Clients", "Unsynced", "Version", "Up for"];
+
 /** A row, which stays the same element as long as its node is shown. */
 class Row {
   constructor() {
@@ -35,12 +38,17 @@ class Row {
     this.uptime = element("td", "number");
     const name = element("th", "", this.node);
     name.scope = "row";
-    this.element = element(
-      "tr",
-      "",
+    const cells = [
       ...[name, element("td", "", this.state), this.clients, this.unsynced],
       ...[element("td", "", this.version), this.uptime],
-    );
+    ];
+    // Named, since a narrow screen shows the cells as a list.
+    cells.forEach((cell, i) => {
+      cell.setAttribute("role", i === 0 ? "rowheader" : "cell");
+      cell.dataset.label = LABELS[i];
+    });
+    this.element = element("tr", "", ...cells);
+    this.element.setAttribute("role", "row");
   }
 
   /** @param {Node} node */
@@ -62,6 +70,7 @@ export class NodeTable {
   constructor(source) {
     this.source = source;
     this.asking = false;
+    byId("nodes-help").append(glossary(NODES));
     /** @type {Map<string, Row>} */
     this.rows = new Map();
   }

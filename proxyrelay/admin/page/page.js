@@ -1,13 +1,15 @@
 // The live page of a relay: asks its listener every two seconds, and shows what it says.
 
+import { ClientView } from "./client.js";
 import { byId, element, write } from "./dom.js";
 import { Events } from "./events.js";
-import { Figures, state, warnings } from "./figures.js";
+import { Figures, place, state, warnings } from "./figures.js";
 import { NodeTable } from "./nodes.js";
+import { PairList } from "./pairs.js";
 import { Plots } from "./plots.js";
-import { Source, Unauthorized } from "./source.js";
+import { Silence, Source, Unauthorized } from "./source.js";
 import { ClientTable } from "./table.js";
-import { clock, legible } from "./text.js";
+import { clock, legible, minute } from "./text.js";
 
 const PERIOD = 2_000;
 
@@ -23,10 +25,14 @@ class Page {
     this.plots = new Plots(byId("plots"));
     this.table = new ClientTable();
     this.events = new Events();
-    /** @type {number | null} When the relay was started that answers. */
-    this.started = null;
+    this.pairs = new PairList(this.source);
+    this.client = new ClientView(this.table, this.events, this.pairs);
+    /** When the relay was started that answers, in Unix seconds. */
+    this.started = 0;
     this.paused = false;
     this.asking = false;
+    this.gone = false;
+    this.name = "proxyrelay";
     /** When the list of clients is due, in milliseconds. */
     this.due = 0;
     /** @type {number | null} When the relay has last answered, in Unix seconds. */
@@ -48,6 +54,7 @@ class Page {
       this.plots.cover(Number(target.value), target.parentElement.textContent.trim());
     });
     document.addEventListener("visibilitychange", () => this.ask());
+    window.addEventListener("hashchange", () => this.ask());
   }
 
   /** Ask now, and go on asking while somebody looks. */
@@ -70,25 +77,30 @@ class Page {
     const status = await this.source.get("status");
     byId("login").hidden = true;
     byId("content").hidden = false;
-    if (status.started !== this.started) this._startOver(status.started);
+    // The relay subtracts two clocks, so its start is never quite the same.
+    if (Math.abs(status.started - this.started) > 1) this._startOver();
+    this.started = status.started;
     const full = Date.now() >= this.due;
     const [history, events, list] = await Promise.all([
       this.source.get(`history?since=${this.plots.last}`),
       this.source.get(`events?since=${this.events.last}`),
       full ? this.source.get("clients") : null,
+      this.pairs.update(status),
+      this.pairs.read(this.client.uuid),
     ]);
     this.figures.update(status);
     this.nodes.update(status);
     this.plots.add(history);
     this.events.add(events);
     if (list !== null) this._list(list.clients, status.started + status.uptime);
+    this.client.update();
     this._answered(status);
   }
 
-  /** @param {number} started Another relay answers than before. */
-  _startOver(started) {
-    this.started = started;
+  /** Another relay answers than before. */
+  _startOver() {
     this.due = 0;
+    this.figures.clear();
     this.plots.clear();
     this.events.clear();
   }
@@ -103,22 +115,50 @@ class Page {
   /** @param {import("./figures.js").Status} status */
   _answered(status) {
     this.answered = Date.now() / 1000;
+    this.name = legible(status.name);
+    write(byId("relay"), this.name);
+    const urls = status.listening.map(legible);
+    write(byId("place"), urls.join(", "));
+    this._gone(false);
     const { word, kind } = state(status);
     this._state(word, kind);
     this._notices(warnings(status));
-    document.title = `${status.clients} clients, ${word.toLowerCase()} – proxyrelay`;
+    const at = status.listening.length ? ` (${place(status.listening[0])})` : "";
+    this._title(`${status.clients} clients, ${word.toLowerCase()} – ${this.name}${at}`);
   }
 
   /** @param {unknown} error */
   _failed(error) {
     if (error instanceof Unauthorized) this._askForToken();
+    else if (error instanceof Silence) this._silent();
     else {
-      this._state("No answer", "bad");
-      const last = this.answered === null ? "" : ` What is shown is of ${clock(this.answered)}.`;
       const why = error instanceof Error ? legible(error.message) : "";
-      this._notices([`The relay does not answer as it should (${why}). Trying again.${last}`]);
-      document.title = "No answer – proxyrelay";
+      this._state("Error", "bad");
+      this._notices([`The relay answers with an error (${why}). The page asks again.`]);
+      this._title(`Error – ${this.name}`);
     }
+    this._gone(!(error instanceof Unauthorized));
+  }
+
+  _silent() {
+    const since = this.answered === null ? "" : ` since ${minute(this.answered)}`;
+    this._state("No answer", "bad");
+    this._notices([`No answer from the relay${since}. It may be restarting.`]);
+    this._title(`No answer – ${this.name}`);
+  }
+
+  /** @param {boolean} gone Whether what is shown is no longer true. */
+  _gone(gone) {
+    if (gone === this.gone) return;
+    this.gone = gone;
+    document.body.classList.toggle("gone", gone);
+    this.plots.repaint();
+  }
+
+  /** @param {string} text */
+  _title(text) {
+    const client = this.client.title;
+    document.title = client ? `${legible(client)} – ${text}` : text;
   }
 
   /** @param {string} word @param {string} kind */

@@ -1,6 +1,7 @@
 // The plots that move: samples of the relay, drawn by uPlot, each with its figures as text.
 
-import { element, write } from "./dom.js";
+import { byId, element, write } from "./dom.js";
+import { glossary, PLOTS } from "./explain.js";
 import { clock, count, latency, minute, rate, short } from "./text.js";
 
 /**
@@ -16,7 +17,6 @@ import { clock, count, latency, minute, rate, short } from "./text.js";
  * @property {(value: number | null) => string} figure
  * @property {(value: number) => string} tick
  * @property {number} least What the scale reaches at the least.
- * @property {number[]} [steps] Between two ticks.
  *
  * @typedef {object} Plan
  * @property {string} title
@@ -37,10 +37,12 @@ const CALM = 10_000;
 const DASHES = [[], [6, 4]];
 
 const STEPS = [15, 30, 60, 120, 300, 600, 1200, 3600];
-const WHOLE = [1, 2, 5].flatMap((n) => [...Array(9).keys()].map((zeros) => n * 10 ** zeros));
+
+/** Where a scale may end, times a power of ten; those of 3 have thirds, others halves. */
+const ENDS = [1, 2, 3, 4, 6, 8, 10];
 
 /** @type {Kind} */
-const COUNTED = { figure: count, tick: short, least: 4, steps: WHOLE.sort((a, b) => a - b) };
+const COUNTED = { figure: count, tick: short, least: 4 };
 /** @type {Kind} */
 const RATE = { figure: rate, tick: short, least: 1 };
 /** @type {Kind} */
@@ -89,7 +91,7 @@ export function withGaps(samples, interval) {
 
 /** @param {string} name @returns {string} What the style sheet says. */
 function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name);
+  return getComputedStyle(document.body).getPropertyValue(name);
 }
 
 /**
@@ -112,12 +114,32 @@ function spellTimes(_plot, ticks, _axis, _space, step) {
   return ticks.map(step < 60 ? clock : minute);
 }
 
+/** @param {number} value @returns {number[]} Ticks from 0 on; the last one reaches the value. */
+export function ticksTo(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  // A little more, since 3 times 0.001 is not quite 0.003.
+  const end = ENDS.find((n) => n * power * (1 + 1e-9) >= value) ?? 10;
+  const parts = end % 3 ? 2 : 3;
+  return [...Array(parts + 1).keys()].map((i) => (i * end * power) / parts);
+}
+
 /**
  * @param {number} least What the scale reaches at the least.
  * @returns {(plot: any, min: number, max: number) => [number, number]}
  */
 function fromZero(least) {
-  return (_plot, _min, max) => [0, Math.max(max * 1.1, least)];
+  return (_plot, _min, max) => [0, ticksTo(Math.max(max, least)).at(-1) ?? least];
+}
+
+/**
+ * @param {any} _plot
+ * @param {number} _axis
+ * @param {number} _min
+ * @param {number} max
+ * @returns {number[]} Ticks, the last of them at the end of the scale.
+ */
+function splits(_plot, _axis, _min, max) {
+  return ticksTo(max);
 }
 
 /** @param {any} plot @param {number} line @returns {number[]} Points that no line leads to. */
@@ -173,14 +195,8 @@ class Plot {
       cursor: { y: false, drag: { x: false, y: false }, sync: { key: "time" } },
       scales: { x: { range }, y: { range: fromZero(kind.least) } },
       axes: [
-        { ...axis, size: 28, space: 80, incrs: STEPS, values: spellTimes },
-        {
-          ...axis,
-          size: 54,
-          space: 34,
-          values: spell(kind.tick),
-          ...(kind.steps && { incrs: kind.steps }),
-        },
+        { ...axis, size: 32, gap: 9, space: 80, incrs: STEPS, values: spellTimes },
+        { ...axis, size: 54, splits, values: spell(kind.tick) },
       ],
       series: [{}, ...lines.map((_, i) => this._line(i))],
       hooks: { setCursor: [() => this._show()] },
@@ -256,7 +272,13 @@ export class Plots {
     const range = () => [this.start, this.end];
     this.plots = PLANS.map((plan) => new Plot(plan, range));
     parent.append(...this.plots.map((plot) => plot.figure));
-    dark.addEventListener("change", () => this.plots.forEach((plot) => plot.repaint()));
+    dark.addEventListener("change", () => this.repaint());
+    byId("plots-help").append(glossary(PLOTS));
+  }
+
+  /** Draw with the colours of now. */
+  repaint() {
+    for (const plot of this.plots) plot.repaint();
   }
 
   /** When the last sample was taken, in Unix seconds; 0 without one. */

@@ -1,6 +1,8 @@
 // The table of clients: searched, sorted, and no longer than a page can bear.
 
 import { arrange, byId, element, write } from "./dom.js";
+import { COLUMNS as ABOUT, glossary, level, MARKS } from "./explain.js";
+import { candidates, isPrivate, kinds } from "./pairs.js";
 import { count, duration, legible, moment, NONE } from "./text.js";
 
 /**
@@ -15,12 +17,16 @@ import { count, duration, legible, moment, NONE } from "./text.js";
  * @property {number} received
  * @property {number} unanswered Offers in a row to this client.
  * @property {string[]} marks
+ * @property {string[] | null} [candidates] Kinds of its addresses; null before its first offer.
  *
  * @typedef {keyof Client} Column
  */
 
 /** Rows that are shown at once. */
 const MOST = 200;
+
+/** Unanswered offers in a row that need a look. */
+export const TROUBLE = 2;
 
 /** Milliseconds without a keystroke after which the number found is said. */
 const SETTLED = 700;
@@ -32,28 +38,47 @@ const COLUMNS = [
   "uuid",
   "user",
   "address",
+  "candidates",
   "since",
   "last_offer",
   "sent",
   "received",
   "unanswered",
 ];
+/** @type {Record<string, string>} */
+const LABELS = {
+  address: "From",
+  candidates: "Candidates",
+  user: "User",
+  since: "Connected",
+  last_offer: "Last offer",
+  sent: "Sent",
+  received: "Received",
+  unanswered: "Unanswered",
+};
 const NUMBERS = new Set(["since", "last_offer", "sent", "received", "unanswered"]);
 
 /** Columns that show how long ago something was: the youngest is the least. */
 const AGES = new Set(["since", "last_offer"]);
 
+/** @param {Client} client @returns {string[]} The marks of the relay, and those of this page. */
+export function marksOf({ marks, candidates: words }) {
+  return isPrivate(words ?? null) ? [...marks, "private"] : marks;
+}
+
 /** @param {Client} client @param {Column} column @returns {number | string | null} */
 function key(client, column) {
-  const value = client[column];
+  const value = (column === "marks" ? marksOf(client) : client[column]) ?? null;
   if (AGES.has(column)) return value === null ? null : -Number(value);
   if (Array.isArray(value)) return value.length ? value.join(" ") : null;
   return typeof value === "string" ? value.toLowerCase() : value;
 }
 
 /** @param {Client} client @returns {string} All that a search looks at. */
-function haystack({ name, uuid, user, address, marks }) {
-  return `${name}\n${uuid}\n${user}\n${address}\n${marks.join(" ")}`.toLowerCase();
+function haystack(client) {
+  const { name, uuid, user, address, candidates: words } = client;
+  const others = [...marksOf(client), ...(words ?? [])].join(" ");
+  return `${name}\n${uuid}\n${user}\n${address}\n${others}`.toLowerCase();
 }
 
 /**
@@ -103,25 +128,36 @@ class Row {
         this.texts[i],
       );
       if (i === 0) cell.scope = "row";
+      // Named, since a narrow screen shows the cells as a list.
+      cell.setAttribute("role", i === 0 ? "rowheader" : "cell");
+      cell.dataset.label = LABELS[column] ?? "";
       return cell;
     });
     this.marks = "";
+    this.link = element("a");
+    this.texts[0].append(this.link);
     this.element = element("tr", "", ...cells);
+    this.element.setAttribute("role", "row");
   }
 
   /** @param {Client} client @param {number} now Of the relay, in Unix seconds. */
   update(client, now) {
-    const [name, marks, uuid, user, address, since, offer, sent, received, unanswered] = this.texts;
-    this._write(name, legible(client.name));
+    const [, marks, uuid, user, address, reach, since, offer, sent, received, unanswered] =
+      this.texts;
+    this._write(this.link, legible(client.name) || "(no name)");
+    this.link.href = `#client=${client.uuid}`;
     this._write(uuid, legible(client.uuid));
     this._write(user, legible(client.user));
     this._write(address, legible(client.address));
+    write(reach, kinds(client.candidates ?? []).join(", "));
+    reach.title = candidates(client.candidates ?? null);
     this._age(since, client.since, now, "");
     this._age(offer, client.last_offer, now, " ago");
     write(sent, count(client.sent));
     write(received, count(client.received));
     write(unanswered, count(client.unanswered));
-    this._mark(marks, client.marks);
+    unanswered.className = client.unanswered >= TROUBLE ? "warn" : "";
+    this._mark(marks, marksOf(client));
   }
 
   /** @param {HTMLElement} node @param {string} text */
@@ -147,7 +183,8 @@ class Row {
     const text = marks.join(" ");
     if (text === this.marks) return;
     this.marks = text;
-    node.replaceChildren(...marks.flatMap((mark) => [element("span", "mark", legible(mark)), " "]));
+    const made = marks.map((mark) => element("span", `mark ${level(mark)}`, legible(mark)));
+    node.replaceChildren(...made.flatMap((mark) => [mark, " "]));
   }
 }
 
@@ -172,6 +209,22 @@ export class ClientTable {
       button.addEventListener("click", () => this._sortBy(button));
     }
     this.field.addEventListener("input", () => this._search());
+    this.order = byId("order");
+    this.order.addEventListener("change", () => {
+      const column = this.order.value.replace("-", "");
+      this._order(column, this.order.value.startsWith("-"));
+    });
+    byId("clients-help").append(glossary(MARKS, "mark"), glossary(ABOUT));
+  }
+
+  /** @param {string} uuid @returns {Client | undefined} A connected client. */
+  find(uuid) {
+    return this.clients.find((client) => client.uuid === uuid);
+  }
+
+  /** @param {string} uuid @returns {any} The link to a client, if its row is shown. */
+  link(uuid) {
+    return this.rows.get(uuid)?.link;
   }
 
   /** @param {Client[]} clients @param {number} now @param {string} note How often they are read. */
@@ -185,12 +238,18 @@ export class ClientTable {
   /** @param {any} button */
   _sortBy(button) {
     const { column } = button.dataset;
-    this.descending = column === this.column && !this.descending;
+    this._order(column, column === this.column && !this.descending);
+  }
+
+  /** @param {Column} column @param {boolean} descending */
+  _order(column, descending) {
     this.column = column;
-    for (const other of this.buttons) {
-      const heading = other.closest("th");
-      if (other !== button) heading.removeAttribute("aria-sort");
-      else heading.setAttribute("aria-sort", this.descending ? "descending" : "ascending");
+    this.descending = descending;
+    this.order.value = descending ? `-${column}` : column;
+    for (const button of this.buttons) {
+      const heading = button.closest("th");
+      if (button.dataset.column !== column) heading.removeAttribute("aria-sort");
+      else heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
     }
     this._show();
   }

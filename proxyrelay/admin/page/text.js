@@ -42,6 +42,12 @@ export function rate(value) {
   return `${value < 10 ? Math.round(value * 10) / 10 : COUNT.format(value)}/s`;
 }
 
+/** @param {number | null} value In a second. @returns {string} such as 12/s or 0.5/min */
+export function pace(value) {
+  if (value === null) return "";
+  return value >= 1 ? rate(value) : `${Math.round(value * 600) / 10}/min`;
+}
+
 /** @param {number | null} seconds @returns {string} of three digits at most, such as 1.25 ms */
 export function latency(seconds) {
   if (seconds === null) return NONE;
