@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("net",),
     ("config",),
     ("switchboard",),
-    ("auth", "observe", "cluster"),
+    ("auth", "observe", "cluster", "client"),
     ("websocket",),
     ("survive",),
     ("admin",),
@@ -42,6 +42,7 @@ PURE = (
     *("net.ip", "net.proxies", "net.rate", "net.timing"),
     *("auth.cache", "auth.circuit_breaker"),
     *("auth.policy", "auth.stats"),
+    "client.url",
     *("cluster.bus", "cluster.claims", "cluster.codec", "cluster.node"),
     *("cluster.engine_clock", "cluster.link_settings"),
     *("cluster.queries", "cluster.seal"),
@@ -314,8 +315,9 @@ class FloorTests(SynchronousTestCase):
         }
 
     def folder(self, name: str) -> str:
-        """The folder of a module; empty for the package itself."""
-        return name.partition(".")[2].partition(".")[0]
+        """The folder of a module; empty for the package itself, and for others."""
+        package, _, inner = name.partition(".")
+        return inner.partition(".")[0] if package == ROOT.name else ""
 
     def upward(self, found: dict[str, ast.Module]) -> list[tuple[str, str]]:
         """Imports of another folder that stands no lower than the importing one."""
