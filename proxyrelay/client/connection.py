@@ -72,6 +72,7 @@ class RelayConnection(WebSocketClientProtocol):
     Attributes:
         registered: Fires with the connection; fails with `RelayClientError`.
         ended: Fires with the reason of the end, as an exception, once.
+        registration_seconds: Time from the upgrade to the registration.
     """
 
     transport: Any
@@ -84,11 +85,13 @@ class RelayConnection(WebSocketClientProtocol):
         self.registered: Deferred[RelayConnection] = Deferred()
         self.ended: Deferred[RelayClientError] = Deferred()
         self.is_registered = False
+        self.registration_seconds = 0.0
         self._reactor = reactor
         self._registration = registration
         self._received = received
         self._why: RelayClientError | None = None
         self._upgraded = False
+        self._upgraded_at = 0.0
         self._frames = 0
         self._abort_call: IDelayedCall | None = None
         self._pings = Heartbeat(reactor, PING_INTERVAL_SECONDS, self._ping)
@@ -131,6 +134,7 @@ class RelayConnection(WebSocketClientProtocol):
     def onOpen(self) -> None:
         """Register."""
         self._upgraded = True
+        self._upgraded_at = self._reactor.seconds()
         self._pings.start()
         self.sendMessage(messages.encode(self._registration))
 
@@ -238,6 +242,7 @@ class RelayConnection(WebSocketClientProtocol):
             self._give_up(Rejected(None, response.message or "without a reason"))
             return
         self.is_registered = True
+        self.registration_seconds = self._reactor.seconds() - self._upgraded_at
         self.registered.callback(self)
 
     def _deliver(self, message: PeerConnection) -> None:
