@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import react
 
 from proxyrelay.cli import probe_report
@@ -101,7 +102,7 @@ def _run(arguments: Namespace, report: Report) -> None:
         *(arguments.ca_file, arguments.days),
     )
     deadline = time.monotonic() + arguments.timeout
-    way = _look(target, report, deadline)
+    way = _look(target, report, arguments.timeout, deadline)
     _exchange(target, way, arguments.count, report, deadline)
 
 
@@ -124,13 +125,14 @@ def _authorization(path: Path | None) -> str | None:
     return f"Bearer {token}"
 
 
-def _look(target: Target, report: Report, deadline: float) -> Way:
+def _look(target: Target, report: Report, seconds: float, deadline: float) -> Way:
     """Take the first steps in a thread: nothing else ends a hanging name server."""
     outcome: list[Way | Exception] = []
 
     def run() -> None:
         try:
-            outcome.append(look(target, report, deadline))
+            # A step that ends by itself can tell more.
+            outcome.append(look(target, report, deadline - seconds / 10))
         except Exception as error:
             outcome.append(error)
 
@@ -171,7 +173,7 @@ def _exchange(
     if not outcome:
         raise KeyboardInterrupt
     (error,) = outcome
-    if isinstance(error, TimeoutError):
+    if isinstance(error, DeferredTimeout):
         raise _late(report)
     if error is not None:
         raise error

@@ -80,8 +80,10 @@ async def exchange(
             least, median, most = map(milliseconds, report.exchange_seconds)
             parts.append(f"offers with answers: {count}")
             parts.append(f"min {least}, median {median}, max {most}")
-    finally:
-        await pair.close()
+    except BaseException:
+        pair.abort()
+        raise
+    await pair.close()
 
 
 class _Pair:
@@ -126,6 +128,11 @@ class _Pair:
             each.close()
         for each in self.connections:
             await each.ended
+
+    def abort(self) -> None:
+        self._answer = None
+        for each in self.connections:
+            each.abort()
 
     def _send(self, index: int, kind: Any) -> None:
         own, other = self._uuids[index], self._uuids[1 - index]

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import os
 import socket
+import time
 from contextlib import closing
 
 from OpenSSL import SSL
@@ -19,6 +20,9 @@ from proxyrelay.cli.probe_way import Target, Way, asked, left, tunnel
 from proxyrelay.client.endpoint import status_of
 from proxyrelay.client.environment import environment_proxy
 from proxyrelay.client.url import Place, ProxyUrl, RelayUrl
+
+TLS_LOOK_SECONDS = 1.0
+"""Longest look whether a port speaks TLS."""
 
 ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """Of RFC 6455, section 1.3."""
@@ -63,11 +67,12 @@ def look(target: Target, report: Report, deadline: float) -> Way:
     """
     proxy = _proxy(target.url, report)
     first = target.url.place if proxy is None else proxy.place
+    whose = "relay" if proxy is None else "proxy"
     with report.step("name") as parts:
-        addresses = _resolve(first, "relay" if proxy is None else "proxy")
+        addresses = _resolve(first, whose)
         parts.extend(addresses)
     with report.step("tcp") as parts:
-        sock, address = _connect(addresses, first.port, report, deadline)
+        sock, address = _connect(addresses, first.port, whose, report, deadline)
         parts.append(str(address))
     way = Way(address, proxy)
     with closing(sock):
@@ -132,7 +137,7 @@ def _resolve(place: Place, whose: str) -> list[str]:
 
 
 def _connect(
-    addresses: list[str], port: int, report: Report, deadline: float
+    addresses: list[str], port: int, whose: str, report: Report, deadline: float
 ) -> tuple[socket.socket, Place]:
     """Connect to the first address that answers."""
     failure: ProbeFailure | None = None
@@ -142,7 +147,7 @@ def _connect(
         try:
             sock = socket.create_connection((address, port), left(deadline) / share)
         except OSError as error:
-            failure = _unconnected(place, error)
+            failure = _unconnected(place, whose, error)
             report.warn(f"{failure}; endpoints may try this address first")
         else:
             return sock, place
@@ -150,7 +155,13 @@ def _connect(
     raise failure or ProbeFailure("the name has no address", "Look at its records.")
 
 
-def _unconnected(place: Place, error: OSError) -> ProbeFailure:
+def _unconnected(place: Place, whose: str, error: OSError) -> ProbeFailure:
+    if isinstance(error, ConnectionRefusedError) and whose == "proxy":
+        return ProbeFailure(
+            f"the proxy at {place} refuses the connection",
+            "Compare the variable with the proxy's address, or put the relay's host "
+            "into NO_PROXY.",
+        )
     if isinstance(error, ConnectionRefusedError):
         return ProbeFailure(
             f"{place} refuses the connection",
@@ -198,7 +209,8 @@ def _upgrade(
             )
         status, phrase = answer
         if status != 101:  # noqa: PLR2004 - RFC 6455, section 4.1
-            _fail_if_tls(target, way, deadline)
+            if status == 400:  # noqa: PLR2004 - of a port for TLS
+                _fail_if_tls(target, way, deadline)
             advice = NO_RELAY_BEHIND if status >= 500 else "Another server answers."  # noqa: PLR2004
             if 300 <= status < 400:  # noqa: PLR2004 - redirects
                 advice = "Use the address that it redirects to."
@@ -221,7 +233,8 @@ def _fail_if_tls(target: Target, way: Way, deadline: float) -> None:
     if target.url.secure:
         return
     try:
-        sent_chain(target, way, deadline)
+        second = min(left(deadline) / 2, TLS_LOOK_SECONDS)
+        sent_chain(target, way, time.monotonic() + second)
     except (OSError, SSL.Error, ProbeFailure):
         return
     raise ProbeFailure("the port speaks TLS", "Use wss:// for this port.")
