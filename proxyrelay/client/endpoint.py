@@ -151,9 +151,9 @@ class _Tunnel(Protocol):
             inner.dataReceived(rest)
 
     def _fail(self, words: str) -> None:
-        self._transport().abortConnection()
         if not self.opened.called:
             self.opened.errback(NotConnected(words))
+        self._transport().abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._inner is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +20,14 @@ from proxyrelay.auth import Authenticator
 from proxyrelay.client import NotConnected, PeerConnection, Rejected, RelayClient
 from proxyrelay.errors import Unauthorized
 from tests.support.certificates import SETTINGS, Authority
-from tests.support.processes import PATIENCE, SCRIPTS, Process, RelayProcess
+from tests.support.processes import (
+    PATIENCE,
+    SCRIPTS,
+    Process,
+    ProcessTestCase,
+    RelayProcess,
+    environment,
+)
 from tests.support.served import RelayTestCase, StillAuthenticator
 
 reactor: Any = _reactor
@@ -169,6 +177,22 @@ class OurRelayTests(ProcessesTestCase):
         else:
             self.fail("it goes on")
         await second.stop()
+
+
+class ExampleTests(ProcessTestCase):
+    def test_example_of_the_guide_exchanges_an_offer_and_its_answer(self) -> None:
+        relay = self.relay()
+        example = Path(__file__).parents[2] / "docs" / "guides" / "client.py"
+        where = environment(PYTHONPATH=str(Path(__file__).parents[2]))
+        command = [sys.executable, example, relay.url]
+        first = self.start(*command, env=where)
+        peer = first.wait_for("registered as (.+)")[1]
+        second = self.start(*command, peer, env=where)
+        own = second.wait_for("registered as (.+)")[1]
+        second.wait_for(f"answer from {peer}")
+        first.wait_for(f"offer from {own}")
+        self.assertEqual(relay.stop(), 0)
+        first.wait_for("^lost: 1001 ")
 
 
 class TokenAuthenticator(StillAuthenticator):
