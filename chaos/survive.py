@@ -365,6 +365,13 @@ class Site:
         return port
 
 
+def idle() -> tuple[int, int]:
+    """Ticks in which the machine's cores had nothing to do, and all ticks."""
+    first, _, _ = Path("/proc/stat").read_text().partition("\n")
+    ticks = [*map(int, first.split()[1:])]
+    return ticks[3], sum(ticks)
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex((HOST, port)) == 0
@@ -446,10 +453,11 @@ def deaf(
     Those are left out that wait for the end of an offer until the next fault.
     """
     at, end = window.blow.at, window.until
+    back = at + absence(exchanges, window)
     well = {
         one.pair
         for one in exchanges
-        if (one.end == COMPLETE and at <= one.began < end)
+        if (one.end == COMPLETE and (at <= one.began < end or back <= one.ended < end))
         or (one.end != COMPLETE and one.began < end and one.ended > end - 3 * pause)
     }
     return [pair for pair in range(pairs) if pair not in well]
@@ -626,9 +634,10 @@ def run(options: argparse.Namespace, seed: int) -> bool:
         child = stack.enter_context(Child(*made))
         before = site.parent.kept()
         child.tell("begin")
+        at_first = idle()
         blows = batter(site, child, options)
         time.sleep(options.only[-1].seconds)
-        end = time.monotonic()
+        end, at_last = time.monotonic(), idle()
         record: Record = child.leave()
         until(lambda: site.parent.kept() <= before, WAIT)
         after = site.parent.kept()
@@ -644,6 +653,8 @@ def run(options: argparse.Namespace, seed: int) -> bool:
         verdicts.append(Check("the relay stops", not wrong, wrong))
         bad = suspicious(site.parent.lines())
         verdicts.append(Check("nothing in the log", not bad, _some(bad)))
+    rest, ticks = (last - first for first, last in zip(at_first, at_last, strict=True))
+    print(f"the machine was idle for {rest / ticks:.0%} of the time")
     print("\n".join(told(record, windows(blows, end))))
     print("\n".join(map(str, verdicts)))
     return all(verdict.passed for verdict in verdicts)

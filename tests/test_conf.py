@@ -100,7 +100,7 @@ class UnitTests(SynchronousTestCase):
             for name in ("proxyrelay.service", "proxyrelay-node@.service")
         )
         command = "ExecStart=/opt/proxyrelay/bin/twistd -n --pidfile= proxyrelay "
-        command += "--config /etc/proxyrelay/relay.toml"
+        command += "--survive --config /etc/proxyrelay/relay.toml"
         folder = "proxyrelay-node-%i"
         self.assertEqual(
             (single - node, node - single),

@@ -48,6 +48,10 @@ EVENTS: Mapping[str, str] = {
     "no_store": "No supervisor keeps connections, so they end with the process.",
     "store_full": "There is no room, or soon none, to keep further connections.",
     "store_lost": "The supervisor has gone, with all that it kept.",
+    "store_silent": "The supervisor does not read: connections may be lost.",
+    "not_stored": "A connection is not kept: no file descriptor was left.",
+    "not_resumed": "Connections of the process before are closed, as this one serves "
+    "TLS.",
     "state_unreadable": "The process before has left its connections in a format of "
     "another version. They are closed.",
     "suspended": "Connections are left to the next process.",

@@ -56,7 +56,7 @@ PASS_ON_SECONDS = 1.0
 FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 0.1, 10.0
 """Delays from the second crash in a row to the start. Each is twice the one before."""
 
-STEADY_SECONDS = 10.0
+STEADY_SECONDS = 5.0
 """A crash after so long a time of service is the first in a row."""
 
 EXIT_AGAIN = os.EX_TEMPFAIL

@@ -122,7 +122,7 @@ def _loss(before: Status | None, pid: int, settings: Config) -> str:
             return "nothing shows whether the relay keeps its connections"
         return "" if keeps else "the relay keeps no connections: all would be closed"
     if before.draining:
-        return "the relay drains: its clients may not find the next process"
+        return "the relay drains, and SIGTERM is a stop then: all would be closed"
     survival = before.survival
     if survival is None or not survival.works:
         return f"the relay keeps no connections: all {before.clients:,} would be closed"

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,9 @@ def retire(port: Any, shared: bool) -> None:
     if not shared:
         port.numberAccepts = ACCEPT_BACKLOG
         port.doRead()
-        # A supervisor may have a descriptor of it, too.
-        port.socket.shutdown(socket.SHUT_RDWR)
+        # A supervisor may have a descriptor of it, too. Only Linux knows this call.
+        with suppress(OSError):
+            port.socket.shutdown(socket.SHUT_RDWR)
     port.connectionLost(Failure(ConnectionDone()))
 
 

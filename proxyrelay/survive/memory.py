@@ -48,8 +48,8 @@ _HEADER = Struct("<8sIQ")
 """Magic bytes, format, and length of the snapshot in bytes (0: none)."""
 
 _WORD = Struct("<I")
-_USED_AT, _INFO_AT = 24, 64
-"""Where the numbers of used slots are, and what the relay has noted of itself."""
+_USED_AT, _FAILURES_AT, _INFO_AT = 24, 32, 64
+"""Places of the numbers of used slots, of failures, and of the relay's own notes."""
 
 _HEAD = Struct("<BBH17p")
 """Head of a slot: whether it is valid, whether it is marked, its length in bytes, and a
@@ -309,6 +309,16 @@ class Memory:
         start = _INFO_AT + _WORD.size
         self._mapped[start : start + len(text)] = text
         _WORD.pack_into(self._mapped, _INFO_AT, len(text))
+
+    @property
+    def failures(self) -> int:
+        """Processes in a row that began to resume the connections and did not end."""
+        (number,) = _WORD.unpack_from(self._mapped, _FAILURES_AT)
+        return int(number)
+
+    @failures.setter
+    def failures(self, number: int) -> None:
+        _WORD.pack_into(self._mapped, _FAILURES_AT, number)
 
     # -- the snapshot
 

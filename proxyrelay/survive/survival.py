@@ -33,6 +33,10 @@ RESTART_STATUS = os.EX_TEMPFAIL
 """Exit status of a process that leaves its connections to the next one. The supervisor
 starts that at once (``RestartForceExitStatus=75``)."""
 
+MAX_FAILURES = 3
+"""Processes in a row that end while they resume the connections. The next one starts
+without them: a defect must not keep a relay from serving."""
+
 RESERVED_DESCRIPTORS = 10
 """Descriptors of the store for the memory file and the listening sockets."""
 
@@ -75,13 +79,7 @@ class Survival:
             try:
                 memory = Memory(handed.memories[0])
             except UnreadableError as error:
-                log.error(
-                    "the state of the process before cannot be read ({reason}): this "
-                    "relay starts without its {count} connections",
-                    event="state_unreadable",
-                    reason=str(error),
-                    count=len(handed.connections),
-                )
+                self._unreadable(str(error))
             else:
                 del handed.memories[0]
                 handed.close_memories()
@@ -91,6 +89,15 @@ class Survival:
         memory = Memory.create()
         store.keep(files.NAME, memory.descriptor)
         return memory
+
+    def _unreadable(self, reason: str) -> None:
+        log.error(
+            "the state of the process before cannot be read ({reason}): this relay "
+            "starts without its {count} connections",
+            event="state_unreadable",
+            reason=reason,
+            count=len(self._handed.connections),
+        )
 
     @property
     def works(self) -> bool:
@@ -156,8 +163,14 @@ class Survival:
         )
         factory.outbox.unwritten = keeper.torn
         factory.pinged = keeper.pinged
+        if self._memory.failures >= MAX_FAILURES:
+            reason = f"{MAX_FAILURES} processes in a row have ended over it"
+            self._unreadable(reason)
+            self._end_connections()
         connections, self._handed.connections = self._handed.connections, {}
+        self._memory.failures += 1
         self.outcome = resume(keeper, connections, factory.relay, revive)
+        self._memory.failures = 0
         if self.before.version:
             outcome = self.outcome
             log.info(
@@ -173,18 +186,19 @@ class Survival:
 
     def end_connections(self) -> None:
         """End the connections of the process before: this one serves TLS."""
-        handed = self._handed
-        if not handed.connections:
-            return
-        for name in set(handed.connections.values()):
+        if self._handed.connections:
+            log.warn(
+                "connections of the process before are closed, as this relay serves "
+                "TLS: {count}",
+                event="not_resumed",
+                count=len(self._handed.connections),
+            )
+            self._end_connections()
+
+    def _end_connections(self) -> None:
+        for name in set(self._handed.connections.values()):
             self._store.remove(name)
-        log.warn(
-            "connections of the process before are closed, as this relay serves TLS: "
-            "{count}",
-            event="not_resumed",
-            count=len(handed.connections),
-        )
-        handed.close()
+        self._handed.close()
 
     def suspend(self, relay: Relay) -> None:
         """Leave all kept connections to the next process, with every byte of them."""

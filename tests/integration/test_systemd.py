@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed
 
@@ -107,4 +108,33 @@ class UnitTests(UnitTestCase):
         self.assertEqual(self.systemd.show(UNIT, "Result"), "success")
         self.assertEqual(
             self.log.read_text().count(f" serves ws://127.0.0.1:{port}"), 2
+        )
+
+
+class CommandTests(UnitTestCase, TwistdTestCase):
+    """``proxyrelay restart`` and ``stop``, and no more than the unit for survival."""
+
+    def command_there(self, name: str) -> str:
+        """The last line of a command in the unit's namespaces."""
+        config = Path("/run/test/relay.toml")
+        said = self.systemd.run(SCRIPTS / "proxyrelay", name, "--config", config)
+        return said.splitlines()[-1]
+
+    def test_restart_closes_nothing_and_stop_is_for_good(self) -> None:
+        port = self.reserve()
+        self.serve(
+            f"host = '127.0.0.1'\nport = {port}\n"
+            "[admin]\nlisten = 'unix:/run/proxyrelay/admin.sock'\n"
+        )
+        client = self.registered(f"ws://127.0.0.1:{port}")
+        self.assertRegex(
+            self.command_there("restart"),
+            r"^restarted: process \d+ -> \d+ in .* that go on: 1, lost: 0$",
+        )
+        client.ping()
+        self.assertRegex(self.command_there("stop"), r"^stopped: .* closed: 1$")
+        self.assert_closed(client, 1001)
+        self.assertEqual(self.systemd.show(UNIT, "Result"), "success")
+        self.systemd.wait_until(
+            "the end", lambda: self.systemd.show(UNIT, "ActiveState") == "inactive"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +31,7 @@ from tests.support.clock import EagerClock
 from tests.support.frames import TEXT, frame
 from tests.support.recording import A, registration
 from tests.support.served import upgrade
+from tests.support.supervisor import Supervisor
 
 LISTENER = Admin(listen="127.0.0.1:0")
 
@@ -179,11 +179,9 @@ class WatchedTestCase(SynchronousTestCase):
 
     def serve_under_supervisor(self, capacity: int) -> Survival:
         """Start it under a supervisor that keeps descriptors."""
-        supervisor = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        supervisor = Supervisor()
         self.addCleanup(supervisor.close)
-        supervisor.bind("")
-        address = f"@{supervisor.getsockname()[1:].decode()}"
-        store = DescriptorStore(address, self.reactor)
+        store = DescriptorStore(supervisor.address, self.reactor)
         survival = Survival(Config(), Handed(), store, capacity)
         self.serve(survival=survival)
         return survival
