@@ -158,7 +158,7 @@ class Closed(RelayClientError):
 
     Attributes:
         code: Close code of the relay; None without a close frame.
-        reason: Reason of the relay, or what has ended the connection.
+        reason: Reason of the relay, not trusted; or what has ended the connection.
     """
 
     def __init__(self, code: int | None, reason: str) -> None:

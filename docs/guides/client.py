@@ -38,6 +38,7 @@ async def main(reactor: Any, url: str, peer: str | None = None) -> None:
         print(f"lost: {why}; again in {delay:.1f} s", flush=True)
 
     client = RelayClient(reactor, url, received, name="example", lost=lost)
+    reactor.addSystemEventTrigger("before", "shutdown", client.stop)
     client.start()
     await client.registered()
     print("registered as", client.uuid, flush=True)

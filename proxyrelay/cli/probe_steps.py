@@ -10,9 +10,7 @@ import hashlib
 import os
 import socket
 import time
-from contextlib import closing
-
-from OpenSSL import SSL
+from contextlib import closing, suppress
 
 from proxyrelay.cli.probe_report import ProbeFailure, Report
 from proxyrelay.cli.probe_tls import certificate, handshake, sent_chain
@@ -224,7 +222,8 @@ def _upgrade(
                 "the answer 101 is not that of a WebSocket server",
                 "Another server answers: compare the port with relay.toml.",
             )
-        sock.sendall(CLOSE_NORMALLY)
+        with suppress(OSError):  # The relay may have closed already.
+            sock.sendall(CLOSE_NORMALLY)
         parts.append("HTTP 101")
 
 
@@ -235,6 +234,6 @@ def _fail_if_tls(target: Target, way: Way, deadline: float) -> None:
     try:
         second = min(left(deadline) / 2, TLS_LOOK_SECONDS)
         sent_chain(target, way, time.monotonic() + second)
-    except (OSError, SSL.Error, ProbeFailure):
+    except (OSError, ProbeFailure):
         return
     raise ProbeFailure("the port speaks TLS", "Use wss:// for this port.")

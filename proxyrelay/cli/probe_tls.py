@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -143,25 +143,44 @@ def certificate(target: Target, way: Way, deadline: float) -> CertificateFound:
 
 
 def sent_chain(target: Target, way: Way, deadline: float) -> list[x509.Certificate]:
-    """The certificates that the peer sends, on a second connection without a check."""
-    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-    connection = SSL.Connection(context, None)
+    """The certificates that the peer sends, on a second connection without a check.
+
+    Raises:
+        ProbeFailure: There is none.
+        TimeoutError: It takes too long.
+    """
+    connection = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
     connection.set_connect_state()
     host = target.url.place.host
     if not _is_address(host):
         connection.set_tlsext_host_name(host.encode("idna"))
-    with closing(connect_again(target, way, deadline)) as sock:
-        while True:
-            try:
-                connection.do_handshake()
-            except SSL.WantReadError:
-                sock.settimeout(left(deadline))
+    try:
+        with closing(connect_again(target, way, deadline)) as sock:
+            _shake_hands(connection, sock, deadline)
+    except TimeoutError:
+        raise
+    except (OSError, SSL.Error):
+        raise ProbeFailure(
+            "a second TLS connection fails",
+            "The relay, a proxy or a firewall may limit connections: look at [limits] "
+            "in relay.toml, and at the logs.",
+        ) from None
+    return list(connection.get_peer_cert_chain(as_cryptography=True) or ())
+
+
+def _shake_hands(
+    connection: SSL.Connection, sock: socket.socket, deadline: float
+) -> None:
+    while True:
+        try:
+            connection.do_handshake()
+        except SSL.WantReadError:
+            sock.settimeout(left(deadline))
+            with suppress(SSL.WantReadError):  # nothing to send
                 sock.sendall(connection.bio_read(MAX_HEAD_BYTES))
-                connection.bio_write(_bytes(sock.recv(MAX_HEAD_BYTES)))
-            else:
-                break
-    found = connection.get_peer_cert_chain(as_cryptography=True)
-    return list(found or ())
+            connection.bio_write(_bytes(sock.recv(MAX_HEAD_BYTES)))
+        else:
+            return
 
 
 def _bytes(data: bytes) -> bytes:

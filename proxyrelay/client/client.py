@@ -57,7 +57,7 @@ class RelayClient:
         uuid: UUID of the client; None for a random one.
         name: Name of the client for people; None for the host name.
         authorization: Called before each connection for the value of the Authorization
-            header, such as ``"Bearer ..."``. May return a Deferred.
+            header, such as ``"Bearer ..."``. May return a Deferred or a coroutine.
         trust_root: Authorities of the relay's certificate, as
             ``trustRootFromCertificates`` of `twisted.internet.ssl` makes them; None for
             those of the system.

@@ -6,7 +6,7 @@ what it leaves unbounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
@@ -57,7 +57,9 @@ FINAL_CODES = frozenset({4001, 4002, 4004})
 Received = Callable[[PeerConnection], object]
 """Called with each offer and answer, and with each error that comes back."""
 
-Authorization = Callable[[], "str | Deferred[str] | Deferred[str | None] | None"]
+Authorization = Callable[
+    [], "str | Deferred[Any] | Coroutine[Any, Any, str | None] | None"
+]
 """Returns the value of the Authorization header, or None for none."""
 
 

@@ -94,6 +94,12 @@ class HandshakeTests(ConnectionTestCase):
         token.callback("Bearer late")
         self.assertIn(b"Bearer late", self.endpoint.last.request)
 
+        async def fetched() -> str:
+            return "Bearer fetched"
+
+        self.connect(authorization=fetched)
+        self.assertIn(b"Bearer fetched", self.endpoint.last.request)
+
     def test_registration_follows_the_upgrade(self) -> None:
         connecting = self.connect()
         end = self.endpoint.last
