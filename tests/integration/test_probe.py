@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 
 from proxyrelay.net import certificates
 from tests.support.certificates import SETTINGS, Authority
-from tests.support.loopback import Loopback, tunnels
-from tests.support.processes import SCRIPTS, Process, ProcessTestCase
+from tests.support.globus import CLIENT_ID
+from tests.support.loopback import Loopback, hangs, tunnels, upgrades
+from tests.support.processes import (
+    PATIENCE,
+    SCRIPTS,
+    Process,
+    ProcessTestCase,
+    environment,
+)
 
 COMMAND = (sys.executable, "-m", "proxyrelay.cli.main", "probe")
 
@@ -95,3 +105,45 @@ class ProbeTests(ProcessTestCase):
         status, output = self.probe(f"wss://localhost:{port}", "--ca-file", root)
         self.assertEqual(status, 0, output)
         self.assertEqual(self.steps(output), STEPS)
+
+    def test_relay_that_wants_a_token_is_critical(self) -> None:
+        config = self.write_config(
+            f"[auth]\nmethod = 'globus'\n[auth.kwargs]\nclient_id = '{CLIENT_ID}'\n"
+            "client_secret = 'b'\nservice_url = 'https://127.0.0.1:1'\n"
+        )
+        config.chmod(0o600)
+        url = self.relay("--config", config).url
+        status, output = self.probe(url)
+        self.assertEqual(status, 2, output)
+        self.assertRegex(output, "^CRITICAL: registration: the relay closes with 4001")
+        self.assertIn("--token-file", output)
+        token = self.folder / "token"
+        token.write_text("secret-token\n")
+        status, output = self.probe(url, "--token-file", token)
+        self.assertEqual(status, 2, output)
+        self.assertRegex(output, "^CRITICAL: registration: the relay closes with 1013")
+        self.assertNotIn("secret-token", output)
+
+    def test_interrupt_ends_with_130(self) -> None:
+        arrived = threading.Event()
+
+        def silent(sock: socket.socket) -> None:
+            arrived.set()
+            hangs(sock)
+
+        def unregistered(sock: socket.socket) -> None:
+            upgrades(sock)
+            if len(sock.recv(4096)) > 8:  # no close frame
+                silent(sock)
+
+        for handler in (silent, unregistered):
+            arrived.clear()
+            server = Loopback(handler)
+            self.addCleanup(server.stop)
+            process = self.start(
+                *(*COMMAND, f"ws://127.0.0.1:{server.port}", "--timeout", "60"),
+                env=environment(PYTHONPATH=str(Path(__file__).parents[2])),
+            )
+            self.assertTrue(arrived.wait(PATIENCE))
+            self.assertEqual(process.stop(signal.SIGINT), 130, process.said)
+            self.assertEqual((process.output, process.errors), ([], ["interrupted"]))
