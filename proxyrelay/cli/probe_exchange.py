@@ -42,8 +42,8 @@ CLOSE_ADVICE = {
 """Advice about close codes."""
 
 UNAUTHORIZED_ADVICE = (
-    "The relay wants a token: name a file with one as --token-file. Endpoints need "
-    "relay_auth in their settings."
+    "The relay wants a token: name a file with one as --token-file. Configure "
+    "endpoints with --relay-auth."
 )
 
 REFUSED_ADVICE = (
