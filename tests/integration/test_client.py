@@ -167,11 +167,12 @@ class OurRelayTests(ProcessesTestCase):
         first = self.pair(relay.url).one
         first.start()
         await first.registered()
+        ended = first.ended()
         second = RelayClient(reactor, relay.url, print, uuid=first.uuid)
         second.start()
         await second.registered()
         try:
-            await first.ended().addTimeout(PATIENCE, reactor)
+            await ended.addTimeout(PATIENCE, reactor)
         except Rejected as why:
             self.assertEqual(why.code, 4004)
         else:
