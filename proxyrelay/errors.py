@@ -11,6 +11,12 @@
      |-- ProxyHeaderError       a trusted proxy does not say whom it speaks for
      |-- PeerGone               a text was meant for a peer that has left
      |-- PeerBusy               a text was meant for a peer that does not read
+     |-- RelayClientError       a client does not reach its relay, or not any longer
+     |    |-- NotRegistered     nothing can be sent now
+     |    |-- NotConnected      no connection: name, network, TLS, or time
+     |    |-- NotUpgraded       the answer to the handshake is not 101
+     |    `-- Closed            the connection has ended; carries code and reason
+     |         `-- Rejected     for good, until a person acts
      `-- Refusal                a client is closed; carries code and reason
           |-- UnknownMessage    4000
           |-- Unauthorized      4001
@@ -118,6 +124,54 @@ class PeerGone(ProxyRelayError):
 
 class PeerBusy(ProxyRelayError):
     """A text was meant for a peer that leaves too much unread already."""
+
+
+class RelayClientError(ProxyRelayError):
+    """A client does not reach its relay, or not any longer."""
+
+
+class NotRegistered(RelayClientError):
+    """A client without a registered connection can send nothing."""
+
+
+class NotConnected(RelayClientError):
+    """No connection to the relay: its name, the network, TLS, or the time.
+
+    The cause, if there is one, is in ``__cause__``.
+    """
+
+
+class NotUpgraded(RelayClientError):
+    """The answer to the opening handshake is not 101 (RFC 6455, section 4.1).
+
+    Attributes:
+        status: HTTP status of the answer; None if it is no HTTP, or no valid upgrade.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Closed(RelayClientError):
+    """The connection to the relay has ended.
+
+    Attributes:
+        code: Close code of the relay; None without a close frame.
+        reason: Reason of the relay, not trusted; or what has ended the connection.
+    """
+
+    def __init__(self, code: int | None, reason: str) -> None:
+        super().__init__(reason if code is None else f"{code} {reason}".rstrip())
+        self.code = code
+        self.reason = reason
+
+
+class Rejected(Closed):
+    """The relay has rejected the client for good: 4001, 4002, 4004, or in words.
+
+    A further attempt fails as well, until a person acts.
+    """
 
 
 class Refusal(ProxyRelayError):

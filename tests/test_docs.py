@@ -7,6 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from statistics import median
 from string import Formatter
@@ -22,7 +23,15 @@ from proxyrelay import config
 from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.cli import main as cli
-from proxyrelay.errors import Refusal
+from proxyrelay.client import RelayClient
+from proxyrelay.errors import (
+    Closed,
+    NotConnected,
+    NotRegistered,
+    NotUpgraded,
+    Refusal,
+    Rejected,
+)
 from proxyrelay.service.options import Options
 from proxyrelay.switchboard import messages
 from proxyrelay.switchboard.delivery import (
@@ -172,6 +181,16 @@ class ReferenceTests(SynchronousTestCase):
             self.assertIn(f"\n``{PREFIX}{metric.name}`` ({metric.kind})\n", text)
             for word in (*metric.labels, *metric.values):
                 self.assertIn(f"``{word}``", text)
+
+    def test_client_page_has_every_argument_method_and_error(self) -> None:
+        text = page("reference/client")
+        for name in list(signature(RelayClient).parameters):
+            self.assertIn(f"\n* ``{name}``: ", text)
+        for name in vars(RelayClient):
+            if not name.startswith("_"):
+                self.assertRegex(text, rf"(?m)^``{name}\b")
+        for kind in (NotRegistered, NotConnected, NotUpgraded, Closed, Rejected):
+            self.assertRegex(text, rf"(?m)^``{kind.__name__}`` \(a ``")
 
     def test_command_page_has_every_command_and_option(self) -> None:
         text = page("reference/cli")

@@ -24,12 +24,13 @@ import msgspec
 from msgspec import inspect as types
 
 import proxyrelay
+import proxyrelay.client as client_module
 from docs._ext import events
 from proxyrelay import config
 from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.cli import main as cli
-from proxyrelay.errors import Refusal
+from proxyrelay.errors import Refusal, RelayClientError
 from proxyrelay.service.options import Options
 from proxyrelay.service.reload import FIXED
 from proxyrelay.switchboard import messages
@@ -253,6 +254,66 @@ def _text(node: ast.expr, constants: Mapping[str, str]) -> str:
     return "…"
 
 
+# -- the client for Twisted programs
+
+
+def client() -> list[str]:
+    """The client's class and its methods, and the errors."""
+    kind = client_module.RelayClient
+    lines = [*_heading(kind.__name__, "="), "", "::", "", f"    {kind.__name__}("]
+    lines += [f"        {each}," for each in _parameters(kind)]
+    lines += ["    )", "", *_sections(inspect.getdoc(kind) or ""), ""]
+    for name, member in vars(kind).items():
+        if name.startswith("_"):
+            continue
+        is_method = inspect.isfunction(member)
+        parts = _parameters(member)[1:] if is_method else []
+        title = f"``{name}({', '.join(parts)})``" if is_method else f"``{name}``"
+        body = _sections(inspect.getdoc(member) or "")
+        lines += [title, *(f"   {line}".rstrip() for line in body), ""]
+    lines += [*_heading("Errors", "="), ""]
+    for error in _tree(RelayClientError):
+        words, attributes = described(error)
+        (base,) = error.__bases__
+        lines += [f"``{error.__name__}`` (a ``{base.__name__}``)"]
+        lines += [f"   {line}".rstrip() for line in _plain(words).splitlines()]
+        for name, text in attributes.items():
+            lines += ["", f"   * ``{name}``: {_plain(text)}"]
+        lines += [""]
+    return lines
+
+
+def _tree(kind: type[Exception]) -> Iterator[type[Exception]]:
+    yield kind
+    for inner in kind.__subclasses__():
+        yield from _tree(inner)
+
+
+def _parameters(called: Callable[..., object]) -> list[str]:
+    """Parameters with their defaults, without types; ``*`` before those by name."""
+    found: list[str] = []
+    for each in inspect.signature(called).parameters.values():
+        if each.kind is each.KEYWORD_ONLY and "*" not in found:
+            found.append("*")
+        default = getattr(each.default, "__name__", repr(each.default))
+        found.append(
+            each.name if each.default is each.empty else f"{each.name}={default}"
+        )
+    return found
+
+
+def _sections(text: str) -> Iterator[str]:
+    """A docstring in Google's style, with its sections as lists."""
+    for line in _plain(text).splitlines():
+        if line in {"Args:", "Raises:", "Attributes:"}:
+            yield {"Args:": "Arguments:"}.get(line, line)
+            yield ""
+        elif found := re.fullmatch(r"    (\w+): (.*)", line):
+            yield f"* ``{found[1]}``: {found[2]}"
+        else:
+            yield line.replace("      ", "", 1) if line.startswith("        ") else line
+
+
 # -- messages
 
 
@@ -430,6 +491,7 @@ def _number(value: float) -> str:
 PARTS: Mapping[str, Callable[[], list[str]]] = {
     "settings": settings,
     "close-codes": close_codes,
+    "client": client,
     "client-messages": client_messages,
     "errors": errors,
     "metrics": metrics,

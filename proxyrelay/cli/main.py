@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from proxyrelay import __version__, config
-from proxyrelay.cli import actions, check, globus, keep, restart, status, turn
+from proxyrelay.cli import (
+    actions,
+    check,
+    globus,
+    keep,
+    probe,
+    restart,
+    status,
+    turn,
+)
 from proxyrelay.errors import ConfigError, NothingSent, ProxyRelayError, Unanswered
 
 MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 0.1, 3600.0
@@ -25,7 +34,13 @@ EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of the process; return the exit status."""
-    parsed = _parser().parse_args(arguments)
+    try:
+        parsed = _parser().parse_args(arguments)
+    except SystemExit as ended:
+        given = sys.argv[1:] if arguments is None else arguments
+        if ended.code and list(given[:1]) == ["probe"]:
+            return probe.wrong_usage()  # monitoring systems know 2 as CRITICAL
+        raise
     try:
         exit_status: int = parsed.command(parsed)
         sys.stdout.flush()
@@ -113,6 +128,34 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--all": {"action": "store_true", "help": "ask all relays of its cluster"},
     "--json": {"action": "store_true", "help": "print the answer as JSON"},
     "uuid": {"metavar": "UUID", "help": "UUID of the client"},
+    "probe url": {"metavar": "URL", "help": "address of the relay: ws:// or wss://"},
+    "probe --token-file": {"type": Path, "help": "file with a token for the relay"},
+    "--ca-file": {"type": Path, "help": "PEM file of authorities to trust alone"},
+    "--count": {
+        "type": probe.count,
+        "default": 1,
+        "metavar": "NUMBER",
+        "help": "number of offers with answers (default: %(default)s)",
+    },
+    "--days": {
+        "type": probe.days,
+        "default": 14,
+        "metavar": "NUMBER",
+        "help": "days before the end of a certificate at which warnings begin "
+        "(default: %(default)s)",
+    },
+    "probe --timeout": {
+        "type": interval,
+        "default": 10.0,
+        "metavar": "SECONDS",
+        "help": "longest time of all steps together (default: %(default)s)",
+    },
+    "probe --json": {"action": "store_true", "help": "print JSON only"},
+    "--textfile": {
+        "type": Path,
+        "metavar": "PATH",
+        "help": "write a file for Prometheus's node exporter (*.prom)",
+    },
     "--client-id": {"help": "client ID of the application"},
     "--client-secret-file": {"type": Path, "help": "file with its secret"},
     "--secret-file": {
@@ -127,7 +170,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "time until the credentials expire, such as 30d, 12h or 3600 seconds "
         "(default: %(default)s)",
     },
-    "url": {
+    "turn url": {
         "type": turn.ice_urls,
         "metavar": "URL",
         "help": "TURN server, such as turn:turn.example.org:3478",
@@ -168,6 +211,13 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
     "clients": (status.clients, ("--all", "--pairs", *_LISTENER, "--json")),
     "disconnect": (status.disconnect, ("uuid", *_LISTENER)),
     "turn": (turn.turn, ("--secret-file", "--user", "--lifetime", "url")),
+    "probe": (
+        probe.probe,
+        (
+            *("url", "--token-file", "--ca-file", "--count", "--days", "--timeout"),
+            *("--json", "--textfile"),
+        ),
+    ),
 }
 
 GLOBUS_COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {

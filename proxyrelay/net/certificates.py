@@ -51,6 +51,17 @@ FileFingerprint = tuple[tuple[int, int, int] | None, ...]
 """Inode, modification time and size of each file; None for a missing one."""
 
 
+def names_of(certificate: x509.Certificate) -> list[str]:
+    """Host names and addresses of a certificate."""
+    try:
+        names = certificate.extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+    except (x509.ExtensionNotFound, ValueError):  # none, or a malformed one
+        return []
+    return [str(name.value) for name in names.value]
+
+
 @dataclass(frozen=True)
 class KeyPair:
     """A certificate and its private key, which match.
@@ -63,13 +74,7 @@ class KeyPair:
 
     def names(self) -> list[str]:
         """Host names and addresses of the certificate."""
-        try:
-            names = self.chain[0].extensions.get_extension_for_class(
-                x509.SubjectAlternativeName
-            )
-        except (x509.ExtensionNotFound, ValueError):  # none, or a malformed one
-            return []
-        return [str(name.value) for name in names.value]
+        return names_of(self.chain[0])
 
     @property
     def renewal(self) -> datetime:

@@ -66,6 +66,26 @@ class LegacyRegistrationRequest(RegistrationRequest, tag="server_registration"):
     """The same from ProxyStore 0.4 or 0.5, which wants a ``server_response``."""
 
 
+class RegistrationResponse(
+    msgspec.Struct,
+    tag_field="message_type",
+    tag="relay_response",
+    forbid_unknown_fields=True,
+    gc=False,
+):
+    """The relay's answer to a registration.
+
+    Attributes:
+        success: Whether the client is registered.
+        message: Reason of a failure; else None.
+        error: Whether the relay had an error.
+    """
+
+    success: bool
+    message: str | None = None
+    error: bool = False
+
+
 class PeerConnection(
     msgspec.Struct,
     tag_field="message_type",
@@ -112,7 +132,12 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 ClientMessage = RegistrationRequest | LegacyRegistrationRequest | PeerConnection
 """A message that a client may send."""
 
+RelayMessage = RegistrationResponse | PeerConnection
+"""A message that a relay may send."""
+
 _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
+
+_relay_decoder: msgspec.json.Decoder[RelayMessage] = msgspec.json.Decoder(RelayMessage)
 
 _description_decoder: msgspec.json.Decoder[Description] = msgspec.json.Decoder(
     Description
@@ -155,6 +180,25 @@ def decode(payload: bytes, *, binary: bool = False) -> ClientMessage:
         raise UnknownMessage("invalid UTF-8") from None
     except RecursionError:
         raise UnknownMessage("JSON nested too deeply") from None
+
+
+def decode_from_relay(payload: bytes) -> RelayMessage:
+    """Read one message of a relay, for a client.
+
+    Raises:
+        UnknownMessage: No relay may send this.
+    """
+    try:
+        return _relay_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise UnknownMessage("no message that a relay may send") from None
+
+
+def encode(message: RegistrationRequest | PeerConnection) -> bytes:
+    """Encode a message of a client, with ``message_type`` as the last field."""
+    fields = msgspec.structs.asdict(message)
+    fields["message_type"] = message.__struct_config__.tag
+    return msgspec.json.encode(fields)
 
 
 def _accepted(message_type: str) -> bytes:

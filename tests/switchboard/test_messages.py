@@ -20,9 +20,12 @@ from proxyrelay.switchboard.messages import (
     LegacyRegistrationRequest,
     PeerConnection,
     RegistrationRequest,
+    RegistrationResponse,
     canonical_uuid,
     decode,
+    decode_from_relay,
     echo,
+    encode,
     sdp_of,
 )
 from tests.support.recording import A, B, offer, registration, wrong_descriptions
@@ -213,3 +216,24 @@ class EncodeTests(SynchronousTestCase):
         self.assertEqual(
             json.loads(echo(message, "why"))["description"], message.description
         )
+
+    @given(TEXT, TEXT)
+    def test_encoded_message_is_decoded_to_itself(self, name: str, text: str) -> None:
+        for message in (
+            RegistrationRequest(name, A),
+            PeerConnection(A, name, B, "offer", text),
+        ):
+            self.assertEqual(decode(encode(message)), message)
+            self.assertEqual(list(json.loads(encode(message)))[-1], "message_type")
+
+
+class RelayMessageTests(SynchronousTestCase):
+    """Reading what relays say."""
+
+    def test_messages_of_a_relay_are_read(self) -> None:
+        self.assertEqual(decode_from_relay(ACCEPTED), RegistrationResponse(True))
+        self.assertEqual(decode_from_relay(offer(A, B)), decode(offer(A, B)))
+
+    def test_other_messages_are_refused(self) -> None:
+        for text in (registration(A), b"[]", b"\xff", b"", b"[" * 30_000, b"{}"):
+            self.assertRaises(UnknownMessage, decode_from_relay, text)
