@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 
@@ -27,6 +28,9 @@ WINDOW_SECONDS = 600.0
 
 MAX_PAIRS = 16 * 1024
 """Remembered pairs, at some 1 kB each."""
+
+MAX_PAIRS_READ = 4 * 1024
+"""Pairs that are read for those of one client, in about 2 ms."""
 
 MAX_FORGOTTEN_PER_TICK = 1024
 """Pairs that are forgotten at once, at about 2 us each."""
@@ -80,8 +84,9 @@ class Pairs:
         return list(self._unconnected.values())
 
     def of(self, uuid: str) -> Iterator[PairState]:
-        """All remembered pairs of a client, the latest first; reads the whole table."""
-        return (pair for key, pair in reversed(self._pairs.items()) if uuid in key)
+        """Pairs of a client among the last `MAX_PAIRS_READ`, the latest first."""
+        latest = islice(reversed(self._pairs.items()), MAX_PAIRS_READ)
+        return (pair for key, pair in latest if uuid in key)
 
     def note(
         self, source: Registration, target: Registration, offer: Offer, now: float

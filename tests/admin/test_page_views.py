@@ -254,8 +254,10 @@ class ClientTests(ViewCase):
         self.browser.until(lambda: self.browser.texts("#client-pairs li"), "a peer")
         (peer,) = self.browser.texts("#client-pairs li")
         self.assertIn("Likely cause: both sides offer private addresses only", peer)
-        facts = " ".join(self.browser.texts("#client-facts > div"))
-        self.assertIn("host (private IPv4)", facts)
+        self.browser.until(
+            lambda: "host (private IPv4)" in self.browser.text("#client-facts"),
+            "its candidates",
+        )
         self.assertNotIn("192.168.1.7", self.browser.text("body"))
         self.assertIn("registered", self.browser.texts("#client-events .tag"))
         self.assertIn("private", self.browser.text("#client-marks"))

@@ -128,6 +128,6 @@ class PairTests(SynchronousTestCase):
         third = held(str(UUID(int=3)))
         offer = Offer(third.uuid, A, "c", 2.0, user="jo", holder="jo")
         self.pairs.note(third, self.one, offer, 2.0)
-        found = [(pair.source, pair.target) for pair in self.pairs.of(A)]
+        found = [(pair.source.uuid, pair.target.uuid) for pair in self.pairs.of(A)]
         self.assertEqual(found, [(third.uuid, A), (A, B)])
-        self.assertEqual([pair.target for pair in self.pairs.of(B)], [B])
+        self.assertEqual([pair.target.uuid for pair in self.pairs.of(B)], [B])
