@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, cast
 
@@ -293,6 +294,7 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(shown, (f"{line}\nno answer: refused\n{line}\n", ""))
 
     def test_watch_on_terminal_prints_in_place(self) -> None:
+        self.patch(os, "environ", {**os.environ, "TERM": "dumb"})
         output, errors = self.watch(Terminal())
         frames = output.split(CURSOR_HOME)[1:]
         self.assertEqual((len(frames), errors), (3, ""))
