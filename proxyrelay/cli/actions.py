@@ -12,7 +12,7 @@ from proxyrelay import config
 from proxyrelay.cli import status
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.cli.check import print_problems
-from proxyrelay.errors import ConfigError, NothingSent
+from proxyrelay.errors import ConfigError, NotDone, NothingSent
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import inspect
 
@@ -55,8 +55,8 @@ def drain(arguments: Namespace) -> int:
     shows how many clients are left. With --pid or --pidfile, or without a private
     listener, sends SIGUSR2. The relay's log has the outcome then. The relay accepts no
     new clients, and ends when its last client has left. Start its successor before:
-    without one, the log has a warning, but the relay drains all the same. Where the
-    successor has taken over the private listener, name the old process.
+    without one, the log has a warning, but the relay drains all the same. If both share
+    a private listener, it refuses: name the old process.
 
     Example:
         proxyrelay drain --config relay.toml
@@ -64,8 +64,11 @@ def drain(arguments: Namespace) -> int:
     relay = _listener(arguments)
     if relay is None:
         return _send(arguments, signal.SIGUSR2)
-    found = relay.status()
-    print(f"process {found.pid}: {status.plain(relay.drain(found.pid))}")
+    try:
+        print(status.plain(relay.drain()))
+    except NotDone as error:
+        # Its successor must not drain in its place.
+        raise NotDone(f"{error}; name the process with --pid") from None
     return 0
 
 

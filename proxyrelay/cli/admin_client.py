@@ -104,14 +104,13 @@ class AdminClient:
         """
         return self._decoded(self._request("POST", "/reload"), _Done).detail
 
-    def drain(self, pid: int) -> str:
-        """Make the relay of a process drain; return how many clients are left.
+    def drain(self) -> str:
+        """Make the relay drain; return how many clients are left.
 
         Raises:
-            NotDone: Another process answers there.
+            NotDone: Another relay may listen there, too.
         """
-        body = self._request("POST", "/drain", {"pid": pid})
-        return self._decoded(body, _Done).detail
+        return self._decoded(self._request("POST", "/drain"), _Done).detail
 
     def _report(self, path: str, kind: type[Report]) -> Report:
         return self._decoded(self.get(path), kind)
@@ -126,14 +125,13 @@ class AdminClient:
         """Body of the answer to a GET request."""
         return self._request("GET", path)
 
-    def _request(self, method: str, path: str, content: object = None) -> bytes:
+    def _request(self, method: str, path: str) -> bytes:
         connection, where = self._connection()
         headers = {"X-Proxyrelay": "1"} if method == "POST" else {}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token.reveal()}"
         try:
-            body = None if content is None else msgspec.json.encode(content)
-            connection.request(method, path, body, headers)
+            connection.request(method, path, headers=headers)
             response = connection.getresponse()
             body = response.read()
         except (ConnectionResetError, BrokenPipeError, IncompleteRead):

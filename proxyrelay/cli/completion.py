@@ -40,9 +40,14 @@ def completion(arguments: Namespace) -> int:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """All options and arguments, also those of the commands."""
+    """All options and arguments, also those of the commands.
+
+    A command is described by its help: its description is too long for a line.
+    """
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):
-            for inner in action.choices.values():
+            for listed in action._choices_actions:
+                inner = action.choices[listed.dest]
+                inner.description = listed.help
                 yield from _actions(inner)

@@ -97,10 +97,9 @@ def clients(arguments: Namespace) -> int:
     else:
         listed = relay.all_clients() if arguments.all else relay.clients()
         now = time.time()
-        lines = [*client_lines(listed, now)]
-        if terminal.show_table(CLIENT_HEADS, client_rows(listed, now)):
-            lines = [*clients_head(listed)]
-        terminal.show(lines)
+        head, rows = [*clients_head(listed)], client_rows(listed, now)
+        if not terminal.show_table(head, CLIENT_HEADS, rows):
+            print(*client_lines(listed, now), sep="\n")
     return 0
 
 
@@ -330,7 +329,7 @@ def clients_head(listed: Clients | FarClients) -> Iterator[str]:
 
 
 CLIENT_HEADS = (
-    *("UUID", "name", "user", "from", "connected", "sent", "received"),
+    *("UUID", "name", "user", "from", "for", "sent", "received"),
     *("last offer", "unanswered", "marks"),
 )
 

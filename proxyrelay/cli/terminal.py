@@ -14,23 +14,31 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-TABLE_COLUMNS = 110
+TABLE_COLUMNS = 130
 """Least width of a terminal for a table; a narrower one gets lines."""
 
-STYLES = {
+KEY_STYLES = {
     "problem": "bold red",
-    "warning": "yellow",
-    "degraded": "yellow",
-    "silent": "yellow",
-    "no problems": "bold green",
-    "state: ready": "bold green",
-    "state: not ready": "bold red",
-    "this relay already serves here": "bold green",
+    "warning": "bold yellow",
+    "degraded": "bold yellow",
+    "silent": "bold yellow",
+    "not all are listed": "bold yellow",
 }
-"""Styles of lines, by their beginnings; longer ones win."""
+"""Styles of the words before the first colon, where they are not `KEY_STYLE`."""
 
 KEY_STYLE = "cyan"
-"""Style of the words before the first colon of other lines."""
+
+LINE_STYLES = {
+    "no problems": "bold green",
+    "this relay already serves here": "bold green",
+    "state: ready": "bold green",
+    "state: not ready": "bold red",
+    "no answer": "bold red",
+}
+"""Styles of whole lines, by their beginnings."""
+
+MAX_KEY_CHARACTERS = 24
+"""Longest words before a colon that have a column of their own."""
 
 
 def show(lines: Iterable[str], stream: TextIO | None = None) -> None:
@@ -46,21 +54,30 @@ def show(lines: Iterable[str], stream: TextIO | None = None) -> None:
         console.print(_pairs(lines))
 
 
-def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
-    """Print a table on a terminal; return whether there is a place for it."""
+def show_table(
+    lines: Sequence[str], heads: Sequence[str], rows: Iterable[Sequence[str]]
+) -> bool:
+    """Print lines and a table on a terminal; return whether there is room for it."""
     console = _console(sys.stdout)
     if console is None or console.width < TABLE_COLUMNS:
         return False
+
     from rich import box  # noqa: PLC0415 - an extra
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in heads:
-        table.add_column(Text(head, KEY_STYLE), overflow="fold")
-    for row in rows:
+    columns: list[list[str]] = []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for head, *cells in zip(heads, *rows, strict=True):
+        if any(cells):
+            # A UUID is there to be copied.
+            table.add_column(
+                Text(head, KEY_STYLE), overflow="fold", no_wrap=head == "UUID"
+            )
+            columns.append(cells)
+    for row in zip(*columns, strict=True):
         table.add_row(*map(Text, row))
-    console.print(table)
+    console.print(_pairs(lines), table)
     return True
 
 
@@ -86,21 +103,27 @@ def _console(stream: TextIO) -> Console | None:
     return Console(file=stream, markup=False, highlight=False, emoji=False)
 
 
-def _pairs(lines: Sequence[str]) -> RenderableType:
-    """Words before the first colon in one column, the rest in another."""
-    from rich.table import Table  # noqa: PLC0415 - an extra
+def _pairs(lines: Iterable[str]) -> RenderableType:
+    """Short words before a colon in one column, the rest in another."""
+    from rich.console import Group  # noqa: PLC0415 - an extra
+    from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
+    parts: list[RenderableType] = []
+    grid: Table | None = None
     for line in lines:
         key, _, value = line.partition(": ")
-        style = _style(line)
-        grid.add_row(Text(key, style or KEY_STYLE), Text(value, style))
-    return grid
-
-
-def _style(line: str) -> str:
-    fitting = filter(line.startswith, STYLES)
-    return STYLES.get(max(fitting, key=len, default=""), "")
+        styles = [LINE_STYLES[start] for start in LINE_STYLES if line.startswith(start)]
+        style = "".join(styles[:1])
+        if not value or len(key) > MAX_KEY_CHARACTERS:
+            grid = None
+            parts.append(Text(line, style))
+            continue
+        if grid is None:
+            grid = Table.grid(padding=(0, 2))
+            grid.add_column(no_wrap=True)
+            grid.add_column(overflow="fold")
+            parts.append(grid)
+        key_style = style or KEY_STYLES.get(key, KEY_STYLE)
+        grid.add_row(Text(key, key_style), Text(value, style))
+    return Group(*parts)
