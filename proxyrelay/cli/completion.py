@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from proxyrelay.errors import NotDone
+from proxyrelay.cli import terminal
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -28,7 +29,9 @@ def completion(arguments: Namespace) -> int:
     try:
         import shtab  # noqa: PLC0415 - an extra
     except ImportError:
-        raise NotDone(LACKS) from None
+        # Standard output is the script.
+        terminal.show([f"problem: {LACKS}"], sys.stderr)
+        return 1
     parser: argparse.ArgumentParser = arguments.parser
     for action in _actions(parser):
         if action.type is Path:
