@@ -6,13 +6,15 @@ import os
 import re
 import signal
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from proxyrelay import config
 from proxyrelay.cli import status
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.cli.check import print_problems
-from proxyrelay.errors import ConfigError, NotDone, NothingSent
+from proxyrelay.errors import ConfigError, NotDone, NothingSent, Unanswered
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import inspect
 
@@ -42,7 +44,8 @@ def reload(arguments: Namespace) -> int:
     """
     relay = _listener(arguments)
     if relay is not None:
-        print(f"reloaded: {status.plain(relay.reload())}")
+        with _hinted():
+            print(f"reloaded: {status.plain(relay.reload())}")
         return 0
     found = inspect(config.load(arguments.config), certificates.now(), os.environ)
     return 1 if print_problems(found) else _send(arguments, signal.SIGHUP)
@@ -65,7 +68,8 @@ def drain(arguments: Namespace) -> int:
     if relay is None:
         return _send(arguments, signal.SIGUSR2)
     try:
-        print(status.plain(relay.drain()))
+        with _hinted():
+            print(status.plain(relay.drain()))
     except NotDone as error:
         # Its successor must not drain in its place.
         raise NotDone(f"{error}; name the process with --pid") from None
@@ -81,6 +85,15 @@ def listener(arguments: Namespace) -> AdminClient | None:
         if loaded.config.admin.listen is None:
             return None
     return status.client(arguments)
+
+
+@contextmanager
+def _hinted() -> Iterator[None]:
+    """Add the second way to the error of a relay that does not answer."""
+    try:
+        yield
+    except Unanswered as error:
+        raise Unanswered(f"{error}; {PID_HINT}") from None
 
 
 def _listener(arguments: Namespace) -> AdminClient | None:

@@ -40,7 +40,7 @@ MAX_FILE_BYTES = 1_000_000
 """Longest configuration file. A longer one is another file by mistake."""
 
 MAX_LOCATED_PROBLEMS = 20
-"""Problems of a file that get a line. Each costs the time to parse the file."""
+"""Problems of a file that get a line and a suggestion: both cost time."""
 
 _UNQUOTED = re.compile(r"""\s*[\w.-]+\s*=\s*[^\s"'\[{#]""")
 """A line with a value that is neither quoted nor a list nor a table."""
@@ -235,6 +235,9 @@ class _Reader:
                 advice = quoted(hint, raw) if option is None else ""
                 self._refuse(here, f"{error}{advice}")
         for name in filter(lambda name: name not in hints, table):
+            if len(self._loaded.problems) >= MAX_LOCATED_PROBLEMS:
+                self._refuse((*path, name), "unknown setting")
+                continue
             for found in unknown((*path, name), table[name]):
                 self._refuse(*found)
         return kind(**values)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shlex
+import shutil
+import tempfile
+from contextlib import redirect_stderr
 from pathlib import Path
 
+from proxyrelay.cli import actions
 from proxyrelay.cli import main as cli
 from tests.cli.command_case import HOST
 from tests.integration.test_twistd import TwistdTestCase
@@ -22,7 +27,10 @@ class BesideTestCase(TwistdTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.place = f"unix:{self.folder}/admin.sock"
+        # The path of a socket must be short.
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        self.place = f"unix:{folder}/admin.sock"
         self.admin = f"[admin]\nlisten = '{self.place}'\n"
 
     def serve(self, text: str) -> RelayProcess:
@@ -140,6 +148,14 @@ class CommandTests(BesideTestCase):
         status, lines = self.command("drain", "--config", self.asked)
         self.assertEqual((status, len(lines)), (1, 1), lines)
         self.assertIn(f'this one is {{"pid": {relay.pid}}}; name the', lines[0])
+
+    def test_command_without_answer_names_the_second_way(self) -> None:
+        for command in ("reload", "drain"):
+            errors = io.StringIO()
+            with redirect_stderr(errors):
+                status = cli.main([command, "--admin", self.place])
+            self.assertEqual(status, 1)
+            self.assertIn(actions.PID_HINT, errors.getvalue())
 
     def test_command_with_pid_sends_a_signal(self) -> None:
         relay = self.serve(self.admin)
