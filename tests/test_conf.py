@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from hashlib import sha256
+from ipaddress import ip_address
 from itertools import takewhile
 from pathlib import Path
 from socket import AF_UNIX, socket
@@ -174,6 +175,49 @@ class EngineTests(SynchronousTestCase):
         report = try_engine(cluster)
         self.assertEqual(report.problems + report.warnings, [])
         self.assertIn(f" {acl(cluster).partition('>PASSWORD ')[2]}\n", text)
+
+
+class TurnServerTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        text = (CONF / "turnserver.conf").read_text()
+        lines = (line.partition("=") for line in text.splitlines())
+        self.values: dict[str, list[str]] = {}
+        for name, _, value in lines:
+            self.values.setdefault(name, []).append(value)
+
+    def is_denied(self, text: str) -> bool:
+        address = ip_address(text)
+        for value in self.values["denied-peer-ip"]:
+            first, _, last = value.partition("-")
+            low, high = ip_address(first), ip_address(last or first)
+            # coturn denies all of IPv4 for a range that begins with ::.
+            self.assertNotEqual(first, "::")
+            if low.version == address.version and int(low) <= int(address) <= int(high):
+                return True
+        return False
+
+    def test_private_addresses_and_no_public_ones_are_denied(self) -> None:
+        for text in (
+            *("10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.255.255"),
+            *("127.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "240.0.0.1"),
+            *("::1", "fd00::1", "fe80::1", "::ffff:10.0.0.1", "64:ff9b::a00:1"),
+            "2002:a00:1::",
+        ):
+            self.assertTrue(self.is_denied(text), text)
+        for text in ("9.9.9.9", "11.0.0.1", "172.32.0.1", "192.169.0.1", "2a00::1"):
+            self.assertFalse(self.is_denied(text), text)
+
+    def test_server_has_no_secret_and_lets_nobody_in_without_one(self) -> None:
+        for name in ("use-auth-secret", "no-cli", "no-multicast-peers"):
+            self.assertEqual(self.values[name], [""])
+        self.assertNotIn("static-auth-secret", self.values)
+        self.assertEqual(self.values["# static-auth-secret"], [""])
+
+    def test_guide_names_the_ports(self) -> None:
+        guide = (CONF.parent / "docs/guides/turn.rst").read_text()
+        (first,), (last,) = self.values["min-port"], self.values["max-port"]
+        for words in (f"{first} to {last} ", f"{first}-{last} "):
+            self.assertIn(words, guide)
 
 
 class ContainerTests(SynchronousTestCase):

@@ -162,7 +162,7 @@ class ReferenceTests(SynchronousTestCase):
         for block in blocks:
             message = messages.decode(block.encode())
             if isinstance(message, messages.PeerConnection) and not message.error:
-                self.assertTrue(messages.is_described(message), block)
+                self.assertIsNotNone(messages.sdp_of(message), block)
         assert isinstance(message, messages.PeerConnection)
         self.assertEqual(message.error, UNKNOWN.format(message.peer_uuid))
 

@@ -99,6 +99,10 @@ EVENTS: Mapping[str, str] = {
     "probed": "A connection was closed by its client, which had sent nothing.",
     "slowed": "A client sends faster than it may, and is read from more slowly.",
     "deaf": "A client came back, and answers no offers since.",
+    "private_only": "A client offers private addresses only. Each registration has one "
+    "line at most.",
+    "unconnected": "Two clients exchange offers and answers again and again: they do "
+    "not connect. There is one line when it begins.",
     "forwarded": "An offer or answer was handed to its receiver.",
     "returned": "An offer or answer went back to its sender with an error.",
     "held": "An offer waits for its receiver to come back.",
@@ -155,7 +159,7 @@ FIELDS: Mapping[str, str] = {
     "reason": "Why, in the words that the log or the client gets.",
     "received": "Messages of others that reached the client.",
     "seconds": "How long it was connected, how long the offer waited for its outcome, "
-    "or how long the relay drains.",
+    "how long the relay drains, or in which time a pair has exchanged its offers.",
     "sent": "Messages of the client that reached their receivers.",
     "shielded": "Messages of the client that were dropped.",
     "signal": "The name of the signal.",

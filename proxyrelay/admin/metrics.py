@@ -33,6 +33,7 @@ from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.auth.stats import CacheResult, IntrospectionOutcome
 from proxyrelay.errors import PolicyViolation, Refusal
 from proxyrelay.switchboard import events
+from proxyrelay.switchboard.candidates import WORDS, Cause
 from proxyrelay.switchboard.events import BounceReason
 from proxyrelay.switchboard.offers import DropReason
 from proxyrelay.switchboard.peer import LeaveReason
@@ -56,6 +57,8 @@ def _survival(read: Callable[[Survival], Any]) -> Callable[[View], Any]:
 
 _DROP_REASONS: dict[Enum, str] = {why: why.name.lower() for why in DropReason}
 
+_CAUSES = {cause: cause.name.lower() for cause in Cause}
+
 _PHASES = {phase: phase.name.lower() for phase in Phase if phase is not Phase.GONE}
 
 
@@ -74,6 +77,11 @@ def _closes(view: View) -> Values:
 def _deaf(view: View) -> Values:
     found = (peer.registration for peer in view.factory.registry)
     return sum(one is not None and one.deaf for one in found)
+
+
+def _unconnected(view: View) -> Values:
+    found = view.unconnected()
+    return {(word,): found[cause] for cause, word in _CAUSES.items()}
 
 
 _VERSIONS = (
@@ -135,6 +143,28 @@ METRICS = (
         "unanswered_offers_max",
         "The most offers in a row that a registered client left unanswered.",
         lambda view: view.unanswered().most,
+    ),
+    gauge(
+        "candidate_clients",
+        "Registered clients by the kinds of candidates that their last offer or answer "
+        "carried. One client may count several times.",
+        lambda view: {(kind,): n for kind, n in view.reach().candidates.items()},
+        ("kind",),
+        tuple(WORDS.values()),
+    ),
+    gauge(
+        "private_only_clients",
+        "Registered clients that offer private addresses only: peers on other networks "
+        "cannot reach them.",
+        lambda view: view.reach().private_only,
+    ),
+    gauge(
+        "unconnected_pairs",
+        "Pairs of clients that exchange offers and answers again and again, by the "
+        "likely cause.",
+        _unconnected,
+        ("cause",),
+        tuple(_CAUSES.values()),
     ),
     counter(
         "accepted_connections_total",

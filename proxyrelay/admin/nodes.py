@@ -13,6 +13,7 @@ from proxyrelay.admin.report import (
     NodeStatus,
     Peer,
 )
+from proxyrelay.switchboard import candidates
 
 if TYPE_CHECKING:
     from proxyrelay.cluster.member import Member
@@ -96,6 +97,7 @@ def rows(answers: Answers, now: float) -> Iterator[list[FarClient]]:
                     *(row.name, row.user, row.address, now - row.age),
                     None if row.idle is None else now - row.idle,
                     *(row.sent, row.received, row.unanswered, row.marks),
+                    candidates=candidates.words(row.candidates),
                     node=report.node,
                 )
                 for row in report.rows[start : start + ROWS_PER_BATCH]

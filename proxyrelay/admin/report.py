@@ -91,6 +91,19 @@ class Survival(Struct):
     resumed_offers: int
 
 
+class Reach(Struct):
+    """What offers and answers tell about the reach of clients.
+
+    ``candidates`` has the number of clients by the kinds of their candidates. A client
+    may have several. ``private_only`` counts those that peers on other networks cannot
+    reach, ``unconnected_pairs`` the pairs of ``/pairs``.
+    """
+
+    candidates: dict[str, int]
+    private_only: int
+    unconnected_pairs: int
+
+
 class Status(Struct):
     """The whole relay; times in seconds since 1970, durations in seconds."""
 
@@ -123,10 +136,14 @@ class Status(Struct):
     degraded: list[str] = []
     cluster: Membership | None = None
     survival: Survival | None = None
+    reach: Reach | None = None
 
 
 class Client(Struct):
-    """A registered client; times in seconds since 1970."""
+    """A registered client; times in seconds since 1970.
+
+    ``candidates`` names the kinds of its candidates, ``None`` before its first offer.
+    """
 
     uuid: str
     name: str
@@ -138,6 +155,40 @@ class Client(Struct):
     received: int
     unanswered: int
     marks: list[str]
+    candidates: list[str] | None = None
+
+
+class PairSide(Struct):
+    """A client of a pair; ``name`` is None if it is not here."""
+
+    uuid: str
+    name: str | None
+    candidates: list[str] | None
+
+
+class Pair(Struct):
+    """Two clients that do not connect; times in seconds since 1970.
+
+    ``source`` made the last offer. ``exchanges`` counts the answered offers between
+    ``since`` and ``last``. ``cause`` is the likely cause in one word, and ``text`` the
+    same in a sentence.
+    """
+
+    source: PairSide
+    target: PairSide
+    user: str
+    exchanges: int
+    since: float
+    last: float
+    cause: str
+    text: str
+
+
+class Pairs(Struct):
+    """All pairs that do not connect."""
+
+    total: int
+    pairs: list[Pair]
 
 
 class Clients(Struct):
@@ -173,7 +224,7 @@ class Nodes(Struct):
     degraded: list[str]
 
 
-class FarClient(Client):
+class FarClient(Client, kw_only=True):
     """A client of a node. Name, user and address may be missing from other nodes."""
 
     node: str

@@ -7,6 +7,7 @@
     GET  /metrics                   for Prometheus
     GET  /livez  /readyz            for supervisors and load balancers
     GET  /status  /clients          JSON
+    GET  /pairs                     JSON
     GET  /cluster                   JSON, of all nodes of a cluster
     GET  /cluster/clients           JSON, likewise
     GET  /history?since=<time>      JSON
@@ -37,7 +38,7 @@ from proxyrelay.admin.history import FIELDS, SAMPLE_INTERVAL_SECONDS, History
 from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import Metrics
 from proxyrelay.admin.recent_events import RecentEvents
-from proxyrelay.admin.report import Clients
+from proxyrelay.admin.report import Clients, Pairs
 from proxyrelay.admin.site import HEADERS, PLAIN_TEXT, PrivateRequest
 from proxyrelay.admin.view import View
 from proxyrelay.net import addresses
@@ -119,6 +120,7 @@ class Root(Resource):
             "/metrics": _Route(self._send_metrics),
             "/status": _Route(lambda asked: asked.json(view.status())),
             "/clients": _Route(self._list_clients),
+            "/pairs": _Route(self._list_pairs),
             "/cluster": _Route(self._ask_nodes),
             "/cluster/clients": _Route(self._ask_clients),
             "/history": _Route(self._send_history),
@@ -203,6 +205,10 @@ class Root(Resource):
     def _list_clients(self, request: PrivateRequest) -> int:
         total = len(self._view.factory.registry)
         return in_pieces(request, Clients(total, []), self._view.clients())
+
+    def _list_pairs(self, request: PrivateRequest) -> int:
+        total = self._view.unconnected().total()
+        return in_pieces(request, Pairs(total, []), self._view.pairs())
 
     def _send_history(self, request: PrivateRequest) -> bytes:
         return request.json(

@@ -21,7 +21,10 @@ from proxyrelay.admin.report import (
     GlobusAuth,
     Lateness,
     MessageCounts,
+    Pair,
+    PairSide,
     Quantiles,
+    Reach,
     Silence,
     Status,
     Survival,
@@ -30,7 +33,9 @@ from proxyrelay.auth.authenticator import GlobusAuthenticator
 from proxyrelay.net.clock import Clock
 from proxyrelay.net.timing import Timing, quantile
 from proxyrelay.observe.counters import RelayCounters
-from proxyrelay.switchboard import events
+from proxyrelay.switchboard import candidates, events
+from proxyrelay.switchboard.candidates import Cause, Kinds
+from proxyrelay.switchboard.pairs import PairState
 from proxyrelay.switchboard.relay import marks
 from proxyrelay.websocket.protocol import RelayProtocol
 from proxyrelay.websocket.state import RelayState
@@ -168,7 +173,48 @@ class View:
             degraded=self.degraded,
             cluster=None if self.member is None else nodes.state(self.member),
             survival=self.survival,
+            reach=self.reach(),
         )
+
+    def reach(self) -> Reach:
+        """What offers and answers tell about the reach of clients."""
+        found = (peer.registration for peer in self.factory.registry)
+        kinds, private_only = candidates.count(
+            one.candidates for one in found if one is not None
+        )
+        return Reach(kinds, private_only, len(self._pairs()))
+
+    def unconnected(self) -> Counter[Cause]:
+        """Number of pairs that do not connect, by the likely cause."""
+        return Counter(pair.cause for pair in self._pairs())
+
+    def _pairs(self) -> list[PairState]:
+        return self.factory.relay.broker.reach.pairs.unconnected()
+
+    def pairs(self) -> Iterator[list[Pair]]:
+        """All pairs that do not connect, in batches."""
+        pairs = iter(self._pairs())
+        while batch := list(islice(pairs, CLIENTS_PER_BATCH)):
+            yield list(map(self._pair, batch))
+
+    def _pair(self, pair: PairState) -> Pair:
+        ahead = self.wall() - self._clock.seconds()
+        return Pair(
+            self._side(pair.source, pair.source_kinds),
+            self._side(pair.target, pair.target_kinds),
+            user=self.relay.pseudonyms.user(pair.user),
+            exchanges=pair.count,
+            since=ahead + pair.began,
+            last=ahead + pair.times[-1],
+            cause=pair.cause.name.lower(),
+            text=pair.cause.value,
+        )
+
+    def _side(self, uuid: str, kinds: Kinds) -> PairSide:
+        peer = self.factory.registry.get(uuid)
+        held = None if peer is None else peer.registration
+        name = None if held is None else held.name
+        return PairSide(uuid, name, candidates.words(kinds))
 
     def unanswered(self) -> Silence:
         """Clients that left their last offers unanswered."""
@@ -200,6 +246,7 @@ class View:
                 received=registration.received,
                 unanswered=registration.unanswered,
                 marks=marks(registration) + ["slowed"] * peer.slowed,
+                candidates=candidates.words(registration.candidates),
             )
 
 

@@ -11,14 +11,14 @@ from urllib.parse import quote
 
 import msgspec
 
-from proxyrelay.admin.report import Clients, FarClients, Nodes, Status
+from proxyrelay.admin.report import Clients, FarClients, Nodes, Pairs, Status
 from proxyrelay.config import ALL_INTERFACES, Secret
 from proxyrelay.errors import NotDone, Unanswered
 
 STEP_TIMEOUT_SECONDS = 10
 """Timeout of each step of a request."""
 
-Report = TypeVar("Report", Status, Clients, Nodes, FarClients)
+Report = TypeVar("Report", Status, Clients, Nodes, FarClients, Pairs)
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 
@@ -82,6 +82,10 @@ class AdminClient:
     def clients(self) -> Clients:
         """All clients of the relay."""
         return self._report("/clients", Clients)
+
+    def pairs(self) -> Pairs:
+        """All pairs of clients that do not connect."""
+        return self._report("/pairs", Pairs)
 
     def nodes(self) -> Nodes:
         """State of all nodes of the relay's cluster."""

@@ -21,6 +21,7 @@ from proxyrelay.cli import (
     restart,
     status,
     terminal,
+    turn,
 )
 from proxyrelay.errors import (
     ConfigError,
@@ -121,12 +122,33 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--admin": {"metavar": "ADDRESS", "help": "override admin.listen"},
     "--token-file": {"type": Path, "help": "override admin.token_file"},
+    "--pairs": {
+        "action": "store_true",
+        "help": "list the pairs of clients that do not connect",
+    },
     "--all": {"action": "store_true", "help": "ask all relays of its cluster"},
     "--json": {"action": "store_true", "help": "print the answer as JSON"},
     "uuid": {"metavar": "UUID", "help": "UUID of the client"},
     "shell": {"choices": completion.SHELLS, "help": "the shell"},
     "--client-id": {"help": "client ID of the application"},
     "--client-secret-file": {"type": Path, "help": "file with its secret"},
+    "--secret-file": {
+        "type": Path,
+        "required": True,
+        "help": "file with static-auth-secret of the TURN server",
+    },
+    "--user": {"type": turn.user, "help": "name for the quota of the TURN server"},
+    "--lifetime": {
+        "type": turn.lifetime,
+        "default": "30d",
+        "help": "time until the credentials expire, such as 30d, 12h or 3600 seconds "
+        "(default: %(default)s)",
+    },
+    "url": {
+        "type": turn.ice_urls,
+        "metavar": "URL",
+        "help": "TURN server, such as turn:turn.example.org:3478",
+    },
 }
 """Options and arguments of the commands, by their spellings. Those of one command alone
 have its name in front."""
@@ -161,9 +183,10 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
         status.status,
         ("--all", "--watch", "--interval", *_LISTENER, "--json"),
     ),
-    "clients": (status.clients, ("--all", *_LISTENER, "--json")),
+    "clients": (status.clients, ("--all", "--pairs", *_LISTENER, "--json")),
     "disconnect": (status.disconnect, ("uuid", *_LISTENER)),
     "completion": (completion.completion, ("shell",)),
+    "turn": (turn.turn, ("--secret-file", "--user", "--lifetime", "url")),
 }
 
 GLOBUS_COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {

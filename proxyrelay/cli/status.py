@@ -24,7 +24,10 @@ from proxyrelay.admin.report import (
     Membership,
     Nodes,
     NodeStatus,
+    Pairs,
+    PairSide,
     Quantiles,
+    Reach,
     Status,
     Survival,
 )
@@ -85,13 +88,21 @@ def clients(arguments: Namespace) -> int:
 
     Asks the private listener of a running relay for its clients. With --all, the relay
     asks all relays of its cluster, and names those that do not reply, or list only some
-    of their clients. Exits with 1 if it does not answer.
+    of their clients. With --pairs, lists the pairs of clients that exchange offers and
+    answers again and again, so that they do not connect. Exits with 1 if it does not
+    answer.
 
     Example:
         proxyrelay clients --config relay.toml
     """
+    if arguments.pairs and arguments.all:
+        raise Unanswered("--pairs is about one relay: leave out --all")
     relay = client(arguments)
-    if arguments.json:
+    if arguments.pairs and arguments.json:
+        print(plain_json(relay.get("/pairs")))
+    elif arguments.pairs:
+        print(*pair_lines(relay.pairs(), time.time()), sep="\n")
+    elif arguments.json:
         path = "/cluster/clients" if arguments.all else "/clients"
         print(plain_json(relay.get(path)))
     else:
@@ -244,12 +255,23 @@ def status_lines(status: Status) -> list[str]:
     if status.globus is not None:
         asked = status.globus.breaker == "closed"
         lines.append(f"globus: {'answers' if asked else 'does not answer'}")
+    if status.reach is not None:
+        lines += _reach_lines(status.reach)
     if status.survival is not None:
         lines.append(_survival_line(status.survival))
     lines += (f"degraded: {plain(reason)}" for reason in status.degraded)
     if status.cluster is not None:
         lines += _cluster_lines(status.cluster)
     return lines
+
+
+def _reach_lines(reach: Reach) -> Iterator[str]:
+    found = {kind: count for kind, count in reach.candidates.items() if count}
+    yield f"candidates: {_counts(found)}"
+    yield (
+        f"reach: {reach.private_only} clients offer private addresses only, "
+        f"{reach.unconnected_pairs} pairs do not connect"
+    )
 
 
 def _survival_line(survival: Survival) -> str:
@@ -311,11 +333,14 @@ def client_lines(listed: Clients | FarClients, now: float) -> Iterator[str]:
     yield from clients_head(listed)
     for client in sorted(listed.clients, key=lambda client: client.since):
         marks = f": {', '.join(map(plain, client.marks))}" if client.marks else ""
+        found = ""
+        if client.candidates is not None:
+            found = f"; candidates: {_kinds(client.candidates)}"
         yield (
             f"{plain(client.uuid)} {_whose(client)} for "
             f"{_duration(now - client.since)} (messages: {client.sent} sent, "
             f"{client.received} received; last offer: {_last_offer(client, now)}; "
-            f"unanswered: {client.unanswered}){marks}"
+            f"unanswered: {client.unanswered}{found}){marks}"
         )
 
 
@@ -330,7 +355,7 @@ def clients_head(listed: Clients | FarClients) -> Iterator[str]:
 
 CLIENT_HEADS = (
     *("UUID", "name", "user", "from", "for", "sent", "received"),
-    *("last offer", "unanswered", "marks"),
+    *("last offer", "unanswered", "candidates", "marks"),
 )
 
 
@@ -344,7 +369,8 @@ def client_rows(listed: Clients | FarClients, now: float) -> Iterator[list[str]]
             *(plain(client.uuid), plain(client.name), plain(client.user), place),
             *(_duration(now - client.since), f"{client.sent:,}"),
             *(f"{client.received:,}", _last_offer(client, now)),
-            *(f"{client.unanswered:,}", ", ".join(map(plain, client.marks))),
+            *(f"{client.unanswered:,}", " ".join(map(plain, client.candidates or ()))),
+            ", ".join(map(plain, client.marks)),
         ]
 
 
@@ -352,6 +378,26 @@ def _last_offer(client: Client, now: float) -> str:
     if client.last_offer is None:
         return "never"
     return f"{_duration(now - client.last_offer)} ago"
+
+
+def _kinds(words: list[str] | None) -> str:
+    return "unknown" if words is None else _listed(words)
+
+
+def pair_lines(listed: Pairs, now: float) -> Iterator[str]:
+    """Pairs that do not connect; ``now`` in seconds since 1970."""
+    yield f"pairs that do not connect: {listed.total}"
+    for pair in listed.pairs:
+        yield (
+            f"{_side(pair.source)} and {_side(pair.target)} user={pair.user!a}: "
+            f"{pair.exchanges} answered offers in {_duration(pair.last - pair.since)}, "
+            f"the last {_duration(now - pair.last)} ago: {plain(pair.text)}"
+        )
+
+
+def _side(side: PairSide) -> str:
+    name = "away" if side.name is None else f"name={side.name!a}"
+    return f"{plain(side.uuid)} {name} ({_kinds(side.candidates)})"
 
 
 def _whose(client: Client) -> str:

@@ -66,12 +66,17 @@ class Answered(Envelope, tag="answer"):
         source: UUID of the client that made the offer.
         target: UUID of the client that answers.
         text: The message as it came.
+        age: Seconds since that client has registered; None from older versions.
+        candidates: Kinds of its candidates, as `proxyrelay.switchboard.candidates` has
+            them.
     """
 
     number: int
     source: str
     target: str
     text: bytes
+    age: float | None = None
+    candidates: int = 0
 
 
 class Returned(Envelope, tag="nack"):
@@ -139,6 +144,8 @@ class Row(msgspec.Struct, array_like=True, gc=False):
         name: What it calls itself; empty in a message that is not sealed.
         user: Its user, likewise.
         address: Its address, likewise.
+        candidates: Kinds of its candidates, as `proxyrelay.switchboard.candidates` has
+            them.
     """
 
     uuid: str
@@ -151,6 +158,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     name: str = ""
     user: str = ""
     address: str = ""
+    candidates: int = 0
 
 
 class Report(Envelope, tag="report"):

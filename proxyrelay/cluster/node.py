@@ -143,6 +143,8 @@ class Node:
                 source=offer.source,
                 target=offer.target,
                 text=sent.text,
+                age=self._clock() - sent.registration.registered_at,
+                candidates=sent.registration.candidates,
             ),
             partial(self._answer_sent, sent, offer),
         )
@@ -392,10 +394,17 @@ class Node:
         message: codec.Offered | codec.Answered,
         request: PeerConnection,
     ) -> Sent:
-        # An offer of a client that has registered anew may be crossed.
-        is_new = isinstance(message, codec.Offered) and not message.is_connected
-        since = math.inf if is_new else -math.inf
-        registered = Registration(request.source_uuid, "", False, since)
+        kinds, since = 0, -math.inf
+        if isinstance(message, codec.Answered):
+            kinds = message.candidates
+            if message.age is not None:
+                since = self._clock() - message.age
+        elif not message.is_connected:
+            # An offer of a client that has registered anew may be crossed.
+            since = math.inf
+        registered = Registration(
+            request.source_uuid, "", False, since, candidates=kinds
+        )
         node = message.node
         origin = FarSender(user, f"node {node}", node, message.number, registered)
         return Sent(origin, registered, request, message.text)

@@ -259,6 +259,7 @@ class Queries:
             now - held.registered_at,
             None if offered is None else now - offered,
             *(held.sent, held.received, held.unanswered, marks(held)),
+            candidates=held.candidates,
         )
         if is_named:
             row.name, row.address = held.name, peer.address

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import structs
 from twisted.application.service import MultiService
-from twisted.internet import defer
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -339,10 +339,8 @@ class RelayService(MultiService):
     @property
     def can_restart(self) -> bool:
         """Whether the next process can go on with the connections."""
-        if self.survival is None or self._contexts is not None:
-            return False  # no connection over TLS is kept
         is_last = self.state >= RelayState.DRAINING  # another relay has taken over
-        return self.survival.works and not is_last
+        return self.survival is not None and self.survival.works and not is_last
 
     def stopService(self) -> Deferred[None]:
         """Stop accepting, and close every connection with 1001.
@@ -364,7 +362,9 @@ class RelayService(MultiService):
         closed = self.ports.close(is_restart=self.is_restarting)
         if survival is not None and self.is_restarting:
             self._crossing.stop()
-            gone = self.factory.stop(RESTART_SECONDS, survival.staying)
+            stop = self.config.timeouts.stop
+            seconds = RESTART_SECONDS if self._contexts is None else stop
+            gone = self.factory.stop(seconds, survival.staying)
             survival.suspend(self.factory.relay)
         else:
             gone = self.factory.stop(self.config.timeouts.stop)
@@ -393,7 +393,7 @@ class RelayService(MultiService):
         """Wait until the supervisor has been told of all that it is to keep."""
         try:
             await survival.sent().addTimeout(self.config.timeouts.stop, self._clock)
-        except defer.TimeoutError:
+        except TimedOut:
             log.error(
                 "the supervisor does not read: connections may be lost",
                 event="store_silent",

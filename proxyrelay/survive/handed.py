@@ -89,11 +89,14 @@ def _close(numbers: list[int]) -> None:
 def _is_connection(number: int) -> bool:
     """Whether a descriptor is a TCP socket that does not listen."""
     try:
-        with socket.socket(fileno=os.dup(number)) as found:
-            return (
-                found.family in {socket.AF_INET, socket.AF_INET6}
-                and found.type == socket.SOCK_STREAM
-                and not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            )
+        found = socket.socket(fileno=number)
     except OSError:
         return False
+    try:
+        return (
+            found.family in {socket.AF_INET, socket.AF_INET6}
+            and found.type == socket.SOCK_STREAM
+            and not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        )
+    finally:
+        found.detach()

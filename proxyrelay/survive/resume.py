@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from socket import socket
-from typing import Protocol
+from typing import Protocol, cast
 
 from twisted.logger import Logger
 
@@ -92,8 +92,8 @@ def resume(
         slot, entry = found.pop(inode)
         carried = suspended.get(inode)
         is_torn = slot.is_marked and carried is None
-        peer = revive(socket(fileno=number), entry.record, carried, is_torn)
-        if peer.registration is None:  # out of step
+        peer = _revived(relay, revive, number, entry.record, carried, is_torn)
+        if peer is None or peer.registration is None:  # out of step
             memory.connections.clear(slot.number)
             stray.add(name)
             outcome.lost += 1
@@ -114,6 +114,27 @@ def resume(
     for peer in revived:
         peer.proceed()
     return outcome
+
+
+def _revived(
+    relay: Relay,
+    revive: Revive,
+    number: int,
+    record: Record,
+    carried: Suspended | None,
+    is_torn: bool,
+) -> RelayProtocol | None:
+    """Revive a connection; None after a defect, which must not end all the others."""
+    connected = socket(fileno=number)
+    try:
+        return revive(connected, record, carried, is_torn)
+    except Exception:
+        log.failure("a connection of the process before cannot go on")
+    broken = cast(RelayProtocol | None, relay.registry.get(record.uuid))
+    if broken is not None:
+        broken.drop("cannot go on")
+    connected.close()
+    return None
 
 
 def _entries(keeper: Keeper) -> dict[int, tuple[Slot, Connection]]:

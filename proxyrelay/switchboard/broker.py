@@ -13,6 +13,7 @@ from proxyrelay.switchboard.events import BounceReason, ForwardObserver, Observe
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.offers import DropReason, Offer
 from proxyrelay.switchboard.peer import Peer, Sent, share_of
+from proxyrelay.switchboard.reach import Reach
 from proxyrelay.switchboard.registry import Registry
 from proxyrelay.switchboard.user import ANONYMOUS
 
@@ -48,6 +49,7 @@ class Broker:
     ) -> None:
         self.settings = settings
         self.table = undelivered.table
+        self.reach = Reach(observer, clock)
         self._find = registry.get
         self._left = registry.left
         self._undelivered = undelivered
@@ -72,6 +74,7 @@ class Broker:
             if deaf is not None and settings.close_deaf:
                 self._refuse(deaf, Deaf())
         self.table.forget(now)
+        self.reach.tick()
 
     def _put_down(self) -> None:
         """Empty the table after the shield is turned off: answers need no offer."""
@@ -100,17 +103,20 @@ class Broker:
         if message.source_uuid != registration.uuid:
             undelivered.send_back(sent, BounceReason.SOURCE)
         elif not self.settings.shield:
+            self.reach.look(sent)
             why = self._deliver(sent)
             if why is not None:
                 undelivered.send_back(sent, why)
         elif message.error is not None:
             undelivered.drop(sent, DropReason.ERROR)
-        elif not messages.is_described(message):
+        elif (sdp := messages.sdp_of(message)) is None:
             self._forward_undescribed(sent)
-        elif message.description_type == "answer":
-            self._forward_answer(sent)
         else:
-            self._forward_offer(sent)
+            self.reach.look(sent, sdp)
+            if message.description_type == "answer":
+                self._forward_answer(sent)
+            else:
+                self._forward_offer(sent)
 
     def _deliver(self, sent: Sent, offer: Offer | None = None) -> BounceReason | None:
         """Hand a message to its receiver, or say why that cannot be."""
@@ -171,8 +177,15 @@ class Broker:
             # The error makes the sender end its half of the connection. The next
             # offer of its peer would fail on that half.
             undelivered.send_back(sent, why, offer)
-        elif self.settings.crossing:
-            self.table.mark_connected(offer.source, offer.target, self._clock())
+        else:
+            self._note_answered(sent, offer)
+
+    def _note_answered(self, sent: Sent, offer: Offer) -> None:
+        now, source = self._clock(), self._find(offer.source)
+        if self.settings.crossing:
+            self.table.mark_connected(offer.source, offer.target, now)
+        if source is not None and offer.origin is None:
+            self.reach.answered(offer, source, sent.registration, now)
 
     def _forward_offer(self, sent: Sent) -> None:
         source, target = sent.message.source_uuid, sent.message.peer_uuid
@@ -286,8 +299,8 @@ class Broker:
         if self._undelivered.is_late(offer):
             return None
         why = self._deliver(sent, offer)
-        if why is None and self.settings.crossing:
-            self.table.mark_connected(offer.source, offer.target, self._clock())
+        if why is None:
+            self._note_answered(sent, offer)
         return why
 
     def await_arrival(self, offer: Offer, text: bytes) -> None:

@@ -221,6 +221,39 @@ class Deafness(ClientEvent, frozen=True):
     seconds: float
 
 
+class PrivateOnly(ClientEvent, frozen=True):
+    """A client's candidates have private addresses only. One line a registration."""
+
+    event = "private_only"
+    format = (
+        "offers of {uuid} name={name!a} user={user!a} from {address} carry private "
+        "addresses only: peers on other networks cannot reach it (is STUN blocked?)"
+    )
+
+
+class Unconnected(Event, frozen=True):
+    """Two clients exchange offers and answers again and again: they do not connect."""
+
+    event = "unconnected"
+    level = "warn"
+    format = (
+        "{source} and {target} of user={user!a} do not connect: {count} offers were "
+        "answered in {seconds:.0f} s; {reason}; see docs/guides/no-connection.rst"
+        "{_untold}"
+    )
+    fields = ("source", "target", "user", "count", "seconds", "reason")
+    page = "{source} and {target} do not connect: {reason}"
+    is_routine = True
+    burst = 10
+
+    source: str
+    target: str
+    user: str
+    count: int
+    seconds: float
+    reason: str
+
+
 # -- messages
 
 

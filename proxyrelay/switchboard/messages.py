@@ -119,8 +119,8 @@ _description_decoder: msgspec.json.Decoder[Description] = msgspec.json.Decoder(
 )
 
 
-def is_described(message: PeerConnection) -> bool:
-    """Check the shape of a session description.
+def sdp_of(message: PeerConnection) -> str | None:
+    """The session description, or None if the description has the wrong shape.
 
     Stock clients end on any other shape, in every release: on text that is no JSON
     object, on a missing, mistyped or further field, and on a type that differs from
@@ -129,8 +129,9 @@ def is_described(message: PeerConnection) -> bool:
     try:
         description = _description_decoder.decode(message.description)
     except msgspec.MsgspecError:
-        return False
-    return description.type == message.description_type
+        return None
+    is_of_type = description.type == message.description_type
+    return description.sdp if is_of_type else None
 
 
 def decode(payload: bytes, *, binary: bool = False) -> ClientMessage:

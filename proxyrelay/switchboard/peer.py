@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from proxyrelay.switchboard.candidates import Kinds
 from proxyrelay.switchboard.messages import PeerConnection
 from proxyrelay.switchboard.user import ANONYMOUS, User
 
@@ -58,6 +59,9 @@ class Registration(msgspec.Struct, gc=False):
         deaf: Whether the client seems to read nothing.
         last_offer: Arrival of its last offer that was passed on, in seconds of the
             relay's clock; None before the first, and without the shield.
+        candidates: Kinds of its candidates, as of the last look.
+        look_due: Time from which on they are looked at again, on the relay's clock.
+        is_private_told: Whether the log says that it offers private addresses only.
     """
 
     uuid: str
@@ -73,6 +77,9 @@ class Registration(msgspec.Struct, gc=False):
     unheard: frozenset[str] = frozenset()
     deaf: bool = False
     last_offer: float | None = None
+    candidates: Kinds = 0
+    look_due: float = 0.0
+    is_private_told: bool = False
 
 
 class Sender(Protocol):

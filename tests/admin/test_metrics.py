@@ -32,9 +32,11 @@ from proxyrelay.observe import log as logs
 from proxyrelay.survive.resume import Outcome
 from proxyrelay.survive.survival import Survival
 from proxyrelay.switchboard.events import BounceReason
+from proxyrelay.switchboard.pairs import EXCHANGES
 from proxyrelay.switchboard.peer import LeaveReason
 from proxyrelay.websocket.handshake import plain_upgrade
 from proxyrelay.websocket.state import RelayState
+from tests.support.candidates import candidate, description
 from tests.support.certificates import Authority
 from tests.support.frames import CLOSE, PING, TEXT, frame
 from tests.support.globus import CLIENT_ID, TOKEN, PendingAgent, active, globus
@@ -150,6 +152,21 @@ class MetricsTestCase(WatchedTestCase):
             if len(self.agent.requests) < 10:
                 self.connect(BEARER)
 
+    def a_private_offer(self) -> None:
+        self.serve()
+        one, _ = self.pair()
+        self.look()
+        self.send(one, offer(sdp=PRIVATE))
+
+    def a_pair_that_does_not_connect(self) -> None:
+        self.serve()
+        one, other = self.pair()
+        self.look()
+        for _ in range(EXCHANGES):
+            self.send(one, offer(sdp=PRIVATE))
+            self.reactor.advance(2)
+            self.send(other, answer(sdp=PRIVATE))
+
     def a_new_certificate(self) -> None:
         self.serve(pair=Authority().pair())
         self.look()
@@ -165,6 +182,8 @@ class MetricsTestCase(WatchedTestCase):
 
 
 Case = MetricsTestCase
+
+PRIVATE = description(candidate("192.168.1.7"))
 
 Scenario = Callable[[Any], None]
 
@@ -281,6 +300,9 @@ MOVED: Mapping[str, Scenario] = {
     "deaf_clients": Case.a_silence,
     "unanswered_clients": Case.a_silence,
     "unanswered_offers_max": Case.a_silence,
+    "candidate_clients": Case.a_private_offer,
+    "private_only_clients": Case.a_private_offer,
+    "unconnected_pairs": Case.a_pair_that_does_not_connect,
     "accepted_connections_total": CONNECTS,
     "registrations_total": REGISTERS,
     "departures_total": step(Case.lose, Case.registered),

@@ -197,7 +197,7 @@ class ClusterClientsTests(NodesTestCase, TestCase):
         return msgspec.json.decode(answer.whole, type=FarClients)
 
     async def test_clients_of_all_nodes_are_listed_in_batches(self) -> None:
-        one = codec.Row(A, 60, None, 1, 2, 3, [], "a")
+        one = codec.Row(A, 60, None, 1, 2, 3, [], "a", candidates=3)
         rows = [one, codec.Row(B, 1, 0, 0, 0, 0, [])]
         self.patch(nodes, "ROWS_PER_BATCH", 1)
         self.answered(report("n2:b", 3, rows=rows), silent=("n3:c",))
@@ -205,6 +205,8 @@ class ClusterClientsTests(NodesTestCase, TestCase):
         self.assertEqual((listed.total, listed.silent), (3, ["n3:c"]))
         self.assertEqual((listed.cut, listed.degraded), (["n2:b"], [AWAY]))
         first, second = listed.clients
+        kinds = [each.candidates for each in listed.clients]
+        self.assertEqual(kinds, [["host"], None])
         self.assertEqual((first.uuid, first.node, first.name), (A, "n2:b", "a"))
         self.assertEqual((first.since, first.last_offer), (START - 60, None))
         self.assertEqual((second.uuid, second.last_offer), (B, START))

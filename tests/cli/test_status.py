@@ -6,6 +6,7 @@ import io
 import json
 import os
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import chain
 from typing import Any, cast
 
 import msgspec
@@ -24,18 +25,25 @@ from proxyrelay.admin.report import (
     MessageCounts,
     Nodes,
     NodeStatus,
+    Pair,
+    Pairs,
+    PairSide,
     Peer,
     Quantiles,
+    Reach,
     Silence,
     Status,
     Survival,
 )
 from proxyrelay.cli.status import (
+    CLIENT_HEADS,
     CURSOR_HOME,
     ERASE_BELOW,
     ERASE_LINE,
     client_lines,
+    client_rows,
     node_lines,
+    pair_lines,
     plain_json,
     status_line,
     status_lines,
@@ -91,6 +99,17 @@ NODES = Nodes(
 )
 
 CLIENT = Client(A, "a", "jo", "192.0.2.1:1", NOW - 61, None, 1, 2, 0, [])
+
+PAIR = Pair(
+    PairSide(A, "a", ["host"]),
+    PairSide(B, None, None),
+    user="jo",
+    exchanges=4,
+    since=NOW - 140,
+    last=NOW - 20,
+    cause="stun",
+    text="is STUN blocked?",
+)
 
 
 class LinesTests(SynchronousTestCase):
@@ -228,10 +247,45 @@ class LinesTests(SynchronousTestCase):
             ],
         )
 
+    def test_client_lines_show_candidates_that_are_known(self) -> None:
+        for candidates, end in (
+            (None, "unanswered: 0)"),
+            ([], "unanswered: 0; candidates: none)"),
+            (["host", "mdns"], "unanswered: 0; candidates: host, mdns)"),
+        ):
+            listed = Clients(1, [replace(CLIENT, candidates=candidates)])
+            (_, line) = client_lines(listed, NOW)
+            self.assertTrue(line.endswith(end), line)
+
+    def test_status_lines_have_the_reach_of_clients(self) -> None:
+        reach = Reach({"host": 3, "srflx": 0, "private_ipv4": 2}, 1, 4)
+        self.assertEqual(
+            status_lines(replace(STATUS, reach=reach))[-2:],
+            [
+                "candidates: host 3, private_ipv4 2",
+                "reach: 1 clients offer private addresses only, 4 pairs do not connect",
+            ],
+        )
+
+    def test_pair_lines_have_both_sides_and_the_cause(self) -> None:
+        self.assertEqual(
+            list(pair_lines(Pairs(1, [PAIR]), NOW)),
+            [
+                "pairs that do not connect: 1",
+                f"{A} name='a' (host) and {B} away (unknown) user='jo': 4 answered "
+                "offers in 2 min 0 s, the last 20 s ago: is STUN blocked?",
+            ],
+        )
+
     def test_lines_of_evil_texts_control_no_terminal(self) -> None:
         evil = replace(
-            CLIENT, uuid=EVIL, name=EVIL, user=EVIL, address=EVIL, marks=[EVIL]
+            CLIENT,
+            **dict.fromkeys(("uuid", "name", "user", "address"), EVIL),
+            marks=[EVIL],
+            candidates=[EVIL],
         )
+        side = PairSide(EVIL, EVIL, [EVIL])
+        pair = replace(PAIR, source=side, target=side, user=EVIL, cause=EVIL, text=EVIL)
         status = replace(
             STATUS,
             version=EVIL,
@@ -242,19 +296,32 @@ class LinesTests(SynchronousTestCase):
             returned={EVIL: 1},
             degraded=[EVIL],
             cluster=Membership(EVIL, True, 1, 0, [Peer(EVIL, EVIL, False, True)]),
+            reach=Reach({EVIL: 1}, 0, 0),
         )
         node = NodeStatus(EVIL, False, False, EVIL, 1, 1, 1, True, False)
         nodes = Nodes(EVIL, [node, NodeStatus(EVIL, silent=True)], [EVIL], [EVIL])
         far = FarClient(**msgspec.structs.asdict(evil), node=EVIL)
         for line in (
             *client_lines(Clients(1, [evil]), NOW),
+            *chain(*client_rows(Clients(1, [evil]), NOW)),
+            *chain(*client_rows(FarClients(1, [], [], [], [far]), NOW)),
             *client_lines(FarClients(1, [EVIL], [EVIL], [EVIL], [far]), NOW),
             *status_lines(status),
+            *pair_lines(Pairs(1, [pair]), NOW),
             *node_lines(nodes),
             status_line(status),
             *plain_json(msgspec.json.encode(evil)).splitlines(),
         ):
             self.assertTrue(line.isascii() and line.isprintable(), ascii(line))
+
+    def test_rows_have_a_cell_for_each_head(self) -> None:
+        offered = replace(CLIENT, last_offer=NOW - 5, candidates=["host", "private"])
+        for client in (CLIENT, offered):
+            (row,) = client_rows(Clients(1, [client]), NOW)
+            found = dict(zip(CLIENT_HEADS, row, strict=True))
+            self.assertEqual(found["UUID"], client.uuid)
+        self.assertEqual(found["last offer"], "5 s ago")
+        self.assertEqual(found["candidates"], "host private")
 
     def test_plain_json_keeps_the_values(self) -> None:
         body = msgspec.json.encode(replace(CLIENT, name=EVIL))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.cluster import codec
@@ -12,8 +13,11 @@ from proxyrelay.cluster.claims import BATCH
 from proxyrelay.config import Offers
 from proxyrelay.errors import TryAgainLater
 from proxyrelay.switchboard import delivery
+from proxyrelay.switchboard.candidates import kinds_of
+from proxyrelay.switchboard.pairs import EXCHANGES
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from tests.cluster.fake import FakeEngine, FakeNode, StockClient, settle
+from tests.support.candidates import candidate, description
 from tests.support.recording import A, B, answer, offer, registration
 
 USER, OTHER = User("one"), User("other")
@@ -620,3 +624,48 @@ class UserHashTests(SynchronousTestCase):
         self.assertNotEqual(hashed_user("a", "sub"), hashed_user("b", "sub"))
         self.assertEqual(hashed_user("a", ANONYMOUS.sub), "-")
         self.assertNotIn("sub", hashed_user("a", "sub"))
+
+
+class ReachTests(NodeTestCase):
+    """Pairs of clients of two nodes that do not connect."""
+
+    lan = description(candidate("192.168.1.7"))
+
+    def exchange(self, source: StockClient, target: StockClient) -> None:
+        """Let a minute pass, and exchange an offer and its answer."""
+        self.engine.now += 60
+        self.offer(source, target.uuid, self.lan)
+        self.wake()
+        self.answer(target, source.uuid)
+        self.settle()
+
+    def unconnected(self) -> list[list[tuple[str, int]]]:
+        """The pairs of each node: who answers, and with which candidates."""
+        tables = (node.relay.broker.reach.pairs for node in self.nodes)
+        return [
+            [(pair.target, pair.target_kinds) for pair in table.unconnected()]
+            for table in tables
+        ]
+
+    def test_pair_is_known_where_the_offers_come_from(self) -> None:
+        a, b = self.client(A, 0), self.client(B, 1)
+        for _ in range(EXCHANGES):
+            self.assertEqual(self.unconnected(), [[], []])
+            self.exchange(a, b)
+        self.assertEqual(self.unconnected(), [[(B, kinds_of(self.lan))], []])
+
+    def test_pair_begins_anew_when_the_other_side_registers(self) -> None:
+        a, b = self.client(A, 0), self.client(B, 1)
+        for _ in range(3):
+            self.exchange(a, b)
+            self.exchange(a, b)
+            b.leave()
+            self.settle()
+            self.engine.now += 1
+            b = self.client(B, 1)
+        self.assertEqual(self.unconnected(), [[], []])
+
+    def test_answer_of_an_older_version_is_read(self) -> None:
+        fields = ["answer", 1, "n", 7, A, B, b"text"]
+        found = codec.decode(msgspec.msgpack.encode(fields))
+        self.assertEqual(found, codec.Answered(1, "n", 7, A, B, b"text"))

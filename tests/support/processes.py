@@ -165,6 +165,8 @@ os.execv(command[0], command)
 class RelayProcess(Process):
     """A relay under twistd that listens at ``url``; a listener is handed over.
 
+    A prefix is a command that runs the relay, such as ``nsenter``.
+
     Raises:
         AssertionError: It does not come to serve.
     """
@@ -175,9 +177,10 @@ class RelayProcess(Process):
         folder: Path,
         twistd: Path = SCRIPTS / "twistd",
         listener: socket.socket | None = None,
+        prefix: Sequence[str] = (),
         **more: Any,
     ) -> None:
-        command = [twistd, "-n", "--pidfile=", "proxyrelay", *options]
+        command = [*prefix, twistd, "-n", "--pidfile=", "proxyrelay", *options]
         if listener is not None:
             number = listener.fileno()
             command = [sys.executable, "-c", HAND_OVER, str(number), *command]

@@ -40,6 +40,10 @@ class Supervisor:
         """The names of all that it keeps, in order."""
         return sorted(name for name, _ in self.pairs)
 
+    def fileno(self) -> int:
+        """Descriptor of its socket."""
+        return self._socket.fileno()
+
     def read(self) -> None:
         """Act on all messages that have come."""
         self._socket.setblocking(False)
