@@ -5,7 +5,9 @@
     ProxyRelayError
      |-- ConfigError            the settings cannot be served; lists every Problem
      |-- StartError             the relay cannot start, in one line
+     |    `-- Taken             another process listens there
      |-- Unanswered             a running relay does not say what it is asked
+     |-- NotDone                a running relay refuses a command; a line a reason
      |-- NothingSent            a process gets no signal
      |-- BadRequest             a handshake is answered with an HTTP error
      |-- ProxyHeaderError       a trusted proxy does not say whom it speaks for
@@ -92,6 +94,14 @@ class StartError(ProxyRelayError):
     def __init__(self, message: str, setting: str) -> None:
         super().__init__(message)
         self.setting = setting
+
+
+class Taken(StartError):
+    """Another process listens where the relay would."""
+
+
+class NotDone(ProxyRelayError):
+    """A running relay refuses a command. The text says why, a line for each reason."""
 
 
 class Unanswered(ProxyRelayError):

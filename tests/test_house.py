@@ -39,7 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 PURE = (
     *("errors", "config", "switchboard"),
-    *("net.ip", "net.proxies", "net.rate", "net.timing"),
+    *("net.files", "net.ip", "net.proxies", "net.rate", "net.timing"),
     *("auth.cache", "auth.circuit_breaker"),
     *("auth.policy", "auth.stats"),
     "client.url",

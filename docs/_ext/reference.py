@@ -380,6 +380,9 @@ def _parser(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield from (*_heading(parser.prog, "-"), "")
     yield from (f".. program:: {parser.prog}", "")
     yield from (_sentence(parser.description or ""), "")
+    if parser.epilog:
+        _, _, example = parser.epilog.partition("\n")
+        yield from ("::", "", f"    {example.strip()}", "")
     for option in own:
         yield from _option(
             option.option_strings,

@@ -275,7 +275,11 @@ class Root(Resource):
             raise Trouble(HTTPStatus.CONFLICT, f"this is process {own}, and not {pid}")
         self._report(request, "drain")
         self._view.relay.drain()
-        detail = f"draining; connections: {len(self._view.factory.connections)}"
+        factory = self._view.factory
+        detail = (
+            f"draining; clients left: {len(factory.registry)}, "
+            f"connections: {len(factory.connections)}"
+        )
         return request.json({"ok": True, "detail": detail}, HTTPStatus.ACCEPTED)
 
     def _read_settings(self, request: PrivateRequest) -> bytes:

@@ -9,8 +9,10 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from proxyrelay.errors import StartError
+from proxyrelay.config.places import SOCKET_PATH_MAX_BYTES
+from proxyrelay.errors import StartError, Taken
 from proxyrelay.net import listening
 
 SOCKET_MODE = 0o660
@@ -21,6 +23,10 @@ FILE_BACKLOG = 64
 
 Place = tuple[str, int] | Path
 """Host and port, or the path of a socket in the file system."""
+
+
+class _Listened(OSError):
+    """Another process listens at a path."""
 
 
 def listen(place: Place, shared: bool) -> list[socket.socket]:
@@ -41,24 +47,34 @@ def listen(place: Place, shared: bool) -> list[socket.socket]:
     return [bound]
 
 
-def probe(place: Place, shared: bool) -> None:
+def probe(place: Place, shared: bool) -> set[Any]:
     """Check that the sockets could be opened; nothing stays.
 
-    systemd makes folders below ``/run`` only when it starts the relay.
+    A folder that is made at the start may be missing.
+
+    Returns:
+        Their addresses, as of `socket.getsockname`; none for a path.
 
     Raises:
         StartError: The place cannot be listened on.
     """
     if not isinstance(place, Path):
-        for bound in _bind(place, shared, accepting=False):
-            bound.close()
-        return
+        return listening.addresses(_bind(place, shared, accepting=False))
     try:
-        _check_path(place, shared=True)
-        if not place.parent.is_dir() and Path("/run") not in place.parents:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        _check_path(place, shared)
+        _check_folder(place)
     except OSError as error:
         raise _start_error(str(place), error) from None
+    return set()
+
+
+def is_made_at_start(place: Place) -> bool:
+    """Whether only systemd may make the folder, when it starts the relay."""
+    return (
+        isinstance(place, Path)
+        and Path("/run") in place.parents
+        and not os.path.lexists(place.parent)
+    )
 
 
 def adopt(descriptors: Iterable[int], place: Place) -> list[socket.socket]:
@@ -96,12 +112,13 @@ def _bind(place: tuple[str, int], shared: bool, accepting: bool) -> list[socket.
     try:
         return listening.bind(*place, reuse=shared, accepting=accepting)
     except StartError as error:
-        raise StartError(str(error), "admin.listen") from None
+        raise type(error)(str(error), "admin.listen") from None
 
 
 def _start_error(place: str, error: OSError) -> StartError:
     reason = (error.strerror or str(error)).lower()
-    return StartError(f"cannot listen on {place}: {reason}", "admin.listen")
+    kind = Taken if isinstance(error, _Listened) else StartError
+    return kind(f"cannot listen on {place}: {reason}", "admin.listen")
 
 
 def _check_adopted(taken: socket.socket, place: Place) -> None:
@@ -126,7 +143,30 @@ def _check_path(path: Path, shared: bool) -> None:
     if not stat.S_ISSOCK(path.lstat().st_mode):
         raise OSError("something is there that is no socket")
     if not shared and _is_alive(path):
-        raise OSError("another process listens there")
+        raise _Listened("another process listens there")
+
+
+def _check_folder(path: Path) -> None:
+    """Check that `_take_path` could do its work."""
+    folder = path.parent
+    if is_made_at_start(path):
+        return
+    if not os.path.isdir(folder):
+        is_there = os.path.lexists(folder)
+        code = errno.ENOTDIR if is_there else errno.ENOENT
+        raise OSError(code, f"{folder}: {os.strerror(code)}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, f"{folder} cannot be written")
+    if len(bytes(_passing(path))) > SOCKET_PATH_MAX_BYTES:
+        raise OSError("AF_UNIX path too long")
+    if os.path.lexists(path) and folder.stat().st_mode & stat.S_ISVTX:
+        owners = {0, folder.stat().st_uid, path.lstat().st_uid}
+        if os.geteuid() not in owners:
+            raise OSError(errno.EPERM, f"{path} belongs to another user")
+
+
+def _passing(path: Path) -> Path:
+    return path.with_name(f".{os.getpid()}")
 
 
 def _is_alive(path: Path) -> bool:
@@ -146,7 +186,7 @@ def _take_path(bound: socket.socket, path: Path) -> None:
 
     So callers always find a relay, the old one or this one.
     """
-    passing = path.with_name(f".{os.getpid()}")
+    passing = _passing(path)
     passing.unlink(missing_ok=True)
     before = os.umask(0o777 & ~SOCKET_MODE)
     try:

@@ -1,4 +1,4 @@
-"""``proxyrelay reload`` and ``drain``: signals to a running relay."""
+"""``proxyrelay reload`` and ``drain``: commands to a running relay."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import os
 import re
 import signal
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from proxyrelay import config
+from proxyrelay.cli import status
+from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.cli.check import print_problems
-from proxyrelay.errors import NothingSent
+from proxyrelay.errors import ConfigError, NotDone, NothingSent, Unanswered
 from proxyrelay.net import certificates
 from proxyrelay.service.checks import inspect
 
@@ -28,11 +32,21 @@ PROC = Path("/proc")
 def reload(arguments: Namespace) -> int:
     """Make a running relay reload its configuration.
 
-    Checks a configuration as 'check' does. If there is no problem, sends SIGHUP to the
-    running relay: it reloads the file that it was started with, which should be the
-    same. All clients stay connected. The relay's log shows the changes. Exits with 1 if
-    there is a problem.
+    Asks the private listener of the running relay ([admin] in its configuration), and
+    shows what has changed, what waits for a restart, or why nothing has changed. All
+    clients stay connected. With --pid or --pidfile, or without a private listener,
+    checks the configuration as 'check' does, and sends SIGHUP. The relay's log has the
+    outcome then. The relay reads the file that it was started with, which should be the
+    same. Exits with 1 if there is a problem.
+
+    Example:
+        proxyrelay reload --config relay.toml
     """
+    relay = _listener(arguments)
+    if relay is not None:
+        with _hinted():
+            print(f"reloaded: {status.plain(relay.reload())}")
+        return 0
     found = inspect(config.load(arguments.config), certificates.now(), os.environ)
     return 1 if print_problems(found) else _send(arguments, signal.SIGHUP)
 
@@ -40,11 +54,52 @@ def reload(arguments: Namespace) -> int:
 def drain(arguments: Namespace) -> int:
     """Make a running relay leave new clients to another one.
 
-    Sends SIGUSR2 to a running relay: it accepts no new clients, and ends when its last
-    client has left. Start its successor before: without one, the log has a warning, but
-    the relay drains all the same.
+    Asks the private listener of the running relay ([admin] in its configuration), and
+    shows how many clients are left. With --pid or --pidfile, or without a private
+    listener, sends SIGUSR2. The relay's log has the outcome then. The relay accepts no
+    new clients, and ends when its last client has left. Start its successor before:
+    without one, the log has a warning, but the relay drains all the same. If both share
+    a private listener, it refuses: name the old process.
+
+    Example:
+        proxyrelay drain --config relay.toml
     """
-    return _send(arguments, signal.SIGUSR2)
+    relay = _listener(arguments)
+    if relay is None:
+        return _send(arguments, signal.SIGUSR2)
+    try:
+        with _hinted():
+            print(status.plain(relay.drain()))
+    except NotDone as error:
+        # Its successor must not drain in its place.
+        raise NotDone(f"{error}; name the process with --pid") from None
+    return 0
+
+
+def listener(arguments: Namespace) -> AdminClient | None:
+    """Client of the private listener; None if the relay has none."""
+    if arguments.admin is None:
+        loaded = config.load(arguments.config)
+        if loaded.problems:
+            raise ConfigError(loaded.problems)
+        if loaded.config.admin.listen is None:
+            return None
+    return status.client(arguments)
+
+
+@contextmanager
+def _hinted() -> Iterator[None]:
+    """Add the second way to the error of a relay that does not answer."""
+    try:
+        yield
+    except Unanswered as error:
+        raise Unanswered(f"{error}; {PID_HINT}") from None
+
+
+def _listener(arguments: Namespace) -> AdminClient | None:
+    """Client of the private listener, unless a process is named."""
+    is_named = arguments.pid is not None or arguments.pidfile is not None
+    return None if is_named else listener(arguments)
 
 
 def process_id(text: str) -> int:
@@ -100,7 +155,7 @@ def send(pid: int, number: signal.Signals) -> None:
 def _send(arguments: Namespace, number: signal.Signals) -> int:
     pid = named_process(arguments)
     send(pid, number)
-    print(f"sent {number.name} to process {pid}")
+    print(f"sent {number.name} to process {pid}; the log of the relay has the outcome")
     return 0
 
 
@@ -112,10 +167,10 @@ def _handles(pid: int, number: signal.Signals) -> bool:
     process = PROC / str(pid)
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
-        status = (process / "status").read_text(errors="replace")
+        told = (process / "status").read_text(errors="replace")
     except OSError:
         return True
-    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", told, re.MULTILINE)
     if caught is None:
         return True
     return b"proxyrelay" in words and bool(int(caught[1], 16) >> (number - 1) & 1)

@@ -13,7 +13,7 @@ import msgspec
 
 from proxyrelay.admin.report import Clients, FarClients, Nodes, Pairs, Status
 from proxyrelay.config import ALL_INTERFACES, Secret
-from proxyrelay.errors import Unanswered
+from proxyrelay.errors import NotDone, Unanswered
 
 STEP_TIMEOUT_SECONDS = 10
 """Timeout of each step of a request."""
@@ -34,34 +34,46 @@ class _Refused(msgspec.Struct):
     error: str
 
 
-def _error(body: bytes) -> str:
-    """What the relay says about it, escaped; nothing if it says nothing."""
+def _said(body: bytes) -> str:
+    """What the relay says about a refusal, each line escaped; it may say nothing."""
     try:
         error = msgspec.json.decode(body, type=_Refused).error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
-    return f": {ascii(error)[1:-1]}"
+    return "\n".join(ascii(line)[1:-1] for line in error.splitlines())
 
 
 class _UnixHTTPConnection(HTTPConnection):
     """HTTP over a socket in the file system."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=STEP_TIMEOUT_SECONDS)
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(STEP_TIMEOUT_SECONDS)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
 class AdminClient:
-    """Sends requests to the private listener; each one may raise `Unanswered`."""
+    """Sends requests to the private listener; each one may raise `Unanswered`.
 
-    def __init__(self, place: tuple[str, int] | Path, token: Secret | None) -> None:
+    Args:
+        place: Host and port, or the path of a socket.
+        token: Token of the private listener, if it needs one.
+        timeout: Seconds for each step of a request.
+    """
+
+    def __init__(
+        self,
+        place: tuple[str, int] | Path,
+        token: Secret | None,
+        timeout: float = STEP_TIMEOUT_SECONDS,
+    ) -> None:
         self._place = place
         self._token = token
+        self._timeout = timeout
 
     def status(self) -> Status:
         """State of the relay."""
@@ -87,6 +99,22 @@ class AdminClient:
         """Disconnect a client of any node; return what was done."""
         body = self._request("POST", f"/clients/{quote(uuid, safe='')}/disconnect")
         return self._decoded(body, _Done).detail
+
+    def reload(self) -> str:
+        """Make the relay read its configuration; return what has changed.
+
+        Raises:
+            NotDone: The configuration has problems. Nothing has changed.
+        """
+        return self._decoded(self._request("POST", "/reload"), _Done).detail
+
+    def drain(self) -> str:
+        """Make the relay drain; return how many clients are left.
+
+        Raises:
+            NotDone: Another relay may listen there, too.
+        """
+        return self._decoded(self._request("POST", "/drain"), _Done).detail
 
     def _report(self, path: str, kind: type[Report]) -> Report:
         return self._decoded(self.get(path), kind)
@@ -123,10 +151,13 @@ class AdminClient:
             raise Unanswered(text) from None
         finally:
             connection.close()
-        if response.status == HTTPStatus.OK:
+        if response.status in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
             return body
+        if response.status == HTTPStatus.CONFLICT:
+            raise NotDone(_said(body) or f"{where} answers with HTTP 409")
         if response.status != HTTPStatus.UNAUTHORIZED:
-            reason = _error(body)
+            said = _said(body).replace("\n", "; ")
+            reason = f": {said}" if said else ""
             raise Unanswered(f"{where} answers with HTTP {response.status}{reason}")
         if self._token is not None:
             raise Unanswered(f"the relay at {where} has another token")
@@ -138,8 +169,9 @@ class AdminClient:
     def _connection(self) -> tuple[HTTPConnection, str]:
         """A new connection, and its place for messages."""
         if isinstance(self._place, Path):
-            return _UnixHTTPConnection(self._place), f"unix:{self._place}"
+            unix = _UnixHTTPConnection(self._place, self._timeout)
+            return unix, f"unix:{self._place}"
         host, port = self._place
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         host = ALL_INTERFACES.get(host, host)
-        return HTTPConnection(host, port, timeout=STEP_TIMEOUT_SECONDS), where
+        return HTTPConnection(host, port, timeout=self._timeout), where

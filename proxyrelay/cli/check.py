@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 from msgspec import Struct
 
 from proxyrelay import config
 from proxyrelay.admin import sockets
+from proxyrelay.admin.report import Status
 from proxyrelay.auth.globus_api import Globus
 from proxyrelay.auth.globus_error import GlobusError
 from proxyrelay.auth.policy import Policy
-from proxyrelay.cli import globus
+from proxyrelay.cli import globus, served, status, terminal
 from proxyrelay.config import Config, Secret
-from proxyrelay.errors import Problem, StartError
+from proxyrelay.errors import Problem, StartError, Taken
 from proxyrelay.net import certificates, listening
 from proxyrelay.service.checks import Inspection, inspect
+
+RUNTIME_FOLDER = (
+    "a unit of systemd with RuntimeDirectory makes it at the start; without one, make "
+    "it yourself"
+)
 
 
 def check(arguments: Namespace) -> int:
     """Check a configuration.
 
-    Loads a configuration, opens its certificate and key, and tries its port, its
-    credentials and its engine. Shows the relay that would serve. Exits with 1 if there
-    is any problem.
+    Loads a configuration, opens its certificate and key, and tries its ports, its
+    credentials and its engine. Shows the relay that would serve. A relay that serves
+    there already is no problem. Exits with 1 if there is any problem.
+
+    Example:
+        proxyrelay check --config relay.toml
     """
     loaded = config.load(
         arguments.config,
@@ -39,38 +49,95 @@ def check(arguments: Namespace) -> int:
         },
     )
     found = inspect(loaded, certificates.now(), os.environ)
-    found.problems += _bind_problems(found.config, loaded)
+    serving = _try_places(found, loaded)
     tried = _try_credentials(found, loaded, arguments.offline)
     tried += _try_engine(found, loaded, arguments.offline)
-    if print_problems(found):
-        return 1
-    print(*_summary(found), *tried, "no problems", sep="\n")
-    return 0
+    if _print_problems(found):
+        exit_status = 1
+    else:
+        terminal.show(["no problems", *serving, *_summary(found), *tried])
+        exit_status = 0
+    _print_warnings(found)
+    return exit_status
 
 
 def print_problems(found: Inspection) -> bool:
     """Print problems and warnings, and return whether there is a problem."""
+    is_wrong = _print_problems(found)
+    _print_warnings(found)
+    return is_wrong
+
+
+def _print_problems(found: Inspection) -> bool:
     problems = [*found.problems, *found.faults]
-    for problem in problems:
-        print(f"problem: {problem}")
-    for warning in found.warnings:
-        print(f"warning: {warning}")
+    terminal.show(f"problem: {problem}" for problem in problems)
     return bool(problems)
 
 
-def _bind_problems(settings: Config, loaded: config.Loaded) -> Iterator[Problem]:
-    """Try to listen in each place."""
-    reuse, place = settings.reuse_port, settings.admin.place
+def _print_warnings(found: Inspection) -> None:
+    terminal.show(f"warning: {warning}" for warning in found.warnings)
+
+
+def _try_places(found: Inspection, loaded: config.Loaded) -> list[str]:
+    """Try to listen in both places; return lines, or add problems and a warning."""
+    settings = found.config
+    place = settings.admin.place
+    errors: list[StartError] = []
+    clients: set[Any] = set()
     try:
         if loaded.sound("", "host", "port"):
-            for bound in listening.bind(
-                settings.host, settings.port, reuse=reuse, accepting=False
-            ):
-                bound.close()
-        if loaded.sound("", "admin.listen") and place is not None:
-            sockets.probe(place, reuse)
+            clients = _try_port(settings)
     except StartError as error:
-        yield loaded.located(Problem(error.setting, str(error)))
+        errors.append(error)
+    if loaded.sound("", "admin.listen") and place is not None:
+        try:
+            if clients & sockets.probe(place, settings.reuse_port):
+                text = "is where clients come to: take another port"
+                errors.append(StartError(text, "admin.listen"))
+        except StartError as error:
+            errors.append(error)
+        if sockets.is_made_at_start(place):
+            missing = f"{Path(str(place)).parent} is not there: {RUNTIME_FOLDER}"
+            found.warnings.append(loaded.located(Problem("admin.listen", missing)))
+    lines: list[str] = []
+    if settings.reuse_port or any(isinstance(error, Taken) for error in errors):
+        serving = served.find(settings, found.token)
+        errors = list(_unexplained(errors, serving))
+        if serving.port:
+            lines.append(f"this relay already serves here{_which(serving.status)}")
+    found.problems += (
+        loaded.located(Problem(error.setting, str(error))) for error in errors
+    )
+    return lines
+
+
+def _try_port(settings: Config) -> set[Any]:
+    return listening.addresses(
+        listening.bind(
+            settings.host, settings.port, reuse=settings.reuse_port, accepting=False
+        )
+    )
+
+
+def _unexplained(
+    errors: Iterable[StartError], serving: served.Serving
+) -> Iterator[StartError]:
+    """Errors that are no work of the relay that serves already."""
+    for error in errors:
+        is_taken, is_admin = isinstance(error, Taken), error.setting == "admin.listen"
+        if is_taken and is_admin and serving.is_other and serving.status is not None:
+            pid, urls = serving.status.pid, ", ".join(serving.status.listening)
+            text = f"{error}; it is process {pid}, a relay that serves {urls}"
+            yield StartError(text, error.setting)
+        elif not (is_taken and serving.port and (serving.admin or not is_admin)):
+            yield error
+
+
+def _which(relay: Status | None) -> str:
+    """Say which relay serves."""
+    if relay is None:
+        return ""
+    return f": process {relay.pid}, {status.state(relay)}, clients: {relay.clients}"
 
 
 def _try_credentials(

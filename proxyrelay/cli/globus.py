@@ -55,6 +55,9 @@ def setup(arguments: Namespace) -> int:
     Shows the relay's Globus application, finds or creates its relay_all scope, and
     prints the settings for relay.toml and the scope that clients must request. It can
     be repeated.
+
+    Example:
+        proxyrelay globus setup --config relay.toml
     """
     settings, found = _prepare(arguments, must_authenticate=False)
     return run(settings, found, ensure_scope)
@@ -66,6 +69,9 @@ def check_token(arguments: Namespace) -> int:
     Tries the credentials. With a bearer token on standard input, from a file or a pipe,
     shows its user, and whether this relay would accept it. Exits with 1 if not. With
     </dev/null, tries only the credentials.
+
+    Example:
+        proxyrelay globus check --config relay.toml </dev/null
     """
     settings, found = _prepare(arguments, must_authenticate=True)
     token = prompts.stdin_token(sys.stdin)

@@ -88,6 +88,9 @@ def keep(arguments: Namespace) -> int:
     crash or a restart. SIGTERM and SIGINT stop the relay. SIGHUP, SIGUSR1 and SIGUSR2
     are passed on. Exits with the status of a relay that never came to serve. Systems
     other than Linux cannot keep sockets: it becomes twistd there.
+
+    Example:
+        proxyrelay keep -- --config relay.toml
     """
     pidfile = arguments.pidfile or ""
     if sys.platform == "linux":

@@ -15,14 +15,22 @@ from proxyrelay import __version__, config
 from proxyrelay.cli import (
     actions,
     check,
+    completion,
     globus,
     keep,
     probe,
     restart,
     status,
+    terminal,
     turn,
 )
-from proxyrelay.errors import ConfigError, NothingSent, ProxyRelayError, Unanswered
+from proxyrelay.errors import (
+    ConfigError,
+    NotDone,
+    NothingSent,
+    ProxyRelayError,
+    Unanswered,
+)
 
 MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 0.1, 3600.0
 """Bounds of ``status --interval`` and of ``--timeout``."""
@@ -34,8 +42,9 @@ EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of the process; return the exit status."""
+    parser = _parser()
     try:
-        parsed = _parser().parse_args(arguments)
+        parsed = parser.parse_args(arguments, argparse.Namespace(parser=parser))
     except SystemExit as ended:
         given = sys.argv[1:] if arguments is None else arguments
         if ended.code and list(given[:1]) == ["probe"]:
@@ -44,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         exit_status: int = parsed.command(parsed)
         sys.stdout.flush()
-    except (ConfigError, NothingSent) as error:
+    except (ConfigError, NotDone, NothingSent) as error:
         return _fail(error, sys.stdout)
     except Unanswered as error:
         return _fail(error, sys.stderr)  # Programs may read standard output.
@@ -59,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: ProxyRelayError, stream: TextIO) -> int:
-    for line in str(error).splitlines():
-        print(f"problem: {line}", file=stream)
+    terminal.show((f"problem: {line}" for line in str(error).splitlines()), stream)
     return 1
 
 
@@ -156,6 +164,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "PATH",
         "help": "write a file for Prometheus's node exporter (*.prom)",
     },
+    "shell": {"choices": completion.SHELLS, "help": "the shell"},
     "--client-id": {"help": "client ID of the application"},
     "--client-secret-file": {"type": Path, "help": "file with its secret"},
     "--secret-file": {
@@ -188,20 +197,21 @@ _LISTENER = (_CONFIG, "--admin", "--token-file")
 _CREDENTIALS = (_CONFIG, "--client-id", "--client-secret-file")
 
 Command = Callable[[argparse.Namespace], int]
-"""Runs a command, and returns the exit status. Its docstring is its help."""
+"""Runs a command, and returns the exit status. Its docstring is its help, and ends with
+an example."""
 
 COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
     "check": (
         check.check,
         (_CONFIG, *config.OVERRIDES, "--offline"),
     ),
-    "reload": (actions.reload, (_CONFIG, *PROCESS_OPTIONS)),
+    "reload": (actions.reload, (*_LISTENER, *PROCESS_OPTIONS)),
     "restart": (
         restart.restart,
         (*_LISTENER, "--yes", "--timeout", *PROCESS_OPTIONS),
     ),
     "stop": (restart.stop, (*_LISTENER, "--timeout", *PROCESS_OPTIONS)),
-    "drain": (actions.drain, PROCESS_OPTIONS),
+    "drain": (actions.drain, (*_LISTENER, *PROCESS_OPTIONS)),
     "keep": (keep.keep, ("--pidfile", "options")),
     "live": (status.live, (_CONFIG, "--admin")),
     "status": (
@@ -210,6 +220,7 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
     ),
     "clients": (status.clients, ("--all", "--pairs", *_LISTENER, "--json")),
     "disconnect": (status.disconnect, ("uuid", *_LISTENER)),
+    "completion": (completion.completion, ("shell",)),
     "turn": (turn.turn, ("--secret-file", "--user", "--lifetime", "url")),
     "probe": (
         probe.probe,
@@ -224,6 +235,15 @@ GLOBUS_COMMANDS: dict[str, tuple[Command, tuple[str, ...]]] = {
     "setup": (globus.setup, _CREDENTIALS),
     "check": (globus.check_token, _CREDENTIALS),
 }
+
+
+class _Help(argparse.HelpFormatter):
+    """Breaks no line of an example: it is there to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("example:"):
+            return text
+        return super()._fill_text(text, width, indent)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -254,11 +274,14 @@ def _add(
     commands: dict[str, tuple[Command, tuple[str, ...]]],
 ) -> None:
     for name, (command, options) in commands.items():
-        summary, _, description = cleandoc(command.__doc__ or "").partition(".\n\n")
+        text, _, example = cleandoc(command.__doc__ or "").partition("\n\nExample:\n")
+        summary, _, description = text.partition(".\n\n")
         parser = parsers.add_parser(
             name,
+            formatter_class=_Help,
             help=summary[:1].lower() + summary[1:],
             description=" ".join(description.split()),
+            epilog=f"example:\n  {example.strip()}" if example else None,
         )
         parser.set_defaults(command=command)
         group: argparse._ActionsContainer = parser

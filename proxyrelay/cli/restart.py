@@ -5,23 +5,19 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
-import ssl
 import time
 from argparse import Namespace
 from contextlib import suppress
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 
 from proxyrelay import config
 from proxyrelay.admin.report import Status
-from proxyrelay.cli import actions, status
+from proxyrelay.cli import actions, served, status
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.cli.check import print_problems
-from proxyrelay.config import ALL_INTERFACES, Config
-from proxyrelay.errors import ConfigError, NothingSent, Unanswered
+from proxyrelay.config import Config
+from proxyrelay.errors import NothingSent, Unanswered
 from proxyrelay.net import certificates
-from proxyrelay.net.proxies import Proxies
 from proxyrelay.service.checks import inspect
 
 POLL_SECONDS = 0.05
@@ -29,9 +25,6 @@ POLL_SECONDS = 0.05
 
 MEMORY_FILE = "/memfd:proxyrelay"
 """Link to the memory file of a relay that keeps connections, as proc(5) shows it."""
-
-NO_ADDRESS = b"PROXY UNKNOWN\r\n"
-"""Header of the PROXY protocol for a connection of the proxy itself."""
 
 
 def restart(arguments: Namespace) -> int:
@@ -43,11 +36,14 @@ def restart(arguments: Namespace) -> int:
     nothing if connections would be closed, unless --yes is given. Without --pid and
     --pidfile, the private listener tells the process. Exits with 1 if there is a
     problem, or if no relay serves in time.
+
+    Example:
+        proxyrelay restart --config relay.toml
     """
     found = inspect(config.load(arguments.config), certificates.now(), os.environ)
     if print_problems(found):
         return 1
-    relay = _listener(arguments)
+    relay = actions.listener(arguments)
     before = None if relay is None else relay.status()
     pid = _process(arguments, before)
     loss = _loss(before, pid, found.config)
@@ -75,8 +71,11 @@ def stop(arguments: Namespace) -> int:
     with exit status 0, also if a supervisor keeps connections. Waits for that. Without
     --pid and --pidfile, the private listener tells the process. Exits with 1 if the
     relay does not end in time.
+
+    Example:
+        proxyrelay stop --config relay.toml
     """
-    relay = _listener(arguments)
+    relay = actions.listener(arguments)
     before = None if relay is None else relay.status()
     pid = _process(arguments, before)
     start = time.monotonic()
@@ -85,17 +84,6 @@ def stop(arguments: Namespace) -> int:
     seconds = time.monotonic() - start
     print(f"stopped: process {pid} has ended after {seconds:.1f} s{told}")
     return 0
-
-
-def _listener(arguments: Namespace) -> AdminClient | None:
-    """Client of the private listener; None if the relay has none."""
-    if arguments.admin is None:
-        loaded = config.load(arguments.config)
-        if loaded.config.admin.listen is None:
-            if loaded.problems:
-                raise ConfigError(loaded.problems)
-            return None
-    return status.client(arguments)
 
 
 def _process(arguments: Namespace, before: Status | None) -> int:
@@ -206,9 +194,11 @@ def _wait_for_port(settings: Config, pid: int, deadline: float) -> None:
     Raises:
         Unanswered: None does in time.
     """
+    with_tls = settings.certfile is not None
     while True:
+        left = max(POLL_SECONDS, deadline - time.monotonic())
         try:
-            if _is_served(settings, max(POLL_SECONDS, deadline - time.monotonic())):
+            if served.is_served(settings, left, with_tls):
                 return
             why = "what answers at its port is no relay"
         except (OSError, HTTPException) as error:
@@ -217,30 +207,6 @@ def _wait_for_port(settings: Config, pid: int, deadline: float) -> None:
         if time.monotonic() >= deadline:
             raise Unanswered(_none_serves(pid, why))
         time.sleep(POLL_SECONDS)
-
-
-def _is_served(settings: Config, seconds: float) -> bool:
-    """Whether a relay answers a request that is no WebSocket's."""
-    host = settings.host or "0.0.0.0"  # noqa: S104 - nothing is bound
-    place = ALL_INTERFACES.get(host, host), settings.port
-    asked = HTTPConnection(*place)
-    sock = socket.create_connection(place, seconds)
-    try:
-        limits = settings.limits
-        trusted = Proxies(limits.trusted_proxies).trust(sock.getsockname()[0])
-        if limits.proxy_protocol and trusted:
-            sock.sendall(NO_ADDRESS)
-        if settings.certfile is not None:
-            # Whose certificate it is does not matter: nothing secret is said.
-            context = ssl.create_default_context()
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-            sock = context.wrap_socket(sock)
-        asked.sock = sock
-        asked.request("GET", "/", headers={"Connection": "close"})
-        return asked.getresponse().status == HTTPStatus.UPGRADE_REQUIRED
-    finally:
-        sock.close()
 
 
 def _none_serves(pid: int, why: str) -> str:

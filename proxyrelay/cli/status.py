@@ -31,6 +31,7 @@ from proxyrelay.admin.report import (
     Status,
     Survival,
 )
+from proxyrelay.cli import terminal
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.errors import ConfigError, Unanswered
 from proxyrelay.service.checks import read_token
@@ -46,6 +47,9 @@ def live(arguments: Namespace) -> int:
     For health checks: asks the private listener of a running relay for /livez, without
     a token. Reads only admin.listen of the configuration; mistakes elsewhere in it do
     not matter. Exits with 1 if the relay does not answer.
+
+    Example:
+        proxyrelay live --config relay.toml
     """
     listen, file = arguments.admin, arguments.config
     try:
@@ -64,6 +68,9 @@ def status(arguments: Namespace) -> int:
     Asks the private listener of a running relay ([admin] in its configuration) for its
     state. With --all, the relay asks all relays of its cluster, and names those that do
     not reply. Exits with 1 if it does not answer.
+
+    Example:
+        proxyrelay status --watch --config relay.toml
     """
     relay = client(arguments)
     ask = relay.nodes if arguments.all else relay.status
@@ -72,7 +79,7 @@ def status(arguments: Namespace) -> int:
     elif arguments.json:
         print(plain_json(relay.get("/cluster" if arguments.all else "/status")))
     else:
-        print(*_lines(ask()), sep="\n")
+        terminal.show(_lines(ask()))
     return 0
 
 
@@ -84,6 +91,9 @@ def clients(arguments: Namespace) -> int:
     of their clients. With --pairs, lists the pairs of clients that exchange offers and
     answers again and again, so that they do not connect. Exits with 1 if it does not
     answer.
+
+    Example:
+        proxyrelay clients --config relay.toml
     """
     if arguments.pairs and arguments.all:
         raise Unanswered("--pairs is about one relay: leave out --all")
@@ -97,7 +107,10 @@ def clients(arguments: Namespace) -> int:
         print(plain_json(relay.get(path)))
     else:
         listed = relay.all_clients() if arguments.all else relay.clients()
-        print(*client_lines(listed, time.time()), sep="\n")
+        now = time.time()
+        head, rows = [*clients_head(listed)], client_rows(listed, now)
+        if not terminal.show_table(head, CLIENT_HEADS, rows):
+            print(*client_lines(listed, now), sep="\n")
     return 0
 
 
@@ -107,8 +120,11 @@ def disconnect(arguments: Namespace) -> int:
     Asks the private listener of a running relay to close the client with 4004, which
     ends the process of a stock endpoint. In a cluster, the client may be at any relay.
     Exits with 1 if there is no such client.
+
+    Example:
+        proxyrelay disconnect -c relay.toml 5c1ba1a4-6a1f-4e0c-9d5e-0d2f3a7b8c9d
     """
-    print(_plain(client(arguments).disconnect(arguments.uuid)))
+    print(plain(client(arguments).disconnect(arguments.uuid)))
     return 0
 
 
@@ -191,7 +207,7 @@ def _show(found: Status | Nodes | Unanswered, as_json: bool) -> None:
     elif as_json:
         print(plain_json(msgspec.json.encode(found), indent=None), flush=True)
     elif sys.stdout.isatty():
-        text = "".join(each + ERASE_LINE for each in lines)
+        text = "".join(each + ERASE_LINE for each in terminal.drawn(lines))
         print(CURSOR_HOME, text, ERASE_BELOW, sep="", end="", flush=True)
     else:
         print(line, flush=True)
@@ -213,10 +229,10 @@ def status_lines(status: Status) -> list[str]:
     """State of a relay, in lines for people."""
     lag, forwarded, unanswered = status.lag, status.forwarded, status.unanswered
     lines = [
-        f"proxyrelay {_plain(status.version)}, process {status.pid}, up for "
+        f"proxyrelay {plain(status.version)}, process {status.pid}, up for "
         f"{_duration(status.uptime)}",
         f"serves: {_listed(status.listening)}",
-        f"authentication: {_plain(status.authentication)}",
+        f"authentication: {plain(status.authentication)}",
         f"state: {state(status)}",
         f"clients: {status.clients} (connections: {status.connections}, users: "
         f"{status.users})",
@@ -243,7 +259,7 @@ def status_lines(status: Status) -> list[str]:
         lines += _reach_lines(status.reach)
     if status.survival is not None:
         lines.append(_survival_line(status.survival))
-    lines += (f"degraded: {_plain(reason)}" for reason in status.degraded)
+    lines += (f"degraded: {plain(reason)}" for reason in status.degraded)
     if status.cluster is not None:
         lines += _cluster_lines(status.cluster)
     return lines
@@ -271,13 +287,13 @@ def _cluster_lines(cluster: Membership) -> Iterator[str]:
     age = cluster.lease_age
     renewed = "none yet" if age is None else f"renewed {_duration(age)} ago"
     yield (
-        f"cluster: node {_plain(cluster.node)}, lease {renewed}, "
+        f"cluster: node {plain(cluster.node)}, lease {renewed}, "
         f"unsynced clients {cluster.unsynced}"
     )
     for peer in cluster.peers:
         state = "draining" if peer.draining else "there"
-        words = f"{state}, version {_plain(peer.version)}" if peer.lease else "gone"
-        yield f"other node: {_plain(peer.node)}, {words}"
+        words = f"{state}, version {plain(peer.version)}" if peer.lease else "gone"
+        yield f"other node: {plain(peer.node)}, {words}"
 
 
 def node_lines(found: Nodes) -> list[str]:
@@ -286,8 +302,8 @@ def node_lines(found: Nodes) -> list[str]:
     silent = _listed(found.silent)
     return [
         f"nodes: {len(found.nodes)}, clients: {total}, silent: {silent}",
-        *(f"degraded: {_plain(reason)}" for reason in found.degraded),
-        *(f"{_plain(node.node)}: {_node(node)}" for node in found.nodes),
+        *(f"degraded: {plain(reason)}" for reason in found.degraded),
+        *(f"{plain(node.node)}: {_node(node)}" for node in found.nodes),
     ]
 
 
@@ -297,7 +313,7 @@ def _node(node: NodeStatus) -> str:
     state = "draining" if node.draining else "ready" if node.ready else "not ready"
     return (
         f"{state}, clients {node.clients} (unsynced: {node.unsynced}), version "
-        f"{_plain(node.version or '')}, up for {_duration(node.uptime or 0)}"
+        f"{plain(node.version or '')}, up for {_duration(node.uptime or 0)}"
     )
 
 
@@ -314,24 +330,54 @@ def status_line(status: Status) -> str:
 
 def client_lines(listed: Clients | FarClients, now: float) -> Iterator[str]:
     """Clients, one a line, the oldest first; ``now`` in seconds since 1970."""
-    yield f"clients: {listed.total}"
-    if isinstance(listed, FarClients):
-        yield from (f"degraded: {_plain(reason)}" for reason in listed.degraded)
-        yield from (f"silent: {_plain(node)}" for node in listed.silent)
-        yield from (f"not all are listed: {_plain(node)}" for node in listed.cut)
+    yield from clients_head(listed)
     for client in sorted(listed.clients, key=lambda client: client.since):
-        marks = f": {', '.join(map(_plain, client.marks))}" if client.marks else ""
-        offered, found = "never", ""
+        marks = f": {', '.join(map(plain, client.marks))}" if client.marks else ""
+        found = ""
         if client.candidates is not None:
             found = f"; candidates: {_kinds(client.candidates)}"
-        if client.last_offer is not None:
-            offered = f"{_duration(now - client.last_offer)} ago"
         yield (
-            f"{_plain(client.uuid)} {_whose(client)} for "
+            f"{plain(client.uuid)} {_whose(client)} for "
             f"{_duration(now - client.since)} (messages: {client.sent} sent, "
-            f"{client.received} received; last offer: {offered}; unanswered: "
-            f"{client.unanswered}{found}){marks}"
+            f"{client.received} received; last offer: {_last_offer(client, now)}; "
+            f"unanswered: {client.unanswered}{found}){marks}"
         )
+
+
+def clients_head(listed: Clients | FarClients) -> Iterator[str]:
+    """Number of clients, and what is missing among them."""
+    yield f"clients: {listed.total}"
+    if isinstance(listed, FarClients):
+        yield from (f"degraded: {plain(reason)}" for reason in listed.degraded)
+        yield from (f"silent: {plain(node)}" for node in listed.silent)
+        yield from (f"not all are listed: {plain(node)}" for node in listed.cut)
+
+
+CLIENT_HEADS = (
+    *("UUID", "name", "user", "from", "for", "sent", "received"),
+    *("last offer", "unanswered", "candidates", "marks"),
+)
+
+
+def client_rows(listed: Clients | FarClients, now: float) -> Iterator[list[str]]:
+    """Clients as rows below `CLIENT_HEADS`, the oldest first."""
+    for client in sorted(listed.clients, key=lambda client: client.since):
+        place = plain(client.address)
+        if isinstance(client, FarClient):
+            place = f"{place} at {plain(client.node)}".strip()
+        yield [
+            *(plain(client.uuid), plain(client.name), plain(client.user), place),
+            *(_duration(now - client.since), f"{client.sent:,}"),
+            *(f"{client.received:,}", _last_offer(client, now)),
+            *(f"{client.unanswered:,}", " ".join(map(plain, client.candidates or ()))),
+            ", ".join(map(plain, client.marks)),
+        ]
+
+
+def _last_offer(client: Client, now: float) -> str:
+    if client.last_offer is None:
+        return "never"
+    return f"{_duration(now - client.last_offer)} ago"
 
 
 def _kinds(words: list[str] | None) -> str:
@@ -345,25 +391,26 @@ def pair_lines(listed: Pairs, now: float) -> Iterator[str]:
         yield (
             f"{_side(pair.source)} and {_side(pair.target)} user={pair.user!a}: "
             f"{pair.exchanges} answered offers in {_duration(pair.last - pair.since)}, "
-            f"the last {_duration(now - pair.last)} ago: {_plain(pair.text)}"
+            f"the last {_duration(now - pair.last)} ago: {plain(pair.text)}"
         )
 
 
 def _side(side: PairSide) -> str:
     name = "away" if side.name is None else f"name={side.name!a}"
-    return f"{_plain(side.uuid)} {name} ({_kinds(side.candidates)})"
+    return f"{plain(side.uuid)} {name} ({_kinds(side.candidates)})"
 
 
 def _whose(client: Client) -> str:
     """Name, user and place; another node may keep all but its own name to itself."""
-    words = f"name={client.name!a} user={client.user!a} from {_plain(client.address)}"
+    words = f"name={client.name!a} user={client.user!a} from {plain(client.address)}"
     if not isinstance(client, FarClient):
         return words
-    at = f"at {_plain(client.node)}"
+    at = f"at {plain(client.node)}"
     return f"{words} {at}" if client.address else at
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text that others chose, with escapes for all but printable ASCII."""
     return ascii(text)[1:-1]
 
 
@@ -373,7 +420,7 @@ def state(status: Status) -> str:
 
 
 def _listed(words: Iterable[str], comma: str = ", ") -> str:
-    return comma.join(map(_plain, words)) or "none"
+    return comma.join(map(plain, words)) or "none"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -50,6 +50,9 @@ def turn(arguments: Namespace) -> int:
     Makes credentials from the secret of a TURN server, and prints them as a table for
     the endpoint's config.toml. An endpoint reads it once, at its start: the lifetime
     must cover its run. The secret itself is not printed.
+
+    Example:
+        proxyrelay turn --secret-file secret turn:turn.example.org:3478
     """
     try:
         secret = read_secret(arguments.secret_file)

@@ -6,6 +6,7 @@ value.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,13 +16,14 @@ from typing import Any, get_type_hints
 
 import tomlkit
 from msgspec import Struct
-from tomlkit.exceptions import KeyAlreadyPresent, TOMLKitError
+from tomlkit.exceptions import TOMLKitError
 
 from proxyrelay.config.locate import line_of, line_of_repetition
 from proxyrelay.config.model import Config
-from proxyrelay.config.rules import convert, problems, warnings
+from proxyrelay.config.rules import convert, problems, quoted, warnings
 from proxyrelay.config.spelling import ALIASES, unknown
 from proxyrelay.errors import Problem
+from proxyrelay.net.files import read_small
 
 OVERRIDES: Mapping[str, tuple[str, ...]] = {
     "--host": ("host",),
@@ -34,8 +36,17 @@ OVERRIDES: Mapping[str, tuple[str, ...]] = {
 }
 """Options of the command line, and the settings that they override."""
 
+MAX_FILE_BYTES = 1_000_000
+"""Longest configuration file. A longer one is another file by mistake."""
+
+MAX_LOCATED_PROBLEMS = 20
+"""Problems of a file that get a line and a suggestion: both cost time."""
+
 _UNQUOTED = re.compile(r"""\s*[\w.-]+\s*=\s*[^\s"'\[{#]""")
 """A line with a value that is neither quoted nor a list nor a table."""
+
+_REPETITION = re.compile("already exists|existing table")
+"""A part of what tomlkit says of a key that is there twice. Often it has no type."""
 
 _ADMIN_LISTEN = re.compile(
     r"^[ \t]*\[[ \t]*admin[ \t]*\].*\n(?:(?![ \t]*\[).*\n)*?[ \t]*(?P<line>listen\b.*)",
@@ -80,13 +91,18 @@ class Loaded:
         if option is not None:
             return Problem(option, message)
         path = self.aliases.get(path, path)
-        return Problem(".".join(path), message, line_of(self.text, path), self.file)
+        is_located = len(self.problems) < MAX_LOCATED_PROBLEMS
+        line = line_of(self.text, path) if is_located else None
+        return Problem(".".join(path), message, line, self.file)
 
 
 def load(
     path: Path | None, overrides: Mapping[str, str | bool | None] | None = None
 ) -> Loaded:
     """Read the settings, and find all problems: it does not raise.
+
+    The file must be a regular one of up to `MAX_FILE_BYTES`: a reload and the next
+    start read it again, which a pipe does not allow.
 
     Args:
         path: The TOML file, or None for the defaults. Relative paths in it start
@@ -107,7 +123,7 @@ def load(
         _Reader(loaded, Path(), given).read({})
         return loaded
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _read(path)
         table = tomlkit.parse(text).unwrap()
     except OSError as error:
         wrong, line = f"cannot be read: {error.strerror}", None
@@ -130,9 +146,9 @@ def admin_listen(path: Path) -> str | None:
     still serves with what it read before, and a restart would close all clients.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is too long.
     """
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    text = _read(path, "replace")
     line = _ADMIN_LISTEN.search(text)
     # A mistake elsewhere spoils the document, but not this line by itself.
     for part in (text, f"[admin]\n{line['line']}" if line else ""):
@@ -143,12 +159,19 @@ def admin_listen(path: Path) -> str | None:
     return None
 
 
+def _read(path: Path, errors: str = "strict") -> str:
+    data = read_small(path, MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(0, f"it has over {MAX_FILE_BYTES:,} bytes")
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", errors).read()
+
+
 def _syntax_problem(error: TOMLKitError, text: str) -> tuple[str, int | None]:
     line = getattr(error, "line", None) or line_of_repetition(text)
     words = re.sub(r" at line \d+ col (\d+)$", r" (column \1)", str(error))
     words = words.replace("'\\x00'", "the end of the file").replace(" (column 0)", "")
     if (
-        not isinstance(error, KeyAlreadyPresent)
+        not _REPETITION.search(words)
         and line is not None
         and _UNQUOTED.match("".join(text.splitlines()[line - 1 : line]))
     ):
@@ -209,8 +232,12 @@ class _Reader:
             try:
                 values[name] = convert(here, hint, raw, folder)
             except ValueError as error:
-                self._refuse(here, str(error))
+                advice = quoted(hint, raw) if option is None else ""
+                self._refuse(here, f"{error}{advice}")
         for name in filter(lambda name: name not in hints, table):
+            if len(self._loaded.problems) >= MAX_LOCATED_PROBLEMS:
+                self._refuse((*path, name), "unknown setting")
+                continue
             for found in unknown((*path, name), table[name]):
                 self._refuse(*found)
         return kind(**values)

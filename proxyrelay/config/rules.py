@@ -42,6 +42,9 @@ MAX_HOST_NAME_CHARACTERS = 253
 CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """A UUID in lower case with dashes, as Globus prints it."""
 
+MAX_SHOWN_CHARACTERS = 30
+"""Longest wrong value that is shown."""
+
 _DOMAIN = re.compile(r"[^@*\s]+")
 
 _SCOPE = re.compile(r"(?=[^:]+:)[!#-;=?-\[\]-~]+")
@@ -132,6 +135,19 @@ def convert(path: tuple[str, ...], hint: Any, raw: Any, folder: Path) -> Any:
     except ValueError as error:  # msgspec's errors are such, too
         text = _HINTS.get(path)
         raise ValueError(f"expected {text}" if text else _plain(error)) from None
+
+
+def quoted(hint: Any, raw: Any) -> str:
+    """Advice about a text that stands where its content would be right."""
+    if not isinstance(raw, str) or len(raw) > MAX_SHOWN_CHARACTERS:
+        return ""
+    try:
+        value = msgspec.convert(raw, hint, strict=False)
+    except (ValueError, TypeError):
+        return ""
+    if not isinstance(value, (bool, int, float)):
+        return ""
+    return f'; "{raw}" is a text: remove the quotes'
 
 
 def application_id(text: str) -> str:
@@ -242,6 +258,8 @@ def problems(config: Config) -> Iterator[Finding]:
             ("admin", "listen"),
             f"is where clients come to (port {config.port}): take another port",
         )
+    if admin.place is not None and admin.place == config.logging.audit_log:
+        yield ("admin", "listen"), "is the audit log"
     if not admin.is_private and admin.token_file is None:
         yield (
             ("admin", "listen"),

@@ -1,4 +1,4 @@
-"""Small files that settings name."""
+"""Small files: the configuration, and those that it names. Pure."""
 
 from __future__ import annotations
 

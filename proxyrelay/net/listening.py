@@ -20,7 +20,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from proxyrelay.errors import StartError
+from proxyrelay.errors import StartError, Taken
 
 ACCEPT_BACKLOG = 4096
 """Connections that may wait for accept: after a network fault all clients come back at
@@ -130,7 +130,8 @@ def bind(
     except OSError as error:
         _close(sockets)
         setting = "host" if error.errno in UNUSABLE else "port"
-        raise StartError(_explain(host, port, error, reuse), setting) from None
+        kind = Taken if error.errno == errno.EADDRINUSE else StartError
+        raise kind(_explain(host, port, error, reuse), setting) from None
     for unusable, why in skipped if accepting else ():
         # A kernel without IPv6 still resolves names to it.
         if why.errno == errno.EADDRNOTAVAIL:
@@ -142,6 +143,15 @@ def bind(
                 _host=host or "all interfaces",
             )
     return sockets
+
+
+def addresses(sockets: Iterable[socket.socket]) -> set[Any]:
+    """Close sockets, and return their addresses."""
+    found = set()
+    for each in sockets:
+        found.add(each.getsockname())
+        each.close()
+    return found
 
 
 def is_free(host: str, port: int) -> bool:
@@ -223,7 +233,7 @@ def _explain(host: str | None, port: int, error: OSError, reuse: bool) -> str:
         errno.EADDRINUSE: (
             "what listens there was started without reuse_port, or by another user"
             if reuse
-            else "another process listens there; stop it or set another port"
+            else "another process listens there: set another port"
         ),
         errno.EACCES: (
             "ports below 1024 are privileged; set a higher one, or give the service "

@@ -102,6 +102,8 @@ def problem(path: Path) -> str | None:
     """Problem of a key file, or None. Creates nothing."""
     folder = path.parent
     try:
+        if _read(path) is None and os.path.lexists(path):
+            return f"{path} is a link to a file that is not there"
         if _read(path) is None and not os.access(folder, os.W_OK | os.X_OK):
             return f"{folder} is no folder that {path.name} can be made in"
     except OSError as error:

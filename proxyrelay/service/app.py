@@ -95,7 +95,7 @@ def build(options: Options, reactor: Any) -> Application:
     Raises:
         ProxyRelayError: The settings cannot be served, or the relay not start.
     """
-    found = inspect(options.load(), certificates.now(), os.environ)
+    found = _inspected(options)
     open_files = process.raise_limit()
     if found.problems:
         raise ConfigError(found.problems)
@@ -120,7 +120,7 @@ def build(options: Options, reactor: Any) -> Application:
     reload = Reload(
         relay,
         found.credentials,
-        lambda: _inspected_again(options),
+        lambda: _inspected(options),
         reactor,
         found.token,
     )
@@ -155,12 +155,7 @@ def _leave_to_next(survival: Survival) -> None:
         os._exit(RESTART_STATUS)
 
 
-def _inspected_again(options: Options) -> Inspection:
-    """Inspect for a reload: to read a pipe again would never end."""
-    path = options["config"]
-    if path is not None and os.path.exists(path) and not os.path.isfile(path):
-        problem = Problem("", "is no regular file: it cannot be read anew", file=path)
-        return Inspection(config.Config(), [problem])
+def _inspected(options: Options) -> Inspection:
     return inspect(options.load(), certificates.now(), os.environ)
 
 

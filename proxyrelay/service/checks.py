@@ -7,6 +7,7 @@ rules for values in `proxyrelay.config.rules`.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -254,6 +255,14 @@ def _unwritable(file: Path) -> str | None:
     """Explain why a log cannot be written to a file; None if it can."""
     folder = file.parent
     # Not pathlib: it raises if a folder on the way may not be entered.
+    try:
+        file.stat()
+    except OSError as error:
+        target = Path(os.path.realpath(file))
+        if error.errno in {errno.ENAMETOOLONG, errno.ELOOP}:
+            return f"{file} cannot be written: {error.strerror}"
+        if os.path.lexists(file) and not os.path.isdir(target.parent):
+            return f"{file} is a link into a folder that is not there"
     if _is_descriptor(file):
         return f"{file} is an open file of a process: it could not be put aside"
     if os.path.exists(file) and not (os.path.isfile(file) and os.access(file, os.W_OK)):

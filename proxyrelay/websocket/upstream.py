@@ -220,6 +220,8 @@ class UpstreamProtocol(WebSocketServerProtocol):
         headers = [*(responseHeaders or ()), ("Content-Length", "0")]
         if status is HTTPStatus.UPGRADE_REQUIRED:
             headers += [("Upgrade", "websocket"), ("Connection", "upgrade, close")]
+            # 'proxyrelay check' tells a relay by it, as a client by the upgrade.
+            headers.append(("Server", self.factory.server))
         else:
             headers.append(("Connection", "close"))
         self.wasNotCleanReason = detail

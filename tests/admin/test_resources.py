@@ -254,7 +254,7 @@ class ActionTests(ResourceTestCase):
         for _ in range(2):
             answer = self.post("/drain")
             self.assertEqual(answer.status, 202)
-            detail = "draining; connections: 1"
+            detail = "draining; clients left: 1, connections: 1"
             self.assertEqual(answer.json, {"ok": True, "detail": detail})
         self.assertIs(self.relay.state, RelayState.DRAINING)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.admin import sockets
-from proxyrelay.errors import StartError
+from proxyrelay.errors import StartError, Taken
 
 
 class SocketTestCase(SynchronousTestCase):
@@ -121,20 +121,32 @@ class ProbeTests(SocketTestCase):
         sockets.probe(self.path, False)
         self.assertFalse(self.path.exists())
         self.listen()
-        sockets.probe(self.path, False)
+        sockets.probe(self.path, True)
         # systemd makes this folder later.
         sockets.probe(Path("/run/proxyrelay-that-systemd-makes/s"), False)
         sockets.probe(("127.0.0.1", 0), False)
 
     def test_probe_of_impossible_place_fails(self) -> None:
+        self.listen()
+        with self.assertRaises(Taken):
+            sockets.probe(self.path, False)
+        self.path.unlink()
         self.path.touch()
         for path, why in (
+            (self.path / "s", "not a directory"),
             (self.path, "something is there that is no socket"),
             (self.path.with_name("missing") / "s", "no such file or directory"),
         ):
             with self.assertRaises(StartError) as caught:
                 sockets.probe(path, False)
             self.assertIn(why, str(caught.exception))
+
+    def test_probe_of_folder_that_cannot_be_written_fails(self) -> None:
+        # Root may write everywhere.
+        self.patch(os, "access", lambda *_: False)
+        with self.assertRaises(StartError) as caught:
+            sockets.probe(self.path, False)
+        self.assertIn("cannot be written", str(caught.exception))
 
 
 class PortTests(SynchronousTestCase):

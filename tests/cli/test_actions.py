@@ -37,7 +37,8 @@ class ActionTests(CommandTestCase):
                 self.sent.clear()
                 status, lines = self.run_command(*arguments, *which)
                 self.assertEqual((status, self.sent), (0, [(4711, number)]))
-                self.assertEqual(lines[-1], f"sent {number.name} to process 4711")
+                told = f"sent {number.name} to process 4711; the log of the relay has "
+                self.assertEqual(lines[-1], f"{told}the outcome")
 
     def test_action_without_process_finds_pid_file_of_twistd(self) -> None:
         self.addCleanup(os.chdir, Path.cwd())

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from proxyrelay import config
 from proxyrelay.admin.report import Survival
-from proxyrelay.cli import actions, restart
+from proxyrelay.cli import actions, restart, served
 from proxyrelay.cli import main as cli
 from tests.cli.command_case import HOST, CommandTestCase
 from tests.cli.test_status import STATUS
@@ -177,7 +177,7 @@ class UnkeptTests(TwistdTestCase):
         path = self.folder / "asked.toml"
         path.write_text(f"{HOST}port = {relay.port}\n{text}")
         asked = config.load(path).config
-        self.assertTrue(restart._is_served(asked, PATIENCE))
+        self.assertTrue(served.is_served(asked, PATIENCE, True))
         without = replace(asked, limits=config.Limits())
         with self.assertRaises(OSError):
-            restart._is_served(without, PATIENCE)
+            served.is_served(without, PATIENCE, True)

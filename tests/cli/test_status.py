@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import chain
 from typing import Any, cast
 
 import msgspec
@@ -34,10 +36,12 @@ from proxyrelay.admin.report import (
     Survival,
 )
 from proxyrelay.cli.status import (
+    CLIENT_HEADS,
     CURSOR_HOME,
     ERASE_BELOW,
     ERASE_LINE,
     client_lines,
+    client_rows,
     node_lines,
     pair_lines,
     plain_json,
@@ -299,6 +303,8 @@ class LinesTests(SynchronousTestCase):
         far = FarClient(**msgspec.structs.asdict(evil), node=EVIL)
         for line in (
             *client_lines(Clients(1, [evil]), NOW),
+            *chain(*client_rows(Clients(1, [evil]), NOW)),
+            *chain(*client_rows(FarClients(1, [], [], [], [far]), NOW)),
             *client_lines(FarClients(1, [EVIL], [EVIL], [EVIL], [far]), NOW),
             *status_lines(status),
             *pair_lines(Pairs(1, [pair]), NOW),
@@ -307,6 +313,15 @@ class LinesTests(SynchronousTestCase):
             *plain_json(msgspec.json.encode(evil)).splitlines(),
         ):
             self.assertTrue(line.isascii() and line.isprintable(), ascii(line))
+
+    def test_rows_have_a_cell_for_each_head(self) -> None:
+        offered = replace(CLIENT, last_offer=NOW - 5, candidates=["host", "private"])
+        for client in (CLIENT, offered):
+            (row,) = client_rows(Clients(1, [client]), NOW)
+            found = dict(zip(CLIENT_HEADS, row, strict=True))
+            self.assertEqual(found["UUID"], client.uuid)
+        self.assertEqual(found["last offer"], "5 s ago")
+        self.assertEqual(found["candidates"], "host private")
 
     def test_plain_json_keeps_the_values(self) -> None:
         body = msgspec.json.encode(replace(CLIENT, name=EVIL))
@@ -346,6 +361,7 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(shown, (f"{line}\nno answer: refused\n{line}\n", ""))
 
     def test_watch_on_terminal_prints_in_place(self) -> None:
+        self.patch(os, "environ", {**os.environ, "TERM": "dumb"})
         output, errors = self.watch(Terminal())
         frames = output.split(CURSOR_HOME)[1:]
         self.assertEqual((len(frames), errors), (3, ""))

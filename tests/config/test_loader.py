@@ -10,6 +10,7 @@ from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
 from proxyrelay.config import Auth, AuthArguments, Config, Secret, load
+from proxyrelay.config.loader import MAX_FILE_BYTES, MAX_LOCATED_PROBLEMS
 from proxyrelay.errors import ConfigError, Problem
 from tests.config.case import ConfigTestCase
 
@@ -53,6 +54,48 @@ class RefusedTests(ConfigTestCase):
                 ("logging.log_dir", 9),
             ],
         )
+
+    def test_load_text_in_the_place_of_a_number_says_so(self) -> None:
+        for text, key, line in (
+            ('port = "8700"\n', "port", 1),
+            ('[limits]\nconnections = "5"\n', "limits.connections", 2),
+            ('[timeouts]\nstop = "5.5"\n', "timeouts.stop", 2),
+            ('reuse_port = "true"\n', "reuse_port", 1),
+        ):
+            value = text.partition('"')[2].partition('"')[0]
+            words = f'; "{value}" is a text: remove the quotes'
+            self.assert_problem(text, key, line, words)
+        for text in ('port = "x"\n', "port = [8700]\n", f'port = "{"1" * 50}"\n'):
+            self.assertNotIn("quotes", self.only(text).message)
+        (problem,) = load(None, {"--port": "-1"}).problems
+        self.assertNotIn("quotes", problem.message)
+
+    def test_load_repeated_name_has_no_hint_at_quotes(self) -> None:
+        for text, line in (
+            ("port = 1\nport = 2\n", 2),
+            ("[logging]\nprivacy = true\nprivacy = false\n", 3),
+            ("logging.privacy = true\n[logging]\nformat = 'json'\n", 3),
+        ):
+            problem = self.assert_problem(text, "", line, "exist")
+            self.assertNotIn("quotes", problem.message)
+
+    def test_load_anything_but_a_small_regular_file_is_refused_at_once(self) -> None:
+        whole = b"#" * (MAX_FILE_BYTES - 1) + b"\n"
+        self.assertEqual(self.load(whole).problems, [])
+        why = "cannot be read: it has over 1,000,000 bytes"
+        self.assertEqual(self.only(whole + b"\n").message, why)
+        self.path.unlink()
+        os.mkfifo(self.path)
+        for path in (self.path, Path("/dev/zero")):
+            (problem,) = load(path).problems
+            self.assertEqual(problem.message, "cannot be read: it is no regular file")
+
+    def test_load_many_problems_have_lines_up_to_a_number(self) -> None:
+        text = "".join(f"unknown_{number} = 1\n" for number in range(100))
+        lines = [line for _, line in self.found(text)]
+        self.assertEqual(len(lines), 100)
+        located = [line for line in lines if line is not None]
+        self.assertEqual(located, [*range(1, MAX_LOCATED_PROBLEMS + 1)])
 
     def test_problem_reads_as_place_key_and_message(self) -> None:
         problem = self.only("\nport = -1\n")

@@ -254,6 +254,7 @@ class CommandTests(AdminTestCase):
             stdin=subprocess.DEVNULL,
             stdout=theirs,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "TERM": "dumb"},  # no colours
         )
         os.close(theirs)
         self.addCleanup(child.wait, PATIENCE)

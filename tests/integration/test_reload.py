@@ -40,7 +40,8 @@ class SettingsTests(ReloadTestCase):
         pid = str(relay.pid)
         status, lines = self.command("reload", "--config", path, "--pid", pid)
         self.assertEqual(status, 0, lines)
-        self.assertEqual(lines[-1], f"sent SIGHUP to process {pid}")
+        told = f"sent SIGHUP to process {pid}; the log of the relay has the outcome"
+        self.assertEqual(lines[-1], told)
         relay.wait_for(
             " INFO +reloaded, changed: max_message_bytes, logging.default_level, "
             "logging.current_client_interval, timeouts.ping_interval$"

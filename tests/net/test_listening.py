@@ -291,7 +291,7 @@ class RefusedTests(ListenTestCase):
         self.assertEqual(
             self.refused("127.0.0.1", port),
             f"cannot listen on 127.0.0.1 port {port}: address already in use "
-            "(another process listens there; stop it or set another port)",
+            "(another process listens there: set another port)",
         )
         self.assertIn(f"cannot listen on port {port}: ", self.refused(None, port))
         self.assertEqual(

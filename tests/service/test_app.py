@@ -201,7 +201,7 @@ class MakeServiceTests(FolderTestCase):
             self.refused(f"host = '127.0.0.1'\nport = {port}\n"),
             [
                 f"proxyrelay: cannot listen on 127.0.0.1 port {port}: address already "
-                "in use (another process listens there; stop it or set another port)"
+                "in use (another process listens there: set another port)"
             ],
         )
 
@@ -285,10 +285,13 @@ class MakeServiceTests(FolderTestCase):
         _, relay, reload = self.make(TEXT)
         before = relay.config
         # To read a pipe would wait for ever, to read a device never end.
-        self.patch(self.options, "load", lambda: self.fail("it was read"))
         pipe = self.folder / "pipe"
         os.mkfifo(pipe)
-        for place in (pipe, self.folder, "/dev/zero"):
+        for place, why in (
+            (pipe, "it is no regular file"),
+            (self.folder, "Is a directory"),
+            ("/dev/zero", "it is no regular file"),
+        ):
             self.captured.events.clear()
             self.path.unlink()
             self.path.symlink_to(place)
@@ -296,7 +299,7 @@ class MakeServiceTests(FolderTestCase):
             self.assertEqual(
                 self.captured.lines(LogLevel.error),
                 [
-                    f"{self.path}: is no regular file: it cannot be read anew",
+                    f"{self.path}: cannot be read: {why}",
                     "nothing is reloaded; problems: 1",
                 ],
             )

@@ -320,6 +320,17 @@ class LogTests(InspectionTestCase):
                     f"{HOST}[logging]\nlog_dir = 'folder'\naudit_log = '{name}'\n",
                     *("logging.audit_log", 4, words),
                 )
+        (self.folder / "nowhere").symlink_to("missing/a.log")
+        (self.folder / "round").symlink_to("round")
+        for name, words in (
+            ("nowhere", "is a link into a folder that is not there"),
+            ("round", "Too many levels of symbolic links"),
+            ("a" * 300, "File name too long"),
+        ):
+            self.assert_problem(
+                f"{HOST}logging.audit_log = '{name}'\n",
+                *("logging.audit_log", 2, words),
+            )
         (self.folder / "file").symlink_to("out")
         self.assert_sound(f"{HOST}logging.audit_log = 'file'\n")
 
@@ -327,8 +338,10 @@ class LogTests(InspectionTestCase):
         text = f"{HOST}[logging]\nprivacy = true\nprivacy_key_file = "
         key = "logging.privacy_key_file"
         (self.folder / "key").write_text("short")
+        (self.folder / "link").symlink_to("missing")
         for name, words in (
             ("nowhere/key", "is no folder"),
+            ("link", "is a link to a file that is not there"),
             (".", "no regular"),
             ("key", "holds no key"),
         ):

@@ -258,6 +258,7 @@ class ContractMixin:
         answer = self.read_to_end(connection)
         self.assertTrue(answer.startswith(b"HTTP/1.1 426 Upgrade Required\r\n"))
         self.assertIn(b"\r\nUpgrade: websocket\r\n", answer)
+        self.assertIn(b"\r\nServer: proxyrelay\r\n", answer)
 
     @scenario
     def test_handshake_names_no_library(self: Any) -> None:
