@@ -151,10 +151,14 @@ class ServingTests(TwistdTestCase):
         process = self.start(TWISTD, "proxyrelay", "--help")
         self.assertEqual(process.wait(), 0)
         names = {parameter[0] for parameter in Options.optParameters}
+        flags = {flag[0] for flag in Options.optFlags}
         overrides = {option.removeprefix("--") for option in OVERRIDES}
-        self.assertEqual(names, {"config", *overrides})
-        for name in names:
-            self.assertIn(f"--{name}=", process.said)
+        self.assertEqual(names | flags, {"config", *overrides})
+        for option in (
+            *(f"{name}=" for name in names),
+            *(f"{flag} " for flag in flags),
+        ):
+            self.assertIn(f"--{option}", process.said)
         self.assertEqual(process.errors, [])
 
     def test_token_of_client_is_in_no_log_line(self) -> None:
