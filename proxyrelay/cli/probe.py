@@ -44,6 +44,9 @@ def probe(arguments: Namespace) -> int:
     registration, and an offer with its answer between two throw-away clients. A failed
     step says what it means, and what to do. The exit statuses are those of monitoring
     plugins: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+
+    Example:
+        proxyrelay probe wss://relay.example.org:8700
     """
     report = Report(arguments.url)
     try:
