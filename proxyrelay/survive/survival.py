@@ -251,7 +251,12 @@ def open_survival(
     """
     address = environment.get("NOTIFY_SOCKET", "")
     store = DescriptorStore(address, reactor) if address[:1] in {"/", "@"} else None
-    if store is not None and config.survive.enabled and store.probe():
+    # A store that is full keeps no probe. But it has kept the memory file.
+    if (
+        store is not None
+        and config.survive.enabled
+        and (handed.memories or store.probe())
+    ):
         size = environment.get("FDSTORE", "")
         capacity = config.survive.capacity
         if size.isdecimal():

@@ -73,6 +73,13 @@ class ResumeTests(ResumeTestCase):
         self.assertEqual(self.heard(one, 5), ["accepted", *[f"answer {B} {A}"] * 4])
         self.assertEqual(self.heard(other, 5), ["accepted", *[f"offer {A} {B}"] * 4])
 
+    def test_store_that_is_full_gives_back_what_it_has(self) -> None:
+        self.supervisor.capacity = 2  # the memory file, and one connection
+        self.pair()
+        self.crash()
+        outcome = self.start().survival.outcome
+        self.assertEqual((outcome.back, outcome.lost), (1, 1))
+
     def test_state_that_ended_three_processes_is_given_up(self) -> None:
         self.pair()
         assert self.process is not None
@@ -350,6 +357,19 @@ class OpenTests(SynchronousTestCase):
                 found = open_survival(config, handed, environment, self.reactor)
                 self.assertIsNone(found)
                 self.assertEqual(len(self.captured.lines()), lines)
+
+    def test_store_that_is_full_is_no_store_that_is_off(self) -> None:
+        file = memory.Memory.create()
+        self.supervisor.pairs.append((memory.NAME, os.dup(file.descriptor)))
+        file.close()
+        self.supervisor.capacity = 1
+        handed = Handed.sort({os.dup(n): name for name, n in self.supervisor.pairs})
+        config = Config(survive=Settings(enabled=True))
+        environment = {"NOTIFY_SOCKET": self.supervisor.address}
+        found = open_survival(config, handed, environment, self.reactor)
+        assert found is not None
+        self.addCleanup(found.close)
+        self.assertEqual(self.captured.lines(), [])
 
     def test_survive_off_gives_all_up_also_with_a_full_queue(self) -> None:
         names = [str(number) for number in range(40)]
