@@ -25,10 +25,12 @@ ROOT = Path(__file__).parents[1]
 ENGINE = ("bus", "link", "member", "scripts", "sentinel", "trial")
 
 REAL = (
-    *(ROOT / "tests/integration", ROOT / "tests/admin/test_page.py"),
+    ROOT / "tests/integration",
+    *(ROOT / "tests/admin" / f"test_{name}.py" for name in ("page", "page_views")),
+    *(ROOT / "tests/cli/test_keep.py", ROOT / "tests/survive/test_crash.py"),
     *(ROOT / "tests/cluster" / f"test_{name}.py" for name in ENGINE),
 )
-"""Tests that start real processes: a relay, a browser, an engine."""
+"""Tests that start real processes: a relay, a browser, an engine, a parent."""
 
 LIMIT = 300.0
 """Seconds for the installation, and then for the tests, on one interpreter."""

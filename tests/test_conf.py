@@ -22,8 +22,9 @@ from proxyrelay.admin.metrics import METRICS
 from proxyrelay.admin.prometheus import PREFIX
 from proxyrelay.auth.credentials import CREDENTIAL
 from proxyrelay.cluster.trial import acl, try_engine
-from proxyrelay.config import AuthArguments, Config, load, settings
+from proxyrelay.config import AuthArguments, Config, Survive, load, settings
 from proxyrelay.config.cluster import Cluster
+from proxyrelay.survive.survival import RESERVED_DESCRIPTORS
 from tests.service.case import parsed
 from tests.support.processes import PATIENCE, PAUSE
 from tests.support.watched import WatchedTestCase
@@ -89,6 +90,16 @@ class UnitTests(SynchronousTestCase):
                 *("--threshold=15", service),
             )
             self.assertEqual(done.returncode, 0, done.stdout)
+
+    def test_units_say_the_size_of_their_store(self) -> None:
+        for name in ("proxyrelay.service", "proxyrelay-node@.service"):
+            text = (CONF / name).read_text()
+            pattern = r"^(?:\w+=)?(?:FileDescriptorStoreMax|FDSTORE)=(\d+)$"
+            said = re.findall(pattern, text, re.MULTILINE)
+            self.assertEqual(len(said), 2)
+            self.assertEqual(len({*said}), 1)
+            room = Survive().capacity + RESERVED_DESCRIPTORS
+            self.assertGreaterEqual(int(said[0]), room)
 
     def test_unit_of_a_node_differs_only_in_names(self) -> None:
         """Each node has a name and a private listener; the sandbox is the same."""
