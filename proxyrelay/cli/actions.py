@@ -146,8 +146,8 @@ def send(pid: int, number: signal.Signals) -> None:
     Raises:
         NothingSent: The process is none, or has ended.
     """
-    if _is_over(pid):
-        raise NothingSent(_has_ended(pid))
+    if is_over(pid):
+        raise NothingSent(has_ended(pid))
     if not _handles(pid, number):
         raise NothingSent(
             f"process {pid} is no relay that takes {number.name}, and may end by it: "
@@ -156,16 +156,17 @@ def send(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
-        raise NothingSent(_has_ended(pid)) from None
+        raise NothingSent(has_ended(pid)) from None
     except OSError as error:
         raise NothingSent(f"process {pid}: {error.strerror}") from None
 
 
-def _has_ended(pid: int) -> str:
+def has_ended(pid: int) -> str:
+    """Why nothing was sent to a process."""
     return f"process {pid} has ended: nothing was sent"
 
 
-def _is_over(pid: int) -> bool:
+def is_over(pid: int) -> bool:
     """Whether a process has ended, and its parent has not noticed yet."""
     try:
         told = (PROC / str(pid) / "status").read_text(errors="replace")

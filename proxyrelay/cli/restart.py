@@ -113,8 +113,14 @@ def _must_be_kept(before: Status | None, pid: int) -> None:
     """Refuse if SIGTERM is a plain stop for the relay.
 
     Raises:
-        NothingSent: It is.
+        NothingSent: It is, or the process has ended.
     """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        raise NothingSent(actions.has_ended(pid)) from None
+    except OSError:  # the signal itself tells more
+        pass
     if before is not None and before.draining:
         raise NothingSent(
             "the relay drains, so it would only stop: nothing was sent. 'proxyrelay "

@@ -23,6 +23,9 @@ from tests.support.kept import KeptRelay
 from tests.support.processes import PATIENCE
 from tests.support.recording import B
 
+ENDED = 4712
+"""ID of a process that has ended."""
+
 KEPT = Survival(True, 2, 0, 10, 0, 0, 0)
 
 
@@ -32,9 +35,15 @@ class RefusalTests(CommandTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.sent: list[tuple[int, signal.Signals]] = []
-        self.patch(os, "kill", lambda pid, number: self.sent.append((pid, number)))
+        self.patch(os, "kill", self.kill)
         self.patch(actions, "PROC", self.folder / "proc")
         self.path.write_text(HOST)
+
+    def kill(self, pid: int, number: int) -> None:
+        if pid == ENDED:
+            raise ProcessLookupError
+        if number:
+            self.sent.append((pid, signal.Signals(number)))
 
     def refused(self, *arguments: str) -> str:
         """The last line of a command that sends nothing."""
@@ -72,6 +81,11 @@ class RefusalTests(CommandTestCase):
         self.addCleanup(os.chdir, Path.cwd())
         os.chdir(self.folder)
         self.assertIn(actions.CONFIG_HINT + actions.PID_HINT, self.refused("stop"))
+
+    def test_process_that_has_ended_is_named(self) -> None:
+        for command in ("restart", "stop"):
+            asked = (command, "-c", str(self.path), f"--pid={ENDED}")
+            self.assertIn(f"process {ENDED} has ended", self.refused(*asked))
 
     def test_restart_without_configuration_is_refused(self) -> None:
         for named in ((), ("--pid=4711",), ("--pid=4711", "--yes")):
