@@ -150,10 +150,12 @@ def _loss(before: Status | None, pid: int, settings: Config) -> str:
         if _keeps_connections(pid) is None:
             return "nothing shows whether the relay keeps its connections"
         return ""
-    lost = _unkept(before)
+    # A process that serves TLS goes on with no connection.
+    lost = before.clients if with_tls else _unkept(before)
     if not lost:
         return ""
-    why = "TLS of the relay itself" if with_tls else "survive.capacity"
+    is_tls = with_tls or before.tls
+    why = "TLS of the relay itself" if is_tls else "survive.capacity"
     return f"{lost:,} of {before.clients:,} clients would be closed ({why})"
 
 

@@ -104,11 +104,13 @@ class RefusalTests(CommandTestCase):
 
     def test_loss_is_what_the_private_listener_says(self) -> None:
         plain, with_tls = config.Config(), config.Config(certfile=Path("cert.pem"))
-        one = replace(STATUS, survival=replace(KEPT, kept=1))
+        kept = replace(STATUS, survival=KEPT, tls=False)
+        one = replace(kept, survival=replace(KEPT, kept=1))
         for status, settings, words in (
-            (replace(STATUS, survival=KEPT), plain, "^$"),
+            (kept, plain, "^$"),
+            (kept, with_tls, r"^2 of 2 clients would be closed \(TLS of the relay"),
             (one, plain, r"^1 of 2 clients would be closed \(survive\.capacity\)$"),
-            (one, with_tls, r"^1 of 2 clients would be closed \(TLS of the relay"),
+            (replace(one, tls=True), plain, r"^1 of 2 .* \(TLS of the relay itself\)$"),
         ):
             found = restart._loss(status, 4711, settings)
             self.assertRegex(found, words)
