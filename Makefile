@@ -39,7 +39,7 @@ help:
 	@echo "make clean   remove everything that was made"
 
 serve: $(VENV)/relay
-	$(BIN)/proxyrelay keep -- --survive $(ARGS)
+	$(BIN)/proxyrelay keep -- $(ARGS)
 
 test: lint types unit
 

@@ -94,7 +94,7 @@ def _ours(_port: int, config: Path, _pair: Certificate | None) -> list[str]:
 
 def _kept(_port: int, config: Path, _pair: Certificate | None) -> list[str]:
     command = str(SCRIPTS / "proxyrelay")
-    return [command, "keep", "--", "--survive", "--config", str(config)]
+    return [command, "keep", "--", "--config", str(config)]
 
 
 def _theirs(_port: int, config: Path, _pair: Certificate | None) -> list[str]:

@@ -22,6 +22,9 @@ PID_HINT = (
     "name the process with --pid; 'systemctl status' or 'proxyrelay status' has its ID"
 )
 
+CONFIG_HINT = "name the configuration with --config, if it has [admin]; or "
+"""In front of the other hint, where no configuration is named."""
+
 PIDFILE = Path("twistd.pid")
 """The file of twistd, without options."""
 
@@ -130,7 +133,9 @@ def named_process(arguments: Namespace) -> int:
     try:
         return process_id(file.read_text(encoding="ascii"))
     except OSError as error:
-        raise NothingSent(f"{file}: {error.strerror}; {PID_HINT}") from None
+        is_bare = arguments.config is None and arguments.pidfile is None
+        hint = CONFIG_HINT * is_bare + PID_HINT
+        raise NothingSent(f"{file}: {error.strerror}; {hint}") from None
     except ValueError:
         raise NothingSent(f"{file}: holds no process ID") from None
 
@@ -141,6 +146,8 @@ def send(pid: int, number: signal.Signals) -> None:
     Raises:
         NothingSent: The process is none, or has ended.
     """
+    if is_over(pid):
+        raise NothingSent(has_ended(pid))
     if not _handles(pid, number):
         raise NothingSent(
             f"process {pid} is no relay that takes {number.name}, and may end by it: "
@@ -148,8 +155,24 @@ def send(pid: int, number: signal.Signals) -> None:
         )
     try:
         os.kill(pid, number)
+    except ProcessLookupError:
+        raise NothingSent(has_ended(pid)) from None
     except OSError as error:
         raise NothingSent(f"process {pid}: {error.strerror}") from None
+
+
+def has_ended(pid: int) -> str:
+    """Why nothing was sent to a process."""
+    return f"process {pid} has ended: nothing was sent"
+
+
+def is_over(pid: int) -> bool:
+    """Whether a process has ended, and its parent has not noticed yet."""
+    try:
+        told = (PROC / str(pid) / "status").read_text(errors="replace")
+    except OSError:
+        return False
+    return re.search(r"^State:\s*[ZX]", told, re.MULTILINE) is not None
 
 
 def _send(arguments: Namespace, number: signal.Signals) -> int:

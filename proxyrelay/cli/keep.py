@@ -65,6 +65,9 @@ EXIT_AGAIN = os.EX_TEMPFAIL
 EXIT_NO_COMMAND = 127
 """The program of the relay cannot be run, as in a shell."""
 
+WAITS = ". Connections wait for it; their clients give up after 20 to 40 s"
+"""End of the line about a relay that has ended before it served."""
+
 STOPPED = (0, EXIT_AGAIN, 128 + signal.SIGINT)
 """Exit statuses of a relay after the signal to stop."""
 
@@ -84,15 +87,20 @@ PR_SET_PDEATHSIG = 1
 def keep(arguments: Namespace) -> int:
     """Serve a relay, and hold its sockets while it is started again.
 
-    Runs 'twistd proxyrelay' with the options behind '--', and starts it again after a
-    crash or a restart. SIGTERM and SIGINT stop the relay. SIGHUP, SIGUSR1 and SIGUSR2
-    are passed on. Exits with the status of a relay that never came to serve. Systems
-    other than Linux cannot keep sockets: it becomes twistd there.
+    Runs 'twistd proxyrelay --survive' with the options behind '--', and starts it again
+    after a crash or a restart. SIGTERM and SIGINT stop the relay. SIGHUP, SIGUSR1 and
+    SIGUSR2 are passed on. Exits with the status of a relay that never came to serve.
+    Systems other than Linux cannot keep sockets: it becomes 'twistd proxyrelay' there.
 
     Example:
         proxyrelay keep -- --config relay.toml
     """
     pidfile = arguments.pidfile or ""
+    try:
+        try_file(pidfile)
+    except OSError as error:
+        say(f"{pidfile}: {error.strerror}")
+        return 1
     if sys.platform == "linux":
         # The process keeps its ID, and loses all that the command has imported.
         words = [sys.executable, "-I", __file__, pidfile, *arguments.options]
@@ -100,6 +108,21 @@ def keep(arguments: Namespace) -> int:
         say("sockets are kept on Linux alone; a crash closes all connections")
         words = relay_command(pidfile, arguments.options)
     return os.execv(words[0], words)  # noqa: S606
+
+
+def try_file(path: str) -> None:
+    """Find out whether a file can be written; leave no new one. No path, no error.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if not path:
+        return
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.unlink(path)  # noqa: PTH108
+    except FileExistsError:
+        os.close(os.open(path, os.O_WRONLY))
 
 
 def relay_command(pidfile: str, options: Iterable[str]) -> list[str]:
@@ -360,10 +383,12 @@ class Keeper:
             how = f"with status {code}"
             if code < 0:
                 how = f"by {names.get(-code, f'signal {-code}')}"
+            # An earlier one served, and has left its connections.
+            waits = self._was_ready and ready_at is None and self._store.count > 0
             say(
                 f"the relay ended {how}; it is started again "
                 f"{f'in {delay:.1f} s' if delay else 'at once'}, "
-                f"descriptors kept: {self._store.count}"
+                f"descriptors kept: {self._store.count}{WAITS * waits}"
             )
 
     def _remove_pidfile(self) -> None:
@@ -467,7 +492,7 @@ def main(pidfile: str, *options: str) -> int:
     while (number := os.open(os.devnull, os.O_RDWR)) < FIRST_DESCRIPTOR:
         os.set_inheritable(number, True)
     os.close(number)
-    command = relay_command(pidfile, options)
+    command = relay_command(pidfile, ("--survive", *options))
     return Keeper(command, pidfile, dict(os.environ)).run()
 
 

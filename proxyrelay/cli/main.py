@@ -32,6 +32,8 @@ from proxyrelay.errors import (
     Unanswered,
 )
 
+KEEP_HINT = "put the options of the relay behind --: proxyrelay keep -- ..."
+
 MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 0.1, 3600.0
 """Bounds of ``status --interval`` and of ``--timeout``."""
 
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = sys.argv[1:] if arguments is None else arguments
         if ended.code and list(given[:1]) == ["probe"]:
             return probe.wrong_usage()  # monitoring systems know 2 as CRITICAL
+        if ended.code and list(given[:1]) == ["keep"]:
+            print(KEEP_HINT, file=sys.stderr)
         raise
     try:
         exit_status: int = parsed.command(parsed)
@@ -102,7 +106,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--pid": {"type": actions.process_id, "help": "process ID of the relay"},
     "--pidfile": {
         "type": Path,
-        "help": f"file with the process ID (default: {actions.PIDFILE})",
+        "help": "file with the process ID (default without a private listener: "
+        f"{actions.PIDFILE})",
     },
     "keep --pidfile": {"help": "file for the process ID of the relay"},
     "keep options": {

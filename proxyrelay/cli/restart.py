@@ -33,19 +33,26 @@ def restart(arguments: Namespace) -> int:
     Checks a configuration as 'check' does. If there is no problem, sends SIGTERM to the
     running relay. It leaves its connections to the next process, which its supervisor
     starts. Waits until that one serves, and shows what became of the connections. Sends
-    nothing if connections would be closed, unless --yes is given. Without --pid and
-    --pidfile, the private listener tells the process. Exits with 1 if there is a
-    problem, or if no relay serves in time.
+    nothing if some connections would be closed, unless --yes is given. Never restarts a
+    relay that keeps none: nobody would start it again. The private listener tells the
+    process; without one, --pid or --pidfile does. Exits with 1 if there is a problem,
+    if no relay serves in time, or if connections were lost.
 
     Example:
         proxyrelay restart --config relay.toml
     """
+    if arguments.config is None and arguments.admin is None:
+        raise NothingSent(
+            "name the configuration of the relay with --config: it tells the port at "
+            "which the next process answers. Nothing was sent"
+        )
     found = inspect(config.load(arguments.config), certificates.now(), os.environ)
     if print_problems(found):
         return 1
     relay = actions.listener(arguments)
     before = None if relay is None else relay.status()
     pid = _process(arguments, before)
+    _must_be_kept(before, pid)
     loss = _loss(before, pid, found.config)
     if loss and not arguments.yes:
         raise NothingSent(
@@ -59,18 +66,20 @@ def restart(arguments: Namespace) -> int:
     if relay is None:
         _wait_for_port(found.config, pid, deadline)
     else:
-        after = _wait_for_relay(relay, pid, deadline)
-    print(f"restarted: {_outcome(pid, after, time.monotonic() - start)}")
-    return 0
+        relays = [relay, *_moved(arguments, found.config)]
+        after = _wait_for_relay(relays, pid, deadline)
+    print(f"restarted: {_outcome(pid, before, after, time.monotonic() - start)}")
+    went_on = after is None or (after.survival is not None and not after.survival.lost)
+    return 0 if went_on else 1
 
 
 def stop(arguments: Namespace) -> int:
     """Stop a running relay, and close its connections.
 
     Sends SIGINT to the running relay. It closes each connection with 1001, and ends
-    with exit status 0, also if a supervisor keeps connections. Waits for that. Without
-    --pid and --pidfile, the private listener tells the process. Exits with 1 if the
-    relay does not end in time.
+    with exit status 0, also if a supervisor keeps connections. Waits for that. The
+    private listener tells the process; without one, --pid or --pidfile does. Exits with
+    1 if the relay does not end in time.
 
     Example:
         proxyrelay stop --config relay.toml
@@ -100,22 +109,70 @@ def _process(arguments: Namespace, before: Status | None) -> int:
     return pid
 
 
-def _loss(before: Status | None, pid: int, settings: Config) -> str:
-    """Which connections a restart would close; empty if none."""
+def _must_be_kept(before: Status | None, pid: int) -> None:
+    """Refuse if SIGTERM is a plain stop for the relay.
+
+    Raises:
+        NothingSent: It is, or the process has ended.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        raise NothingSent(actions.has_ended(pid)) from None
+    except OSError:  # the signal itself tells more
+        pass
+    if before is not None and before.draining:
+        raise NothingSent(
+            "the relay drains, so it would only stop: nothing was sent. 'proxyrelay "
+            "stop' stops it"
+        )
     if before is None:
-        if settings.certfile is not None:
-            return "connections over TLS of the relay itself would be closed"
         keeps = _keeps_connections(pid)
-        if keeps is None:
+    else:
+        keeps = before.survival is not None and before.survival.works
+    if keeps is False:
+        clients = "all" if before is None else f"all {before.clients:,}"
+        raise NothingSent(
+            f"the relay keeps no connections: {clients} would be closed, and nobody "
+            "would start it again. Nothing was sent. To restart it all the same, use "
+            "its supervisor, such as systemctl restart. To keep connections from then "
+            "on, set survive.enabled, and start it by the unit of systemd or by "
+            "'proxyrelay keep'"
+        )
+
+
+def _loss(before: Status | None, pid: int, settings: Config) -> str:
+    """Which connections a restart would close all the same; empty if none."""
+    with_tls = settings.certfile is not None
+    if before is None:
+        if with_tls:
+            return "connections over TLS of the relay itself would be closed"
+        if _keeps_connections(pid) is None:
             return "nothing shows whether the relay keeps its connections"
-        return "" if keeps else "the relay keeps no connections: all would be closed"
-    if before.draining:
-        return "the relay drains, and SIGTERM is a stop then: all would be closed"
-    survival = before.survival
-    if survival is None or not survival.works:
-        return f"the relay keeps no connections: all {before.clients:,} would be closed"
-    lost = before.clients - survival.kept
-    return f"{lost:,} of {before.clients:,} clients would be closed" if lost > 0 else ""
+        return ""
+    # A process that serves TLS goes on with no connection.
+    lost = before.clients if with_tls else _unkept(before)
+    if not lost:
+        return ""
+    is_tls = with_tls or before.tls
+    why = "TLS of the relay itself" if is_tls else "survive.capacity"
+    return f"{lost:,} of {before.clients:,} clients would be closed ({why})"
+
+
+def _unkept(before: Status) -> int:
+    """Clients that end with the process."""
+    kept = 0 if before.survival is None else before.survival.kept
+    return max(0, before.clients - kept)
+
+
+def _moved(arguments: Namespace, settings: Config) -> list[AdminClient]:
+    """Private listener of the file, if --admin names that of the running process."""
+    if arguments.admin is None or settings.admin.listen in {None, arguments.admin}:
+        return []
+    try:
+        return [status.client(Namespace(**{**vars(arguments), "admin": None}))]
+    except Unanswered:  # a port that only the log tells
+        return []
 
 
 def _keeps_connections(pid: int) -> bool | None:
@@ -166,25 +223,28 @@ def _has_ended(pid: int, watched: int | None, seconds: float) -> bool:
     return False
 
 
-def _wait_for_relay(relay: AdminClient, pid: int, deadline: float) -> Status:
-    """Wait until another process is ready.
+def _wait_for_relay(relays: list[AdminClient], pid: int, deadline: float) -> Status:
+    """Wait until another process is ready, at any of these private listeners.
 
     Raises:
         Unanswered: None is in time.
     """
     while True:
-        why = "no other process answers"
-        try:
-            found = relay.status()
-        except Unanswered as error:
-            why = str(error)
-        else:
-            if found.pid != pid:
-                if found.ready:
-                    return found
-                why = f"process {found.pid} is {status.state(found)}"
+        causes = []
+        for relay in relays:
+            try:
+                found = relay.status()
+            except Unanswered as error:
+                causes.append(str(error))
+                continue
+            if found.pid == pid:
+                causes.append("no other process answers")
+            elif found.ready:
+                return found
+            else:
+                causes.append(f"process {found.pid} is {status.state(found)}")
         if time.monotonic() >= deadline:
-            raise Unanswered(_none_serves(pid, why))
+            raise Unanswered(_none_serves(pid, "; ".join(causes)))
         time.sleep(POLL_SECONDS)
 
 
@@ -200,10 +260,10 @@ def _wait_for_port(settings: Config, pid: int, deadline: float) -> None:
         try:
             if served.is_served(settings, left, with_tls):
                 return
-            why = "what answers at its port is no relay"
+            why = f"what answers at port {settings.port} is no relay"
         except (OSError, HTTPException) as error:
             reason = getattr(error, "strerror", None) or "no answer"
-            why = f"its port: {reason.lower()}"
+            why = f"port {settings.port}: {reason.lower()}"
         if time.monotonic() >= deadline:
             raise Unanswered(_none_serves(pid, why))
         time.sleep(POLL_SECONDS)
@@ -216,13 +276,17 @@ def _none_serves(pid: int, why: str) -> str:
     )
 
 
-def _outcome(pid: int, after: Status | None, seconds: float) -> str:
+def _outcome(
+    pid: int, before: Status | None, after: Status | None, seconds: float
+) -> str:
     if after is None:
         return f"process {pid} -> the next one in {seconds:.1f} s"
     told = f"process {pid} -> {after.pid} in {seconds:.1f} s"
     if after.survival is None:
-        return f"{told}; it keeps no connections"
+        return f"{told}; it keeps no connections: all were closed"
+    unkept = 0 if before is None else _unkept(before)
+    closed = f", not kept and closed: {unkept:,}" if unkept else ""
     return (
         f"{told}, connections that go on: {after.survival.resumed:,}, "
-        f"lost: {after.survival.lost:,}"
+        f"lost: {after.survival.lost:,}{closed}"
     )

@@ -277,9 +277,11 @@ def _reach_lines(reach: Reach) -> Iterator[str]:
 def _survival_line(survival: Survival) -> str:
     resumed, lost = survival.resumed, survival.lost
     start = f"; at the start {resumed:,} went on, {lost:,} were lost"
+    unkept = survival.unkept
+    rest = f", {unkept:,} {'is' if unkept == 1 else 'are'} not" if unkept else ""
     return (
         f"survive: {survival.kept:,} of at most {survival.capacity:,} connections are "
-        f"kept{start * bool(resumed or lost)}"
+        f"kept{rest}{start * bool(resumed or lost)}"
     )
 
 

@@ -60,16 +60,32 @@ class ActionTests(CommandTestCase):
             self.run_command("drain", f"--pidfile={self.pidfile}"),
             (1, [f"problem: {self.pidfile}: {why}"]),
         )
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir(self.folder)
+        _, lines = self.run_command("drain")
+        self.assertIn(actions.CONFIG_HINT, lines[-1])
+        _, lines = self.run_command("drain", "-c", str(self.path))
+        self.assertNotIn(actions.CONFIG_HINT, lines[-1])
         self.assertEqual(self.sent, [])
 
-    def test_pid_of_no_process_is_a_problem(self) -> None:
+    def test_pid_of_a_process_that_has_ended_is_a_problem(self) -> None:
         def fail(*_: object) -> None:
             raise ProcessLookupError(errno.ESRCH, "No such process")
 
         self.patch(os, "kill", fail)
         self.assertEqual(
             self.run_command("drain", "--pid=4711"),
-            (1, ["problem: process 4711: No such process"]),
+            (1, ["problem: process 4711 has ended: nothing was sent"]),
+        )
+        # Its parent has not noticed.
+        self.patch(os, "kill", lambda *_: self.fail("sent"))
+        process = actions.PROC / "4711"
+        process.mkdir(parents=True)
+        (process / "cmdline").write_text("")
+        (process / "status").write_text("Name:\tx\nState:\tZ (zombie)\n")
+        self.assertEqual(
+            self.run_command("stop", "--pid=4711"),
+            (1, ["problem: process 4711 has ended: nothing was sent"]),
         )
 
     def test_pid_that_is_none_is_refused(self) -> None:

@@ -418,8 +418,14 @@ class EndTests(KeepTestCase):
                     "by SIGKILL; it is started again in 0.1 s",
                     "by SIGABRT; it is started again in 0.2 s",
                     "with status 75; it is started again at once",
-                    "with status 75; it is started again in 0.4 s",
-                    "by signal 35; it is started again in 0.8 s",
+                )
+            ]
+            + [
+                f"proxyrelay keep: the relay ended {how}"
+                for how in (
+                    "with status 75; it is started again in 0.4 s, "
+                    f"descriptors kept: 2{keep.WAITS}",
+                    "by signal 35; it is started again in 0.8 s, descriptors kept: 2",
                 )
             ],
         )
@@ -646,14 +652,15 @@ class CommandTests(KeepTestCase):
         command = (self.python, "-m", "proxyrelay.cli.main", "keep")
         path = {"PYTHONPATH": str(Path(keep.__file__).parents[2])}
         for arguments, expected in (
-            ((), ["--pidfile=", "proxyrelay"]),
-            (("--",), ["--pidfile=", "proxyrelay"]),
+            ((), ["--pidfile=", "proxyrelay", "--survive"]),
+            (("--",), ["--pidfile=", "proxyrelay", "--survive"]),
             (
                 ("--pidfile", "a b", "--", "--config", "c d", "--pidfile=x", "-h"),
                 *(
                     [
                         "--pidfile=a b",
                         "proxyrelay",
+                        "--survive",
                         "--config",
                         "c d",
                         "--pidfile=x",
@@ -680,6 +687,28 @@ class CommandTests(KeepTestCase):
             path.write_text(other)
             relay = self.crash(relay)
             self.assertEqual(path.read_text(), other)
+
+    def test_pid_file_that_cannot_be_written_is_one_line(self) -> None:
+        missing = self.folder / "missing/relay.pid"
+        blocked = self.folder / "folder"
+        blocked.mkdir()
+        for path, why in (
+            (missing, "No such file or directory"),
+            (blocked, "Is a directory"),
+        ):
+            process = self.start(SCRIPTS / "proxyrelay", "keep", "--pidfile", path)
+            self.assertEqual(process.wait(), 1)
+            self.assertEqual(process.errors, [f"proxyrelay keep: {path}: {why}"])
+            self.assertEqual(process.output, [])
+
+    def test_file_that_can_be_written_is_left_as_it_was(self) -> None:
+        keep.try_file("")
+        path = self.folder / "relay.pid"
+        keep.try_file(str(path))
+        self.assertFalse(path.exists())
+        path.write_text("1")
+        keep.try_file(str(path))
+        self.assertEqual(path.read_text(), "1")
 
     def test_other_systems_run_the_relay_without_a_parent(self) -> None:
         script = (

@@ -45,6 +45,7 @@ class CommandLineTests(CommandTestCase):
             (("check", "--bogus"), "--bogus"),
             (("globus",), "ACTION"),
             (("status", "--interval=0"), "invalid interval value: '0'"),
+            (("keep", "--config", "relay.toml"), f"\n{cli.KEEP_HINT}\n"),
         ):
             status, output, errors = self.ended(*arguments)
             self.assertEqual((status, output), (2, ""))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import time
 from pathlib import Path
 from unittest import SkipTest
 
@@ -15,13 +14,17 @@ from msgspec.structs import replace
 from proxyrelay import config
 from proxyrelay.admin.report import Survival
 from proxyrelay.cli import actions, restart, served
-from proxyrelay.cli import main as cli
+from proxyrelay.errors import NothingSent, Unanswered
 from tests.cli.command_case import HOST, CommandTestCase
 from tests.cli.test_status import STATUS
 from tests.integration.test_twistd import TwistdTestCase
 from tests.support.certificates import SETTINGS, Authority
 from tests.support.kept import KeptRelay
 from tests.support.processes import PATIENCE
+from tests.support.recording import B
+
+ENDED = 4712
+"""ID of a process that has ended."""
 
 KEPT = Survival(True, 2, 0, 10, 0, 0, 0)
 
@@ -32,9 +35,15 @@ class RefusalTests(CommandTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.sent: list[tuple[int, signal.Signals]] = []
-        self.patch(os, "kill", lambda pid, number: self.sent.append((pid, number)))
+        self.patch(os, "kill", self.kill)
         self.patch(actions, "PROC", self.folder / "proc")
         self.path.write_text(HOST)
+
+    def kill(self, pid: int, number: int) -> None:
+        if pid == ENDED:
+            raise ProcessLookupError
+        if number:
+            self.sent.append((pid, signal.Signals(number)))
 
     def refused(self, *arguments: str) -> str:
         """The last line of a command that sends nothing."""
@@ -50,11 +59,19 @@ class RefusalTests(CommandTestCase):
         self.assertIn("prot", self.restart())
 
     def test_restart_that_may_close_connections_is_refused(self) -> None:
-        self.assertIn("nothing shows whether", self.restart())
+        refused = self.restart()
+        self.assertIn("nothing shows whether", refused)
+        self.assertIn("--yes restarts", refused)
         descriptors = actions.PROC / "4711" / "fd"
         descriptors.mkdir(parents=True)
         (descriptors / "3").symlink_to("/dev/null")
-        self.assertIn("the relay keeps no connections", self.restart())
+        for more in ((), ("--yes",)):
+            asked = ("restart", "-c", str(self.path), "--pid=4711", *more)
+            refused = self.refused(*asked)
+            self.assertIn("the relay keeps no connections: all would", refused)
+            self.assertIn("systemctl restart", refused)
+            self.assertIn("set survive.enabled", refused)
+            self.assertNotIn("--yes", refused)
         (descriptors / "4").symlink_to("/memfd:proxyrelay (deleted)")
         self.assertEqual(restart._loss(None, 4711, config.Config()), "")
         self.path.write_text(self.certificates())
@@ -63,31 +80,54 @@ class RefusalTests(CommandTestCase):
     def test_process_without_a_name_has_a_hint(self) -> None:
         self.addCleanup(os.chdir, Path.cwd())
         os.chdir(self.folder)
-        self.assertIn(actions.PID_HINT, self.refused("stop"))
+        self.assertIn(actions.CONFIG_HINT + actions.PID_HINT, self.refused("stop"))
 
-    def test_loss_is_what_the_private_listener_says(self) -> None:
+    def test_process_that_has_ended_is_named(self) -> None:
+        for command in ("restart", "stop"):
+            asked = (command, "-c", str(self.path), f"--pid={ENDED}")
+            self.assertIn(f"process {ENDED} has ended", self.refused(*asked))
+
+    def test_restart_without_configuration_is_refused(self) -> None:
+        for named in ((), ("--pid=4711",), ("--pid=4711", "--yes")):
+            refused = self.refused("restart", *named)
+            self.assertIn("name the configuration of the relay with --config", refused)
+
+    def test_relay_that_would_only_stop_is_refused(self) -> None:
+        restart._must_be_kept(replace(STATUS, survival=KEPT), 4711)
         for status, words in (
-            (replace(STATUS, survival=KEPT), ""),
             (STATUS, "all 2 would be closed"),
             (replace(STATUS, survival=replace(KEPT, works=False)), "all 2 would"),
-            (replace(STATUS, survival=replace(KEPT, kept=1)), "1 of 2 clients"),
             (replace(STATUS, survival=KEPT, draining=True), "drains"),
         ):
-            found = restart._loss(status, 4711, config.Config())
-            self.assertEqual(bool(found), bool(words), found)
-            self.assertIn(words, found)
+            with self.assertRaisesRegex(NothingSent, words):
+                restart._must_be_kept(status, 4711)
+
+    def test_loss_is_what_the_private_listener_says(self) -> None:
+        plain, with_tls = config.Config(), config.Config(certfile=Path("cert.pem"))
+        kept = replace(STATUS, survival=KEPT, tls=False)
+        one = replace(kept, survival=replace(KEPT, kept=1))
+        for status, settings, words in (
+            (kept, plain, "^$"),
+            (kept, with_tls, r"^2 of 2 clients would be closed \(TLS of the relay"),
+            (one, plain, r"^1 of 2 clients would be closed \(survive\.capacity\)$"),
+            (replace(one, tls=True), plain, r"^1 of 2 .* \(TLS of the relay itself\)$"),
+        ):
+            found = restart._loss(status, 4711, settings)
+            self.assertRegex(found, words)
 
     def test_outcome_tells_what_went_on(self) -> None:
         after = replace(STATUS, survival=replace(KEPT, resumed=512, lost=1))
-        for found, words in (
-            (None, "process 4711 -> the next one in 0.9 s"),
-            (STATUS, "process 4711 -> 4711 in 0.9 s; it keeps no connections"),
-            (
-                after,
-                "process 4711 -> 4711 in 0.9 s, connections that go on: 512, lost: 1",
-            ),
+        before = replace(STATUS, survival=KEPT)
+        part = replace(STATUS, survival=replace(KEPT, kept=1))
+        next_one = "process 4711 -> 4711 in 0.9 s"
+        went_on = f"{next_one}, connections that go on: 512, lost: 1"
+        for old, found, words in (
+            (None, None, "process 4711 -> the next one in 0.9 s"),
+            (before, STATUS, f"{next_one}; it keeps no connections: all were closed"),
+            (before, after, went_on),
+            (part, after, f"{went_on}, not kept and closed: 1"),
         ):
-            self.assertEqual(restart._outcome(4711, found, 0.94), words)
+            self.assertEqual(restart._outcome(4711, old, found, 0.94), words)
 
 
 class KeptTests(TwistdTestCase):
@@ -136,6 +176,33 @@ class KeptTests(TwistdTestCase):
         self.assert_closed(client, 1001)
         self.assertEqual(relay.wait(), 0)
 
+    def test_restart_that_moves_the_private_listener_asks_at_both(self) -> None:
+        old, new = (f"unix:{self.folder}/{name}.sock" for name in ("old", "new"))
+        relay = self.keep(f"[admin]\nlisten = '{old}'\n")
+        self.registered(relay.url)
+        self.config.write_text(self.config.read_text().replace(old, new))
+        asked = ("restart", "--config", self.config, "--admin", old)
+        status, lines = self.command(*asked)
+        self.assertEqual(status, 0, lines)
+        self.assertIn("connections that go on: 1, lost: 0", lines[-1])
+        self.assertEqual(self.command("live", "--admin", new)[0], 0)
+
+    def test_restart_of_a_full_store_takes_a_yes(self) -> None:
+        place = f"unix:{self.folder}/admin.sock"
+        relay = self.keep(f"capacity = 1\n[admin]\nlisten = '{place}'\n")
+        self.registered(relay.url)
+        closed = self.registered(relay.url, uuid=B)
+        status, lines = self.command("restart", "--config", self.config)
+        self.assertEqual(status, 1)
+        self.assertIn("1 of 2 clients would be closed (survive.capacity)", lines[-1])
+        self.assertIn("--yes restarts", lines[-1])
+        status, lines = self.command("status", "--config", self.config)
+        self.assertIn("survive: 1 of at most 1 connections are kept, 1 is not", lines)
+        status, lines = self.command("restart", "--config", self.config, "--yes")
+        self.assertEqual(status, 0, lines)
+        self.assertTrue(lines[-1].endswith("go on: 1, lost: 0, not kept and closed: 1"))
+        self.assert_closed(closed, 1001)
+
     def test_restart_without_the_private_listener(self) -> None:
         relay = self.keep("")
         file = self.folder / "asked.toml"
@@ -151,21 +218,21 @@ class KeptTests(TwistdTestCase):
 class UnkeptTests(TwistdTestCase):
     """Relays of which nobody keeps anything."""
 
-    def test_restart_that_nobody_starts_again_fails(self) -> None:
+    def test_relay_that_nobody_starts_again_is_not_restarted(self) -> None:
         relay = self.relay()
         client = self.registered(relay.url)
         file = self.write_config(f"{HOST}port = {relay.port}\n")
         asked = ("restart", "--config", file, "--pid", str(relay.pid))
-        status, lines = self.command(*asked)
-        self.assertEqual(status, 1)
-        self.assertIn("keeps no connections", lines[-1])
-        output, errors = io.StringIO(), io.StringIO()
-        with redirect_stdout(output), redirect_stderr(errors):
-            status = cli.main([*map(str, asked), "--yes", "--timeout", "1"])
-        self.assertEqual(status, 1)
-        self.assertEqual(output.getvalue(), f"sent SIGTERM to process {relay.pid}\n")
-        self.assertIn("in time: its port: connection refused.", errors.getvalue())
-        self.assert_closed(client, 1001)
+        for more in ((), ("--yes",)):
+            status, lines = self.command(*asked, *more)
+            self.assertEqual(status, 1)
+            self.assertIn("keeps no connections", lines[-1])
+        client.ping()
+        away = replace(config.load(file).config, port=(port := self.reserve()))
+        with self.assertRaisesRegex(
+            Unanswered, rf"in time: port {port}: connection refused\."
+        ):
+            restart._wait_for_port(away, 4711, time.monotonic())
 
     def test_relay_behind_a_proxy_and_tls_is_seen(self) -> None:
         Authority().write(self.folder)

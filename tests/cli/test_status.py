@@ -190,6 +190,12 @@ class LinesTests(SynchronousTestCase):
             status_lines(replace(STATUS, survival=survival))[-1],
             f"{line}; at the start 510 went on, 2 were lost",
         )
+        for unkept, words in ((1, "1 is not"), (1200, "1,200 are not")):
+            survival = Survival(True, 512, unkept, 10_000, 0, 0, 0)
+            self.assertEqual(
+                status_lines(replace(STATUS, survival=survival))[-1],
+                f"{line}, {words}",
+            )
 
     def test_status_lines_of_a_cluster_tell_the_other_nodes(self) -> None:
         peers = [Peer("n2:b", "1.2.4", True, True), Peer("n3:c", "", False, False)]

@@ -135,21 +135,6 @@ class ClientTests(ExchangeTestCase):
         assert caught.exception.rcvd is not None
         self.assertEqual(caught.exception.rcvd.code, 1001)
 
-    def test_connections_of_a_relay_without_survive_end_with_it(self) -> None:
-        relay = self.keep("")
-        killed = self.registered(relay.url)
-        relay.send_relay(signal.SIGKILL)
-        with self.assertRaises(ConnectionClosed):
-            killed.recv()
-        relay.wait_for_next(SERVES)
-        stopped = self.registered(relay.url)
-        relay.send_relay(signal.SIGTERM)
-        with self.assertRaises(ConnectionClosed) as caught:
-            stopped.recv()
-        assert caught.exception.rcvd is not None
-        self.assertEqual(caught.exception.rcvd.code, 1001)
-        self.assertEqual(relay.wait(), 0, relay.said)
-
 
 class EndpointTests(KeptTestCase, EndpointTestCase):
     def store(self, uuid: UUID, home: Path) -> Store[EndpointConnector]:
