@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from proxyrelay.net.descriptor_store import DescriptorStore
 from proxyrelay.net.rate import RateLimitedLog
+from proxyrelay.net.write_batch import WriteBatch
 from proxyrelay.survive.entries import Connection, encode, name_of
 from proxyrelay.survive.memory import MAX_CONNECTIONS, Memory
 from proxyrelay.switchboard.offers import Offer
@@ -52,6 +53,7 @@ class Keeper:
         store: The supervisor's store.
         capacity: Most connections that are kept.
         clock: Time in seconds.
+        outbox: Gathers what a sweep over the sockets sends.
 
     Attributes:
         unkept: Registered connections over the capacity.
@@ -65,6 +67,7 @@ class Keeper:
         store: DescriptorStore,
         capacity: int,
         clock: Callable[[], float],
+        outbox: WriteBatch,
     ) -> None:
         self.memory = memory
         self.store = store
@@ -72,9 +75,11 @@ class Keeper:
         self.unkept: dict[Peer, None] = {}
         self._kept: dict[Peer, Kept] = {}
         self._keys: list[int] = []
+        self._unsent: dict[Peer, int] = {}
         self._next_key = 0
         self._serial = 0
         self._clock = clock
+        self._outbox = outbox
         self._limit = RateLimitedLog(LOG_INTERVAL_SECONDS)
 
     def __len__(self) -> int:
@@ -120,7 +125,21 @@ class Keeper:
             self.unkept[peer] = None
             return
         self._kept[peer] = Kept(slot, key, inode)
-        self.store.keep(name_of(key), descriptor)
+        if self._outbox.waiting is None:
+            self.store.keep(name_of(key), descriptor)
+            return
+        # A message wakes the supervisor up. Those of one sweep are sent together, and
+        # before the acceptances.
+        if not self._unsent:
+            self._outbox.waiting.append(self)
+        self._unsent[peer] = key
+
+    def send_held(self) -> None:
+        """Store the connections that have registered in this sweep."""
+        unsent, self._unsent = self._unsent, {}
+        for peer, key in unsent.items():
+            descriptor = cast(RelayProtocol, peer).transport.fileno()
+            self.store.keep(name_of(key), descriptor)
 
     def _write(self, peer: Peer, key: int, inode: int) -> int:
         self._serial += 1
@@ -141,7 +160,8 @@ class Keeper:
         if kept is None:
             return
         self.memory.connections.clear(kept.slot)
-        self.store.remove(name_of(kept.key))
+        if self._unsent.pop(peer, None) is None:
+            self.store.remove(name_of(kept.key))
         self._keys.append(kept.key)
         if self.unkept and len(self._kept) < self.capacity:
             self._keep(next(iter(self.unkept)))

@@ -159,7 +159,8 @@ class Survival:
     def resume(self, factory: RelayFactory, revive: Revive) -> None:
         """Go on with the connections of the process before."""
         keeper = self._keeper = Keeper(
-            self._memory, self._store, self.capacity, factory.clock.seconds
+            *(self._memory, self._store, self.capacity, factory.clock.seconds),
+            factory.outbox,
         )
         factory.outbox.unwritten = keeper.torn
         factory.pinged = keeper.pinged

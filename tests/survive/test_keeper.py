@@ -53,6 +53,22 @@ class RegistrationTests(KeeperTestCase):
         self.assertEqual(name, name_of(entry.key))
         self.assertEqual(os.fstat(number).st_ino, entry.inode)
 
+    def test_registrations_of_one_sweep_are_stored_at_its_end(self) -> None:
+        assert self.process is not None
+        outbox = self.process.factory.outbox
+        peers = [self.connect() for _ in range(3)]
+        outbox.open()
+        for (peer, _), uuid in zip(peers, (A, B, C), strict=True):
+            peer.dataReceived(frame(TEXT, registration(uuid)))
+        peers[1][0].drop("test")
+        self.assertEqual((self.names(), len(self.entries())), ([], 2))
+        outbox.close()
+        self.assertEqual(len(self.names()), 2)
+        removals = [text for text in self.supervisor.texts if "FDSTOREREMOVE=1" in text]
+        self.assertEqual(removals, [])
+        peers[2][0].drop("test")
+        self.assertEqual((len(self.names()), len(self.entries())), (1, 1))
+
     def test_other_name_and_other_uuid_replace_the_entry(self) -> None:
         peer = self.registered(A)
         for uuid, name in ((A, "b"), (B, "b")):
