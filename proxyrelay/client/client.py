@@ -244,6 +244,8 @@ class RelayClient:
 
     async def _until(self, pending: Deferred[Any]) -> Any:
         self._pending = pending
+        if self._is_stopping:  # by the call that has begun it
+            pending.cancel()
         try:
             return await pending
         finally:
@@ -265,7 +267,11 @@ class RelayClient:
             each.errback(why)
         for each in ending:
             self._tell_end(each)
-        if not (registering or ending or isinstance(why, CancelledError)):
+        if registering or ending or isinstance(why, CancelledError):
+            return
+        if isinstance(why, Rejected):
+            self._log.error("a relay client has ended: {why!a}", why=str(why))
+        else:
             self._log.failure("a relay client has ended", Failure(why))
 
     def _tell_end(self, waiting: Deferred[None]) -> None:

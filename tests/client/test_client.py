@@ -8,7 +8,9 @@ from uuid import UUID
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from proxyrelay.client import (
     Closed,
@@ -141,11 +143,21 @@ class ClientTests(SynchronousTestCase):
         self.failureResultOf(waiting, Rejected)
         self.assert_idle()
 
-    def test_final_code_of_which_nobody_is_told_is_logged(self) -> None:
+    def test_final_code_of_which_nobody_is_told_is_logged_escaped(self) -> None:
         self.registered()
-        self.endpoint.last.close(4004)
+        logged: list[str] = []
+
+        @implementer(ILogObserver)
+        def note(event: LogEvent) -> None:
+            logged.append(eventAsText(event))
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        self.endpoint.last.close(4004, "a\x1b[2J\nb")
         self.assert_idle()
-        self.assertEqual(len(self.flushLoggedErrors(Rejected)), 1)
+        (line,) = logged
+        self.assertIn(r"'4004 a\x1b[2J\nb'", line)
+        self.assertNotIn("\x1b", line)
 
     def test_stop_closes_and_ends(self) -> None:
         client = self.registered()
@@ -191,6 +203,19 @@ class ClientTests(SynchronousTestCase):
         clients.append(self.client(lost=stop))
         clients[0].start()
         self.successResultOf(stopped[0])
+        self.assert_idle()
+
+    def test_stop_inside_the_authorization_ends(self) -> None:
+        clients: list[RelayClient] = []
+        stopped: list[Deferred[None]] = []
+
+        def authorization() -> None:
+            stopped.append(clients[0].stop())
+
+        clients.append(self.client(authorization=authorization))
+        clients[0].start()
+        self.successResultOf(stopped[0])
+        self.assertTrue(self.endpoint.last.transport.aborted)
         self.assert_idle()
 
     def test_failing_callback_for_losses_is_logged(self) -> None:
