@@ -415,6 +415,15 @@ class UsageTests(ProbeTestCase):
         self.assertIn("proxy", found["advice"])
         self.assertEqual([each["name"] for each in found["steps"]], ["name", "tcp"])
 
+    def test_address_that_is_not_valid_is_shown_without_a_password(self) -> None:
+        path = self.folder / "probe.prom"
+        for url in ("ws://me:secret@a", "ws://me:s/secret@a", "x://me:secret@a/\udcff"):
+            status, output = self.probe(url, "--json", "--textfile", str(path))
+            self.assertEqual(status, 3)
+            self.assertIn("//a", json.loads(output)["url"])
+            self.assertIn('{url="', path.read_text())
+            self.assertNotIn("secret", output + path.read_text())
+
     def test_failure_is_written_for_the_node_exporter(self) -> None:
         path = self.folder / "probe.prom"
         url = self.serve(says(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"))
@@ -436,6 +445,10 @@ class ReportTests(SynchronousTestCase):
         failure = ProbeFailure("a\x1b[2J\nb\xe9", "c\rd")
         self.assertRegex(str(failure), r"^[ -~]+$")
         self.assertRegex(failure.advice, r"^[ -~]+$")
+
+    def test_long_texts_of_peers_are_cut(self) -> None:
+        for length, shown in ((500, 500), (501, 503), (10**6, 503)):
+            self.assertEqual(len(str(ProbeFailure(length * "a", ""))), shown)
 
     def test_first_line_has_one_bar(self) -> None:
         report = Report("ws://relay.example")
