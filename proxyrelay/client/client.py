@@ -267,11 +267,7 @@ class RelayClient:
             each.errback(why)
         for each in ending:
             self._tell_end(each)
-        if registering or ending or isinstance(why, CancelledError):
-            return
-        if isinstance(why, Rejected):
-            self._log.error("a relay client has ended: {why!a}", why=str(why))
-        else:
+        if not (registering or ending or isinstance(why, CancelledError)):
             self._log.failure("a relay client has ended", Failure(why))
 
     def _tell_end(self, waiting: Deferred[None]) -> None:

@@ -350,6 +350,11 @@ class ExchangeTests(ProbeTestCase):
         outcome = self.probe_all(self.serve(upgrades_and_hangs), "--timeout", "3")
         self.assert_failed(outcome, "registration", "timeout", "log")
 
+    def test_file_of_authorities_has_no_effect_without_tls(self) -> None:
+        url = self.serve(self.closes(4001, "why"))
+        status, output = self.probe_all(url, "--ca-file", str(self.folder / "absent"))
+        self.assertEqual(status, 2, output)
+
     def test_offer_without_an_answer_fails_in_time(self) -> None:
         outcome = self.probe_all(self.serve(replies(ACCEPTED)), "--timeout", "3")
         self.assert_failed(outcome, "exchange", "timeout", "does not deliver")
