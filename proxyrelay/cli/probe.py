@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import threading
 import time
 import traceback
@@ -66,9 +68,18 @@ def probe(arguments: Namespace) -> int:
             report.current = ""
             report.failure = ProbeFailure(words, "Look at its folder.", UNKNOWN)
     if arguments.json:
-        print(probe_report.as_json(report))
+        text = probe_report.as_json(report)
     else:
-        print(*probe_report.lines(report, arguments.days), sep="\n")
+        text = "\n".join(probe_report.lines(report, arguments.days))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        traceback.print_exc()
+        # Python flushes standard output again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNKNOWN
     return report.status
 
 

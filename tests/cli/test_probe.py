@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import trustme
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from proxyrelay.cli import probe_report, probe_steps
 from proxyrelay.cli.probe_report import ProbeFailure, Report
@@ -400,6 +400,20 @@ class UsageTests(ProbeTestCase):
         for url in ("http://relay.example", "relay.example", "ws://a:b"):
             status, output = self.probe(url)
             self.assertEqual((status, output[:8]), (3, "UNKNOWN:"), url)
+
+    def test_output_that_cannot_be_written_is_unknown(self) -> None:
+        if not Path("/dev/full").exists():
+            raise SkipTest("needs /dev/full")
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [*COMMAND, "relay.example"],
+                cwd=PROJECT,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=2 * PATIENCE,
+                check=False,
+            )
+        self.assertEqual(done.returncode, 3, done.stderr)
 
     def test_token_that_cannot_be_read_is_unknown_and_not_shown(self) -> None:
         path = self.folder / "token"
