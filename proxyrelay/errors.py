@@ -137,7 +137,13 @@ class PeerBusy(ProxyRelayError):
 
 
 class RelayClientError(ProxyRelayError):
-    """A client does not reach its relay, or not any longer."""
+    """A client does not reach its relay, or not any longer.
+
+    The text is printable ASCII: the relay, or what answers there, chooses some words.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ascii(message)[1:-1])
 
 
 class NotRegistered(RelayClientError):

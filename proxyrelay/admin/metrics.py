@@ -80,7 +80,7 @@ def _deaf(view: View) -> Values:
 
 
 def _unconnected(view: View) -> Values:
-    found = view.unconnected()
+    found = view.causes()
     return {(word,): found[cause] for cause, word in _CAUSES.items()}
 
 

@@ -211,7 +211,7 @@ class Root(Resource):
         if client is not None:
             peers = self._view.peers(client[0].decode("latin-1"))
             return request.json(Pairs(len(peers), peers))
-        total = self._view.unconnected().total()
+        total = len(self._view.unconnected())
         return in_pieces(request, Pairs(total, []), self._view.pairs())
 
     def _send_history(self, request: PrivateRequest) -> bytes:

@@ -199,18 +199,19 @@ class View:
         kinds, private_only = candidates.count(
             one.candidates for one in found if one is not None
         )
-        return Reach(kinds, private_only, len(self._pairs()))
+        return Reach(kinds, private_only, len(self.unconnected()))
 
-    def unconnected(self) -> Counter[Cause]:
+    def causes(self) -> Counter[Cause]:
         """Number of pairs that do not connect, by the likely cause."""
-        return Counter(pair.cause for pair in self._pairs())
+        return Counter(pair.cause for pair in self.unconnected())
 
-    def _pairs(self) -> list[PairState]:
+    def unconnected(self) -> list[PairState]:
+        """The pairs that do not connect."""
         return self.factory.relay.broker.reach.pairs.unconnected()
 
     def pairs(self) -> Iterator[list[Pair]]:
         """All pairs that do not connect, in batches."""
-        pairs = iter(self._pairs())
+        pairs = iter(self.unconnected())
         while batch := list(islice(pairs, CLIENTS_PER_BATCH)):
             yield list(map(self._pair, batch))
 
@@ -234,8 +235,10 @@ class View:
         )
 
     def _side(self, side: Registration) -> PairSide:
-        is_here = self.factory.registry.get(side.uuid) is not None
-        name = side.name if is_here else None
+        # Another connection may hold the UUID by now, or one at another node before.
+        peer = self.factory.registry.get(side.uuid)
+        now = None if peer is None else peer.registration
+        name = None if now is None else now.name
         return PairSide(side.uuid, name, candidates.words(side.candidates))
 
     def unanswered(self) -> Silence:

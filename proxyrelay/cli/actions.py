@@ -28,6 +28,9 @@ CONFIG_HINT = "name the configuration with --config, if it has [admin]; or "
 PIDFILE = Path("twistd.pid")
 """The file of twistd, without options."""
 
+MAX_PROCESS_ID = 2**31 - 1
+"""Largest pid_t."""
+
 PROC = Path("/proc")
 """Linux's table of processes (proc(5)); absent elsewhere."""
 
@@ -112,7 +115,7 @@ def process_id(text: str) -> int:
         ValueError: The text is no such ID.
     """
     number = int(text)
-    if number <= 0:
+    if not 0 < number <= MAX_PROCESS_ID:
         raise ValueError("no process has such an ID")
     return number
 

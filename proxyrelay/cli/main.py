@@ -44,6 +44,8 @@ EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of the process; return the exit status."""
+    if sys.stdout is None:  # closed: what is printed is lost, and the outcome is not
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the end
     parser = _parser()
     try:
         parsed = parser.parse_args(arguments, argparse.Namespace(parser=parser))

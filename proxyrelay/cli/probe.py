@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 import threading
 import time
 import traceback
@@ -16,7 +19,7 @@ from twisted.internet.task import react
 
 from proxyrelay.cli import probe_report
 from proxyrelay.cli.probe_exchange import exchange
-from proxyrelay.cli.probe_report import UNKNOWN, ProbeFailure, Report
+from proxyrelay.cli.probe_report import UNKNOWN, ProbeFailure, Report, plain
 from proxyrelay.cli.probe_steps import look
 from proxyrelay.cli.probe_way import Target, Way
 from proxyrelay.client import RelayUrl
@@ -48,7 +51,7 @@ def probe(arguments: Namespace) -> int:
     Example:
         proxyrelay probe wss://relay.example.org:8700
     """
-    report = Report(arguments.url)
+    report = Report(_without_user(arguments.url))
     try:
         _run(arguments, report)
     except ProbeFailure as failure:
@@ -65,9 +68,18 @@ def probe(arguments: Namespace) -> int:
             report.current = ""
             report.failure = ProbeFailure(words, "Look at its folder.", UNKNOWN)
     if arguments.json:
-        print(probe_report.as_json(report))
+        text = probe_report.as_json(report)
     else:
-        print(*probe_report.lines(report, arguments.days), sep="\n")
+        text = "\n".join(probe_report.lines(report, arguments.days))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        traceback.print_exc()
+        # Python flushes standard output again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNKNOWN
     return report.status
 
 
@@ -91,6 +103,11 @@ def days(text: str) -> int:
     if number < 0:
         raise ValueError("no such days")
     return number
+
+
+def _without_user(url: str) -> str:
+    """An address that may not be valid, for output: it may have a password."""
+    return plain(re.sub("//.*@", "//", url))
 
 
 def _run(arguments: Namespace, report: Report) -> None:

@@ -194,7 +194,7 @@ def failure_of(error: RelayClientError, target: Target | None = None) -> ProbeFa
 
 
 def _trust_root(target: Target) -> Any:
-    if target.ca_file is None:
+    if target.ca_file is None or not target.url.secure:
         return None
     text = target.ca_file.read_text(encoding="ascii", errors="replace")
     blocks = [f"{part}{PEM_END}" for part in text.split(PEM_END)[:-1]]

@@ -19,6 +19,9 @@ from proxyrelay.errors import ProxyRelayError
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 """Exit statuses of monitoring plugins."""
 
+MAX_LINE_CHARACTERS = 500
+"""Characters of a text that are shown. A certificate may have thousands of names."""
+
 STATUS_NAMES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
 
@@ -134,9 +137,12 @@ class Report:
 
 
 def plain(text: str) -> str:
-    """One line of printable ASCII: peers choose some of the words."""
+    """One short line of printable ASCII: peers choose some of the words."""
     spelt = text.encode("ascii", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else " " for c in spelt)
+    line = "".join(c if c.isprintable() else " " for c in spelt)
+    if len(line) <= MAX_LINE_CHARACTERS:
+        return line
+    return f"{line[:MAX_LINE_CHARACTERS]}..."
 
 
 def milliseconds(seconds: float) -> str:

@@ -244,6 +244,8 @@ class RelayClient:
 
     async def _until(self, pending: Deferred[Any]) -> Any:
         self._pending = pending
+        if self._is_stopping:  # by the call that has begun it
+            pending.cancel()
         try:
             return await pending
         finally:

@@ -131,6 +131,19 @@ class RelayConnection(WebSocketClientProtocol):
         if self.transport is not None:
             self.transport.abortConnection()
 
+    # -- a producer that takes no more than the relay reads: it may ask for pongs
+
+    def pauseProducing(self) -> None:
+        """Read nothing until the relay reads."""
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read again."""
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Do nothing: the connection has ended."""
+
     # -- Autobahn's hooks
 
     def onOpen(self) -> None:
@@ -138,6 +151,8 @@ class RelayConnection(WebSocketClientProtocol):
         self._upgraded = True
         self._upgraded_at = self._reactor.seconds()
         self._pings.start()
+        # Not before: Twisted pauses a producer during the TLS handshake.
+        self.transport.registerProducer(self, True)
         self.sendMessage(messages.encode(self._registration))
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
@@ -270,6 +285,7 @@ class RelayConnection(WebSocketClientProtocol):
 
     def _abort_later(self) -> None:
         if self._abort_call is None:
+            self.transport.unregisterProducer()  # TLS ends without one only.
             self._abort_call = self._reactor.callLater(
                 CLOSE_TIMEOUT_SECONDS, self.transport.abortConnection
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 MAX_SDP_CHARACTERS = 16 * 1024
@@ -20,6 +21,9 @@ MAX_CANDIDATES = 32
 
 MAX_ADDRESS_CHARACTERS = 64
 """Characters of the longest address that is read."""
+
+MAX_CAUSES = 4096
+"""Causes that are remembered: all pairs are counted for each scrape of the metrics."""
 
 IPV4_MAPPED = 0xFFFF
 """The upper 96 bits of an IPv6 address that stands for one of IPv4 (RFC 4291)."""
@@ -158,6 +162,7 @@ class Cause(Enum):
     )
 
 
+@lru_cache(MAX_CAUSES)
 def cause_of(one: Kinds, other: Kinds) -> Cause:
     """The likely cause, from the candidates of both sides."""
     publics = [kinds & _PUBLIC for kinds in (one, other)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from proxyrelay.switchboard import events, messages
 from proxyrelay.switchboard.candidates import is_private_only, kinds_of
-from proxyrelay.switchboard.events import Observer
+from proxyrelay.switchboard.events import FIGHT_TAKEOVERS, Observer
 from proxyrelay.switchboard.offers import Offer
 from proxyrelay.switchboard.pairs import Pairs
 from proxyrelay.switchboard.peer import Peer, Registration, Sent
@@ -45,6 +45,7 @@ class Reach:
                 events.PrivateOnly(
                     *(registration.uuid, registration.name),
                     *(sent.peer.user.sub, sent.peer.address),
+                    is_repeat=registration.takeovers > FIGHT_TAKEOVERS,
                 )
             )
 

@@ -74,6 +74,7 @@ class Suspended(msgspec.Struct, frozen=True, omit_defaults=True):
     unheard: frozenset[str] = frozenset()
     deaf: bool = False
     last_offer: float | None = None
+    candidates: int = 0
 
 
 NOTHING = Suspended()

@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.interfaces import ISSLTransport
 
 from proxyrelay.errors import Superseded
+from proxyrelay.switchboard.candidates import is_private_only
 from proxyrelay.switchboard.peer import Registration
 from proxyrelay.switchboard.user import ANONYMOUS, User
 from proxyrelay.websocket.admission import Origin
@@ -121,6 +122,7 @@ class RevivableProtocol(UpstreamProtocol):
             unheard=registration.unheard,
             deaf=registration.deaf,
             last_offer=registration.last_offer,
+            candidates=registration.candidates,
         )
 
     # -- the beginning in the next one
@@ -190,6 +192,8 @@ class RevivableProtocol(UpstreamProtocol):
             unheard=state.unheard,
             deaf=state.deaf,
             last_offer=state.last_offer,
+            candidates=state.candidates,
+            is_private_told=is_private_only(state.candidates),
         )
 
     # -- shared with the ordinary life

@@ -176,6 +176,9 @@ class PairTests(ResourceTestCase):
         (pair,) = self.ask(f"/pairs?client={A}").json["pairs"]
         self.assertFalse(pair["unconnected"])
         self.assertEqual(pair["exchanges"], 1)
+        self.registered(A, "new name")
+        (pair,) = self.ask(f"/pairs?client={A}").json["pairs"]
+        self.assertEqual(pair["source"]["name"], "new name")
 
 
 class EventTests(ResourceTestCase):

@@ -89,7 +89,7 @@ class ActionTests(CommandTestCase):
         )
 
     def test_pid_that_is_none_is_refused(self) -> None:
-        for pid in ("0", "-1", "x", "1.5"):
+        for pid in ("0", "-1", "x", "1.5", str(2**31)):
             errors = io.StringIO()
             with redirect_stderr(errors), self.assertRaises(SystemExit):
                 self.run_command("drain", f"--pid={pid}")

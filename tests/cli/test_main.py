@@ -91,6 +91,17 @@ class CommandLineTests(CommandTestCase):
         os.close(sending)
         self.assertEqual((done.returncode, done.stderr), (141, ""))
 
+    def test_process_with_closed_output_ends_with_the_exit_status(self) -> None:
+        for command, status in (("check --port=0 --host=::1", 0), ("probe x", 3)):
+            done = subprocess.run(
+                ["sh", "-c", f'"$@" {command} >&-', "sh", *COMMAND],
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            self.assertEqual((done.returncode, done.stderr), (status, ""))
+
 
 class InterruptTests(ProcessTestCase):
     """Ctrl-C ends a command without a traceback."""

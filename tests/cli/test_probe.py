@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import trustme
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from proxyrelay.cli import probe_report, probe_steps
 from proxyrelay.cli.probe_report import ProbeFailure, Report
@@ -350,6 +350,11 @@ class ExchangeTests(ProbeTestCase):
         outcome = self.probe_all(self.serve(upgrades_and_hangs), "--timeout", "3")
         self.assert_failed(outcome, "registration", "timeout", "log")
 
+    def test_file_of_authorities_has_no_effect_without_tls(self) -> None:
+        url = self.serve(self.closes(4001, "why"))
+        status, output = self.probe_all(url, "--ca-file", str(self.folder / "absent"))
+        self.assertEqual(status, 2, output)
+
     def test_offer_without_an_answer_fails_in_time(self) -> None:
         outcome = self.probe_all(self.serve(replies(ACCEPTED)), "--timeout", "3")
         self.assert_failed(outcome, "exchange", "timeout", "does not deliver")
@@ -396,6 +401,20 @@ class UsageTests(ProbeTestCase):
             status, output = self.probe(url)
             self.assertEqual((status, output[:8]), (3, "UNKNOWN:"), url)
 
+    def test_output_that_cannot_be_written_is_unknown(self) -> None:
+        if not Path("/dev/full").exists():
+            raise SkipTest("needs /dev/full")
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [*COMMAND, "relay.example"],
+                cwd=PROJECT,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=2 * PATIENCE,
+                check=False,
+            )
+        self.assertEqual(done.returncode, 3, done.stderr)
+
     def test_token_that_cannot_be_read_is_unknown_and_not_shown(self) -> None:
         path = self.folder / "token"
         for text in (None, "", "a secret", "a\nsecret", "s\xe9cret"):
@@ -414,6 +433,15 @@ class UsageTests(ProbeTestCase):
         self.assertEqual(found["failed_step"], "upgrade")
         self.assertIn("proxy", found["advice"])
         self.assertEqual([each["name"] for each in found["steps"]], ["name", "tcp"])
+
+    def test_address_that_is_not_valid_is_shown_without_a_password(self) -> None:
+        path = self.folder / "probe.prom"
+        for url in ("ws://me:secret@a", "ws://me:s/secret@a", "x://me:secret@a/\udcff"):
+            status, output = self.probe(url, "--json", "--textfile", str(path))
+            self.assertEqual(status, 3)
+            self.assertIn("//a", json.loads(output)["url"])
+            self.assertIn('{url="', path.read_text())
+            self.assertNotIn("secret", output + path.read_text())
 
     def test_failure_is_written_for_the_node_exporter(self) -> None:
         path = self.folder / "probe.prom"
@@ -436,6 +464,10 @@ class ReportTests(SynchronousTestCase):
         failure = ProbeFailure("a\x1b[2J\nb\xe9", "c\rd")
         self.assertRegex(str(failure), r"^[ -~]+$")
         self.assertRegex(failure.advice, r"^[ -~]+$")
+
+    def test_long_texts_of_peers_are_cut(self) -> None:
+        for length, shown in ((500, 500), (501, 503), (10**6, 503)):
+            self.assertEqual(len(str(ProbeFailure(length * "a", ""))), shown)
 
     def test_first_line_has_one_bar(self) -> None:
         report = Report("ws://relay.example")

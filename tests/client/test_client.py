@@ -141,11 +141,12 @@ class ClientTests(SynchronousTestCase):
         self.failureResultOf(waiting, Rejected)
         self.assert_idle()
 
-    def test_final_code_of_which_nobody_is_told_is_logged(self) -> None:
+    def test_final_code_of_which_nobody_is_told_is_logged_escaped(self) -> None:
         self.registered()
-        self.endpoint.last.close(4004)
+        self.endpoint.last.close(4004, "a\x1b[2J\nb")
         self.assert_idle()
-        self.assertEqual(len(self.flushLoggedErrors(Rejected)), 1)
+        (error,) = self.flushLoggedErrors(Rejected)
+        self.assertEqual(str(error.value), r"4004 a\x1b[2J\nb")
 
     def test_stop_closes_and_ends(self) -> None:
         client = self.registered()
@@ -191,6 +192,19 @@ class ClientTests(SynchronousTestCase):
         clients.append(self.client(lost=stop))
         clients[0].start()
         self.successResultOf(stopped[0])
+        self.assert_idle()
+
+    def test_stop_inside_the_authorization_ends(self) -> None:
+        clients: list[RelayClient] = []
+        stopped: list[Deferred[None]] = []
+
+        def authorization() -> None:
+            stopped.append(clients[0].stop())
+
+        clients.append(self.client(authorization=authorization))
+        clients[0].start()
+        self.successResultOf(stopped[0])
+        self.assertTrue(self.endpoint.last.transport.aborted)
         self.assert_idle()
 
     def test_failing_callback_for_losses_is_logged(self) -> None:

@@ -294,6 +294,17 @@ class EndTests(ConnectionTestCase):
         self.assertEqual([opcode for opcode, _ in end.frames()].count(PING), 3)
         self.assertTrue(connection.is_registered)
 
+    def test_relay_that_reads_nothing_is_not_read(self) -> None:
+        connection, end = self.registered()
+        producer = end.transport.producer
+        assert producer is not None
+        producer.pauseProducing()
+        self.assertEqual(end.transport.producerState, "paused")
+        producer.resumeProducing()
+        self.assertEqual(end.transport.producerState, "producing")
+        connection.close()
+        self.assertIsNone(end.transport.producer)
+
     def test_missing_pong_ends_the_connection(self) -> None:
         connection, end = self.registered()
         self.clock.advance(PING_INTERVAL_SECONDS)

@@ -13,7 +13,7 @@ from proxyrelay.switchboard.candidates import (
     SRFLX,
     Cause,
 )
-from proxyrelay.switchboard.events import PrivateOnly, Unconnected
+from proxyrelay.switchboard.events import FIGHT_TAKEOVERS, PrivateOnly, Unconnected
 from proxyrelay.switchboard.pairs import EXCHANGES, WINDOW_SECONDS
 from proxyrelay.switchboard.peer import Registration
 from proxyrelay.switchboard.reach import LOOK_SECONDS
@@ -92,6 +92,16 @@ class LookTests(ReachTestCase):
         self.relay.receive(self.one, registration(A))
         self.exchange(LAN)
         self.assertEqual(len(self.said(PrivateOnly)), 3)
+
+    def test_look_in_a_fight_is_not_told_each_round(self) -> None:
+        for round_ in range(FIGHT_TAKEOVERS + 3):
+            self.relay.receive(RecordingPeer(), registration(A)) if round_ else None
+            peer = self.relay.registry.get(A)
+            assert peer is not None
+            self.relay.receive(peer, offer(A, B, LAN))
+        repeats = [event.is_repeat for event in self.said(PrivateOnly)]  # type: ignore[attr-defined]
+        expected = [False] * (FIGHT_TAKEOVERS + 1) + [True] * 2
+        self.assertEqual(repeats, expected)
 
     def test_look_public_address_is_not_told(self) -> None:
         self.exchange(STUN, STUN)

@@ -8,12 +8,14 @@ from typing import Any
 import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from proxyrelay.auth.anonymous import AnonymousAuthenticator
 from proxyrelay.config import Config, Offers
 from proxyrelay.errors import Superseded
+from proxyrelay.switchboard.candidates import HOST, ICE, PRIVATE_IPV4
 from proxyrelay.switchboard.events import Event, Left, Refused
 from proxyrelay.switchboard.peer import Registration
 from proxyrelay.switchboard.relay import Relay
@@ -115,6 +117,9 @@ def outcome(side: Side) -> dict[str, Any]:
     seen: dict[str, Any] = side.seen()
     for client in seen["clients"]:
         del client["unread"]
+        if client["registration"] is not None:
+            # A new process looks at candidates anew.
+            client["registration"] = replace(client["registration"], look_due=0.0)
     return seen
 
 
@@ -404,6 +409,7 @@ class ReviveTests(RevivalCase):
         assert held is not None
         held.sent, held.received, held.unheard = 1, 2, frozenset({"a"})
         held.deaf, held.last_offer, held.takeovers = True, 4.0, 2
+        held.candidates, held.is_private_told = ICE | HOST | PRIVATE_IPV4, True
         peer._registration_debt = peer.flow.message_debt = 9.0
         moved = self.move(peer, after)
         self.assertEqual(moved.registration, held)
