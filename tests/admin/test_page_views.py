@@ -49,6 +49,24 @@ return [card.querySelector("dd").textContent, card.className];
 """
 """Gives text and classes of a figure, as if the relay kept connections."""
 
+RATES = """
+const { Rates } = await import("/page/rates.js");
+return arguments[0].map((samples) => {
+  const rates = new Rates();
+  return samples.map(([time, n]) => {
+    rates.add(time, { n });
+    return rates.of("n");
+  });
+});
+"""
+"""Gives the rates after each sample of a time and a total."""
+
+BANNER = """
+window.scrollTo(0, document.body.scrollHeight);
+return [scrollY, document.querySelector("#notices p").getBoundingClientRect().top];
+"""
+"""Scrolls to the end, and gives how far, and where the banner is."""
+
 TICKS = """
 const { ticksTo } = await import("/page/plots.js");
 return arguments[0].map(ticksTo);
@@ -143,7 +161,9 @@ class FigureTests(ViewCase):
         sign = "return getComputedStyle(arguments[0], '::before').content"
         name = card.find_element(By.CSS_SELECTOR, "dt")
         self.assertIn("⚠", self.browser.run(sign, name))
-        self.assertEqual(self.browser.texts(".legend .tag"), ["look at it", "act now"])
+        self.assertEqual(self.browser.text("#figures-warn"), "1 to look at")
+        pill = self.browser.driver.find_element(By.ID, "figures-bad")
+        self.assertFalse(pill.is_displayed())
 
     def test_figure_of_kept_connections_shows_trouble(self) -> None:
         self.watched()
@@ -181,6 +201,36 @@ class FigureTests(ViewCase):
         )
         self.until_figure("Kept connections", "1 of 1")
         self.until_state("Ready")
+
+    def test_rates_before_a_minute_are_unknown(self) -> None:
+        self.watched()
+        minute = [[1000 + 15 * i, 9000 + 150 * i] for i in range(5)]
+        found = self.browser.run(
+            RATES,
+            [
+                [[6, 3], [21, 30], [36, 60], [51, 60], [66, 60], [81, 60]],
+                minute,
+                [*minute, [9000, 99000], [9015, 99000]],
+            ],
+        )
+        young = [0.05, 0.5, 1, 1, 0.95, 0.5]
+        for rate, expected in zip(found[0], young, strict=True):
+            self.assertAlmostEqual(rate, expected)
+        self.assertEqual(found[1], [None] * 4 + [10])
+        self.assertEqual(found[2], [None] * 4 + [10] + [None] * 2)
+
+    def test_banner_of_a_relay_that_is_gone_stays_in_sight(self) -> None:
+        relay = self.watched()
+        self.until_state("Ready")
+        relay.stop()
+        self.until_state("No answer")
+        for _, width, dark in SCREENS:
+            self.browser.show(width, dark)
+            scrolled, top = self.browser.run(BANNER)
+            self.assertGreater(scrolled, 100)
+            self.assertGreaterEqual(top, 0)
+            self.assertLess(top, 100)
+        self.browser.show()
 
     def test_plots_have_ticks_up_to_the_data(self) -> None:
         self.watched()
@@ -253,7 +303,7 @@ class ClientTests(ViewCase):
         )
         self.browser.until(lambda: self.browser.texts("#client-pairs li"), "a peer")
         (peer,) = self.browser.texts("#client-pairs li")
-        self.assertIn("Likely cause: both sides offer private addresses only", peer)
+        self.assertIn("Likely cause (private): both sides offer private", peer)
         self.browser.until(
             lambda: "host (private IPv4)" in self.browser.text("#client-facts"),
             "its candidates",
@@ -283,6 +333,11 @@ class ClientTests(ViewCase):
         self.browser.until(
             lambda: "left" in self.browser.texts("#client-events .tag"), "its end"
         )
+        self.browser.driver.get(f"{self.address}/#client={B}")
+        self.until_text("#client-quiet", "The relay keeps no events of it.")
+        self.assertEqual(self.browser.text("#client-title"), B)
+        code = self.browser.driver.find_element(By.ID, "client-uuid")
+        self.assertFalse(code.is_displayed())
         self.browser.driver.get(f"{self.address}/#client=<b>")
         shown = self.browser.driver.find_element(By.ID, "overview").is_displayed
         self.browser.until(shown, "the overview")
@@ -296,6 +351,10 @@ class ClientTests(ViewCase):
         self.assertIn("(is STUN blocked?)", pair)
         self.assertIn("3 answered offers in ", pair)
         self.assertIn("docs/guides/no-connection.rst", self.browser.text("#pairs-help"))
+        kinds = self.browser.run(
+            "return document.querySelector('#clients-help').textContent"
+        )
+        self.assertIn("srflxThe address that a STUN server has seen.", kinds)
         self.until_refreshed()
         self.check_screens("pairs")
         self.assertIn("unconnected", self.kinds())

@@ -82,6 +82,7 @@ export class ClientView {
     this.client = this.table.find(this.uuid);
     write(byId("client-title"), legible(this.title));
     write(byId("client-uuid"), this.uuid);
+    byId("client-uuid").hidden = this.title === this.uuid;
     byId("client-gone").hidden = Boolean(this.client);
     byId("client-facts").hidden = !this.client;
     this._facts(this.client ? facts(this.client, this.table.now) : []);

@@ -5,7 +5,8 @@ import { element } from "./dom.js";
 /** @type {Record<string, string>} What each figure counts, and what to do about it. */
 export const FIGURES = {
   Clients:
-    "Endpoints that are registered now. Connections include those that are not registered yet.",
+    "Endpoints that are registered now. Connections include those that are not registered yet. " +
+    "Registrations are counted from the start.",
   Users: "Users with a registered client. Without authentication everybody is one user.",
   Offers:
     "Offers passed on to their receivers. An offer is held while its receiver is briefly away, " +
@@ -95,7 +96,7 @@ export const COLUMNS = {
   "Last offer": "Time since its last offer that was passed on.",
   Sent: "Messages of this client that reached their peers.",
   Received: "Messages of others that reached this client.",
-  Candidates: "Kinds of addresses that its last offer or answer carried. See pairs below.",
+  Candidates: "Kinds of addresses that its last offer or answer carried, as below.",
   Unanswered: "Offers in a row to this client that it did not answer. 0 after each answer.",
 };
 
@@ -109,7 +110,9 @@ export const CANDIDATES = {
 
 /** @type {Record<string, string>} Likely causes why two clients do not connect, and cures. */
 export const CAUSES = {
-  private: "Both sides offer private addresses only. Allow UDP to a STUN server on both sides.",
+  private:
+    "Both sides offer private addresses only. On one network: let UDP pass between the " +
+    "machines. On two: allow UDP to a STUN server on both sides.",
   stun: "One side offers private addresses only. Allow UDP to a STUN server there.",
   nat: "A NAT or a firewall lets no UDP through. A TURN server helps.",
   family: "One side has IPv4 only, and the other one IPv6 only. A TURN server with both helps.",

@@ -18,7 +18,7 @@ import { count, duration, latency, legible, moment, NONE, pace } from "./text.js
  * @property {string} name
  * @property {string} value
  * @property {string} more A second line.
- * @property {number | null} [rate] In a second.
+ * @property {number | null} [rate] In a second; null if not known yet.
  * @property {string} [level] "warn" or "bad" if somebody should look at it.
  * @property {Part[]} [parts]
  */
@@ -26,6 +26,12 @@ import { count, duration, latency, legible, moment, NONE, pace } from "./text.js
 /** Seconds of lag that need a look, and those at which clients notice it. */
 const LATE = 0.25;
 const TOO_LATE = 1;
+
+/** What is said of figures that need attention, by their level. */
+const LEVELS = [
+  ["warn", "to look at"],
+  ["bad", "to act on now"],
+];
 
 /** Refusals in a second that need a look. */
 const MANY = 1;
@@ -105,7 +111,7 @@ function totals({ forwarded, registrations, returned, dropped, refused, rejected
     ...unserved,
     Offers: forwarded.offer,
     Answers: forwarded.answer,
-    Users: registrations,
+    Registrations: registrations,
     "Not passed on": sum(unforwarded),
     Refused: sum(unserved),
   };
@@ -159,17 +165,18 @@ function figures(status, rates) {
   const wait = status.offer_wait.median;
   const unforwarded = added(returned, dropped);
   const unserved = added(refused, rejected);
+  const come = several(status.registrations, "registration");
   const faults = [...FAULTS].filter((reason) => rates.growth(reason) > 0);
   return [
     {
       name: "Clients",
       value: count(status.clients),
-      more: several(status.connections, "connection"),
+      more: `${several(status.connections, "connection")}; ${come}, ${pace(rates.of("Registrations"))}`,
     },
     {
       name: "Users",
       value: status.authentication === "none" ? NONE : count(status.users),
-      more: `${several(status.registrations, "registration")} ${pace(rates.of("Users"))}`,
+      more: status.authentication === "none" ? "no authentication" : "",
     },
     {
       name: "Offers",
@@ -256,9 +263,9 @@ class Card {
   }
 
   /** @param {Figure} figure */
-  update({ value, rate = null, more, level = "", parts: some = [] }) {
+  update({ value, rate, more, level = "", parts: some = [] }) {
     write(this.value, value);
-    write(this.rate, pace(rate));
+    write(this.rate, rate === undefined ? "" : pace(rate));
     write(this.more, more);
     this.element.className = `card ${level}`;
     arrange(
@@ -304,7 +311,13 @@ export class Figures {
   /** @param {Status} status */
   update(status) {
     this.rates.add(status.uptime, totals(status));
-    const shown = figures(status, this.rates).map((figure) => {
+    const all = figures(status, this.rates);
+    for (const [kind, what] of LEVELS) {
+      const some = all.filter(({ level }) => level === kind).length;
+      write(byId(`figures-${kind}`), `${count(some)} ${what}`);
+      byId(`figures-${kind}`).hidden = some === 0;
+    }
+    const shown = all.map((figure) => {
       const card = this.cards.get(figure.name) ?? new Card(figure.name);
       this.cards.set(figure.name, card);
       card.update(figure);

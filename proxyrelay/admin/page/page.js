@@ -32,7 +32,8 @@ class Page {
     this.paused = false;
     this.asking = false;
     this.gone = false;
-    this.name = "proxyrelay";
+    /** Name of the relay and its address, for the title. */
+    this.where = "proxyrelay";
     /** When the list of clients is due, in milliseconds. */
     this.due = 0;
     /** @type {number | null} When the relay has last answered, in Unix seconds. */
@@ -69,7 +70,7 @@ class Page {
     } finally {
       this.asking = false;
     }
-    if (this.paused) this._state("Paused", "");
+    if (this.paused) this._stand();
     else if (byId("login").hidden) this.timer = setTimeout(() => this.ask(), PERIOD);
   }
 
@@ -115,8 +116,8 @@ class Page {
   /** @param {import("./figures.js").Status} status */
   _answered(status) {
     this.answered = Date.now() / 1000;
-    this.name = legible(status.name);
-    write(byId("relay"), this.name);
+    const name = legible(status.name);
+    write(byId("relay"), name);
     const urls = status.listening.map(legible);
     write(byId("place"), urls.join(", "));
     this._gone(false);
@@ -124,7 +125,8 @@ class Page {
     this._state(word, kind);
     this._notices(warnings(status));
     const at = status.listening.length ? ` (${place(status.listening[0])})` : "";
-    this._title(`${status.clients} clients, ${word.toLowerCase()} – ${this.name}${at}`);
+    this.where = `${name}${at}`;
+    this._title(`${status.clients} clients, ${word.toLowerCase()}`);
   }
 
   /** @param {unknown} error */
@@ -135,7 +137,7 @@ class Page {
       const why = error instanceof Error ? legible(error.message) : "";
       this._state("Error", "bad");
       this._notices([`The relay answers with an error (${why}). The page asks again.`]);
-      this._title(`Error – ${this.name}`);
+      this._title("Error");
     }
     this._gone(!(error instanceof Unauthorized));
   }
@@ -144,7 +146,7 @@ class Page {
     const since = this.answered === null ? "" : ` since ${minute(this.answered)}`;
     this._state("No answer", "bad");
     this._notices([`No answer from the relay${since}. It may be restarting.`]);
-    this._title(`No answer – ${this.name}`);
+    this._title("No answer");
   }
 
   /** @param {boolean} gone Whether what is shown is no longer true. */
@@ -155,9 +157,10 @@ class Page {
     this.plots.repaint();
   }
 
-  /** @param {string} text */
-  _title(text) {
+  /** @param {string} state */
+  _title(state) {
     const client = this.client.title;
+    const text = `${state} – ${this.where}`;
     document.title = client ? `${legible(client)} – ${text}` : text;
   }
 
@@ -179,11 +182,17 @@ class Page {
 
   _pause() {
     this.paused = !this.paused;
-    byId("pause").setAttribute("aria-pressed", String(this.paused));
+    write(byId("pause"), this.paused ? "Go on" : "Pause");
     if (this.paused) {
       clearTimeout(this.timer);
-      this._state("Paused", "");
+      this._stand();
     } else this.ask();
+  }
+
+  /** Nothing is asked, so nothing changes. */
+  _stand() {
+    this._state("Paused", "");
+    this._title("Paused");
   }
 
   _askForToken() {

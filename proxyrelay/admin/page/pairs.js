@@ -85,7 +85,8 @@ class Item {
     sides(pair, this.own).forEach((side, i) =>
       write(this.candidates[i], candidates(side.candidates)),
     );
-    write(this.cause, `They do not connect. Likely cause: ${legible(pair.text)}`);
+    const why = `(${pair.cause.replace("_", " ")}): ${pair.text}`;
+    write(this.cause, `They do not connect. Likely cause ${legible(why)}`);
     this.cause.hidden = !pair.unconnected;
     write(this.counts, exchanges(pair, now));
   }

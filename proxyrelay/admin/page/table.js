@@ -1,7 +1,7 @@
 // The table of clients: searched, sorted, and no longer than a page can bear.
 
 import { arrange, byId, element, write } from "./dom.js";
-import { COLUMNS as ABOUT, glossary, level, MARKS } from "./explain.js";
+import { CANDIDATES, COLUMNS as ABOUT, glossary, level, MARKS } from "./explain.js";
 import { candidates, isPrivate, kinds } from "./pairs.js";
 import { count, duration, legible, moment, NONE } from "./text.js";
 
@@ -214,7 +214,9 @@ export class ClientTable {
       const column = this.order.value.replace("-", "");
       this._order(column, this.order.value.startsWith("-"));
     });
-    byId("clients-help").append(glossary(MARKS, "mark"), glossary(ABOUT));
+    byId("clients-help").append(
+      ...[glossary(MARKS, "mark"), glossary(ABOUT), glossary(CANDIDATES)],
+    );
   }
 
   /** @param {string} uuid @returns {Client | undefined} A connected client. */

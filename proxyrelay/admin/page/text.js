@@ -44,7 +44,7 @@ export function rate(value) {
 
 /** @param {number | null} value In a second. @returns {string} such as 12/s or 0.5/min */
 export function pace(value) {
-  if (value === null) return "";
+  if (value === null) return `${NONE}/min`;
   return value >= 1 ? rate(value) : `${Math.round(value * 600) / 10}/min`;
 }
 
