@@ -15,7 +15,7 @@ from unittest import mock
 from proxyrelay import __version__
 from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE
 from proxyrelay.cli import main as cli
-from proxyrelay.cli import run
+from proxyrelay.cli.entry import run
 from tests.cli.command_case import GLOBUS, CommandTestCase
 from tests.support.processes import PATIENCE, ProcessTestCase, environment
 
