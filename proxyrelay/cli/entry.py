@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+
+EXIT_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as in a shell."""
 
 
 def run() -> int:
@@ -17,4 +19,4 @@ def run() -> int:
         return main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return EXIT_INTERRUPTED
