@@ -16,7 +16,7 @@ from twisted.internet.task import react
 
 from proxyrelay.cli import probe_report
 from proxyrelay.cli.probe_exchange import exchange
-from proxyrelay.cli.probe_report import UNKNOWN, ProbeFailure, Report, milliseconds
+from proxyrelay.cli.probe_report import UNKNOWN, ProbeFailure, Report
 from proxyrelay.cli.probe_steps import look
 from proxyrelay.cli.probe_way import Target, Way
 from proxyrelay.client import RelayUrl
@@ -204,7 +204,7 @@ def _late(report: Report, arguments: Namespace) -> ProbeFailure:
         return ProbeFailure(
             f"{done} of {arguments.count} exchanges within {seconds:g} s",
             "Raise --timeout, or lower --count. The slowest took "
-            f"{milliseconds(max(report.exchanges))}.",
+            f"{probe_report.milliseconds(max(report.exchanges))}.",
         )
     advice = "A longer --timeout may tell more. Look at the relay's log and load."
     return ProbeFailure(
