@@ -134,6 +134,7 @@ FIELDS: Mapping[str, str] = {
     "``local`` if it has no IP address.",
     "back": "Connections that go on.",
     "capacity": "Most connections that are kept.",
+    "cause": "The likely cause, as in :doc:`../guides/no-connection`.",
     "code": "The close code: :doc:`close-codes`.",
     "count": "How many.",
     "deaf": "Whether it answers no offers since it came back.",

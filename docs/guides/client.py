@@ -10,10 +10,10 @@ import sys
 from typing import Any
 from uuid import UUID
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import react
 
-from proxyrelay.client import PeerConnection, RelayClient
+from proxyrelay.client import PeerConnection, Rejected, RelayClient
 
 
 def description(kind: str) -> str:
@@ -37,14 +37,23 @@ async def main(reactor: Any, url: str, peer: str | None = None) -> None:
     def lost(why: Exception, delay: float) -> None:
         print(f"lost: {why}; again in {delay:.1f} s", flush=True)
 
-    client = RelayClient(reactor, url, received, name="example", lost=lost)
+    try:
+        other = None if peer is None else UUID(peer)
+        client = RelayClient(reactor, url, received, name="example", lost=lost)
+    except ValueError as error:
+        sys.exit(f"wrong argument: {error}")
     reactor.addSystemEventTrigger("before", "shutdown", client.stop)
     client.start()
-    await client.registered()
-    print("registered as", client.uuid, flush=True)
-    if peer is not None:
-        client.offer(UUID(peer), description("offer"))
-    await client.ended()
+    try:
+        await client.registered()
+        print("registered as", client.uuid, flush=True)
+        if other is not None:
+            client.offer(other, description("offer"))
+        await client.ended()
+    except CancelledError:
+        print("stopped")
+    except Rejected as why:
+        sys.exit(f"rejected: {why}")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,17 @@ from proxyrelay.net import certificates
 from proxyrelay.service.checks import inspect
 
 PID_HINT = (
-    "name the process with --pid; 'systemctl status' or 'proxyrelay status' has its ID"
+    "name the process with --pid ('systemctl status' or 'pgrep -af twistd' has its ID)"
 )
 
 CONFIG_HINT = "name the configuration with --config, if it has [admin]; or "
 """In front of the other hint, where no configuration is named."""
+
+NO_WAY = (
+    "this relay has no private listener ([admin]), and there is no twistd.pid here: "
+    f"{PID_HINT}"
+)
+"""Where the configuration names no listener, and the process none of its files."""
 
 PIDFILE = Path("twistd.pid")
 """The file of twistd, without options."""
@@ -138,6 +144,9 @@ def named_process(arguments: Namespace) -> int:
     except OSError as error:
         is_bare = arguments.config is None and arguments.pidfile is None
         hint = CONFIG_HINT * is_bare + PID_HINT
+        if isinstance(error, FileNotFoundError) and arguments.pidfile is None:
+            bare = f"there is no {file} here: {hint}"
+            raise NothingSent(bare if is_bare else NO_WAY) from None
         raise NothingSent(f"{file}: {error.strerror}; {hint}") from None
     except ValueError:
         raise NothingSent(f"{file}: holds no process ID") from None

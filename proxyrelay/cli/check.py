@@ -30,6 +30,9 @@ RUNTIME_FOLDER = (
     "it yourself"
 )
 
+DRAINS = "is draining: wait for its end, or set another port"
+"""What a relay does that serves nothing any longer."""
+
 
 def check(arguments: Namespace) -> int:
     """Check a configuration.
@@ -104,7 +107,7 @@ def _try_places(found: Inspection, loaded: config.Loaded) -> list[str]:
         serving = served.find(settings, found.token)
         errors = list(_unexplained(errors, serving))
         if serving.port:
-            lines.append(f"this relay already serves here{_which(serving.status)}")
+            lines.append(_here(serving, settings))
     found.problems += (
         loaded.located(Problem(error.setting, str(error))) for error in errors
     )
@@ -126,11 +129,27 @@ def _unexplained(
     for error in errors:
         is_taken, is_admin = isinstance(error, Taken), error.setting == "admin.listen"
         if is_taken and is_admin and serving.is_other and serving.status is not None:
-            pid, urls = serving.status.pid, ", ".join(serving.status.listening)
-            text = f"{error}; it is process {pid}, a relay that serves {urls}"
-            yield StartError(text, error.setting)
+            yield StartError(f"{error}; {_owner(serving.status)}", error.setting)
         elif not (is_taken and serving.port and (serving.admin or not is_admin)):
             yield error
+
+
+def _owner(relay: Status) -> str:
+    """Say whose private listener it is."""
+    urls = ", ".join(relay.listening)
+    does = f"serves {urls}" if urls else DRAINS
+    return f"it is process {relay.pid}, a relay that {does}"
+
+
+def _here(serving: served.Serving, settings: Config) -> str:
+    """Say that a relay serves at the port."""
+    if settings.scheme not in serving.schemes:
+        other = " and ".join(sorted(serving.schemes))
+        return (
+            f"a relay already serves here, but with {other} in the place of "
+            f"{settings.scheme}: restart it, or set another port"
+        )
+    return f"this relay already serves here{_which(serving.status)}"
 
 
 def _which(relay: Status | None) -> str:
@@ -216,5 +235,11 @@ def _toml(value: object) -> str:
     """A setting in TOML; a secret is hidden."""
     if isinstance(value, Secret):
         return str(value)
-    plain = str(value) if isinstance(value, Path) else value
+    plain = _short(value) if isinstance(value, Path) else value
     return tomlkit.item(plain).as_string()
+
+
+def _short(path: Path) -> str:
+    """A path without ``..``, where that is the same file."""
+    short = os.path.normpath(path)
+    return short if os.path.realpath(short) == os.path.realpath(path) else str(path)

@@ -150,7 +150,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": probe.count,
         "default": 1,
         "metavar": "NUMBER",
-        "help": "number of offers with answers (default: %(default)s)",
+        "help": f"number of offers with answers, {probe.MAX_COUNT} at most "
+        "(default: %(default)s)",
     },
     "--days": {
         "type": probe.days,

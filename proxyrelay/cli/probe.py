@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,13 @@ def wrong_usage() -> int:
 
 
 def count(text: str) -> int:
-    """Parse a number of exchanges; ValueError out of bounds."""
-    number = int(text)
+    """Parse a number of exchanges; ArgumentTypeError out of bounds."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if not 1 <= number <= MAX_COUNT:
-        raise ValueError("no such count")
+        raise ArgumentTypeError(f"expected a number from 1 to {MAX_COUNT}")
     return number
 
 
@@ -122,8 +125,8 @@ def _run(arguments: Namespace, report: Report) -> None:
         *(arguments.ca_file, arguments.days),
     )
     deadline = time.monotonic() + arguments.timeout
-    way = _look(target, report, arguments.timeout, deadline)
-    _exchange(target, way, arguments.count, report, deadline)
+    way = _look(target, report, arguments, deadline)
+    _exchange(target, way, report, arguments, deadline)
 
 
 def _authorization(path: Path | None) -> str | None:
@@ -145,14 +148,14 @@ def _authorization(path: Path | None) -> str | None:
     return f"Bearer {token}"
 
 
-def _look(target: Target, report: Report, seconds: float, deadline: float) -> Way:
+def _look(target: Target, report: Report, arguments: Namespace, deadline: float) -> Way:
     """Take the first steps in a thread: nothing else ends a hanging name server."""
     outcome: list[Way | Exception] = []
 
     def run() -> None:
         try:
             # A step that ends by itself can tell more.
-            outcome.append(look(target, report, deadline - seconds / 10))
+            outcome.append(look(target, report, deadline - arguments.timeout / 10))
         except Exception as error:
             outcome.append(error)
 
@@ -160,7 +163,7 @@ def _look(target: Target, report: Report, seconds: float, deadline: float) -> Wa
     thread.start()
     thread.join(max(0.0, deadline - time.monotonic()))
     if not outcome or isinstance(outcome[0], TimeoutError):
-        raise _late(report)
+        raise _late(report, arguments)
     found = outcome[0]
     if isinstance(found, Exception):
         raise found
@@ -168,13 +171,15 @@ def _look(target: Target, report: Report, seconds: float, deadline: float) -> Wa
 
 
 def _exchange(
-    target: Target, way: Way, number: int, report: Report, deadline: float
+    target: Target, way: Way, report: Report, arguments: Namespace, deadline: float
 ) -> None:
     """Take the last steps on a reactor."""
     outcome: list[Exception | None] = []
 
     async def main(reactor: Any) -> None:
-        steps = Deferred.fromCoroutine(exchange(reactor, target, way, number, report))
+        steps = Deferred.fromCoroutine(
+            exchange(reactor, target, way, arguments.count, report)
+        )
         steps.addTimeout(max(0.0, deadline - reactor.seconds()), reactor)
         with suppress(CancelledError):  # an empty list means an interrupt
             outcome.append(await _error(steps))
@@ -194,7 +199,7 @@ def _exchange(
         raise KeyboardInterrupt
     (error,) = outcome
     if isinstance(error, DeferredTimeout):
-        raise _late(report)
+        raise _late(report, arguments)
     if error is not None:
         raise error
 
@@ -210,7 +215,14 @@ async def _error(steps: Deferred[None]) -> Exception | None:
     return None
 
 
-def _late(report: Report) -> ProbeFailure:
+def _late(report: Report, arguments: Namespace) -> ProbeFailure:
+    if report.exchanges:
+        done, seconds = len(report.exchanges), arguments.timeout
+        return ProbeFailure(
+            f"{done} of {arguments.count} exchanges within {seconds:g} s",
+            "Raise --timeout, or lower --count. The slowest took "
+            f"{probe_report.milliseconds(max(report.exchanges))}.",
+        )
     advice = "A longer --timeout may tell more. Look at the relay's log and load."
     return ProbeFailure(
         "no end within the timeout", TIMEOUT_ADVICE.get(report.current, advice)

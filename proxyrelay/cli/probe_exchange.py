@@ -72,7 +72,8 @@ async def exchange(
         with report.step("registration") as parts:
             await pair.register()
             slowest = max(each.registration_seconds for each in pair.connections)
-            parts.append("two clients, with TCP, TLS and upgrade")
+            steps = "TCP, TLS" if target.url.secure else "TCP"
+            parts.append(f"two clients, with {steps} and upgrade")
             parts.append(f"the relay took {milliseconds(slowest)}")
         with report.step("exchange") as parts:
             for _ in range(count):

@@ -49,6 +49,9 @@ NO_RELAY_BEHIND = (
     "at the proxy's address for it."
 )
 
+RELAY_HEADER = b"\r\nServer: proxyrelay\r\n"
+"""A line of what a relay and its private listener answer."""
+
 ENDS_ENDPOINTS = "An endpoint ends on any answer but 101."
 
 
@@ -210,6 +213,11 @@ def _upgrade(
             if status == 400:  # noqa: PLR2004 - of a port for TLS
                 _fail_if_tls(target, way, deadline)
             advice = NO_RELAY_BEHIND if status >= 500 else "Another server answers."  # noqa: PLR2004
+            if status == 200 and RELAY_HEADER in head:  # noqa: PLR2004 - of the page
+                advice = (
+                    "This is the private listener of a relay ([admin]): use the "
+                    "relay's own port."
+                )
             if 300 <= status < 400:  # noqa: PLR2004 - redirects
                 advice = "Use the address that it redirects to."
             raise ProbeFailure(

@@ -27,14 +27,19 @@ class Serving:
     """What answers at the places of a configuration.
 
     Attributes:
-        port: Whether a relay answers clients.
+        schemes: ``ws`` or ``wss``, if a relay answers clients at the port.
         admin: Whether a relay answers operators.
         status: State of the latter; None if it does not tell.
     """
 
-    port: bool
+    schemes: frozenset[str]
     admin: bool
     status: Status | None
+
+    @property
+    def port(self) -> bool:
+        """Whether a relay answers clients."""
+        return bool(self.schemes)
 
     @property
     def is_other(self) -> bool:
@@ -46,11 +51,14 @@ def find(settings: Config, token: Secret | None) -> Serving:
     """Ask what listens at both places of a configuration."""
     status, admin = _operators(settings, token)
     if status is not None:
-        ports = {urlsplit(url).port for url in status.listening}
-        return Serving(settings.port in ports, True, status)
-    with_tls = settings.certfile is not None
-    port = any(_answers(settings, tls) for tls in (with_tls, not with_tls))
-    return Serving(port, admin, None)
+        urls = map(urlsplit, status.listening)
+        schemes = frozenset(url.scheme for url in urls if url.port == settings.port)
+        return Serving(schemes, True, status)
+    own = settings.scheme
+    for scheme in (own, "ws" if own == "wss" else "wss"):
+        if _answers(settings, scheme == "wss"):
+            return Serving(frozenset({scheme}), admin, None)
+    return Serving(frozenset(), admin, None)
 
 
 def _operators(settings: Config, token: Secret | None) -> tuple[Status | None, bool]:

@@ -35,6 +35,7 @@ from proxyrelay.cli import terminal
 from proxyrelay.cli.admin_client import AdminClient
 from proxyrelay.errors import ConfigError, Unanswered
 from proxyrelay.service.checks import read_token
+from proxyrelay.switchboard.messages import canonical_uuid
 
 CURSOR_HOME, ERASE_LINE, ERASE_BELOW = "\x1b[H", "\x1b[K\n", "\x1b[J"
 """ECMA-48 controls of a terminal: go to the upper left corner, erase the rest of a line
@@ -108,7 +109,7 @@ def clients(arguments: Namespace) -> int:
     else:
         listed = relay.all_clients() if arguments.all else relay.clients()
         now = time.time()
-        head, rows = [*clients_head(listed)], client_rows(listed, now)
+        head, rows = [*clients_head(listed)], [*client_rows(listed, now)]
         if not terminal.show_table(head, CLIENT_HEADS, rows):
             print(*client_lines(listed, now), sep="\n")
     return 0
@@ -124,7 +125,12 @@ def disconnect(arguments: Namespace) -> int:
     Example:
         proxyrelay disconnect -c relay.toml 5c1ba1a4-6a1f-4e0c-9d5e-0d2f3a7b8c9d
     """
-    print(plain(client(arguments).disconnect(arguments.uuid)))
+    relay = client(arguments)
+    try:
+        uuid = canonical_uuid(arguments.uuid)
+    except ValueError:
+        raise Unanswered(f"{arguments.uuid!a} is no UUID") from None
+    print(plain(relay.disconnect(uuid)))
     return 0
 
 
@@ -268,10 +274,10 @@ def status_lines(status: Status) -> list[str]:
 def _reach_lines(reach: Reach) -> Iterator[str]:
     found = {kind: count for kind, count in reach.candidates.items() if count}
     yield f"candidates: {_counts(found)}"
-    yield (
-        f"reach: {reach.private_only} clients offer private addresses only, "
-        f"{reach.unconnected_pairs} pairs do not connect"
-    )
+    few, pairs = reach.private_only, reach.unconnected_pairs
+    offer = "client offers" if few == 1 else "clients offer"
+    connect = "pair does not" if pairs == 1 else "pairs do not"
+    yield f"reach: {few} {offer} private addresses only, {pairs} {connect} connect"
 
 
 def _survival_line(survival: Survival) -> str:
@@ -393,7 +399,8 @@ def pair_lines(listed: Pairs, now: float) -> Iterator[str]:
         yield (
             f"{_side(pair.source)} and {_side(pair.target)} user={pair.user!a}: "
             f"{pair.exchanges} answered offers in {_duration(pair.last - pair.since)}, "
-            f"the last {_duration(now - pair.last)} ago: {plain(pair.text)}"
+            f"the last {_duration(now - pair.last)} ago; "
+            f"cause: {plain(pair.cause)} ({plain(pair.text)})"
         )
 
 

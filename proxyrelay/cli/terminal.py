@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-TABLE_COLUMNS = 130
-"""Least width of a terminal for a table; a narrower one gets lines."""
+OTHER_COLUMNS = 76
+"""Least width that a table needs beside its whole cells; else there are lines."""
+
+WHOLE_HEADS = frozenset({"UUID", "from"})
+"""Heads of columns that are there to be copied: no cell is broken."""
 
 KEY_STYLES = {
     "problem": "bold red",
@@ -31,6 +34,7 @@ KEY_STYLE = "cyan"
 LINE_STYLES = {
     "no problems": "bold green",
     "this relay already serves here": "bold green",
+    "a relay already serves here": "bold yellow",
     "state: ready": "bold green",
     "state: not ready": "bold red",
     "no answer": "bold red",
@@ -55,11 +59,18 @@ def show(lines: Iterable[str], stream: TextIO | None = None) -> None:
 
 
 def show_table(
-    lines: Sequence[str], heads: Sequence[str], rows: Iterable[Sequence[str]]
+    lines: Sequence[str], heads: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> bool:
     """Print lines and a table on a terminal; return whether there is room for it."""
     console = _console(sys.stdout)
-    if console is None or console.width < TABLE_COLUMNS:
+    if console is None:
+        return False
+    whole = sum(
+        max(map(len, cells), default=0)
+        for head, *cells in zip(heads, *rows, strict=True)
+        if head in WHOLE_HEADS
+    )
+    if console.width < whole + OTHER_COLUMNS:
         return False
 
     from rich import box  # noqa: PLC0415 - an extra
@@ -70,9 +81,8 @@ def show_table(
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for head, *cells in zip(heads, *rows, strict=True):
         if any(cells):
-            # A UUID is there to be copied.
             table.add_column(
-                Text(head, KEY_STYLE), overflow="fold", no_wrap=head == "UUID"
+                Text(head, KEY_STYLE), overflow="fold", no_wrap=head in WHOLE_HEADS
             )
             columns.append(cells)
     for row in zip(*columns, strict=True):

@@ -25,6 +25,9 @@ DAY_SECONDS = 86400
 MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS = 60, 3650 * DAY_SECONDS
 """Bounds of ``--lifetime``."""
 
+LIFETIMES = "expected 60 seconds to 3650 days, such as 30d, 12h, 90m or 3600"
+"""The lifetimes that are allowed, in words."""
+
 MAX_PORT = 65535
 
 _SECRET = re.compile("[!-~]+")
@@ -69,12 +72,12 @@ def lifetime(text: str) -> int:
     """Parse ``30d``, ``12h``, ``90m`` or a number of seconds; return seconds.
 
     Raises:
-        ValueError: It is no lifetime, or out of bounds.
+        ArgumentTypeError: It is no lifetime, or out of bounds.
     """
     matched = _LIFETIME.fullmatch(text)
     seconds = int(matched[1]) * _UNITS[matched[2]] if matched else 0
     if not MIN_LIFETIME_SECONDS <= seconds <= MAX_LIFETIME_SECONDS:
-        raise ValueError("no such lifetime")
+        raise ArgumentTypeError(LIFETIMES)
     return seconds
 
 

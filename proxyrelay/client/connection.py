@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from OpenSSL.SSL import Error as TlsError
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
@@ -17,7 +18,14 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from proxyrelay.client.endpoint import MAX_HEAD_BYTES, status_of
+from proxyrelay.client.endpoint import (
+    MAX_HEAD_BYTES,
+    MAYBE_TLS,
+    TLS_RECORDS,
+    status_of,
+    tls_words,
+    unexpected,
+)
 from proxyrelay.client.url import RelayUrl
 from proxyrelay.errors import (
     Closed,
@@ -186,14 +194,21 @@ class RelayConnection(WebSocketClientProtocol):
         head = self.data[:MAX_HEAD_BYTES] if end < 0 else self.data[: end + 4]
         prefix = b"HTTP/"
         if not head.startswith(prefix[: len(head)]):
-            self.failHandshake("the peer does not speak HTTP")
+            is_tls = head.startswith(TLS_RECORDS)
+            self.failHandshake(
+                "the port speaks TLS: use wss://"
+                if is_tls
+                else "the peer does not speak HTTP"
+            )
         elif len(head) >= MAX_HEAD_BYTES:
             self.failHandshake("the head of the peer's answer does not end")
         elif end >= 0:
             status = status_of(head)
             if status is None or status[0] != 101:  # noqa: PLR2004 - RFC 6455, 4.1
-                code, phrase = status or (None, "a malformed status line")
-                self._give_up(NotUpgraded(phrase, code))
+                words = "a malformed status line"
+                if status is not None:
+                    words = unexpected(status, self.factory.isSecure)
+                self._give_up(NotUpgraded(words, status and status[0]))
                 return None
             # Autobahn fails on bytes that are not UTF-8; proxies add such headers.
             plain = head.decode("ascii", "replace").replace("\ufffd", "?").encode()
@@ -242,8 +257,12 @@ class RelayConnection(WebSocketClientProtocol):
         why = self._why
         if why is None:
             words = "the peer has closed the connection"
-            if not isinstance(reason.value, ConnectionDone):
+            if isinstance(reason.value, TlsError):
+                words = tls_words(reason.value)
+            elif not isinstance(reason.value, ConnectionDone):
                 words = " ".join(reason.getErrorMessage().split()) or words
+            if not (self._upgraded or self.factory.isSecure):
+                words = words.rstrip(".") + MAYBE_TLS
             why = Closed(None, words) if self._upgraded else NotConnected(words)
             why.__cause__ = reason.value
         if not self.registered.called:
@@ -343,6 +362,8 @@ def connect(
             raise
         except Exception as error:
             words = str(error) or type(error).__name__
+            if isinstance(error, TlsError):
+                words = tls_words(error)
             raise NotConnected(" ".join(words.split())) from error
         return await made.registered
 

@@ -6,6 +6,7 @@ import re
 from base64 import b64encode
 from typing import Any
 
+from OpenSSL.SSL import Error
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
@@ -24,6 +25,23 @@ from proxyrelay.errors import NotConnected
 
 MAX_HEAD_BYTES = 16 * 1024
 """Longest head of an HTTP answer."""
+
+MAYBE_TLS = " (does this port want wss://?)"
+"""Hint for a port that declines a request without TLS."""
+
+TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
+"""Begin of an alert and of a handshake (RFC 8446, section 5.1)."""
+
+_NO_TLS = " (does this port want ws://?)"
+
+TLS_HINTS = {
+    "certificate verify failed": " (see trust_root, and the host of the URL)",
+    "wrong version number": _NO_TLS,
+    "record layer failure": _NO_TLS,
+    "packet length too long": _NO_TLS,
+    "http request": _NO_TLS,
+}
+"""Likely causes, by the words of OpenSSL."""
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([^\r\n]*))?\r?\n")
 
@@ -63,6 +81,24 @@ def status_of(head: bytes) -> tuple[int, str] | None:
     if found is None:
         return None
     return int(found[1]), (found[2] or b"").decode("ascii", "replace").strip()
+
+
+def unexpected(status: tuple[int, str], with_tls: bool) -> str:
+    """Say what an answer means that is not 101, with status and phrase."""
+    code, phrase = status
+    words = f"HTTP {code} {phrase}".rstrip() + " in the place of 101"
+    if code < 400 or code == 404:  # noqa: PLR2004 - relays have other errors
+        return f"{words}: no relay answers there"
+    return words + MAYBE_TLS if code == 400 and not with_tls else words  # noqa: PLR2004
+
+
+def tls_words(error: Error) -> str:
+    """Say why a TLS connection has ended, without OpenSSL's lists."""
+    reasons = ""
+    if error.args and isinstance(error.args[0], list):
+        reasons = ", ".join(str(each[-1]) for each in error.args[0])
+    hints = (hint for word, hint in TLS_HINTS.items() if word in reasons)
+    return f"TLS: {reasons or 'the peer has closed the connection'}{next(hints, '')}"
 
 
 def connect_request(place: Place, credentials: str | None) -> bytes:

@@ -227,7 +227,7 @@ class Reload(Service):
                 names=waiting,
                 _names=later,
             )
-            detail += f"; only when it is started anew: {later}"
+            detail += f"; waits for a new start: {later}"
         return ReloadOutcome.CHANGED if names else ReloadOutcome.UNCHANGED, detail
 
     def _apply(

@@ -238,10 +238,10 @@ class Unconnected(Event, frozen=True):
     level = "warn"
     format = (
         "{source} and {target} of user={user!a} do not connect: {count} offers were "
-        "answered in {seconds:.0f} s; {reason}; see docs/guides/no-connection.rst"
-        "{_untold}"
+        "answered in {seconds:.0f} s; cause: {cause} ({reason}); see "
+        "docs/guides/no-connection.rst{_untold}"
     )
-    fields = ("source", "target", "user", "count", "seconds", "reason")
+    fields = ("source", "target", "user", "count", "seconds", "cause", "reason")
     page = "{source} and {target} do not connect: {reason}"
     burst = 10
 
@@ -250,6 +250,7 @@ class Unconnected(Event, frozen=True):
     user: str
     count: int
     seconds: float
+    cause: str
     reason: str
 
 

@@ -62,6 +62,7 @@ class Reach:
                     *(pair.source.uuid, pair.target.uuid, source.user.sub),
                     count=pair.count,
                     seconds=now - pair.began,
+                    cause=pair.cause.name.lower(),
                     reason=pair.cause.value,
                 )
             )

@@ -299,7 +299,7 @@ class ActionTests(ResourceTestCase):
     def test_reload_of_changes_lists_them(self) -> None:
         self.serve()
         self.change(max_message_bytes=1000, reuse_port=True)
-        detail = "changed: max_message_bytes; only when it is started anew: reuse_port"
+        detail = "changed: max_message_bytes; waits for a new start: reuse_port"
         self.assertEqual(self.post("/reload").json, {"ok": True, "detail": detail})
         self.assertEqual(self.relay.config.max_message_bytes, 1000)
 

@@ -65,7 +65,7 @@ class ActionTests(CommandTestCase):
         _, lines = self.run_command("drain")
         self.assertIn(actions.CONFIG_HINT, lines[-1])
         _, lines = self.run_command("drain", "-c", str(self.path))
-        self.assertNotIn(actions.CONFIG_HINT, lines[-1])
+        self.assertEqual(lines, [f"problem: {actions.NO_WAY}"])
         self.assertEqual(self.sent, [])
 
     def test_pid_of_a_process_that_has_ended_is_a_problem(self) -> None:

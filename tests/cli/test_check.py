@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import trustme
 
+from proxyrelay.cli import check
 from proxyrelay.config import PROXYSTORE_RELAY
 from proxyrelay.net import certificates, listening
 from tests.cli.command_case import (
@@ -71,6 +72,14 @@ class CheckTests(CommandTestCase):
         self.assertIn("certificate: for relay.example, 192.0.2.1", lines)
         self.assertIn(f"certificate: valid until {end} (90 days left)", lines)
         self.assertIn("certificate: 2 in the chain, and the key matches", lines)
+
+    def test_paths_are_shown_short_where_that_is_the_same_file(self) -> None:
+        (self.folder / "a" / "b").mkdir(parents=True)
+        (self.folder / "c").symlink_to(self.folder / "a" / "b")
+        for path, shown in (("a/../d", "d"), ("c/../d", "c/../d")):
+            self.assertEqual(
+                check._short(self.folder / path), f"{self.folder.resolve()}/{shown}"
+            )
 
     def test_check_certificate_of_last_hours_tells_hours(self) -> None:
         lines = self.checked(self.certificates(days=0))

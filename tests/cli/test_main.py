@@ -15,6 +15,7 @@ from unittest import mock
 from proxyrelay import __version__
 from proxyrelay.auth.credentials import ID_VARIABLE, SECRET_VARIABLE
 from proxyrelay.cli import main as cli
+from proxyrelay.cli.entry import run
 from tests.cli.command_case import GLOBUS, CommandTestCase
 from tests.support.processes import PATIENCE, ProcessTestCase, environment
 
@@ -50,6 +51,18 @@ class CommandLineTests(CommandTestCase):
             status, output, errors = self.ended(*arguments)
             self.assertEqual((status, output), (2, ""))
             self.assertIn(word, errors)
+
+    def test_interrupt_among_the_imports_is_quiet(self) -> None:
+        finder = mock.Mock(**{"find_spec.side_effect": KeyboardInterrupt})
+        errors = io.StringIO()
+        with (
+            mock.patch.dict(sys.modules),
+            mock.patch.object(sys, "meta_path", [finder]),
+            redirect_stderr(errors),
+        ):
+            del sys.modules["proxyrelay.cli.main"]
+            self.assertEqual(run(), 130)
+        self.assertEqual(errors.getvalue(), "interrupted\n")
 
     def test_help_option_lists_the_options(self) -> None:
         globus_options = ("--config", "--client-id", "--client-secret-file")

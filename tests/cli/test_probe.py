@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from argparse import ArgumentTypeError, Namespace
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -18,7 +19,7 @@ from unittest import mock
 import trustme
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from proxyrelay.cli import probe_report, probe_steps
+from proxyrelay.cli import probe, probe_report, probe_steps
 from proxyrelay.cli.probe_report import ProbeFailure, Report
 from proxyrelay.net import certificates
 from proxyrelay.switchboard.messages import ACCEPTED
@@ -300,6 +301,11 @@ class UpgradeTests(ProbeTestCase):
             outcome = self.probe(url)
             self.assert_failed(outcome, "upgrade", f"HTTP {status} A/b", advice)
 
+    def test_private_listener_is_recognised(self) -> None:
+        answer = b"HTTP/1.1 200 OK\r\nServer: proxyrelay\r\n\r\n"
+        outcome = self.probe(self.serve(says(answer)))
+        self.assert_failed(outcome, "upgrade", "HTTP 200", "private listener")
+
     def test_other_services_fail(self) -> None:
         for handler, what in (
             (says(b"SSH-2.0-OpenSSH\r\n"), "does not speak HTTP"),
@@ -359,6 +365,12 @@ class ExchangeTests(ProbeTestCase):
         outcome = self.probe_all(self.serve(replies(ACCEPTED)), "--timeout", "3")
         self.assert_failed(outcome, "exchange", "timeout", "does not deliver")
 
+    def test_time_that_ends_among_exchanges_names_the_timeout(self) -> None:
+        report = Report("ws://a", exchanges=[0.5, 0.25], current="exchange")
+        report.failure = probe._late(report, Namespace(count=9, timeout=1.5))
+        self.assertEqual(report.summary, "exchange: 2 of 9 exchanges within 1.5 s")
+        self.assertIn("lower --count. The slowest took 500.0 ms", report.failure.advice)
+
     def test_offer_that_comes_back_fails(self) -> None:
         error = json.dumps(
             {
@@ -397,6 +409,9 @@ class UsageTests(ProbeTestCase):
             with mock.patch("sys.stderr"):
                 status, lines = self.run_command("probe", *arguments)
             self.assertEqual((status, lines[0][:8]), (3, "UNKNOWN:"))
+        for text in ("0", "1001", "x"):
+            error = self.assertRaises(ArgumentTypeError, probe.count, text)
+            self.assertIn("1 to 1000", str(error))
         for url in ("http://relay.example", "relay.example", "ws://a:b"):
             status, output = self.probe(url)
             self.assertEqual((status, output[:8]), (3, "UNKNOWN:"), url)

@@ -269,9 +269,11 @@ class LinesTests(SynchronousTestCase):
             status_lines(replace(STATUS, reach=reach))[-2:],
             [
                 "candidates: host 3, private_ipv4 2",
-                "reach: 1 clients offer private addresses only, 4 pairs do not connect",
+                "reach: 1 client offers private addresses only, 4 pairs do not connect",
             ],
         )
+        line = status_lines(replace(STATUS, reach=Reach({}, 0, 1)))[-1]
+        self.assertIn("0 clients offer private addresses only, 1 pair does not", line)
 
     def test_pair_lines_have_both_sides_and_the_cause(self) -> None:
         self.assertEqual(
@@ -279,7 +281,8 @@ class LinesTests(SynchronousTestCase):
             [
                 "pairs that do not connect: 1",
                 f"{A} name='a' (host) and {B} away (unknown) user='jo': 4 answered "
-                "offers in 2 min 0 s, the last 20 s ago: is STUN blocked?",
+                "offers in 2 min 0 s, the last 20 s ago; cause: stun (is STUN "
+                "blocked?)",
             ],
         )
 

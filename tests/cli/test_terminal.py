@@ -74,6 +74,15 @@ class TerminalTests(SynchronousTestCase):
         # An empty column takes no room.
         self.assertNotIn("marks", text)
 
+    def test_address_in_a_full_table_is_whole(self) -> None:
+        rows = [[60 * "n", "192.0.2.100:54321", 60 * "m"]]
+        with (
+            mock.patch.dict(os.environ, self.place | {"COLUMNS": "130"}, clear=True),
+            redirect_stdout(Terminal()) as stream,
+        ):
+            self.assertTrue(terminal.show_table([], ["name", "from", "marks"], rows))
+        self.assertIn("192.0.2.100:54321", stream.getvalue())
+
     def test_nothing_to_show_prints_nothing(self) -> None:
         stream = io.StringIO()
         terminal.show([], stream)

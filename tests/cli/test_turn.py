@@ -77,6 +77,8 @@ class ArgumentTests(SynchronousTestCase):
             *("", "d", "59", "3651d", "-1d", "1.5h", "1w", "٣d"),
             99 * "9",
         )
+        error = self.assertRaises(ArgumentTypeError, turn.lifetime, "5x")
+        self.assertIn("30d, 12h, 90m or 3600", str(error))
 
     def test_user_has_no_colon_and_is_short(self) -> None:
         self.assertEqual(turn.user("jo_1.a@b-c"), "jo_1.a@b-c")

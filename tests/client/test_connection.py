@@ -126,13 +126,14 @@ class HandshakeTests(ConnectionTestCase):
 
     def test_other_answers_fail_with_their_status(self) -> None:
         for answer, status, words in (
-            (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", 502, "Bad Gateway"),
+            (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", 502, "502 Bad Gateway in the place"),
             (b"HTTP/1.0 403 No\r\nA: b\r\n\r\n", 403, "No"),
-            (b"HTTP/1.1 200\r\n\r\n", 200, ""),
+            (b"HTTP/1.1 200\r\n\r\n", 200, "HTTP 200 in the place of 101: no relay"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", 400, "want wss://"),
             (b"HTTP/2 101\r\n\r\n", None, "malformed"),
             (b"HTTP/1.1 101 x\r\n\r\n", None, "Upgrade"),
             (b"SSH-2.0-OpenSSH", None, "HTTP"),
-            (b"\x15\x03\x01\x00\x02\x02\x46", None, "HTTP"),
+            (b"\x15\x03\x01\x00\x02\x02\x46", None, "use wss://"),
             (b"HTTP/1.1 101 " + MAX_HEAD_BYTES * b"x", None, "does not end"),
         ):
             connecting = self.connect()
@@ -152,7 +153,8 @@ class HandshakeTests(ConnectionTestCase):
     def test_early_end_fails(self) -> None:
         connecting = self.connect()
         self.endpoint.last.transport.loseConnection()
-        self.failureResultOf(connecting, NotConnected)
+        error = self.failureResultOf(connecting, NotConnected).value
+        self.assertIn("want wss://", str(error))
 
     def test_time_without_registration_fails(self) -> None:
         for step in (

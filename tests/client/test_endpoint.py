@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from base64 import b64encode
 
+from OpenSSL.SSL import Error, SysCallError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from proxyrelay.client.endpoint import MAX_HEAD_BYTES, TunnelEndpoint
+from proxyrelay.client.endpoint import MAX_HEAD_BYTES, TunnelEndpoint, tls_words
 from proxyrelay.client.url import Place
 from proxyrelay.errors import NotConnected
 from tests.support.relay_end import MemoryEndpoint
+
+
+class WordsTests(SynchronousTestCase):
+    def test_tls_errors_have_words_and_a_likely_cause(self) -> None:
+        for error, words in (
+            (Error([("SSL routines", "", "certificate verify failed")]), "trust_root"),
+            (Error([("SSL routines", "", "wrong version number")]), "want ws://"),
+            (Error([("SSL routines", "", "no cipher match")]), "TLS: no cipher match"),
+            (Error(), "closed the connection"),
+            (SysCallError(-1, "Unexpected EOF"), "closed the connection"),
+        ):
+            self.assertIn(words, tls_words(error))
+            self.assertNotIn("[", tls_words(error))
 
 
 class Recorder(Protocol):

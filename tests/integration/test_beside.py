@@ -77,6 +77,35 @@ class CheckTests(BesideTestCase):
         self.assertEqual((status, len(lines)), (1, 1), lines)
         self.assertIn(f"process {relay.pid}, a relay that serves {relay.url}", lines[0])
 
+    def test_check_beside_a_draining_relay_says_so(self) -> None:
+        relay = self.serve(self.admin)
+        client = self.registered(relay.url)
+        self.command("drain", "--config", self.asked)
+        status, lines = self.check()
+        self.assertEqual((status, len(lines)), (1, 1), lines)
+        told = f"it is process {relay.pid}, a relay that is draining: wait for its end,"
+        self.assertIn(told, lines[0])
+        client.close()
+        self.assertEqual(relay.wait(), 0)
+
+    def test_check_beside_relay_with_the_other_scheme_says_so(self) -> None:
+        Authority().write(self.folder)
+        for admin in ("", self.admin):
+            relay = self.serve(f"{SETTINGS}{admin}")
+            self.asked.write_text(f"{HOST}port = {relay.port}\n{admin}")
+            status, lines = self.check()
+            self.assertEqual(status, 0, lines)
+            self.assertIn("here, but with wss in the place of ws:", lines[1])
+            relay.stop()
+
+    def test_disconnect_of_no_uuid_names_it(self) -> None:
+        errors = io.StringIO()
+        with redirect_stderr(errors):
+            status = cli.main(["disconnect", "--admin", self.place, "nope"])
+        self.assertEqual(
+            (status, errors.getvalue()), (1, "problem: 'nope' is no UUID\n")
+        )
+
     def test_check_beside_strangers_has_both_problems(self) -> None:
         relay = self.serve("[admin]\nlisten = '127.0.0.1:0'\n")
         line = relay.wait_for(r"the private listener is http://127.0.0.1:(\d+)")
@@ -116,10 +145,7 @@ class CommandTests(BesideTestCase):
         self.assertEqual(status, 0)
         self.assertEqual(
             lines,
-            [
-                "reloaded: changed: max_message_bytes; only when it is started anew: "
-                "reuse_port"
-            ],
+            ["reloaded: changed: max_message_bytes; waits for a new start: reuse_port"],
         )
         status, lines = self.command("reload", "--admin", self.place)
         self.assertTrue(lines[0].startswith("reloaded: nothing has changed"), lines)

@@ -194,6 +194,26 @@ class ExampleTests(ProcessTestCase):
         first.wait_for(f"offer from {own}")
         self.assertEqual(relay.stop(), 0)
         first.wait_for("^lost: 1001 ")
+        for process in (first, second):
+            process.stop(signal.SIGINT)
+            self.assertNotIn("Traceback", process.said)
+
+    def test_example_of_the_guide_without_a_relay_is_stopped_quietly(self) -> None:
+        example = Path(__file__).parents[2] / "docs" / "guides" / "client.py"
+        where = environment(PYTHONPATH=str(Path(__file__).parents[2]))
+        process = self.start(sys.executable, example, "ws://127.0.0.1:1", env=where)
+        process.wait_for("^lost: .*refused")
+        process.stop(signal.SIGINT)
+        self.assertEqual(process.output[-1], "stopped")
+        self.assertEqual(process.errors, [])
+
+    def test_example_of_the_guide_with_wrong_words_ends_in_one_line(self) -> None:
+        example = Path(__file__).parents[2] / "docs" / "guides" / "client.py"
+        where = environment(PYTHONPATH=str(Path(__file__).parents[2]))
+        for words in (("http://a",), ("ws://127.0.0.1:1", "nope")):
+            process = self.start(sys.executable, example, *words, env=where)
+            self.assertEqual(process.wait(), 1)
+            self.assertRegex(process.said, "^wrong argument: [^\n]+$")
 
 
 class TokenAuthenticator(StillAuthenticator):

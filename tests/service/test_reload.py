@@ -198,7 +198,7 @@ class TokenTests(ReloadTestCase):
     def test_reload_with_waiting_place_keeps_token(self) -> None:
         self.found.config = Config(admin=Admin("127.0.0.1:1"))
         self.found.token = None
-        text = "nothing has changed; only when it is started anew: admin.listen"
+        text = "nothing has changed; waits for a new start: admin.listen"
         expected = Reloaded(ReloadOutcome.UNCHANGED, text, Secret("first"))
         self.assertEqual(self.reload.reload(), expected)
 

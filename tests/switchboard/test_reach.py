@@ -128,7 +128,7 @@ class UnconnectedTests(ReachTestCase):
         assert isinstance(told, Unconnected)
         self.assertEqual((told.source, told.target, told.user), (A, B, "anonymous"))
         self.assertEqual((told.count, told.seconds), (EXCHANGES, 80.0))
-        self.assertEqual(told.reason, Cause.STUN.value)
+        self.assertEqual((told.cause, told.reason), ("stun", Cause.STUN.value))
         self.now += WINDOW_SECONDS
         self.relay.tick()
         self.assertEqual(self.relay.broker.reach.pairs.unconnected(), [])
