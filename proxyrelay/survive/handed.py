@@ -36,7 +36,7 @@ class Handed:
 
     @classmethod
     def sort(cls, given: Mapping[int, str]) -> Handed:
-        """Tell descriptors apart by what they are."""
+        """Tell descriptors apart by what they are. A store gives each a name."""
         handed = cls()
         for number, name in given.items():
             if name == memory.NAME:
@@ -44,7 +44,7 @@ class Handed:
             elif name.startswith(LISTENER):
                 handed.listeners.append(number)
                 handed.listener_names.append(name)
-            elif name == PROBE_NAME or _is_connection(number):
+            elif name == PROBE_NAME or (name and _is_connection(number)):
                 handed.connections[number] = name
             else:
                 handed.activated[number] = name

@@ -66,6 +66,11 @@ class HandedTests(SynchronousTestCase):
         for number in (own, file, connection):
             self.assertFalse(os.get_inheritable(number))
 
+    def test_socket_without_a_name_is_from_no_store(self) -> None:
+        connection = self.connection()
+        self.addCleanup(os.close, connection)
+        self.assertEqual(Handed.sort({connection: ""}).activated, {connection: ""})
+
     def test_sort_leaks_no_descriptor(self) -> None:
         reading, writing = os.pipe()
         self.addCleanup(os.close, reading)
