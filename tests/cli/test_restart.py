@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from unittest import SkipTest
@@ -137,6 +139,9 @@ class KeptTests(TwistdTestCase):
         super().setUp()
         if sys.platform != "linux":
             raise SkipTest("descriptors are kept on Linux only")
+        # The path of a socket must be short.
+        self.sockets = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.sockets)
 
     def keep(self, text: str) -> KeptRelay:
         self.config = self.write_config(f"{HOST}[survive]\nenabled = true\n{text}")
@@ -145,7 +150,7 @@ class KeptTests(TwistdTestCase):
         return relay
 
     def test_restart_and_stop_through_the_private_listener(self) -> None:
-        place = f"unix:{self.folder}/admin.sock"
+        place = f"unix:{self.sockets}/admin.sock"
         relay = self.keep(f"[admin]\nlisten = '{place}'\n")
         client = self.registered(relay.url)
         (before,) = relay.children()
@@ -177,7 +182,7 @@ class KeptTests(TwistdTestCase):
         self.assertEqual(relay.wait(), 0)
 
     def test_restart_that_moves_the_private_listener_asks_at_both(self) -> None:
-        old, new = (f"unix:{self.folder}/{name}.sock" for name in ("old", "new"))
+        old, new = (f"unix:{self.sockets}/{name}.sock" for name in ("old", "new"))
         relay = self.keep(f"[admin]\nlisten = '{old}'\n")
         self.registered(relay.url)
         self.config.write_text(self.config.read_text().replace(old, new))
@@ -188,7 +193,7 @@ class KeptTests(TwistdTestCase):
         self.assertEqual(self.command("live", "--admin", new)[0], 0)
 
     def test_restart_of_a_full_store_takes_a_yes(self) -> None:
-        place = f"unix:{self.folder}/admin.sock"
+        place = f"unix:{self.sockets}/admin.sock"
         relay = self.keep(f"capacity = 1\n[admin]\nlisten = '{place}'\n")
         self.registered(relay.url)
         closed = self.registered(relay.url, uuid=B)
