@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -481,9 +482,12 @@ def raise_limit() -> int:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error."""
+    """Write a line to standard error, unless nobody reads there: it must not wait."""
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
     with suppress(OSError):
-        os.write(2, f"proxyrelay keep: {text}\n".encode(errors="backslashreplace"))
+        if poll.poll(0):
+            os.write(2, f"proxyrelay keep: {text}\n".encode(errors="backslashreplace"))
 
 
 def main(pidfile: str, *options: str) -> int:

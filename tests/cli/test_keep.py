@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from proxyrelay.cli import keep
 from tests.support.processes import (
     HAND_OVER,
@@ -768,3 +770,26 @@ class ServingTests(ProcessTestCase):
         self.assertEqual(process.wait(), 1)
         self.assertEqual(len(process.errors), 1, process.said)
         self.assertIn("port", process.errors[0])
+
+
+class SayTests(SynchronousTestCase):
+    """The lines of the parent."""
+
+    def test_line_that_nobody_reads_is_dropped(self) -> None:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        self.addCleanup(os.close, reading)
+        self.addCleanup(os.close, writing)
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, bytes(65536))
+        os.set_blocking(writing, True)
+        script = "from proxyrelay.cli import keep; keep.say('x'); print('said')"
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            stderr=writing,
+            timeout=PATIENCE,
+            check=True,
+        )
+        self.assertEqual(done.stdout, b"said\n")
